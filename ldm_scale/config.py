@@ -1,0 +1,214 @@
+"""One frozen, typed configuration tree; Python, YAML and the command line use the same names."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+
+from ldm_scale.errors import UsageError
+
+DEMO = Path(__file__).parent / "demo"
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(value: Any) -> Any:
+    """Bytes from a number or a text such as "512 MiB"."""
+    match = re.fullmatch(r"([\d.]+)\s*([A-Za-z]*)", str(value).strip())
+    if not match or match[2].upper() not in UNITS:
+        raise ValueError(f"{value!r} is not a size such as 512MiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def parse_integers(value: Any) -> Any:
+    """Integers from a list, from "0,10,20", or from a range "start:stop:step" (stop excluded)."""
+    if not isinstance(value, str):
+        return value
+    if ":" in value:
+        return tuple(range(*(int(part) for part in value.split(":"))))
+    return tuple(int(part) for part in value.split(","))
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Integers = Annotated[tuple[int, ...], BeforeValidator(parse_integers), PlainSerializer(list)]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Config(BaseModel):
+    """A part of the tree: frozen, and no key it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ImageConfig(Config):
+    """How stored images become the target's input; the papers' loaders, on Pillow."""
+
+    size: int | None = Field(None, gt=0, description="side in pixels; the target's own by default")
+    crop: int | None = Field(None, gt=0, description="centre crop to this side before resizing (CelebA: 140)")
+    filter: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field("bicubic", description="resize filter")
+    max_pixels: int = Field(64_000_000, gt=0, description="larger images are rejected before they are decoded")
+
+
+class GeometryConfig(Config):
+    """What is measured of the decoder's pullback metric."""
+
+    influence: Literal["exact", "hutchinson"] = Field("hutchinson", description="estimator of each dimension's influence")
+    probes: int = Field(16, gt=0, description="Hutchinson probes a sample (vector-Jacobian products)")
+    distortion: Literal["auto", "exact", "off"] = Field(
+        "auto", description="log sqrt det of the metric; auto is exact up to 1,024 latent dimensions, else off"
+    )
+    memory: Bytes = Field(2**30, description="bytes that one chunk of decoder products may take, e.g. 4GiB")
+
+
+class MaskConfig(Config):
+    """How the influence spectra are binned."""
+
+    bins: int = Field(20, gt=1, description="equal bins of influence rank; drop shares are multiples of 1 / bins")
+
+
+class AnalysisConfig(Config):
+    """What is made of the rows; changing it never needs a GPU."""
+
+    drop: float = Field(0.4, gt=0, lt=1, description="share of dimensions the headline drops")
+    bootstrap: int = Field(1000, gt=0, description="bootstrap resamples behind each interval")
+    confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
+
+
+class ComputeConfig(Config):
+    """Where and how wide the audit runs; never part of a result."""
+
+    device: Device = Field("auto", description="auto is cuda where the cluster has GPUs, else cpu")
+    batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
+    actors: int | None = Field(None, gt=0, description="auditors at most; one a GPU (or a CPU) of the cluster by default")
+    min_actors: int = Field(1, ge=0, description="auditors at least")
+    cpus_per_actor: float = Field(0.5, gt=0, description="CPUs each auditor reserves")
+    gpus_per_actor: float = Field(1, gt=0, description="GPUs each auditor reserves on cuda")
+    cpus_per_reader: float = Field(0.2, gt=0, description="CPUs each shard reader reserves")
+    cpus_per_decoder: float = Field(0.4, gt=0, description="CPUs each image decoder reserves")
+    rows_per_part: int = Field(256, gt=0, description="rows committed at a time, in one Parquet file")
+
+
+class AuditConfig(Config):
+    """One audit: what is audited, on which samples, how, and where the run directory goes."""
+
+    out: str = Field(description="run directory, local or s3://; the same command again resumes it")
+    shards: str = Field(str(DEMO / "shards"), description="shard folder with manifest.json; the shipped demo by default")
+    target: str = Field(str(DEMO / "target"), description="target in diffusers' layout; the shipped demo by default")
+    split: str | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
+    seed: int = Field(0, description="seed of every random draw")
+    latent: Literal["mode", "sample"] = Field("mode", description="the encoder's mode, or a sample of its posterior")
+    max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected samples than this fail the run")
+    attacks: dict[str, dict[str, Any]] = Field(
+        {"sima": {}}, description="attacks by name, with options in YAML; or names, comma-separated"
+    )
+    images: ImageConfig = ImageConfig()
+    geometry: GeometryConfig = GeometryConfig()
+    masks: MaskConfig = MaskConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_attacks(cls, data: Any) -> Any:
+        attacks = data.get("attacks") if isinstance(data, dict) else None
+        if isinstance(attacks, str):
+            attacks = [name.strip() for name in attacks.split(",")]
+        if isinstance(attacks, list | tuple):
+            return {**data, "attacks": {name: {} for name in attacks}}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AuditConfig":
+        if not self.attacks:
+            raise ValueError("attacks: name at least one")
+        if ("shards" in self.model_fields_set) != ("target" in self.model_fields_set):
+            raise ValueError("give both shards and target; only together do they default to the demo")
+        steps = self.analysis.drop * self.masks.bins
+        if abs(steps - round(steps)) > 1e-9:
+            raise ValueError(f"analysis.drop = {self.analysis.drop} is not a multiple of 1 / masks.bins")
+        return self
+
+    def science(self) -> dict[str, Any]:
+        """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""
+        return self.model_dump(mode="json", include={"seed", "latent", "attacks", "images", "geometry", "masks"})
+
+
+class PackConfig(Config):
+    """From a source to shards."""
+
+    dataset: str = Field(description="kind of source: folder (images, captions, labels) or emoji")
+    source: str = Field(description="source folder")
+    out: str = Field(description="new shard folder")
+    split: str | None = Field(None, description="JSON of member and held-out keys; random halves by default")
+    seed: int = Field(0, description="seed of the random halves")
+    near_duplicates: float = Field(
+        0.05, ge=0, lt=1, description="keep one of each group of images closer than this RMS; 0 keeps all"
+    )
+    max_samples: int | None = Field(None, gt=1, description="draw this many at random after near-duplicates are removed")
+    size: int | None = Field(None, gt=0, description="store PNGs of this side; by default files are copied as they are")
+    shard_samples: int = Field(10_000, gt=0, description="samples a shard at most (and 256 MB)")
+    max_pixels: int = Field(64_000_000, gt=0, description="larger images are refused")
+
+
+class TrainConfig(Config):
+    """Train the paper's from-scratch latent diffusion model on the members of a shard folder."""
+
+    shards: str = Field(description="shard folder with manifest.json; only its members are used")
+    out: str = Field(description="new target folder")
+    seed: int = Field(0, description="seed of initial weights, order and noise")
+    size: int = Field(32, gt=0, description="image side in pixels")
+    vae_channels: Integers = Field((16, 16, 32), description="autoencoder channels, one a resolution")
+    vae_steps: int = Field(1200, gt=0, description="autoencoder optimiser steps")
+    vae_batch: int = Field(32, gt=0, description="autoencoder batch size over all workers")
+    vae_lr: float = Field(2e-3, gt=0, description="autoencoder learning rate (cosine to zero)")
+    kl_weight: float = Field(1e-2, ge=0, description="weight of the KL term per latent element, against L1 per pixel")
+    unet_channels: Integers = Field((64, 128, 128), description="U-Net channels, one a resolution")
+    unet_layers: int = Field(1, gt=0, description="U-Net residual blocks a resolution")
+    unet_steps: int = Field(1000, gt=0, description="U-Net optimiser steps")
+    unet_batch: int = Field(64, gt=0, description="U-Net batch size over all workers")
+    unet_lr: float = Field(6e-4, gt=0, description="U-Net learning rate (cosine to zero)")
+    half: bool = Field(True, description="store weights in half precision")
+    device: Device = Field("auto", description="auto is cuda where the cluster has GPUs, else cpu")
+    workers: int = Field(1, gt=0, description="Ray Train workers, one a GPU on cuda")
+    images: ImageConfig = ImageConfig()
+
+
+T = TypeVar("T", bound=Config)
+
+
+def build(kind: type[T], values: dict[str, Any]) -> T:
+    """A configuration from nested values.
+
+    Raises UsageError that names the first offending key and what is wrong with it.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "no such option"
+        raise UsageError(f"{key}: {message}" if key else message) from None
+
+
+def load_yaml(path: str) -> dict[str, Any]:
+    """The nested values of a YAML file (safe load).
+
+    Raises UsageError where the file is missing or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"configuration {path}: {str(error).splitlines()[0]}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"configuration {path} must be a mapping of options")
+    return values
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

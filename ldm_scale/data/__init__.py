@@ -1,0 +1,1 @@
+"""From official downloads to WebDataset shards, and from shards to preprocessed images."""

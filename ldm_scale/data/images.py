@@ -1,0 +1,73 @@
+"""Encoded image bytes to arrays the models take, the way the papers' loaders do it (Pillow)."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image
+
+from ldm_scale.config import ImageConfig
+
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class BadImage(Exception):
+    """Bytes that cannot be an image of the data set; the message is the reject's reason."""
+
+
+def open_image(data: bytes, max_pixels: int) -> Image.Image:
+    """The decoded image, unconverted; EXIF rotation is left as stored, as the papers leave it.
+
+    Raises BadImage for empty, broken or foreign bytes and for images of more than `max_pixels`, before decoding them.
+    """
+    if not data:
+        raise BadImage("no image")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+            if image.width * image.height > max_pixels:
+                raise BadImage(f"{image.width} x {image.height} is more than max_pixels = {max_pixels}")
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadImage(f"cannot be decoded: {str(error).splitlines()[0]}") from error
+    return image
+
+
+def _center_crop(image: Image.Image, size: int) -> Image.Image:
+    left = round((image.width - size) / 2)
+    top = round((image.height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def preprocess(image: Image.Image, config: ImageConfig, size: int) -> np.ndarray:
+    """Centre crop (if `config.crop`), resize the shorter side to `size`, centre crop, RGB; uint8 (3, size, size)."""
+    image = image.convert("RGB")
+    if config.crop is not None:
+        image = _center_crop(image, config.crop)
+    scale = size / min(image.width, image.height)
+    if scale != 1:
+        width, height = max(size, round(image.width * scale)), max(size, round(image.height * scale))
+        image = image.resize((width, height), FILTERS[config.filter])
+    return np.asarray(_center_crop(image, size)).transpose(2, 0, 1).copy()
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """The image as RGB with transparent parts white."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, "white")
+        background.alpha_composite(image)
+        image = background
+    return image.convert("RGB")
+
+
+def encode_png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,159 @@
+"""WebDataset shards with a manifest: a writer, and a reader that loses no sample.
+
+A shard is a tar file that holds, for each key, an image (jpg, jpeg, png or webp) and optionally `txt` (the caption)
+and `cls` (the class index). A shard folder has a `manifest.json` that names each shard with its number of samples,
+bytes and SHA-256, so that a truncated shard is noticed: a tar cut on a member boundary reads without any error.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import webdataset as wds
+from pydantic import BaseModel, ConfigDict, ValidationError
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+from ldm_scale.errors import RunError, UsageError
+from ldm_scale.storage import Location
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as stored: its key, encoded bytes and their suffix, and what is known about it."""
+
+    key: str
+    image: bytes
+    suffix: str
+    caption: str | None = None
+    label: int | None = None
+
+
+class ShardInfo(BaseModel):
+    """One shard of a manifest; `name` is its path relative to the manifest's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+    @property
+    def stem(self) -> str:
+        """The shard's name without folder and suffix: the first part of its samples' ids."""
+        return self.name.rsplit("/", 1)[-1].removesuffix(".tar")
+
+
+class Manifest(BaseModel):
+    """What a shard folder holds: its shards, class names, and how members and held-out were chosen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    shards: tuple[ShardInfo, ...]
+    classes: tuple[str, ...] = ()
+    split: str = ""
+    split_sha256: str = ""
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+
+def read_manifest(folder: Location) -> Manifest:
+    """The manifest of a shard folder.
+
+    Raises UsageError where the folder or its manifest is missing, empty or malformed, or two shards share a stem.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        what = "holds no manifest.json" if folder.is_dir() else "does not exist"
+        raise UsageError(f"shard folder {folder} {what}; make one with `ldm-scale pack`")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UsageError(f"{path} is not a shard manifest: {error.errors()[0]['msg']}") from None
+    if not manifest.samples:
+        raise UsageError(f"{path} lists no samples")
+    stems = [shard.stem for shard in manifest.shards]
+    if doubled := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise UsageError(f"{path} lists two shards named {doubled}; sample ids would clash")
+    return manifest
+
+
+def write_manifest(folder: Location, manifest: Manifest) -> None:
+    """Write `manifest.json`; raises UsageError where there is one already."""
+    (folder / MANIFEST).create(json.dumps(manifest.model_dump(), indent=1).encode())
+
+
+def _encode(sample: Sample) -> dict[str, Any]:
+    entry: dict[str, Any] = {"__key__": sample.key, sample.suffix: sample.image}
+    if sample.caption is not None:
+        entry["txt"] = sample.caption.encode()
+    if sample.label is not None:
+        entry["cls"] = str(sample.label).encode()
+    return entry
+
+
+def _chunks(samples: Iterable[Sample], max_samples: int, max_bytes: int) -> Iterator[list[Sample]]:
+    chunk: list[Sample] = []
+    size = 0
+    for sample in samples:
+        if chunk and (len(chunk) >= max_samples or size + len(sample.image) > max_bytes):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(sample)
+        size += len(sample.image)
+    if chunk:
+        yield chunk
+
+
+def write_shards(
+    samples: Iterable[Sample], folder: Location, prefix: str, max_samples: int = 10_000, max_bytes: int = 256 << 20
+) -> list[ShardInfo]:
+    """Write samples, in order, as `<prefix>/<prefix>-000000.tar` and so on; the same samples give the same bytes."""
+    infos = []
+    for number, chunk in enumerate(_chunks(samples, max_samples, max_bytes)):
+        name = f"{prefix}/{prefix}-{number:06d}.tar"
+        buffer = io.BytesIO()
+        with wds.TarWriter(buffer, encoder=False, mtime=0, user="", group="") as writer:
+            for sample in chunk:
+                writer.write(_encode(sample))
+        location = folder / name
+        location.create(buffer.getvalue())
+        infos.append(
+            ShardInfo(name=name, samples=len(chunk), bytes=buffer.getbuffer().nbytes, sha256=location.sha256())
+        )
+    return infos
+
+
+def _decode(entry: dict[str, Any]) -> Sample:
+    suffix = next((name for name in IMAGE_SUFFIXES if name in entry), "")
+    caption = entry["txt"].decode("utf-8", errors="replace") if "txt" in entry else None
+    label = int(entry["cls"]) if entry.get("cls", b"").strip().isdigit() else None
+    # A sample without an image is kept, with no bytes: it is rejected by name where images are decoded.
+    return Sample(entry["__key__"], entry.get(suffix, b""), suffix, caption, label)
+
+
+def read_shard(location: Location, expected: int) -> Iterator[Sample]:
+    """The samples of one shard, in order, in constant memory.
+
+    Raises RunError where the shard is missing, is no tar file, is truncated, or does not hold `expected` samples.
+    """
+    count = 0
+    try:
+        with location.open_stream() as stream:
+            files = ({**file, "__url__": location.uri} for file in tar_file_iterator(stream))
+            for entry in group_by_keys(files):
+                count += 1
+                yield _decode(entry)
+    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+        raise RunError(f"shard {location} cannot be read after {count} samples: {error.args[0]}") from error
+    if count != expected:
+        raise RunError(f"shard {location} holds {count} samples, its manifest says {expected}; restore or repack it")

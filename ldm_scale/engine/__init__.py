@@ -1,0 +1,1 @@
+"""Everything that runs on Ray; no other package imports it."""

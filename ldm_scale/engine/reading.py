@@ -1,0 +1,97 @@
+"""Shards to preprocessed images as a Ray Data stream: small Arrow blocks of bytes, then decoded in CPU tasks."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import ray
+from pydantic import BaseModel, ConfigDict
+from ray.data import Dataset
+
+from ldm_scale.config import ImageConfig
+from ldm_scale.data.images import BadImage, open_image, preprocess
+from ldm_scale.data.shards import Sample, ShardInfo, read_shard
+from ldm_scale.schema import DECODED, STORED, sample_id
+from ldm_scale.storage import Location
+
+BLOCK_BYTES = 16 << 20
+
+
+class ShardTask(BaseModel):
+    """One shard to read: which of its samples are members, and which keys are done already."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: str
+    shard: ShardInfo
+    membership: bool | dict[str, bool]
+    done: frozenset[str] = frozenset()
+
+    def is_member(self, key: str) -> bool | None:
+        """True for members, False for held-out, None for samples that are not wanted."""
+        if key in self.done:
+            return None
+        return self.membership if isinstance(self.membership, bool) else self.membership.get(key)
+
+
+def _table(task: ShardTask, samples: list[tuple[Sample, bool]]) -> pa.Table:
+    return pa.table(
+        {
+            "sample_id": [sample_id(task.shard.stem, sample.key) for sample, _ in samples],
+            "member": [member for _, member in samples],
+            "image": [sample.image for sample, _ in samples],
+            "caption": [sample.caption for sample, _ in samples],
+            "label": [sample.label for sample, _ in samples],
+        },
+        schema=STORED,
+    )
+
+
+def read_blocks(task: ShardTask) -> Iterator[pa.Table]:
+    """The wanted samples of one shard, in tables of at most about BLOCK_BYTES of image bytes."""
+    samples: list[tuple[Sample, bool]] = []
+    size = 0
+    for sample in read_shard(Location(task.folder) / task.shard.name, task.shard.samples):
+        member = task.is_member(sample.key)
+        if member is None:
+            continue
+        samples.append((sample, member))
+        size += len(sample.image)
+        if size > BLOCK_BYTES:
+            yield _table(task, samples)
+            samples, size = [], 0
+    if samples:
+        yield _table(task, samples)
+
+
+def decode_block(table: pa.Table, config: ImageConfig, size: int) -> pa.Table:
+    """Encoded images to uint8 (3, size, size) bytes; a bad one gets no pixels and a reject reason."""
+    pixels: list[bytes | None] = []
+    reasons: list[str | None] = []
+    for data in table["image"]:
+        try:
+            image = open_image(data.as_py(), config.max_pixels)
+            pixels.append(preprocess(image, config, size).tobytes())
+            reasons.append(None)
+        except BadImage as error:
+            pixels.append(None)
+            reasons.append(str(error))
+    columns = {**{name: table[name] for name in ("sample_id", "member", "caption", "label")}, "pixels": pixels}
+    return pa.table({**columns, "reject": reasons}, schema=DECODED)
+
+
+def stream_images(
+    tasks: list[ShardTask], config: ImageConfig, size: int, cpus_per_reader: float, cpus_per_decoder: float
+) -> Dataset:
+    """The decoded samples of all tasks; different CPU shares keep Ray from fusing reading and decoding into one."""
+    # One block a shard makes each shard a read task of its own.
+    shards = ray.data.from_items([{"task": task.model_dump_json()} for task in tasks], override_num_blocks=len(tasks))
+
+    def read(rows: pa.Table) -> Iterator[pa.Table]:
+        for task in rows["task"]:
+            yield from read_blocks(ShardTask.model_validate_json(task.as_py()))
+
+    def decode(table: pa.Table) -> pa.Table:
+        return decode_block(table, config, size)
+
+    stored = shards.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=cpus_per_reader)
+    return stored.map_batches(decode, batch_size=64, batch_format="pyarrow", num_cpus=cpus_per_decoder)

@@ -1,0 +1,52 @@
+"""One way to a Ray: the cluster this process runs in, the one RAY_ADDRESS names, or a local one of its own."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import ray
+from ray.data import DataContext
+
+from ldm_scale.config import Device
+from ldm_scale.errors import RunError, UsageError
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """A connected Ray for the length of a block; a Ray that was connected before is left connected."""
+    if ray.is_initialized():
+        yield
+        return
+    try:
+        if "RAY_ADDRESS" in os.environ:
+            ray.init(log_to_driver=False, configure_logging=False)
+        else:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
+    except ConnectionError as error:
+        address = os.environ.get("RAY_ADDRESS")
+        raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {str(error).splitlines()[0]}") from error
+    try:
+        _quiet()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quiet() -> None:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
+    """auto is cuda where the cluster has or can get GPUs.
+
+    Raises UsageError where cuda is asked for and the cluster has no GPU.
+    """
+    gpus = ray.cluster_resources().get("GPU", 0)
+    if device == "auto":
+        return "cuda" if gpus else "cpu"
+    if device == "cuda" and not gpus:
+        raise UsageError("device cuda: this Ray cluster has no GPU; use --compute.device cpu or add one")
+    return device

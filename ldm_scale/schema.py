@@ -1,0 +1,60 @@
+"""Columns and Arrow schemas of everything that passes between stages or is written."""
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+# Between the stages of the graph.
+STORED = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("member", pa.bool_()),
+        ("image", pa.binary()),
+        ("caption", pa.string()),
+        ("label", pa.int64()),
+    ]
+)
+DECODED = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("member", pa.bool_()),
+        ("caption", pa.string()),
+        ("label", pa.int64()),
+        ("pixels", pa.binary()),
+        ("reject", pa.string()),
+    ]
+)
+# In rejects/.
+REJECT = pa.schema([("sample_id", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
+
+
+def sample_id(shard_stem: str, key: str) -> str:
+    """`<shard stem>/<key>`: stable when the shards move to another bucket."""
+    return f"{shard_stem}/{key}"
+
+
+def control(attack: str) -> str:
+    """The column of an attack's random control spectrum."""
+    return f"{attack}_random"
+
+
+def row_schema(dimensions: int, attacks: dict[str, int], bins: int, metadata: dict[str, str]) -> pa.Schema:
+    """The schema of samples/*.parquet.
+
+    dimensions: D of the latent. attacks: number of timesteps T of each attack. Spectra are T * bins values, timestep
+    by timestep, lowest influence first.
+    """
+    fields: list[pa.Field] = [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("member", pa.bool_(), nullable=False),
+        pa.field("distortion", pa.float32()),
+        pa.field("influence", pa.list_(pa.float16(), dimensions)),
+    ]
+    for name, steps in attacks.items():
+        fields += [pa.field(column, pa.list_(pa.float32(), steps * bins)) for column in (name, control(name))]
+    return pa.schema(fields, metadata=metadata)
+
+
+def column_names(attacks: Sequence[str]) -> list[str]:
+    """The columns of a row, in order."""
+    return ["sample_id", "member", "distortion", "influence", *(c for a in attacks for c in (a, control(a)))]
