@@ -2,38 +2,16 @@
 
 import hashlib
 import json
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ldm_scale.errors import UsageError
+from ldm_scale.values import Bytes, Integers
 
 DEMO = Path(__file__).parent / "demo"
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def parse_bytes(value: Any) -> Any:
-    """Bytes from a number or a text such as "512 MiB"."""
-    match = re.fullmatch(r"([\d.]+)\s*([A-Za-z]*)", str(value).strip())
-    if not match or match[2].upper() not in UNITS:
-        raise ValueError(f"{value!r} is not a size such as 512MiB")
-    return int(float(match[1]) * UNITS[match[2].upper()])
-
-
-def parse_integers(value: Any) -> Any:
-    """Integers from a list, from "0,10,20", or from a range "start:stop:step" (stop excluded)."""
-    if not isinstance(value, str):
-        return value
-    if ":" in value:
-        return tuple(range(*(int(part) for part in value.split(":"))))
-    return tuple(int(part) for part in value.split(","))
-
-
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
-Integers = Annotated[tuple[int, ...], BeforeValidator(parse_integers), PlainSerializer(list)]
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -59,6 +37,9 @@ class GeometryConfig(Config):
     probes: int = Field(16, gt=0, description="Hutchinson probes a sample (vector-Jacobian products)")
     distortion: Literal["auto", "exact", "off"] = Field(
         "auto", description="log sqrt det of the metric; auto is exact up to 1,024 latent dimensions, else off"
+    )
+    distortion_share: float = Field(
+        1.0, gt=0, le=1, description="share of the samples whose distortion is measured, drawn by key"
     )
     memory: Bytes = Field(2**30, description="bytes that one chunk of decoder products may take, e.g. 4GiB")
 

@@ -1,7 +1,5 @@
 """Columns and Arrow schemas of everything that passes between stages or is written."""
 
-from collections.abc import Sequence
-
 import pyarrow as pa
 
 # Between the stages of the graph.
@@ -53,8 +51,3 @@ def row_schema(dimensions: int, attacks: dict[str, int], bins: int, metadata: di
     for name, steps in attacks.items():
         fields += [pa.field(column, pa.list_(pa.float32(), steps * bins)) for column in (name, control(name))]
     return pa.schema(fields, metadata=metadata)
-
-
-def column_names(attacks: Sequence[str]) -> list[str]:
-    """The columns of a row, in order."""
-    return ["sample_id", "member", "distortion", "influence", *(c for a in attacks for c in (a, control(a)))]

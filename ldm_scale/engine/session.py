@@ -50,3 +50,14 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
     if device == "cuda" and not gpus:
         raise UsageError("device cuda: this Ray cluster has no GPU; use --compute.device cpu or add one")
     return device
+
+
+def own_error(error: BaseException) -> UsageError | RunError:
+    """The package's own error inside what Ray raised, or else a RunError with the innermost cause in one line."""
+    cause: BaseException = error
+    while not isinstance(cause, UsageError | RunError):
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if not isinstance(inner, BaseException):
+            return RunError(f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}")
+        cause = inner
+    return cause

@@ -1,0 +1,66 @@
+"""The data set's ranking of latent dimensions by influence, from sums that merge in any order."""
+
+import math
+from dataclasses import dataclass, fields
+from functools import reduce
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float
+
+
+def influence_ranks(influence: Float[np.ndarray, "n d"]) -> np.ndarray:
+    """The rank of each dimension in its sample, 0 = lowest, ties by dimension; int64 (n, D)."""
+    return influence.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+
+
+@dataclass(frozen=True)
+class RankingSums:
+    """Sums over samples, one value a dimension; merging is adding."""
+
+    count: int
+    influence: Float[np.ndarray, " d"]
+    squares: Float[np.ndarray, " d"]
+    ranks: Float[np.ndarray, " d"]
+    dropped: Float[np.ndarray, " d"]
+
+    @classmethod
+    def of(cls, influence: Float[np.ndarray, "n d"], drop: float) -> "RankingSums":
+        """The sums of one part: influences (n, D), and the share of lowest dimensions that each sample drops."""
+        values = influence.astype(np.float64)
+        ranks = influence_ranks(influence)
+        below = ranks < math.ceil(drop * influence.shape[1] - 1e-9)
+        sums = values.sum(0), np.square(values).sum(0), ranks.sum(0).astype(np.float64), below.sum(0).astype(np.float64)
+        return cls(len(values), *sums)
+
+    def __add__(self, other: "RankingSums") -> "RankingSums":
+        return RankingSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+def merge(parts: list[RankingSums]) -> RankingSums:
+    """The sums of all parts together."""
+    return reduce(RankingSums.__add__, parts)
+
+
+def ranking_table(sums: RankingSums, latent_shape: tuple[int, int, int]) -> pa.Table:
+    """ranking.parquet: one row a dimension, with its channel, row and column in the latent.
+
+    mean and standard_error of c_i over samples; mean_rank of c_i within a sample (0 = lowest); dropped_share: share of
+    the samples that drop it; rank: by mean, 0 = lowest.
+    """
+    mean = sums.influence / sums.count
+    variance = np.maximum(sums.squares / sums.count - mean**2, 0) * sums.count / max(sums.count - 1, 1)
+    channel, row, column = np.unravel_index(np.arange(len(mean)), latent_shape)
+    return pa.table(
+        {
+            "dimension": np.arange(len(mean)),
+            "channel": channel,
+            "row": row,
+            "column": column,
+            "mean": mean,
+            "standard_error": np.sqrt(variance / sums.count),
+            "mean_rank": sums.ranks / sums.count,
+            "dropped_share": sums.dropped / sums.count,
+            "rank": influence_ranks(mean[None])[0],
+        }
+    )

@@ -1,0 +1,1 @@
+"""Membership inference attacks as latent vectors, shared denoiser evaluations, and influence spectra. Torch only."""

@@ -1,0 +1,41 @@
+"""Attacks by name; third parties add theirs under the entry point group `ldm_scale.attacks`."""
+
+from dataclasses import asdict
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+from ldm_scale.attacks.base import Attack
+from ldm_scale.errors import UsageError
+from ldm_scale.registry import unknown_name
+
+GROUP = "ldm_scale.attacks"
+
+
+def known_attacks() -> dict[str, EntryPoint]:
+    """The installed attacks' entry points by name."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def make_attack(name: str, options: dict[str, Any]) -> Attack:
+    """The attack of that name with these options, its paper's defaults for the rest.
+
+    Raises UsageError for an unknown name (with a did-you-mean) or an option it does not take.
+    """
+    known = known_attacks()
+    if name not in known:
+        raise unknown_name("attack", name, known)
+    kind = with_config(ConfigDict(extra="forbid"))(known[name].load())
+    try:
+        attack: Attack = TypeAdapter(kind).validate_python(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"attacks.{name}.{key}: {first['msg']}") from None
+    return attack
+
+
+def resolve_options(attack: Attack) -> dict[str, Any]:
+    """All options of an attack, defaults included, as they go into run.json."""
+    return asdict(attack)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,189 @@
+"""The audit's Ray graph: shards -> decoded images -> one fused auditor pool -> committed rows -> reducer -> report."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray.data import ActorPoolStrategy, Dataset
+from ray.exceptions import RayError
+
+from ldm_scale.analysis.results import Results
+from ldm_scale.auditor import AuditedBatch, Auditor
+from ldm_scale.config import AuditConfig, ComputeConfig
+from ldm_scale.engine.plan import Plan, plan_audit
+from ldm_scale.engine.progress import say
+from ldm_scale.engine.reading import ShardTask, stream_images
+from ldm_scale.engine.reduce import reduce_run
+from ldm_scale.engine.session import own_error, resolve_device, session
+from ldm_scale.errors import RunError
+from ldm_scale.report.page import write_report
+from ldm_scale.rundir import RunDirectory, RunRecord
+from ldm_scale.schema import REJECT, row_schema
+from ldm_scale.storage import Location
+from ldm_scale.targets import load_target
+
+
+def run_audit(config: AuditConfig) -> Results:
+    """Audit to the end: rows, results and report in `config.out`; an interrupted audit of the same kind is resumed.
+
+    Raises UsageError for inputs that cannot be used and RunError for a run that could not be finished.
+    """
+    with session():
+        try:
+            plan = plan_audit(config)
+            run = RunDirectory(Location.of(config.out))
+            run.begin(plan.record)
+            _compute_rows(plan, run)
+            results = reduce_run(run, config.analysis)
+        except RayError as error:
+            raise own_error(error) from error
+    write_report(run)
+    return results
+
+
+def _remaining(plan: Plan, run: RunDirectory) -> list[ShardTask]:
+    """The shards that are not complete, each with the keys that are."""
+    committed = run.committed()
+    tasks = []
+    for task in plan.tasks:
+        done = committed.get(task.shard.stem, frozenset())
+        if len(done) < plan.expected[task.shard.stem]:
+            tasks.append(task.model_copy(update={"done": done}))
+    return tasks
+
+
+def _compute_rows(plan: Plan, run: RunDirectory) -> None:
+    record = plan.record
+    tasks = _remaining(plan, run)
+    rejected = len(run.rejects())
+    done = run.count_rows() + rejected
+    say(f"{run.root}: {record.samples} samples ({record.members} members), {done} done, {len(tasks)} shards to read")
+    started, last, before = time.monotonic(), time.monotonic(), done
+    for counts in _commits(plan, run, tasks):
+        done += counts["rows"] + counts["rejects"]
+        rejected += counts["rejects"]
+        _check_rejects(rejected, record)
+        now = time.monotonic()
+        # A line every ten seconds in the first minute, then one a minute.
+        if now - last > (10 if now - started < 60 else 60) or done == record.samples:
+            rate = (done - before) / (now - started)
+            left = (record.samples - done) / rate
+            say(f"{done} of {record.samples} samples, {rate:.1f}/s, {left:.0f} s left, {rejected} rejected")
+            last = now
+    if missing := [task.shard.name for task in _remaining(plan, run)]:
+        raise RunError(f"{len(missing)} shards are incomplete after the run, the first is {missing[0]}; run it again")
+
+
+def _check_rejects(rejected: int, record: RunRecord) -> None:
+    limit = record.config.max_reject_fraction
+    if rejected > limit * record.samples:
+        raise RunError(
+            f"{rejected} of {record.samples} samples were rejected, more than max_reject_fraction = {limit}; "
+            f"see {record.config.out}/rejects"
+        )
+
+
+def _commits(plan: Plan, run: RunDirectory, tasks: list[ShardTask]) -> Iterator[dict[str, int]]:
+    """Run the graph; yields the counts of each committed part."""
+    if not tasks:
+        return
+    config, compute = plan.record.config, plan.record.config.compute
+    images = stream_images(tasks, config.images, plan.image_size, compute.cpus_per_reader, compute.cpus_per_decoder)
+    schema = _schema(plan.record)
+
+    def commit(batch: pa.Table) -> pa.Table:
+        rows = batch.filter(batch["reason"].is_null()).select(schema.names)
+        rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names)
+        run.commit(rows.cast(schema), rejects.cast(REJECT))
+        return pa.table({"rows": [len(rows)], "rejects": [len(rejects)]})
+
+    commits = _audit(images, plan).map_batches(
+        commit, batch_size=compute.rows_per_part, batch_format="pyarrow", num_cpus=0.1
+    )
+    yield from commits.iter_rows()
+
+
+def _audit(images: Dataset, plan: Plan) -> Dataset:
+    """The fused pool: encode, geometry and attacks in one actor, so that no two pools compete for a GPU."""
+    config = plan.record.config
+    compute = config.compute
+    device = resolve_device(compute.device)
+    most = compute.actors or _pool_size(compute, device)
+    say(f"device {device}, up to {most} auditors")
+    return images.map_batches(
+        AuditorActor,
+        fn_constructor_args=(config, device, plan.image_size),
+        batch_size=compute.batch_size,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=min(compute.min_actors, most), max_size=most, initial_size=most),
+        num_cpus=compute.cpus_per_actor,
+        num_gpus=compute.gpus_per_actor if device == "cuda" else 0,
+    )
+
+
+def _pool_size(compute: ComputeConfig, device: str) -> int:
+    resources = ray.cluster_resources()
+    return max(1, int(resources["GPU"] / compute.gpus_per_actor) if device == "cuda" else int(resources["CPU"]))
+
+
+def _schema(record: RunRecord) -> pa.Schema:
+    dimensions = int(np.prod(record.latent_shape))
+    steps = {name: len(timesteps) for name, timesteps in record.timesteps.items()}
+    return row_schema(dimensions, steps, record.config.masks.bins, {"fingerprint": record.fingerprint})
+
+
+class AuditorActor:
+    """Holds a target on its device and turns decoded images into rows; rejected samples pass through with a reason."""
+
+    def __init__(self, config: AuditConfig, device: str, image_size: int) -> None:
+        if device == "cpu":
+            # As many auditors as CPUs: more threads than one each would only contend.
+            torch.set_num_threads(1)
+        self._auditor = Auditor(load_target(config.target, device), config)
+        self._shape = (-1, 3, image_size, image_size)
+        self._attacks = list(config.attacks)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        good = batch.filter(batch["reject"].is_null())
+        tables = [_rejects(batch.filter(batch["reject"].is_valid()), "decode")]
+        if len(good):
+            tables += self._audit(good)
+        return pa.concat_tables(tables, promote_options="default")
+
+    def _audit(self, good: pa.Table) -> list[pa.Table]:
+        pixels = np.frombuffer(b"".join(good["pixels"].to_pylist()), dtype=np.uint8).reshape(self._shape)
+        columns = [good[name].to_pylist() for name in ("sample_id", "caption", "label")]
+        audited = self._auditor.audit(pixels.copy(), *columns)
+        finite = pa.array(audited.finite)
+        broken = good.filter(pa.array(~audited.finite)).append_column(
+            "reason", pa.array(["a number is not finite"] * int((~audited.finite).sum()), pa.string())
+        )
+        rows = _rows(good, audited, self._attacks).filter(finite)
+        return [rows, _rejects(broken.drop("reject").rename_columns({"reason": "reject"}), "audit")]
+
+
+def _rejects(table: pa.Table, stage: str) -> pa.Table:
+    return pa.table(
+        {"sample_id": table["sample_id"], "stage": pa.array([stage] * len(table), pa.string()), "reason": table["reject"]}
+    )
+
+
+def _fixed(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    flat = values.reshape(len(values), -1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel(), kind), flat.shape[1])
+
+
+def _rows(good: pa.Table, audited: AuditedBatch, attacks: list[str]) -> pa.Table:
+    unmeasured = np.isnan(audited.distortion)
+    return pa.table(
+        {
+            "sample_id": good["sample_id"],
+            "member": good["member"],
+            "distortion": pa.array(audited.distortion, pa.float32(), mask=unmeasured),
+            "influence": _fixed(audited.influence.astype(np.float16), pa.float16()),
+            **{name: _fixed(values, pa.float32()) for name, values in audited.spectra.items()},
+        }
+    )

@@ -1,0 +1,5 @@
+from ldm_scale.rundir import RunDirectory
+
+
+def write_report(run: RunDirectory) -> None:
+    pass

@@ -1,0 +1,136 @@
+"""The run directory: what a run was asked, its rows and rejects, and everything derived from them.
+
+run.json, samples/*.parquet and rejects/*.parquet are only ever added to; results.json, metrics.parquet,
+ranking.parquet and report.html are derived from them and can be made again at any time.
+"""
+
+import json
+import uuid
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ldm_scale.config import AuditConfig
+from ldm_scale.errors import UsageError
+from ldm_scale.schema import REJECT
+from ldm_scale.storage import Location, write_table
+
+
+class RunRecord(BaseModel):
+    """run.json: the resolved configuration and everything the rows depend on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    fingerprint: str
+    science: dict[str, Any]
+    config: AuditConfig
+    latent_shape: tuple[int, int, int]
+    timesteps: dict[str, tuple[int, ...]]
+    members: int
+    heldout: int
+    versions: dict[str, str]
+
+    @property
+    def samples(self) -> int:
+        return self.members + self.heldout
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run directory at a location, local or on S3."""
+
+    root: Location
+
+    @property
+    def _record(self) -> Location:
+        return self.root / "run.json"
+
+    def parts(self) -> list[Location]:
+        """The Parquet files of rows."""
+        return (self.root / "samples").files(".parquet")
+
+    def reject_parts(self) -> list[Location]:
+        """The Parquet files of rejects."""
+        return (self.root / "rejects").files(".parquet")
+
+    def read_record(self) -> RunRecord:
+        """What the run was asked; raises UsageError where the folder holds no run."""
+        if not self._record.is_file():
+            raise UsageError(f"{self.root} holds no run.json; give the run directory of an audit")
+        try:
+            return RunRecord.model_validate_json(self._record.read_bytes())
+        except ValidationError as error:
+            raise UsageError(f"{self._record} is not a run record: {error.errors()[0]['msg']}") from None
+
+    def begin(self, record: RunRecord) -> None:
+        """Start a run here, or resume the same one.
+
+        Raises UsageError, with the differences, where another run or other files are here; nothing is overwritten.
+        """
+        if self._record.is_file():
+            earlier = self.read_record()
+            if earlier.fingerprint != record.fingerprint:
+                changes = "; ".join(_differences(earlier.science, record.science))
+                raise UsageError(f"{self.root} holds another run ({changes}); give a new out folder, nothing is overwritten")
+        elif not self.root.is_empty():
+            raise UsageError(f"{self.root} is not empty and holds no run; give a new out folder, nothing is overwritten")
+        else:
+            self._record.create(json.dumps(record.model_dump(mode="json"), indent=1).encode())
+
+    def commit(self, rows: pa.Table, rejects: pa.Table) -> None:
+        """Add rows and rejects, each as one new part."""
+        name = f"part-{uuid.uuid4().hex}.parquet"
+        for folder, table in (("samples", rows), ("rejects", rejects)):
+            if len(table):
+                write_table(self.root / folder / name, table)
+
+    def committed(self) -> dict[str, frozenset[str]]:
+        """The keys already in samples/ or rejects/, by shard stem."""
+        keys: dict[str, set[str]] = defaultdict(set)
+        for part in (*self.parts(), *self.reject_parts()):
+            with part.open() as stream:
+                for sample_id in pq.read_table(stream, columns=["sample_id"])["sample_id"].to_pylist():
+                    stem, key = sample_id.split("/", 1)
+                    keys[stem].add(key)
+        return {stem: frozenset(found) for stem, found in keys.items()}
+
+    def rejects(self) -> pa.Table:
+        """All rejects, one a sample, by sample id."""
+        tables = [REJECT.empty_table()]
+        for part in self.reject_parts():
+            with part.open() as stream:
+                tables.append(pq.read_table(stream, schema=REJECT))
+        rows = {row["sample_id"]: row for row in pa.concat_tables(tables).to_pylist()}
+        return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=REJECT)
+
+    def count_rows(self) -> int:
+        """Rows committed, from the parts' footers."""
+        total = 0
+        for part in self.parts():
+            with part.open() as stream:
+                total += pq.read_metadata(stream).num_rows
+        return total
+
+    def reject_counts(self) -> dict[str, int]:
+        """Rejects by stage and reason, most frequent first; details in parentheses or after a colon are left out."""
+        rejects = self.rejects().to_pylist()
+        counts = Counter(f"{row['stage']}: {row['reason'].split(':')[0]}" for row in rejects)
+        return dict(counts.most_common())
+
+
+def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """Each key whose value changed, with both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted({*old, *new})
+        return [line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))]
+    return [] if old == new else [f"{key} was {_short(old)}, is now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."

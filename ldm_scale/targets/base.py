@@ -1,0 +1,51 @@
+"""The interface every audited model offers, and the conversion of its output to noise."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+# What a target's own condition() returns and its predict_noise() takes: nothing, classes, text embeddings.
+Condition = Any
+
+
+class Target(Protocol):
+    """A latent diffusion model in eval mode, without gradients to its parameters."""
+
+    image_size: int
+    latent_shape: tuple[int, int, int]
+    alphas_cumprod: Float[Tensor, " steps"]
+
+    def encode(self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None) -> Float[Tensor, "n c h w"]:
+        """Images in [-1, 1] to scaled latents: (posterior mode [+ std * noise] - shift) * scale."""
+        ...
+
+    def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        """Scaled latents to images, decode(z / scale + shift), never clamped."""
+        ...
+
+    def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
+        """What predict_noise takes for these samples."""
+        ...
+
+    def predict_noise(self, z: Float[Tensor, "n c h w"], t: int, condition: Condition) -> Float[Tensor, "n c h w"]:
+        """eps(z, t, c), the noise predicted at training timestep t."""
+        ...
+
+
+def to_noise(
+    output: Float[Tensor, "n c h w"], z: Float[Tensor, "n c h w"], abar: float, prediction_type: str
+) -> Float[Tensor, "n c h w"]:
+    """A network's output as a noise prediction.
+
+    epsilon: eps = output. v_prediction (Salimans & Ho 2022): v = sqrt(abar) eps - sqrt(1 - abar) x0, hence
+    eps = sqrt(abar) v + sqrt(1 - abar) z.
+
+    Raises ValueError for another prediction type.
+    """
+    if prediction_type == "epsilon":
+        return output
+    if prediction_type == "v_prediction":
+        return abar**0.5 * output + (1 - abar) ** 0.5 * z
+    raise ValueError(f"prediction type {prediction_type!r} is not supported")

@@ -1,0 +1,29 @@
+"""Values as people write them: sizes such as 512MiB, integers such as 0:200:10."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(value: Any) -> Any:
+    """Bytes from a number or a text such as "512 MiB"."""
+    match = re.fullmatch(r"([\d.]+)\s*([A-Za-z]*)", str(value).strip())
+    if not match or match[2].upper() not in UNITS:
+        raise ValueError(f"{value!r} is not a size such as 512MiB")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def parse_integers(value: Any) -> Any:
+    """Integers from a list, from "0,10,20", or from a range "start:stop:step" (stop excluded)."""
+    if not isinstance(value, str):
+        return value
+    if ":" in value:
+        return tuple(range(*(int(part) for part in value.split(":"))))
+    return tuple(int(part) for part in value.split(","))
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Integers = Annotated[tuple[int, ...], BeforeValidator(parse_integers)]
