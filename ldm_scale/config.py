@@ -33,7 +33,9 @@ class ImageConfig(Config):
 class GeometryConfig(Config):
     """What is measured of the decoder's pullback metric."""
 
-    influence: Literal["exact", "hutchinson"] = Field("hutchinson", description="estimator of each dimension's influence")
+    influence: Literal["exact", "hutchinson"] = Field(
+        "hutchinson", description="estimator of each dimension's influence"
+    )
     probes: int = Field(16, gt=0, description="Hutchinson probes a sample (vector-Jacobian products)")
     distortion: Literal["auto", "exact", "off"] = Field(
         "auto", description="log sqrt det of the metric; auto is exact up to 1,024 latent dimensions, else off"
@@ -63,7 +65,9 @@ class ComputeConfig(Config):
 
     device: Device = Field("auto", description="auto is cuda where the cluster has GPUs, else cpu")
     batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
-    actors: int | None = Field(None, gt=0, description="auditors at most; one a GPU (or a CPU) of the cluster by default")
+    actors: int | None = Field(
+        None, gt=0, description="auditors at most; one a GPU (or a CPU) of the cluster by default"
+    )
     min_actors: int = Field(1, ge=0, description="auditors at least")
     cpus_per_actor: float = Field(0.5, gt=0, description="CPUs each auditor reserves")
     gpus_per_actor: float = Field(1, gt=0, description="GPUs each auditor reserves on cuda")
@@ -76,7 +80,9 @@ class AuditConfig(Config):
     """One audit: what is audited, on which samples, how, and where the run directory goes."""
 
     out: str = Field(description="run directory, local or s3://; the same command again resumes it")
-    shards: str = Field(str(DEMO / "shards"), description="shard folder with manifest.json; the shipped demo by default")
+    shards: str = Field(
+        str(DEMO / "shards"), description="shard folder with manifest.json; the shipped demo by default"
+    )
     target: str = Field(str(DEMO / "target"), description="target in diffusers' layout; the shipped demo by default")
     split: str | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
     seed: int = Field(0, description="seed of every random draw")
@@ -128,7 +134,9 @@ class PackConfig(Config):
     near_duplicates: float = Field(
         0.05, ge=0, lt=1, description="keep one of each group of images closer than this RMS; 0 keeps all"
     )
-    max_samples: int | None = Field(None, gt=1, description="draw this many at random after near-duplicates are removed")
+    max_samples: int | None = Field(
+        None, gt=1, description="draw this many at random after near-duplicates are removed"
+    )
     size: int | None = Field(None, gt=0, description="store PNGs of this side; by default files are copied as they are")
     shard_samples: int = Field(10_000, gt=0, description="samples a shard at most (and 256 MB)")
     max_pixels: int = Field(64_000_000, gt=0, description="larger images are refused")
@@ -171,8 +179,7 @@ def build(kind: type[T], values: dict[str, Any]) -> T:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = "no such option"
+        message = {"extra_forbidden": "no such option", "missing": "must be given"}.get(first["type"], message)
         raise UsageError(f"{key}: {message}" if key else message) from None
 
 

@@ -67,19 +67,24 @@ class RunDirectory:
         except ValidationError as error:
             raise UsageError(f"{self._record} is not a run record: {error.errors()[0]['msg']}") from None
 
-    def begin(self, record: RunRecord) -> None:
-        """Start a run here, or resume the same one.
-
-        Raises UsageError, with the differences, where another run or other files are here; nothing is overwritten.
-        """
+    def check_free(self, fingerprint: str, science: dict[str, Any]) -> None:
+        """Raise UsageError, with the differences, where another run or other files are here."""
         if self._record.is_file():
             earlier = self.read_record()
-            if earlier.fingerprint != record.fingerprint:
-                changes = "; ".join(_differences(earlier.science, record.science))
-                raise UsageError(f"{self.root} holds another run ({changes}); give a new out folder, nothing is overwritten")
+            if earlier.fingerprint != fingerprint:
+                changes = "; ".join(_differences(earlier.science, science))
+                raise UsageError(
+                    f"{self.root} holds another run ({changes}); give a new out folder, nothing is overwritten"
+                )
         elif not self.root.is_empty():
-            raise UsageError(f"{self.root} is not empty and holds no run; give a new out folder, nothing is overwritten")
-        else:
+            raise UsageError(
+                f"{self.root} is not empty and holds no run; give a new out folder, nothing is overwritten"
+            )
+
+    def begin(self, record: RunRecord) -> None:
+        """Start a run here, or resume the same one; raises UsageError as check_free does."""
+        self.check_free(record.fingerprint, record.science)
+        if not self._record.is_file():
             self._record.create(json.dumps(record.model_dump(mode="json"), indent=1).encode())
 
     def commit(self, rows: pa.Table, rejects: pa.Table) -> None:
@@ -127,7 +132,9 @@ def _differences(old: Any, new: Any, key: str = "") -> list[str]:
     """Each key whose value changed, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted({*old, *new})
-        return [line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))]
+        return [
+            line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+        ]
     return [] if old == new else [f"{key} was {_short(old)}, is now {_short(new)}"]
 
 

@@ -54,7 +54,9 @@ def halves(member: Bool[np.ndarray, " n"], seed: int) -> tuple[Int[np.ndarray, "
     return np.sort(choose), np.sort(report)
 
 
-def metric_set(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int) -> MetricSet:
+def metric_set(
+    scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
+) -> MetricSet:
     """All metrics of one score with their intervals."""
     values = evaluate(scores, member)
     intervals = bootstrap(scores, member, config.bootstrap, config.confidence, seed)

@@ -15,7 +15,9 @@ class Evaluations:
     latents: scaled latents z, (n, c, h, w). alphas_cumprod: abar_t of the target's schedule. denoise(x, t): eps(x, t).
     """
 
-    def __init__(self, latents: Float[Tensor, "n c h w"], alphas_cumprod: Float[Tensor, " steps"], denoise: Denoise) -> None:
+    def __init__(
+        self, latents: Float[Tensor, "n c h w"], alphas_cumprod: Float[Tensor, " steps"], denoise: Denoise
+    ) -> None:
         self.latents = latents
         self.alphas_cumprod = alphas_cumprod
         self._denoise = denoise

@@ -58,7 +58,9 @@ def _choose_split(items: list[Item], config: PackConfig) -> tuple[Split, str]:
     how = f"random halves, seed {config.seed}"
     if config.near_duplicates:
         kept = _without_duplicates(items, config)
-        how += f", one of each group of near-duplicates (RMS {config.near_duplicates}; {len(items) - len(kept)} removed)"
+        how += (
+            f", one of each group of near-duplicates (RMS {config.near_duplicates}; {len(items) - len(kept)} removed)"
+        )
         items = kept
     keys = [item.key for item in items]
     if config.max_samples is not None and len(keys) > config.max_samples:
@@ -96,8 +98,6 @@ def pack(config: PackConfig) -> Manifest:
 
     members = write_shards(samples(split.members), out, MEMBERS, config.shard_samples)
     heldout = write_shards(samples(split.heldout), out, HELDOUT, config.shard_samples)
-    manifest = Manifest(
-        shards=(*members, *heldout), classes=tuple(classes), split=how, split_sha256=split.sha256
-    )
+    manifest = Manifest(shards=(*members, *heldout), classes=tuple(classes), split=how, split_sha256=split.sha256)
     write_manifest(out, manifest)
     return manifest

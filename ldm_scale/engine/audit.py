@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from ldm_scale.analysis.results import Results
 from ldm_scale.auditor import AuditedBatch, Auditor
 from ldm_scale.config import AuditConfig, ComputeConfig
-from ldm_scale.engine.plan import Plan, plan_audit
+from ldm_scale.engine.plan import Plan, check_inputs, plan_audit
 from ldm_scale.engine.progress import say
 from ldm_scale.engine.reading import ShardTask, stream_images
 from ldm_scale.engine.reduce import reduce_run
@@ -31,10 +31,12 @@ def run_audit(config: AuditConfig) -> Results:
 
     Raises UsageError for inputs that cannot be used and RunError for a run that could not be finished.
     """
+    inputs = check_inputs(config)
+    run = RunDirectory(Location.of(config.out))
+    run.check_free(inputs.fingerprint, inputs.science)
     with session():
         try:
-            plan = plan_audit(config)
-            run = RunDirectory(Location.of(config.out))
+            plan = plan_audit(inputs)
             run.begin(plan.record)
             _compute_rows(plan, run)
             results = reduce_run(run, config.analysis)
@@ -46,11 +48,11 @@ def run_audit(config: AuditConfig) -> Results:
 
 def _remaining(plan: Plan, run: RunDirectory) -> list[ShardTask]:
     """The shards that are not complete, each with the keys that are."""
-    committed = run.committed()
+    committed, expected = run.committed(), plan.expected()
     tasks = []
     for task in plan.tasks:
         done = committed.get(task.shard.stem, frozenset())
-        if len(done) < plan.expected[task.shard.stem]:
+        if len(done) < expected[task.shard.stem]:
             tasks.append(task.model_copy(update={"done": done}))
     return tasks
 
@@ -167,7 +169,11 @@ class AuditorActor:
 
 def _rejects(table: pa.Table, stage: str) -> pa.Table:
     return pa.table(
-        {"sample_id": table["sample_id"], "stage": pa.array([stage] * len(table), pa.string()), "reason": table["reject"]}
+        {
+            "sample_id": table["sample_id"],
+            "stage": pa.array([stage] * len(table), pa.string()),
+            "reason": table["reject"],
+        }
     )
 
 

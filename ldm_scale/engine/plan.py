@@ -1,13 +1,14 @@
 """What an audit will do, settled before any actor starts: inputs checked, resolved, and hashed into a fingerprint."""
 
+import math
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import ray
 
+from ldm_scale.attacks.base import Attack
 from ldm_scale.attacks.registry import make_attack, resolve_options
-from ldm_scale.auditor import measures_distortion
 from ldm_scale.config import AuditConfig, digest
 from ldm_scale.data.shards import Manifest, read_manifest, read_shard
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split, check_keys, read_split
@@ -15,9 +16,27 @@ from ldm_scale.engine.reading import ShardTask
 from ldm_scale.errors import UsageError
 from ldm_scale.rundir import RunRecord
 from ldm_scale.storage import Location
-from ldm_scale.targets import load_target, target_digest
+from ldm_scale.targets import Target, load_target, target_digest
 
 VERSIONED = ("ldm_scale", "ray", "torch", "diffusers", "numpy", "pyarrow", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an audit reads, checked and hashed; needs no Ray."""
+
+    config: AuditConfig
+    folder: Location
+    manifest: Manifest
+    split: Split | None
+    target: Target
+    attacks: dict[str, Attack]
+    science: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of everything that rows depend on."""
+        return digest(self.science)
 
 
 @dataclass(frozen=True)
@@ -26,53 +45,67 @@ class Plan:
 
     record: RunRecord
     tasks: tuple[ShardTask, ...]
-    expected: dict[str, int]
     image_size: int
 
+    def expected(self) -> dict[str, int]:
+        """Samples wanted of each shard, by its stem."""
+        return {task.shard.stem: _wanted(task) for task in self.tasks}
 
-def plan_audit(config: AuditConfig) -> Plan:
-    """Check and resolve shards, split, target and attacks.
 
-    Raises UsageError for the first that cannot be used. Needs a connected Ray only where there is a split file.
+def check_inputs(config: AuditConfig) -> Inputs:
+    """Read and check manifest, split file, target and attacks before anything is started.
+
+    Raises UsageError for the first that cannot be used.
     """
     attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
     folder = Location.of(config.shards)
     manifest = read_manifest(folder)
+    split = read_split(Location.of(config.split)) if config.split is not None else None
     target = load_target(config.target, "cpu")
-    for name, attack in attacks.items():
-        if bad := [t for t in attack.timesteps if not 0 <= t < len(target.alphas_cumprod)]:
-            raise UsageError(f"attacks.{name}.timesteps: {bad[0]} is not among the target's {len(target.alphas_cumprod)}")
-    if config.images.size not in (None, target.image_size):
-        raise UsageError(f"images.size = {config.images.size}: the target takes {target.image_size} px")
-    dimensions = target.latent_shape[0] * target.latent_shape[1] * target.latent_shape[2]
-    if config.masks.bins > dimensions:
-        raise UsageError(f"masks.bins = {config.masks.bins} is more than the latent's {dimensions} dimensions")
-
-    tasks, split_sha256 = _assign(config, folder, manifest)
-    expected = {task.shard.stem: _wanted(task) for task in tasks}
-    members = sum(_members(task) for task in tasks)
+    _check_fit(config, target, attacks)
     resolved = config.model_copy(update={"attacks": {name: resolve_options(a) for name, a in attacks.items()}})
     science: dict[str, Any] = {
         **resolved.science(),
         "shards": digest([shard.sha256 for shard in manifest.shards]),
-        "split": split_sha256,
+        "split": split.sha256 if split else manifest.split_sha256,
         "target": target_digest(config.target),
     }
-    if not measures_distortion(config.geometry, dimensions):
-        science["geometry"]["distortion"] = "off"
+    return Inputs(resolved, folder, manifest, split, target, attacks, science)
+
+
+def _check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) -> None:
+    steps, dimensions = len(target.alphas_cumprod), math.prod(target.latent_shape)
+    for name, attack in attacks.items():
+        if bad := [t for t in attack.timesteps if not 0 <= t < steps]:
+            raise UsageError(f"attacks.{name}.timesteps: {bad[0]} is not among the target's {steps}")
+        if not attack.timesteps:
+            raise UsageError(f"attacks.{name}.timesteps: give at least one")
+    if config.images.size not in (None, target.image_size):
+        raise UsageError(f"images.size = {config.images.size}: the target takes {target.image_size} px")
+    if config.masks.bins > dimensions:
+        raise UsageError(f"masks.bins = {config.masks.bins} is more than the latent's {dimensions} dimensions")
+
+
+def plan_audit(inputs: Inputs) -> Plan:
+    """Settle who is a member and what the run record says.
+
+    Raises UsageError where members or held-out are empty. Needs a connected Ray where there is a split file.
+    """
+    tasks = _by_folder(inputs) if inputs.split is None else _by_key(inputs, inputs.split)
+    members = sum(_members(task) for task in tasks)
     record = RunRecord(
-        fingerprint=digest(science),
-        science=science,
-        config=resolved,
-        latent_shape=target.latent_shape,
-        timesteps={name: attack.timesteps for name, attack in attacks.items()},
+        fingerprint=inputs.fingerprint,
+        science=inputs.science,
+        config=inputs.config,
+        latent_shape=inputs.target.latent_shape,
+        timesteps={name: attack.timesteps for name, attack in inputs.attacks.items()},
         members=members,
-        heldout=sum(expected.values()) - members,
+        heldout=sum(map(_wanted, tasks)) - members,
         versions={name: version(name) for name in VERSIONED},
     )
     if not record.members or not record.heldout:
-        raise UsageError(f"{folder}: an audit needs members and held-out samples, one of the two is empty")
-    return Plan(record, tasks, expected, target.image_size)
+        raise UsageError(f"{inputs.folder}: an audit needs members and held-out samples, one of the two is empty")
+    return Plan(record, tasks, inputs.target.image_size)
 
 
 def _wanted(task: ShardTask) -> int:
@@ -83,18 +116,16 @@ def _members(task: ShardTask) -> int:
     return task.shard.samples * task.membership if isinstance(task.membership, bool) else sum(task.membership.values())
 
 
-def _assign(config: AuditConfig, folder: Location, manifest: Manifest) -> tuple[tuple[ShardTask, ...], str]:
-    """Who is a member: by folder, or by the keys of a split file."""
-    if config.split is not None:
-        split = read_split(Location.of(config.split))
-        return _assign_keys(split, folder, manifest), split.sha256
+def _by_folder(inputs: Inputs) -> tuple[ShardTask, ...]:
     tasks = []
-    for shard in manifest.shards:
+    for shard in inputs.manifest.shards:
         side = shard.name.split("/")[0]
         if side not in (MEMBERS, HELDOUT):
-            raise UsageError(f"{folder}/{shard.name} is neither in {MEMBERS}/ nor in {HELDOUT}/; give --split FILE")
-        tasks.append(ShardTask(folder=folder.uri, shard=shard, membership=side == MEMBERS))
-    return tuple(tasks), manifest.split_sha256
+            raise UsageError(
+                f"{inputs.folder}/{shard.name} is neither in {MEMBERS}/ nor in {HELDOUT}/; give --split FILE"
+            )
+        tasks.append(ShardTask(folder=inputs.folder.uri, shard=shard, membership=side == MEMBERS))
+    return tuple(tasks)
 
 
 @ray.remote(num_cpus=0.5)
@@ -102,13 +133,14 @@ def _shard_keys(location: Location, expected: int) -> list[str]:
     return [sample.key for sample in read_shard(location, expected)]
 
 
-def _assign_keys(split: Split, folder: Location, manifest: Manifest) -> tuple[ShardTask, ...]:
-    listing = ray.get([_shard_keys.remote(folder / shard.name, shard.samples) for shard in manifest.shards])
-    check_keys(split, {key for keys in listing for key in keys}, f"shards {folder}")
+def _by_key(inputs: Inputs, split: Split) -> tuple[ShardTask, ...]:
+    shards = inputs.manifest.shards
+    listing = ray.get([_shard_keys.remote(inputs.folder / shard.name, shard.samples) for shard in shards])
+    check_keys(split, {key for keys in listing for key in keys}, f"shards {inputs.folder}")
     membership = split.membership()
     tasks = []
-    for shard, keys in zip(manifest.shards, listing, strict=True):
+    for shard, keys in zip(shards, listing, strict=True):
         listed = {key: membership[key] for key in keys if key in membership}
         if listed:
-            tasks.append(ShardTask(folder=folder.uri, shard=shard, membership=listed))
+            tasks.append(ShardTask(folder=inputs.folder.uri, shard=shard, membership=listed))
     return tuple(tasks)

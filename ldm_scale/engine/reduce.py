@@ -53,7 +53,10 @@ def _build_index(parts: list[Location]) -> _Index:
     starts = np.cumsum([0, *sizes[:-1]])
     return _Index(
         position,
-        [np.sort(position[(position >= start) & (position < start + size)]) - start for start, size in zip(starts, sizes, strict=True)],
+        [
+            np.sort(position[(position >= start) & (position < start + size)]) - start
+            for start, size in zip(starts, sizes, strict=True)
+        ],
         sample_id,
         table["member"].to_numpy()[position],
         table["distortion"].to_numpy()[position],
@@ -66,7 +69,9 @@ def _sum_ranking(part: Location, rows: np.ndarray, dimensions: int, drop: float)
 
 
 @ray.remote(num_cpus=0.5)
-def _summarise(parts: list[Location], index: _Index, name: str, record: RunRecord, config: AnalysisConfig) -> AttackSummary:
+def _summarise(
+    parts: list[Location], index: _Index, name: str, record: RunRecord, config: AnalysisConfig
+) -> AttackSummary:
     shape = (len(record.timesteps[name]), record.config.masks.bins)
     by_influence, at_random = (
         np.concatenate([_read_array(part, column, shape) for part in parts])[index.position]

@@ -1,5 +1,6 @@
 """One way to a Ray: the cluster this process runs in, the one RAY_ADDRESS names, or a local one of its own."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,15 @@ def session() -> Iterator[None]:
         if "RAY_ADDRESS" in os.environ:
             ray.init(log_to_driver=False, configure_logging=False)
         else:
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, configure_logging=False)
+            # Ray says at length that it protects its ports with a token, which is what we want.
+            logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                _node_ip_address="127.0.0.1",
+            )
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS")
         raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {str(error).splitlines()[0]}") from error
@@ -34,9 +43,12 @@ def session() -> Iterator[None]:
 
 
 def _quiet() -> None:
+    """Our own progress lines instead of Ray Data's."""
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    context.issue_detectors_config.detectors = []
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def resolve_device(device: Device) -> Literal["cpu", "cuda"]:

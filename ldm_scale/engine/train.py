@@ -18,8 +18,8 @@ from ray.util.queue import Queue
 from ldm_scale.config import TrainConfig
 from ldm_scale.data.shards import Manifest, read_manifest
 from ldm_scale.data.split import MEMBERS
-from ldm_scale.engine.reading import ShardTask, stream_images
 from ldm_scale.engine.progress import relay
+from ldm_scale.engine.reading import ShardTask, stream_images
 from ldm_scale.engine.session import resolve_device, session
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.storage import Location

@@ -29,7 +29,9 @@ def products_at_once(decode: Decoder, z: Float[Tensor, "n c h w"], memory: int) 
     return max(1, memory // product_bytes(decode, z[:1]))
 
 
-def pushforward(decode: Decoder, z: Float[Tensor, "n c h w"], tangents: Float[Tensor, "k n c h w"]) -> Float[Tensor, "k n 3 H W"]:
+def pushforward(
+    decode: Decoder, z: Float[Tensor, "n c h w"], tangents: Float[Tensor, "k n c h w"]
+) -> Float[Tensor, "k n 3 H W"]:
     """J v at each sample for k tangents, in forward mode; the primal pass is shared by all tangents.
 
     Attention runs in its plain form: the fused kernels have no forward-mode rule (pytorch #128971).

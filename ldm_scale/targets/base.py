@@ -17,7 +17,9 @@ class Target(Protocol):
     latent_shape: tuple[int, int, int]
     alphas_cumprod: Float[Tensor, " steps"]
 
-    def encode(self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None) -> Float[Tensor, "n c h w"]:
+    def encode(
+        self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None
+    ) -> Float[Tensor, "n c h w"]:
         """Images in [-1, 1] to scaled latents: (posterior mode [+ std * noise] - shift) * scale."""
         ...
 

@@ -25,7 +25,9 @@ class UnconditionalTarget:
         self.latent_shape = (int(denoiser.config.in_channels), side, side)
         self.image_size = side << (len(autoencoder.config.block_out_channels) - 1)
 
-    def encode(self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None) -> Float[Tensor, "n c h w"]:
+    def encode(
+        self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None
+    ) -> Float[Tensor, "n c h w"]:
         posterior = self._autoencoder.encode(images).latent_dist
         latents = posterior.mode() if noise is None else posterior.mean + posterior.std * noise
         return (latents - self._shift) * self._scale

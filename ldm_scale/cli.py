@@ -1,0 +1,167 @@
+"""The command `ldm-scale`, and the entry point of every job file."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from ldm_scale.config import AnalysisConfig, AuditConfig, Config, PackConfig, TrainConfig, build
+from ldm_scale.errors import RunError, UsageError
+from ldm_scale.flags import add_attack_flags, add_flags, collect
+from ldm_scale.rundir import RunDirectory
+from ldm_scale.storage import Location
+
+
+def _open_run(path: str) -> RunDirectory:
+    run = RunDirectory(Location.of(path))
+    run.read_record()
+    return run
+
+
+def _print_outcome(run: RunDirectory) -> None:
+    from ldm_scale.report.table import print_results
+
+    print_results(run)
+    print(f"report: {run.root / 'report.html'}")
+
+
+def _audit(config: AuditConfig) -> None:
+    from ldm_scale.engine.audit import run_audit
+
+    run_audit(config)
+    _print_outcome(RunDirectory(Location.of(config.out)))
+
+
+def _pack(config: PackConfig) -> None:
+    from ldm_scale.data.pack import pack
+
+    manifest = pack(config)
+    print(f"{config.out}: {manifest.samples} samples in {len(manifest.shards)} shards; {manifest.split}")
+
+
+def _train(config: TrainConfig) -> None:
+    from ldm_scale.engine.train import run_training
+
+    run_training(config)
+    print(f"target: {config.out}")
+
+
+def _reduce(arguments: argparse.Namespace) -> None:
+    from ldm_scale.engine.reduce import reduce_run
+    from ldm_scale.engine.session import session
+    from ldm_scale.report.page import write_report
+
+    run = _open_run(arguments.run)
+    recorded = run.read_record().config.analysis.model_dump()
+    with session():
+        reduce_run(run, build(AnalysisConfig, collect(arguments, AnalysisConfig, recorded)))
+    write_report(run)
+    _print_outcome(run)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from ldm_scale.report.page import write_report
+
+    run = _open_run(arguments.run)
+    write_report(run)
+    _print_outcome(run)
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    run = _open_run(arguments.run)
+    record = run.read_record()
+    rows, rejects = run.count_rows(), run.reject_counts()
+    rejected = sum(rejects.values())
+    print(f"{run.root}: {rows + rejected} of {record.samples} samples done ({record.members} members are expected)")
+    for reason, count in rejects.items():
+        print(f"  rejected {count}: {reason}")
+    for name in ("results.json", "report.html"):
+        print(f"  {name}: {'written' if (run.root / name).is_file() else 'not yet'}")
+
+
+def _add_run_command(commands: Any, name: str, function: Callable[[argparse.Namespace], None], text: str) -> Any:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("run", metavar="RUN", help="run directory, local or s3://")
+    parser.set_defaults(function=function)
+    return parser
+
+
+def _add_config_command(
+    commands: Any,
+    name: str,
+    kind: type[Config],
+    function: Callable[[Any], None],
+    text: str,
+    positional: tuple[str, ...] = (),
+) -> None:
+    parser = commands.add_parser(name, help=text, description=text)
+    _add_config_flags(parser, kind, function, {}, positional)
+
+
+def _add_config_flags(
+    parser: argparse.ArgumentParser,
+    kind: type[Config],
+    function: Callable[[Any], None],
+    recipe: dict[str, Any],
+    positional: tuple[str, ...] = (),
+) -> None:
+    if not positional:
+        parser.add_argument("--config", metavar="FILE", help="YAML with the same names; flags win over it")
+    add_flags(parser, kind, positional)
+    if kind is AuditConfig:
+        add_attack_flags(parser)
+    parser.set_defaults(function=lambda arguments: function(build(kind, collect(arguments, kind, recipe))))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of `ldm-scale`."""
+    parser = argparse.ArgumentParser(
+        prog="ldm-scale",
+        description="How much did this latent diffusion model memorise its training images, which images, and where in "
+        "the latent space?",
+    )
+    parser.add_argument("--version", action="version", version=f"ldm-scale {version('ldm_scale')}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_config_command(commands, "audit", AuditConfig, _audit, "audit a target on shards, all the way to the report")
+    positional = ("dataset", "source", "out")
+    _add_config_command(
+        commands, "pack", PackConfig, _pack, "make shards, manifest and split from a source", positional
+    )
+    _add_config_command(commands, "train", TrainConfig, _train, "train a target on the members of a shard folder")
+    reduce = _add_run_command(
+        commands, "reduce", _reduce, "make results and report again from a run's rows, without a GPU"
+    )
+    add_flags(reduce, AnalysisConfig)
+    _add_run_command(commands, "report", _report, "make the report again from a run's results")
+    _add_run_command(commands, "status", _status, "say how far a run is, from its directory alone")
+    return parser
+
+
+def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.function(arguments)
+    except (UsageError, RunError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; the same command again goes on where this one stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, say) left; what is unwritten has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `ldm-scale`; returns the exit status: 0 done, 1 the run failed, 2 the user can mend it."""
+    return _run(make_parser(), argv)
+
+
+def run_job(description: str, recipe: dict[str, Any], argv: Sequence[str] | None = None) -> int:
+    """Run an audit job: a recipe of configuration values, with the flags of `ldm-scale audit` over it."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_config_flags(parser, AuditConfig, _audit, recipe)
+    return _run(parser, argv)

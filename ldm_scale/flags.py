@@ -1,0 +1,101 @@
+"""Command-line flags made from a configuration tree: the same names as in YAML and Python, with dots for nesting."""
+
+import argparse
+import dataclasses
+import os
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from ldm_scale.attacks.registry import known_attacks
+from ldm_scale.config import AuditConfig, Config, load_yaml
+from ldm_scale.errors import UsageError
+from ldm_scale.registry import unknown_name
+
+# Defaults of flags from the environment, so that a bare `ray job submit` works on a configured cluster.
+ENVIRONMENT = {"shards": "LDM_SCALE_SHARDS", "target": "LDM_SCALE_TARGET", "out": "LDM_SCALE_OUT"}
+
+
+def _help(field: FieldInfo) -> str:
+    text = field.description or ""
+    if field.is_required() or field.default is None:
+        return text
+    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple | dict) else field.default
+    return f"{text} [{default}]".replace("%", "%%")
+
+
+def add_flags(parser: Any, kind: type[Config], positional: tuple[str, ...] = (), prefix: str = "") -> None:
+    """Add one flag for each leaf of the tree, sections as groups; `positional` names are given without a flag."""
+    for name, field in kind.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Config):
+            add_flags(parser.add_argument_group(f"{name}: {annotation.__doc__}"), annotation, prefix=f"{name}.")
+        elif name in positional:
+            parser.add_argument(name, metavar=name.upper(), help=_help(field))
+        else:
+            flag = f"--{prefix}{name}".replace("_", "-")
+            parser.add_argument(flag, dest=prefix + name, metavar="X", default=None, help=_help(field))
+
+
+def add_attack_flags(parser: argparse.ArgumentParser) -> None:
+    """Add one flag for each option of each installed attack."""
+    for name, point in known_attacks().items():
+        attack = point.load()
+        group = parser.add_argument_group(f"attacks.{name}: {(attack.__doc__ or '').splitlines()[0]}")
+        for field in dataclasses.fields(attack):
+            group.add_argument(
+                f"--attacks.{name}.{field.name}".replace("_", "-"), dest=f"attacks.{name}.{field.name}", metavar="X"
+            )
+
+
+def _nest(flat: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, leaf = key.split(".")
+        level = nested
+        for part in path:
+            level = level.setdefault(part, {})
+        level[leaf] = value
+    return nested
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def _merge_attacks(chosen: Any, names: str | None, options: dict[str, Any]) -> Any:
+    """The attacks of the file or recipe, or those named on the command line, with their options from there."""
+    if names is not None:
+        chosen = {name.strip(): {} for name in names.split(",")}
+    if isinstance(chosen, list | tuple):
+        chosen = {name: {} for name in chosen}
+    if stray := next((name for name in options if name not in chosen), None):
+        raise UsageError(f"--attacks.{stray}: that attack is not run; add it to --attacks")
+    return _merge(chosen, options)
+
+
+def collect(arguments: argparse.Namespace, kind: type[Config], recipe: dict[str, Any]) -> dict[str, Any]:
+    """The nested values of a command: recipe, then --config file, then environment, then flags, the last one wins.
+
+    Raises UsageError for an unusable --config file or a name that no option has.
+    """
+    given = {key: value for key, value in vars(arguments).items() if value is not None}
+    values = _merge(recipe, load_yaml(given["config"])) if "config" in given else recipe
+    if stray := next((name for name in values if name not in kind.model_fields), None):
+        raise unknown_name("option", stray, kind.model_fields)
+    if kind is AuditConfig:
+        values = values | {key: os.environ[name] for key, name in ENVIRONMENT.items() if os.environ.get(name)}
+        options = _nest({key: value for key, value in given.items() if key.startswith("attacks.")}).get("attacks", {})
+        if "attacks" in given or options:
+            chosen = values.get("attacks", AuditConfig.model_fields["attacks"].default)
+            values = values | {"attacks": _merge_attacks(chosen, given.get("attacks"), options)}
+    known = {
+        key: value
+        for key, value in given.items()
+        if key.split(".")[0] in kind.model_fields and key.split(".")[0] != "attacks"
+    }
+    return _merge(values, _nest(known))

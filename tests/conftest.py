@@ -1,0 +1,85 @@
+"""Shared fixtures: one local Ray for the whole session, a tiny random target, a tiny shard folder."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+# Shapes of tensor functions are checked while the tests run.
+CHECKED = ("analysis", "attacks", "auditor", "geometry", "randomness", "targets", "training")
+install_import_hook([f"ldm_scale.{name}" for name in CHECKED], "beartype.beartype")
+
+from PIL import Image  # noqa: E402
+
+from ldm_scale.config import PackConfig, TrainConfig  # noqa: E402
+from ldm_scale.data.pack import pack  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A Ray of this test session's own; the package's session() finds it connected and leaves it so."""
+    import ray
+
+    ray.init(
+        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1"
+    )
+    yield
+    ray.shutdown()
+
+
+def make_image(seed: int, size: int = 16) -> Image.Image:
+    """A smooth random picture."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    return small.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def make_folder(folder: Path, count: int, size: int = 16) -> Path:
+    """An image folder of `count` pictures with captions, in two class folders."""
+    for number in range(count):
+        image = folder / ("cat" if number % 2 else "dog") / f"{number:03d}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        make_image(number, size).save(image)
+        image.with_suffix(".txt").write_text(f"picture {number}")
+    return folder
+
+
+def tiny_recipe(**changes: object) -> TrainConfig:
+    """Networks small enough for a test: 16 px images, 4 x 8 x 8 latents."""
+    values = {
+        "shards": "unused",
+        "out": "unused",
+        "size": 16,
+        "vae_channels": (8, 16),
+        "unet_channels": (8, 16),
+        "half": False,
+    }
+    return TrainConfig.model_validate(values | changes)
+
+
+@pytest.fixture(scope="session")
+def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A target with random weights."""
+    import torch
+
+    from ldm_scale.training import build_autoencoder, build_denoiser, build_schedule, save_target
+
+    folder = tmp_path_factory.mktemp("target")
+    torch.manual_seed(0)
+    config = tiny_recipe()
+    autoencoder = build_autoencoder(config)
+    autoencoder.register_to_config(scaling_factor=1.5)
+    save_target(folder, autoencoder, build_denoiser(config), build_schedule(), config.half, {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 members and 24 held-out pictures in eight shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    source = make_folder(folder / "source", 48)
+    out = folder / "packed"
+    pack(PackConfig(dataset="folder", source=str(source), out=str(out), near_duplicates=0, shard_samples=6))
+    return out
