@@ -73,7 +73,10 @@ class AutoencoderLoss(nn.Module):
 
 
 class DenoiserLoss(nn.Module):
-    """Mean squared error of the predicted noise at a uniformly random timestep (Ho et al. 2020, eq. 14)."""
+    """Mean squared error of the predicted noise at a uniformly random timestep (Ho et al. 2020, eq. 14).
+
+    On the posterior's mode, which is also the latent that an audit looks at by default.
+    """
 
     def __init__(self, denoiser: UNet2DModel, autoencoder: AutoencoderKL, schedule: DDPMScheduler) -> None:
         super().__init__()
@@ -85,7 +88,7 @@ class DenoiserLoss(nn.Module):
     def forward(self, images: Float[Tensor, "n 3 H W"]) -> Float[Tensor, ""]:
         autoencoder = self._frozen[0]
         with torch.no_grad():
-            latents = autoencoder.encode(images).latent_dist.sample() * autoencoder.config.scaling_factor
+            latents = autoencoder.encode(images).latent_dist.mode() * autoencoder.config.scaling_factor
         noise = torch.randn_like(latents)
         steps = torch.randint(self.schedule.config.num_train_timesteps, (len(latents),), device=latents.device)
         prediction = self.denoiser(self.schedule.add_noise(latents, noise, steps), steps).sample
@@ -94,8 +97,8 @@ class DenoiserLoss(nn.Module):
 
 @torch.no_grad()
 def set_scaling_factor(autoencoder: AutoencoderKL, images: Float[Tensor, "n 3 H W"]) -> None:
-    """Set the scaling factor to 1 / standard deviation of sampled latents, as in Rombach et al. 2022, appendix G."""
-    latents = autoencoder.encode(images).latent_dist.sample()
+    """Set the scaling factor to 1 / standard deviation of the latents, as in Rombach et al. 2022, appendix G."""
+    latents = autoencoder.encode(images).latent_dist.mode()
     autoencoder.register_to_config(scaling_factor=1 / latents.std().item())
 
 

@@ -17,14 +17,20 @@ from ldm_scale.config import PackConfig, TrainConfig  # noqa: E402
 from ldm_scale.data.pack import pack  # noqa: E402
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small tensors gain nothing from more threads, and wait long for them on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray of this test session's own; the package's session() finds it connected and leaves it so."""
     import ray
 
-    ray.init(
-        address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1"
-    )
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     yield
     ray.shutdown()
 
@@ -47,12 +53,12 @@ def make_folder(folder: Path, count: int, size: int = 16) -> Path:
 
 
 def tiny_recipe(**changes: object) -> TrainConfig:
-    """Networks small enough for a test: 16 px images, 4 x 8 x 8 latents."""
+    """Networks small enough for a test: 16 px images, 4 x 4 x 4 latents."""
     values = {
         "shards": "unused",
         "out": "unused",
         "size": 16,
-        "vae_channels": (8, 16),
+        "vae_channels": (8, 8, 16),
         "unet_channels": (8, 16),
         "half": False,
     }

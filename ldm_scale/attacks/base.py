@@ -1,7 +1,7 @@
 """What an attack is given and what it returns."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +30,7 @@ class Evaluations:
         return self._known[name, t]
 
 
+@runtime_checkable
 class Attack(Protocol):
     """A frozen dataclass whose fields are the attack's options.
 

@@ -38,4 +38,4 @@ def make_attack(name: str, options: dict[str, Any]) -> Attack:
 
 def resolve_options(attack: Attack) -> dict[str, Any]:
     """All options of an attack, defaults included, as they go into run.json."""
-    return asdict(attack)  # type: ignore[call-overload, no-any-return]
+    return asdict(attack)  # type: ignore[call-overload]

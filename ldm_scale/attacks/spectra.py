@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def rank_bins(scores: Float[Tensor, "n d"], bins: int) -> Int[Tensor, "n d"]:
-    """The bin of each dimension: bin 0 holds the lowest scores of a sample, and rank r of D is in bin floor(r * bins / D).
+    """The bin of each dimension: rank r of D (0 = lowest score of its sample) is in bin floor(r * bins / D).
 
     Dropping the lowest q = k / bins drops exactly the ceil(q * D) lowest. Ties go by dimension.
     """

@@ -1,5 +1,146 @@
-from ldm_scale.rundir import RunDirectory
+"""report.html: the run directory's results as one self-contained page, made from files alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import ValidationError
+
+from ldm_scale.analysis.results import DistortionGroup, Results
+from ldm_scale.errors import UsageError
+from ldm_scale.report.facts import facts, missing
+from ldm_scale.report.figures import STYLES, Plot
+from ldm_scale.report.headline import attacks_of, rows_of
+from ldm_scale.report.maps import LatentMaps, plot_dropped, plot_influence
+from ldm_scale.report.pictures import read_pictures
+from ldm_scale.report.plots import plot_by_distortion, plot_by_drop, plot_by_timestep, plot_roc
+from ldm_scale.report.table import row_label
+from ldm_scale.report.verdict import beats_chance, verdict
+from ldm_scale.rundir import RunDirectory, RunRecord
+from ldm_scale.storage import Location
+
+REJECTS_SHOWN = 10
+CAPTION_SHOWN = 160
+REDUCE = "run `ldm-scale reduce RUN` first"
+ROLES = {
+    "plain": "all dimensions kept",
+    "lowest": "the paper's filter",
+    "random": "control",
+    "highest": "reversed control",
+    "chosen": "share chosen, too",
+}
 
 
-def write_report(run: RunDirectory) -> None:
-    pass
+def _read_results(run: RunDirectory) -> Results:
+    location = run.root / "results.json"
+    if not location.is_file():
+        raise UsageError(f"{run.root} has no results.json; {REDUCE}")
+    try:
+        return Results.model_validate_json(location.read_bytes())
+    except ValidationError as error:
+        raise UsageError(f"{location} holds no results ({error.errors()[0]['msg']}); {REDUCE}") from None
+
+
+def _read_ranking(run: RunDirectory) -> pa.Table:
+    location = run.root / "ranking.parquet"
+    if not location.is_file():
+        raise UsageError(f"{run.root} has no ranking.parquet; {REDUCE}")
+    with location.open() as stream:
+        return pq.read_table(stream)
+
+
+def _channels(maps: LatentMaps) -> list[dict[str, float]]:
+    """One line a channel: mean, lowest and highest influence, mean dropped share."""
+    return [
+        {"mean": c.mean(), "low": c.min(), "high": c.max(), "dropped": d.mean()}
+        for c, d in zip(maps.influence, maps.dropped, strict=True)
+    ]
+
+
+def _by_distortion(results: Results) -> dict[tuple[str, str], list[DistortionGroup]]:
+    """The quartiles of distortion, least first, by attack and row."""
+    lines: dict[tuple[str, str], list[DistortionGroup]] = {}
+    for group in sorted(results.by_distortion, key=lambda group: group.quartile):
+        lines.setdefault((group.attack, group.row), []).append(group)
+    return lines
+
+
+def _warnings(results: Results) -> list[str]:
+    absent = missing(results)
+    unfinished = f"{absent:,} samples have neither a row nor a reject: run the audit again to finish it, then reduce"
+    return [*results.warnings, *([unfinished] if absent else [])]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= CAPTION_SHOWN else text[: CAPTION_SHOWN - 1] + "…"
+
+
+def _plots(results: Results, maps: LatentMaps) -> dict[str, Plot]:
+    figures = {
+        "roc": plot_roc(results),
+        "by_drop": plot_by_drop(results),
+        "by_timestep": plot_by_timestep(results),
+        "influence": plot_influence(maps),
+        "dropped": plot_dropped(maps),
+    }
+    return figures | ({"by_distortion": plot_by_distortion(results)} if results.by_distortion else {})
+
+
+def _context(run: RunDirectory, record: RunRecord, results: Results) -> dict[str, Any]:
+    """Everything the template names."""
+    maps = LatentMaps.of(_read_ranking(run), record.latent_shape)
+    by_distortion = _by_distortion(results)
+    return {
+        "agreement": maps.agreement(),
+        "accuses": bool(results.at_risk) and beats_chance(results, results.at_risk[0].attack),
+        "attacks": {attack: rows_of(results, attack) for attack in attacks_of(results)},
+        "by_distortion": by_distortion,
+        "channels": _channels(maps),
+        "config": yaml.safe_dump(
+            record.config.model_dump(mode="json"),
+            sort_keys=False,
+            allow_unicode=True,
+            default_flow_style=None,
+            width=100,
+        ),
+        "facts": facts(results, record),
+        "pictures": read_pictures([member.sample_id for member in results.at_risk], record),
+        "plots": _plots(results, maps),
+        "quartiles": next(iter(by_distortion.values()), []),
+        "reject_counts": [(*name.partition(": ")[::2], count) for name, count in results.rejected.items()],
+        "rejects": run.rejects().to_pylist()[:REJECTS_SHOWN],
+        "reported": (results.members - results.members // 2, results.heldout - results.heldout // 2),
+        "results": results,
+        "roles": ROLES,
+        "row_label": row_label,
+        "styles": STYLES,
+        "verdict": verdict(results),
+        "warnings": _warnings(results),
+    }
+
+
+def _environment() -> Environment:
+    """Every value is escaped as text: captions, keys, class names and reasons come from the data set."""
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["rate"] = lambda value: f"{value:.3f}"
+    environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters["shortened"] = _shortened
+    return environment
+
+
+def write_report(run: RunDirectory) -> Location:
+    """Write report.html beside the results, in place of an older one; the same directory gives the same bytes.
+
+    Raises UsageError where the directory holds no results. Unreachable shards only cost the pictures.
+    """
+    record, results = run.read_record(), _read_results(run)
+    html = _environment().get_template("report.html").render(_context(run, record, results))
+    location = run.root / "report.html"
+    location.replace(html.encode())
+    return location

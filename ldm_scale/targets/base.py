@@ -1,7 +1,7 @@
 """The interface every audited model offers, and the conversion of its output to noise."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 Condition = Any
 
 
+@runtime_checkable
 class Target(Protocol):
     """A latent diffusion model in eval mode, without gradients to its parameters."""
 

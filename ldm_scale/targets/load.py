@@ -38,7 +38,13 @@ def _load_model(component: Path, kind: Any, what: str) -> Any:
     if not list(component.glob("*.safetensors")):
         raise UsageError(f"target {what} {component} has no .safetensors file; other weight formats are not read")
     try:
-        return kind.from_pretrained(component, use_safetensors=True, torch_dtype=torch.float32, local_files_only=True)
+        return kind.from_pretrained(
+            component,
+            use_safetensors=True,
+            torch_dtype=torch.float32,
+            local_files_only=True,
+            low_cpu_mem_usage=False,
+        )
     except Exception as error:
         # diffusers raises many kinds; each means that these files do not make this model.
         raise UsageError(f"target {what} {component} cannot be loaded: {str(error).splitlines()[0]}") from error

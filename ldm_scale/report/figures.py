@@ -1,0 +1,90 @@
+"""What all figures of the report share: the look of each mask, small multiples by attack, SVG as a data URI."""
+
+import base64
+import io
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Inches of a panel, by how many stand side by side.
+PANELS = {1: (4.8, 3.7), 2: (4.9, 3.4), 3: (3.35, 2.8)}
+# Typed as any mapping: how matplotlib types its settings differs between its versions.
+LOOK: dict[Any, Any] = {
+    # A fixed salt gives the same bytes for the same results; a "$" in an attack's name starts no formula.
+    "svg.hashsalt": "ldm_scale",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.edgecolor": "#767676",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.1,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one mask looks in every figure and table; told apart by line and marker, too."""
+
+    colour: str
+    line: str
+    marker: str
+    label: str
+
+
+# Black, grey and four of Okabe and Ito's colours, which colour-blind readers tell apart.
+STYLES = {
+    "plain": Style("#000000", "-", "o", "plain"),
+    "lowest": Style("#0072b2", "-", "s", "lowest dropped"),
+    "random": Style("#8c8c8c", "--", "^", "random dropped"),
+    "highest": Style("#d55e00", "-.", "v", "highest dropped"),
+    "chosen": Style("#009e73", ":", "D", "chosen share"),
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """An SVG image as a data URI, and in words what it shows."""
+
+    uri: str
+    alt: str
+
+
+def as_plot(figure: Figure, alt: str) -> Plot:
+    """The figure as one SVG image; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None, "Creator": None})
+    return Plot("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode(), alt)
+
+
+def panels(titles: dict[str, str], draw: Callable[[Axes, str], None], x: str, y: str) -> Figure:
+    """One panel an attack, all on the same scales, with one legend.
+
+    titles: attack to panel title. draw: draws one attack, with labels for the legend. x, y: axis labels.
+    """
+    columns = min(len(titles), max(PANELS))
+    rows = math.ceil(len(titles) / columns)
+    width, height = PANELS[columns]
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
+    for axes, (attack, title) in zip(grid, titles.items(), strict=False):
+        draw(axes, attack)
+        axes.set_title(title)
+        axes.set_xlabel(x)
+    for axes in grid[::columns]:
+        axes.set_ylabel(y)
+    for unused in grid[len(titles) :]:
+        unused.set_axis_off()
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names) if columns > 1 else 3, handlelength=2.6)
+    return figure

@@ -1,0 +1,158 @@
+"""The report's curves: each function turns the results into one figure, with a panel for each attack."""
+
+from collections.abc import Sequence
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from ldm_scale.analysis.results import DistortionGroup, Point, Results
+from ldm_scale.report.figures import LOOK, STYLES, Plot, as_plot, panels
+from ldm_scale.report.headline import attacks_of, rows_of
+
+# Least height of an axis of AUROC.
+NARROWEST = 0.12
+
+
+def _auroc_axis(axes: Axes, aurocs: Sequence[float]) -> None:
+    """Chance, and limits that hold it and all values; never so narrow that noise looks like a finding."""
+    axes.axhline(0.5, color="#767676", linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+    low, high = min([0.5, *aurocs]), max([0.5, *aurocs])
+    spare = max(0.08 * (high - low), (NARROWEST - (high - low)) / 2)
+    axes.set_ylim(low - spare, high + spare)
+
+
+def _curve(axes: Axes, x: Sequence[float], y: Sequence[float], name: str, markers: bool = True) -> None:
+    style = STYLES[name]
+    step = "default" if markers else "steps-post"
+    width = 2.4 if name == "chosen" else 1.5
+    # The chosen share often equals another row: dotted, thick and on top, it lets that one show through.
+    axes.plot(
+        x,
+        y,
+        color=style.colour,
+        linestyle=style.line,
+        marker=style.marker if markers else "",
+        markersize=3.4,
+        linewidth=width,
+        drawstyle=step,
+        label=style.label,
+        zorder=4 if name == "chosen" else 3,
+    )
+
+
+def _log(axes: Axes, x_floor: float, y_floor: float) -> None:
+    axes.set(xscale="log", yscale="log", xlim=(x_floor, 1), ylim=(y_floor, 1.15))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _floor(rates: Sequence[float]) -> float:
+    """Half the smallest rate that is not zero: where a logarithmic axis shows zero."""
+    return min((rate for rate in rates if rate > 0), default=0.01) / 2
+
+
+@rc_context(LOOK)
+def plot_roc(results: Results) -> Plot:
+    """ROC curves of every headline row on logarithmic axes."""
+    x_floor, y_floor = _floor([p.fpr for p in results.roc]), _floor([p.tpr for p in results.roc])
+
+    def draw(axes: Axes, attack: str) -> None:
+        for name in STYLES:
+            points = [p for p in results.roc if (p.attack, p.row) == (attack, name)]
+            fpr, tpr = [max(p.fpr, x_floor) for p in points], [max(p.tpr, y_floor) for p in points]
+            _curve(axes, fpr, tpr, name, markers=False)
+        axes.plot([x_floor, 1], [x_floor, 1], color="#767676", linewidth=0.9, linestyle=(0, (1, 2)), label="chance")
+        for level in (0.01, 0.001):
+            axes.axvline(level, color="#b0b0b0", linewidth=0.8, zorder=1)
+        _log(axes, x_floor, y_floor)
+
+    titles = {attack: attack for attack in attacks_of(results)}
+    figure = panels(titles, draw, "false positive rate (held-out misjudged)", "true positive rate (members found)")
+    return as_plot(figure, "ROC curves on logarithmic axes. " + " ".join(_roc_in_words(results, a) for a in titles))
+
+
+def _roc_in_words(results: Results, attack: str) -> str:
+    rates = [
+        f"{STYLES[name].label} {row.calibrated.metrics.tpr_at_1pct_fpr.value:.3f}"
+        for name, row in rows_of(results, attack).items()
+    ]
+    return f"{attack}, true positive rate at 1% false positives: {', '.join(rates)}."
+
+
+def _peak(points: Sequence[Point]) -> str:
+    best = max(points, key=lambda p: p.auroc)
+    return f"{best.auroc:.3f} at t {best.timestep}, {best.drop:.0%} dropped"
+
+
+@rc_context(LOOK)
+def plot_by_drop(results: Results) -> Plot:
+    """AUROC against the share of dimensions dropped: lowest, random and highest influence."""
+
+    def points(attack: str, mask: str) -> list[Point]:
+        mine = [p for p in results.by_drop if p.attack == attack]
+        return [p for p in mine if p.mask == "none"][:1] + [p for p in mine if p.mask == mask]
+
+    def draw(axes: Axes, attack: str) -> None:
+        _auroc_axis(axes, [p.auroc for p in results.by_drop])
+        if "lowest" in (rows := rows_of(results, attack)):
+            axes.axvline(rows["lowest"].calibrated.drop, color="#b0b0b0", linewidth=0.8, zorder=1)
+        for mask in ("random", "highest", "lowest"):
+            series = points(attack, mask)
+            _curve(axes, [p.drop for p in series], [p.auroc for p in series], mask)
+
+    steps = {attack: {p.timestep for p in results.by_drop if p.attack == attack} for attack in attacks_of(results)}
+    titles = {attack: f"{attack}, t = {', '.join(map(str, sorted(found)))}" for attack, found in steps.items()}
+    figure = panels(titles, draw, "share of dimensions dropped", "AUROC, all samples")
+    words = [f"{attack}, lowest dropped: best {_peak(points(attack, 'lowest'))}." for attack in titles]
+    return as_plot(figure, "AUROC against the share of dimensions dropped. " + " ".join(words))
+
+
+@rc_context(LOOK)
+def plot_by_timestep(results: Results) -> Plot:
+    """AUROC at each timestep, plain and with the lowest dropped."""
+
+    def points(attack: str, mask: str) -> list[Point]:
+        return [p for p in results.by_timestep if (p.attack, p.mask) == (attack, mask)]
+
+    def draw(axes: Axes, attack: str) -> None:
+        _auroc_axis(axes, [p.auroc for p in results.by_timestep])
+        for mask, name in (("none", "plain"), ("lowest", "lowest")):
+            series = points(attack, mask)
+            _curve(axes, [p.timestep for p in series], [p.auroc for p in series], name)
+
+    titles = {attack: attack for attack in attacks_of(results)}
+    figure = panels(titles, draw, "timestep t", "AUROC, all samples")
+    words = [f"{attack}, plain: best {_peak(points(attack, 'none'))}." for attack in titles]
+    return as_plot(figure, "AUROC at each timestep. " + " ".join(words))
+
+
+@rc_context(LOOK)
+def plot_by_distortion(results: Results) -> Plot:
+    """AUROC in each quartile of distortion, with intervals, plain and with the lowest dropped."""
+
+    def draw(axes: Axes, attack: str) -> None:
+        _auroc_axis(axes, [end for g in results.by_distortion if g.auroc for end in (g.auroc.low, g.auroc.high)])
+        for name, shift in (("plain", -0.08), ("lowest", 0.08)):
+            groups = [g for g in results.by_distortion if (g.attack, g.row) == (attack, name)]
+            _intervals(axes, groups, name, shift)
+        axes.set_xticks([1, 2, 3, 4], ["1 (least)", "2", "3", "4 (most)"])
+        axes.set_xlim(0.6, 4.4)
+
+    titles = {attack: attack for attack in attacks_of(results)}
+    figure = panels(titles, draw, "quartile of distortion", f"AUROC, {results.confidence:.0%} interval")
+    words = [_group_in_words(group) for group in results.by_distortion if group.auroc]
+    return as_plot(figure, "AUROC in each quartile of distortion. " + " ".join(words))
+
+
+def _intervals(axes: Axes, groups: Sequence[DistortionGroup], name: str, shift: float) -> None:
+    known = [(group.quartile + shift, group.auroc) for group in groups if group.auroc]
+    _curve(axes, [x for x, _ in known], [auroc.value for _, auroc in known], name)
+    lows, highs = [auroc.low for _, auroc in known], [auroc.high for _, auroc in known]
+    axes.vlines([x for x, _ in known], lows, highs, color=STYLES[name].colour, linewidth=1.3)
+
+
+def _group_in_words(group: DistortionGroup) -> str:
+    assert group.auroc is not None
+    return f"{group.attack} {STYLES[group.row].label}, quartile {group.quartile}: {group.auroc.value:.3f}."

@@ -1,0 +1,122 @@
+"""results.json is a documented, closed schema."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from ldm_scale.analysis import results
+from ldm_scale.analysis.results import (
+    Choice,
+    DistortionGroup,
+    Estimate,
+    Headline,
+    MetricSet,
+    Point,
+    Record,
+    Results,
+    RiskyMember,
+    RocPoint,
+)
+
+MODELS = [model for model in vars(results).values() if isinstance(model, type) and issubclass(model, Record)]
+# Keys that say what they are, or whose model's docstring does.
+SELF_EVIDENT = {
+    *(
+        "attack",
+        "row",
+        "mask",
+        "drop",
+        "timestep",
+        "quartile",
+        "metrics",
+        "auroc",
+        "fpr",
+        "tpr",
+        "value",
+        "low",
+        "high",
+    ),
+    *("members", "heldout", "sample_id", "format", "bootstrap", "confidence", "headline", "roc"),
+}
+
+
+def example() -> Results:
+    """One of everything."""
+    estimate = Estimate(value=0.7, low=0.6, high=0.8)
+    metrics = MetricSet(auroc=estimate, asr=estimate, tpr_at_1pct_fpr=estimate, tpr_at_01pct_fpr=estimate)
+    choice = Choice(timestep=50, drop=0.4, metrics=metrics)
+    shared: dict[str, Any] = {"attack": "sima", "row": "plain"}
+    group = {"quartile": 1, "low": 0.1, "high": 0.2, "members": 3, "heldout": 0, "timestep": 50, "drop": 0.0}
+    return Results(
+        fingerprint="abc",
+        members=3,
+        heldout=4,
+        expected=8,
+        rejected={"decode: no image": 1},
+        distortion_measured=7,
+        bootstrap=1000,
+        confidence=0.95,
+        headline=(Headline(**shared, calibrated=choice, oracle=choice),),
+        by_timestep=(Point(attack="sima", mask="none", drop=0.0, timestep=0, auroc=0.1 + 0.2),),
+        by_drop=(Point(attack="sima", mask="random", drop=0.05, timestep=0, auroc=1 / 3),),
+        by_distortion=(DistortionGroup(**shared, **group, auroc=None),),
+        roc=(RocPoint(**shared, fpr=0.01, tpr=0.2),),
+        at_risk=(RiskyMember(sample_id="members-000000/a", attack="sima", score=3.0, heldout_above=0.0),),
+        warnings=("few samples",),
+        versions={"numpy": "2"},
+    )
+
+
+def keys_of(value: object) -> set[str]:
+    """Every key of the models in a value; keys of free mappings are none of the schema's."""
+    if isinstance(value, BaseModel):
+        names = set(type(value).model_fields)
+        return names.union(*(keys_of(getattr(value, name)) for name in names))
+    return set().union(*map(keys_of, value)) if isinstance(value, tuple) else set()
+
+
+def test_json_is_read_back_as_it_was() -> None:
+    written = example().model_dump_json(indent=1)
+    assert Results.model_validate_json(written) == example()
+    assert Results.model_validate_json(written).model_dump_json(indent=1) == written
+
+
+def test_an_unknown_key_is_rejected_at_every_level() -> None:
+    for path in ((), ("headline", 0), ("headline", 0, "calibrated", "metrics", "auroc"), ("at_risk", 0)):
+        content = example().model_dump(mode="json")
+        inner = content
+        for step in path:
+            inner = inner[step]
+        inner["surprise"] = 1
+        with pytest.raises(ValidationError, match="surprise"):
+            Results.model_validate(content)
+
+
+def test_a_missing_key_is_rejected() -> None:
+    for name in set(Results.model_fields) - {"format"}:
+        content = example().model_dump(mode="json")
+        del content[name]
+        with pytest.raises(ValidationError, match=name):
+            Results.model_validate(content)
+
+
+def test_results_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        example().members = 5  # type: ignore[misc]
+
+
+def test_the_schema_names_every_key_that_is_written() -> None:
+    schema = Results.model_json_schema()
+    parts = [schema, *schema["$defs"].values()]
+    named = {key for part in parts for key in part["properties"]}
+    assert named == keys_of(example())
+    assert all(part["additionalProperties"] is False for part in parts)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_every_key_is_described_or_self_evident(model: type[Record]) -> None:
+    if model is not Record:
+        assert model.__doc__
+    undescribed = {name for name, field in model.model_fields.items() if not field.description}
+    assert undescribed <= SELF_EVIDENT

@@ -1,0 +1,297 @@
+"""What the results say of one attack: honest choices, coverage, planted signals, and every table against loops."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from ldm_scale.analysis.results import Headline
+from ldm_scale.analysis.scores import Mask, Spectra
+from ldm_scale.analysis.summary import (
+    ROC_POINTS,
+    ROWS,
+    AttackSummary,
+    halves,
+    level_warnings,
+    metric_set,
+    summarise_attack,
+)
+from ldm_scale.config import AnalysisConfig
+
+STEPS, BINS = 3, 4
+TIMESTEPS = (0, 50, 100)
+CONFIG = AnalysisConfig(drop=0.25, bootstrap=100, confidence=0.95)
+
+
+def make_member(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(np.arange(count) % 2 == 0)
+
+
+def exchangeable(seed: int, count: int = 80) -> Spectra:
+    """Members and held-out samples of one distribution."""
+    rng = np.random.default_rng(seed)
+    shape = (count, STEPS, BINS)
+    by_influence = rng.lognormal(size=shape).astype(np.float32)
+    return Spectra(make_member(count, seed), TIMESTEPS, by_influence, rng.permuted(by_influence, axis=2))
+
+
+def planted(seed: int, count: int = 400, step: int = 1) -> Spectra:
+    """Members are lower in the upper half of the bins at one timestep; the lower half of the bins is loud noise."""
+    rng = np.random.default_rng(seed)
+    member = make_member(count, seed)
+    by_influence = 1 + rng.random((count, STEPS, BINS))
+    by_influence[:, :, : BINS // 2] *= 5
+    by_influence[:, step, BINS // 2 :] -= 0.8 * member[:, None]
+    values = by_influence.astype(np.float32)
+    return Spectra(member, TIMESTEPS, values, rng.permuted(values, axis=2))
+
+
+def names_of(spectra: Spectra) -> np.ndarray:
+    return np.array([f"shard/{i:04d}" for i in range(len(spectra.member))])
+
+
+def summarise(
+    spectra: Spectra, distortion: np.ndarray | None = None, config: AnalysisConfig = CONFIG, seed: int = 0
+) -> AttackSummary:
+    if distortion is None:
+        distortion = np.full(len(spectra.member), np.nan)
+    return summarise_attack("sima", spectra, names_of(spectra), distortion, config, seed)
+
+
+def rows_of(summary: AttackSummary) -> dict[str, Headline]:
+    return {line.row: line for line in summary.headline}
+
+
+def naive_auroc(spectra: Spectra, mask: str, dropped: int, step: int) -> float:
+    source = spectra.at_random if mask == "random" else spectra.by_influence
+    kept = source[:, step, : BINS - dropped] if mask == "highest" else source[:, step, dropped:]
+    return float(roc_auc_score(spectra.member, -kept.astype(float).sum(1)))
+
+
+def choosable(row: str) -> list[int]:
+    """How many bins a headline row may drop."""
+    return {"plain": [0], "chosen": list(range(BINS))}.get(row, [1])
+
+
+@pytest.mark.parametrize(("members", "heldout"), [(2, 2), (10, 7), (25, 40)])
+def test_halves_are_disjoint_complete_and_stratified(members: int, heldout: int) -> None:
+    member = np.random.default_rng(0).permutation(np.repeat([True, False], [members, heldout]))
+    choose, report = halves(member, 3)
+    assert sorted([*choose, *report]) == list(range(members + heldout))
+    assert (int(member[choose].sum()), int((~member[choose]).sum())) == (members // 2, heldout // 2)
+    assert choose.tolist() == sorted(choose)
+    assert report.tolist() == sorted(report)
+
+
+def test_halves_are_seeded_and_mix_the_samples() -> None:
+    member = make_member(100)
+    first = halves(member, 0)[0]
+    np.testing.assert_array_equal(first, halves(member, 0)[0])
+    assert not np.array_equal(first, halves(member, 1)[0])
+    # A random half of 100 has about 25 of the first 50 (standard deviation 2.5); four of them either way.
+    assert 15 <= (first < 50).sum() <= 35
+
+
+def test_the_calibrated_choice_never_looks_at_the_report_half() -> None:
+    spectra = planted(0, step=1)
+    report = halves(spectra.member, 0)[1]
+    changed = spectra.by_influence.copy()
+    other = planted(1, step=2)
+    # In the report half alone the members now stand out at another timestep, and in the lowest bin.
+    changed[report] = other.by_influence[report][:, :, ::-1]
+    changed[report, 2, 0] = np.where(spectra.member[report], 0.1, 9)
+    before, after = (
+        rows_of(summarise(spectra)),
+        rows_of(summarise(Spectra(spectra.member, TIMESTEPS, changed, changed))),
+    )
+    for row in ("plain", "lowest", "highest", "chosen"):
+        assert after[row].calibrated.timestep == before[row].calibrated.timestep, row
+        assert after[row].calibrated.drop == before[row].calibrated.drop, row
+    assert after["plain"].calibrated.metrics != before["plain"].calibrated.metrics
+    assert after["plain"].oracle.timestep == 100
+
+
+def test_the_calibrated_choice_is_the_best_on_the_choosing_half() -> None:
+    spectra = exchangeable(5)
+    choose, report = halves(spectra.member, 0)
+    calibration, held = spectra.take(choose), spectra.take(report)
+    for row, line in rows_of(summarise(spectra)).items():
+        grid = {
+            (naive_auroc(calibration, ROWS[row], dropped, step), dropped, step)
+            for dropped in choosable(row)
+            for step in range(STEPS)
+        }
+        _, dropped, step = max(grid)
+        assert (line.calibrated.drop, line.calibrated.timestep) == (dropped / BINS, TIMESTEPS[step]), row
+        value = naive_auroc(held, ROWS[row], dropped, step)
+        assert line.calibrated.metrics.auroc.value == pytest.approx(value, abs=1e-12), row
+
+
+def test_the_oracle_is_the_best_of_the_grid_on_all_samples() -> None:
+    spectra = exchangeable(6)
+    for row, line in rows_of(summarise(spectra)).items():
+        best = max(naive_auroc(spectra, ROWS[row], q, t) for q in choosable(row) for t in range(STEPS))
+        assert line.oracle.metrics.auroc.value == pytest.approx(best, abs=1e-12), row
+
+
+def test_without_any_leak_calibrated_intervals_cover_a_half_and_the_oracle_is_optimistic() -> None:
+    config = AnalysisConfig(drop=0.25, bootstrap=200, confidence=0.95)
+    lines = [rows_of(summarise(exchangeable(seed), config=config, seed=seed)) for seed in range(100, 140)]
+    for row in ("plain", "chosen"):
+        calibrated = [line[row].calibrated.metrics.auroc for line in lines]
+        covered = sum(estimate.low <= 0.5 <= estimate.high for estimate in calibrated)
+        # P(Binomial(40, 0.95) < 34) = 0.3%; all 40 would be 13% likely.
+        assert 34 <= covered <= 40, row
+        # One AUROC of 20 and 20 samples has standard deviation sqrt(41 / 4800) = 0.092; four standard errors of 40.
+        assert np.mean([estimate.value for estimate in calibrated]) == pytest.approx(0.5, abs=4 * 0.092 / 40**0.5)
+    # The best of three timesteps and four shares on 40 and 40 samples (standard deviation 0.065): far above chance.
+    assert np.mean([line["chosen"].oracle.metrics.auroc.value for line in lines]) > 0.55
+    assert np.mean([line["plain"].oracle.metrics.auroc.value for line in lines]) > 0.53
+
+
+def test_a_leak_in_the_highest_influences_is_found_by_dropping_the_lowest() -> None:
+    lines = rows_of(summarise(planted(2)))
+    auroc = {row: line.calibrated.metrics.auroc for row, line in lines.items()}
+    assert lines["chosen"].calibrated.drop == 0.5
+    assert lines["chosen"].calibrated.timestep == TIMESTEPS[1]
+    assert auroc["chosen"].low > auroc["plain"].high
+    assert auroc["lowest"].value > auroc["plain"].value > auroc["highest"].value
+    assert auroc["lowest"].value > auroc["random"].value
+
+
+def test_headline_rows_stand_in_a_fixed_order_with_their_drop_shares() -> None:
+    headline = summarise(exchangeable(7)).headline
+    assert [line.row for line in headline] == ["plain", "lowest", "random", "highest", "chosen"]
+    assert [line.calibrated.drop for line in headline[:4]] == [0.0, 0.25, 0.25, 0.25]
+    assert [line.oracle.drop for line in headline[:4]] == [0.0, 0.25, 0.25, 0.25]
+    assert {line.attack for line in headline} == {"sima"}
+
+
+def test_the_grid_holds_every_mask_share_and_timestep() -> None:
+    spectra = exchangeable(8)
+    grid = summarise(spectra).grid.to_pylist()
+    assert len(grid) == 3 * BINS * STEPS
+    assert len({(row["mask"], row["drop"], row["timestep"]) for row in grid}) == len(grid)
+    for row in grid:
+        step = TIMESTEPS.index(row["timestep"])
+        expected = naive_auroc(spectra, row["mask"], round(row["drop"] * BINS), step)
+        assert row["auroc"] == pytest.approx(expected, abs=1e-12)
+    assert set(grid[0]) == {"attack", "mask", "drop", "timestep", "auroc", "asr", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr"}
+
+
+def test_curves_repeat_the_grid() -> None:
+    summary = summarise(exchangeable(9))
+    grid = {(row["mask"], row["drop"], row["timestep"]): row["auroc"] for row in summary.grid.to_pylist()}
+    for point in (*summary.by_timestep, *summary.by_drop):
+        mask = "lowest" if point.mask == "none" else point.mask
+        assert point.auroc == grid[mask, point.drop, point.timestep]
+        assert (point.mask == "none") == (point.drop == 0)
+    assert [(p.drop, p.timestep) for p in summary.by_timestep] == [(q, t) for q in (0.0, 0.25) for t in TIMESTEPS]
+    plain = rows_of(summary)["plain"].calibrated.timestep
+    assert {p.timestep for p in summary.by_drop} == {plain}
+    assert len(summary.by_drop) == 3 * BINS
+
+
+def test_the_members_at_risk_are_those_with_the_highest_scores() -> None:
+    spectra = planted(3)
+    summary = summarise(spectra)
+    chosen = rows_of(summary)["chosen"].calibrated
+    step = TIMESTEPS.index(chosen.timestep)
+    statistic = spectra.by_influence[:, step, round(chosen.drop * BINS) :].astype(float).sum(1)
+    names = names_of(spectra)
+    members = sorted(np.flatnonzero(spectra.member), key=lambda i: statistic[i])[:10]
+    assert [entry.sample_id for entry in summary.at_risk] == [names[i] for i in members]
+    for entry, i in zip(summary.at_risk, members, strict=True):
+        assert entry.score == pytest.approx(-np.log10(statistic[i]), rel=1e-12)
+        above = sum(statistic[j] < statistic[i] for j in np.flatnonzero(~spectra.member))
+        assert entry.heldout_above == pytest.approx(above / (~spectra.member).sum(), abs=1e-12)
+
+
+def test_fewer_members_than_the_list_is_long_are_all_at_risk() -> None:
+    assert len(summarise(exchangeable(0, count=8)).at_risk) == 4
+
+
+def test_distortion_quartiles_match_a_loop() -> None:
+    spectra = planted(4, count=83)
+    rng = np.random.default_rng(0)
+    distortion = rng.standard_normal(83).astype(np.float32)
+    distortion[rng.choice(83, 10, replace=False)] = np.nan
+    summary = summarise(spectra, distortion)
+    ordered = sorted((i for i in range(83) if not np.isnan(distortion[i])), key=lambda i: distortion[i])
+    assert len(ordered) == 73
+    quartiles = [ordered[:19], ordered[19:37], ordered[37:55], ordered[55:]]
+    assert [(g.row, g.quartile) for g in summary.by_distortion] == [
+        (r, q) for r in ("plain", "lowest") for q in range(1, 5)
+    ]
+    for group in summary.by_distortion:
+        rows = quartiles[group.quartile - 1]
+        calibrated = rows_of(summary)[group.row].calibrated
+        assert (group.timestep, group.drop) == (calibrated.timestep, calibrated.drop)
+        assert (group.members, group.heldout) == (spectra.member[rows].sum(), (~spectra.member[rows]).sum())
+        assert (group.low, group.high) == (distortion[rows[0]], distortion[rows[-1]])
+        step = TIMESTEPS.index(group.timestep)
+        expected = naive_auroc(spectra.take(np.array(rows)), "lowest", round(group.drop * BINS), step)
+        assert group.auroc is not None
+        assert group.auroc.value == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_quartile_without_members_has_no_auroc() -> None:
+    spectra = exchangeable(10)
+    groups = summarise(spectra, np.where(spectra.member, 1.0, 0.0) + np.arange(80) / 1000).by_distortion
+    assert [(g.members, g.heldout, g.auroc) for g in groups[:4]] == [(0, 20, None)] * 2 + [(20, 0, None)] * 2
+
+
+@pytest.mark.parametrize("measured", [0, 3])
+def test_without_distortion_there_are_no_quartiles(measured: int) -> None:
+    distortion = np.full(80, np.nan)
+    distortion[:measured] = 1.0
+    assert summarise(exchangeable(11), distortion).by_distortion == []
+
+
+def test_roc_points_lie_on_the_curve_of_the_report_half() -> None:
+    spectra = planted(5, count=1200)
+    summary = summarise(spectra)
+    held = spectra.take(halves(spectra.member, 0)[1])
+    for row, line in rows_of(summary).items():
+        points = [(p.fpr, p.tpr) for p in summary.roc if p.row == row]
+        assert points == sorted(set(points))
+        assert points[-1] == (1.0, 1.0)
+        assert len(points) <= ROC_POINTS + 1
+        scores = held.scores(ROWS[row], line.calibrated.drop)[:, TIMESTEPS.index(line.calibrated.timestep)]
+        curve = {(float((scores[~held.member] >= s).mean()), float((scores[held.member] >= s).mean())) for s in scores}
+        assert set(points) <= curve | {(0.0, 0.0)}
+        # The published rates can be read off the points.
+        at_1pct = max(tpr for fpr, tpr in points if fpr <= 0.01)
+        assert at_1pct == line.calibrated.metrics.tpr_at_1pct_fpr.value
+
+
+def test_metric_sets_carry_each_value_in_its_own_interval() -> None:
+    spectra = planted(6)
+    scores = spectra.scores(Mask.LOWEST, 0.5)[:, 1]
+    metrics = metric_set(scores, spectra.member, CONFIG, 0)
+    assert metrics.auroc.value == pytest.approx(roc_auc_score(spectra.member, scores), abs=1e-12)
+    for estimate in (metrics.auroc, metrics.asr, metrics.tpr_at_1pct_fpr, metrics.tpr_at_01pct_fpr):
+        assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_the_same_rows_and_seed_give_the_same_summary_and_another_seed_other_halves() -> None:
+    spectra = exchangeable(12)
+    first, again, other = (summarise(spectra, seed=seed) for seed in (0, 0, 1))
+    assert first.headline == again.headline
+    assert first.roc == again.roc
+    assert first.headline != other.headline
+    assert first.grid.equals(other.grid)
+
+
+@pytest.mark.parametrize(
+    ("heldout", "levels"),
+    [(24, ["1.0%", "0.1%"]), (1998, ["1.0%", "0.1%"]), (2000, ["0.1%"]), (19998, ["0.1%"]), (20000, [])],
+)
+def test_levels_that_fewer_than_ten_held_out_samples_decide_are_warned_of(heldout: int, levels: list[str]) -> None:
+    warnings = level_warnings(heldout)
+    assert [warning.split(" FPR")[0] for warning in warnings] == [f"TPR at {level}" for level in levels]
+    assert all(f" {heldout // 2} held-out samples" in warning for warning in warnings)
+
+
+def test_a_warning_says_how_many_may_be_misjudged() -> None:
+    assert "at most 3 may" in level_warnings(601)[0]
+    assert "at most 0 may" in level_warnings(601)[1]

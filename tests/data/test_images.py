@@ -1,0 +1,251 @@
+"""Encoded bytes to pixels: every mode, every way bytes can be broken, and the papers' preprocessing."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from ldm_scale.config import ImageConfig
+from ldm_scale.data.images import BadImage, encode_png, on_white, open_image, preprocess
+from tests.conftest import make_image
+
+LIMIT = 10**6
+AS_IS = ImageConfig()
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def pixels_of(data: bytes, size: int) -> np.ndarray:
+    return preprocess(open_image(data, LIMIT), AS_IS, size)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds a few bytes."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_lossless_images_keep_every_pixel(kind: str) -> None:
+    image = noise(16, 16)
+    expected = np.asarray(image).transpose(2, 0, 1)
+    pixels = pixels_of(encode(image, kind, lossless=True), 16)
+    np.testing.assert_array_equal(pixels, expected)
+    assert pixels.dtype == np.uint8
+
+
+def test_jpeg_is_decoded() -> None:
+    image = make_image(0, 32)
+    difference = pixels_of(encode(image, "JPEG", quality=95), 32).astype(int) - np.asarray(image).transpose(2, 0, 1)
+    # A smooth picture at quality 95 with halved chroma: a few grey levels on average.
+    assert np.abs(difference).mean() < 5
+
+
+def test_cmyk_becomes_rgb() -> None:
+    data = encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG", quality=100)
+    red = np.array([255, 0, 0])[:, None, None]
+    np.testing.assert_allclose(pixels_of(data, 8).astype(int), np.broadcast_to(red, (3, 8, 8)), atol=4)
+
+
+def test_palette_images_show_their_colours() -> None:
+    colours = Image.new("RGB", (4, 4), (10, 20, 30))
+    colours.putpixel((1, 2), (200, 100, 50))
+    palette = colours.quantize(8)
+    assert palette.mode == "P"
+    np.testing.assert_array_equal(pixels_of(encode(palette), 4), np.asarray(colours).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_grey_images_have_three_equal_channels(mode: str) -> None:
+    grey = noise(9, 9).convert(mode)
+    pixels = pixels_of(encode(grey), 9)
+    for channel in pixels:
+        np.testing.assert_array_equal(channel, np.asarray(grey.convert("L")))
+
+
+def test_sixteen_bit_greys_keep_their_gradient() -> None:
+    values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    pixels = pixels_of(encode(Image.fromarray(values)), 16)
+    # 8-bit greys of the same intensities; one level for either way of rounding.
+    np.testing.assert_allclose(pixels[0].astype(float), values / 257, atol=1)
+
+
+def test_transparency_is_ignored_by_preprocessing_as_the_papers_do() -> None:
+    image = noise(8, 8)
+    clear = image.copy()
+    clear.putalpha(0)
+    np.testing.assert_array_equal(preprocess(clear, AS_IS, 8), np.asarray(image).transpose(2, 0, 1))
+
+
+def test_rotation_in_exif_is_left_as_stored() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert open_image(encode(noise(20, 10), "JPEG", exif=exif), LIMIT).size == (20, 10)
+
+
+def test_an_animation_gives_its_first_frame() -> None:
+    frames = [noise(8, 8, seed) for seed in range(3)]
+    data = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
+    np.testing.assert_array_equal(pixels_of(data, 8), np.asarray(frames[0]).transpose(2, 0, 1))
+
+
+FOREIGN = {
+    "gif": encode(noise(8, 8), "GIF"),
+    "bmp": encode(noise(8, 8), "BMP"),
+    "tiff": encode(noise(8, 8), "TIFF"),
+    "html": b"<html><body>404 Not Found</body></html>",
+    "zeros": bytes(1000),
+    "png signature alone": b"\x89PNG\r\n\x1a\n",
+    "jpeg marker alone": b"\xff\xd8\xff",
+    "riff of another kind": b"RIFF\x24\x00\x00\x00WAVEfmt ",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_bytes_are_bad_images(name: str) -> None:
+    with pytest.raises(BadImage, match="cannot be decoded"):
+        open_image(FOREIGN[name], LIMIT)
+
+
+def test_the_reason_is_one_line_and_the_same_each_time() -> None:
+    for data in FOREIGN.values():
+        with pytest.raises(BadImage) as first:
+            open_image(data, LIMIT)
+        with pytest.raises(BadImage) as second:  # while the first error still holds its buffer in memory
+            open_image(data, LIMIT)
+        assert str(first.value) == str(second.value)
+        assert "\n" not in str(first.value)
+
+
+def test_no_bytes_are_no_image() -> None:
+    with pytest.raises(BadImage, match="no image"):
+        open_image(b"", LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_truncated_images_are_bad_wherever_they_are_cut(kind: str) -> None:
+    data = encode(noise(24, 24), kind)
+    for cut in range(1, len(data) * 9 // 10, max(1, len(data) // 60)):
+        with pytest.raises(BadImage):
+            open_image(data[:cut], LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_damaged_bytes_never_raise_anything_else(kind: str) -> None:
+    data = encode(noise(16, 16), kind)
+    rng = np.random.default_rng(0)
+    bad = 0
+    for _ in range(300):
+        damaged = bytearray(data)
+        for place in rng.integers(0, len(data), rng.integers(1, 5)):
+            damaged[place] = rng.integers(256)
+        try:
+            assert preprocess(open_image(bytes(damaged), LIMIT), AS_IS, 8).shape == (3, 8, 8)
+        except BadImage:
+            bad += 1
+    assert bad > 0
+
+
+def test_too_many_pixels_are_rejected_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(self: ImageFile.ImageFile) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
+    with pytest.raises(BadImage, match=r"12000 x 9000 is more than max_pixels = 64000000"):
+        open_image(png_header(12000, 9000), 64_000_000)
+
+
+def test_a_decompression_bomb_is_a_bad_image() -> None:
+    with pytest.raises(BadImage):
+        open_image(png_header(2**31 - 1, 2**31 - 1), 64_000_000)
+
+
+def test_the_largest_allowed_image_is_decoded() -> None:
+    data = encode(noise(20, 10))
+    assert open_image(data, 200).size == (20, 10)
+    with pytest.raises(BadImage, match="20 x 10"):
+        open_image(data, 199)
+
+
+def test_celeba_is_cropped_to_140_then_resized_to_64() -> None:
+    image = noise(178, 218)
+    cropped = Image.fromarray(np.asarray(image)[39:179, 19:159])
+    expected = np.asarray(cropped.resize((64, 64), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    np.testing.assert_array_equal(preprocess(image, ImageConfig(crop=140), 64), expected)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "resized", "box"),
+    [
+        (100, 50, (64, 32), (16, 0)),
+        (50, 100, (32, 64), (0, 16)),
+        (33, 32, (33, 32), (0, 0)),  # half a pixel rounds to even: none is cut on the left
+        (35, 32, (35, 32), (2, 0)),
+        (20, 20, (32, 32), (0, 0)),
+        (90, 31, (93, 32), (30, 0)),
+    ],
+)
+@pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_the_shorter_side_is_resized_then_the_centre_is_cut_out(
+    width: int, height: int, resized: tuple[int, int], box: tuple[int, int], name: str
+) -> None:
+    image = noise(width, height)
+    method = {"nearest": 0, "bilinear": 2, "bicubic": 3, "lanczos": 1}[name]
+    whole = np.asarray(image.resize(resized, method))
+    expected = whole[box[1] : box[1] + 32, box[0] : box[0] + 32].transpose(2, 0, 1)
+    np.testing.assert_array_equal(preprocess(image, ImageConfig(filter=name), 32), expected)
+
+
+def test_every_aspect_ratio_gives_the_exact_size() -> None:
+    for width in (1, 2, 3, 7, 31, 63, 64, 65, 127, 300):
+        for height in (1, 5, 31, 64, 65, 99):
+            for size in (1, 31, 64):
+                assert preprocess(noise(width, height), AS_IS, size).shape == (3, size, size)
+
+
+def test_an_image_of_the_wanted_size_is_not_resampled() -> None:
+    image = noise(40, 32)
+    expected = np.asarray(image)[:, 4:36].transpose(2, 0, 1)
+    np.testing.assert_array_equal(preprocess(image, AS_IS, 32), expected)
+
+
+@pytest.mark.parametrize(
+    ("pixel", "expected"),
+    [((10, 20, 30, 255), (10, 20, 30)), ((10, 20, 30, 0), (255,) * 3), ((0, 0, 0, 51), (204,) * 3)],
+)
+def test_transparent_parts_are_laid_on_white(pixel: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    flat = on_white(Image.new("RGBA", (2, 2), pixel))
+    assert flat.mode == "RGB"
+    np.testing.assert_allclose(np.asarray(flat)[0, 0], expected, atol=1)
+
+
+def test_a_transparent_palette_colour_is_laid_on_white() -> None:
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    palette.putpixel((1, 0), 1)
+    stored = open_image(encode(palette, transparency=0), LIMIT)
+    np.testing.assert_array_equal(np.asarray(on_white(stored))[0], [[255] * 3, [9] * 3])
+
+
+def test_encoded_pngs_hold_the_same_pixels() -> None:
+    image = noise(13, 7)
+    np.testing.assert_array_equal(np.asarray(open_image(encode_png(image), LIMIT)), np.asarray(image))
+    assert encode_png(image) == encode_png(image)

@@ -1,0 +1,270 @@
+"""Packing a source: copies, splits without near-duplicates on both sides, and refusals that touch nothing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_scale.config import PackConfig
+from ldm_scale.data.images import open_image
+from ldm_scale.data.pack import pack
+from ldm_scale.data.shards import Manifest, Sample, read_manifest, read_shard
+from ldm_scale.data.split import Split
+from ldm_scale.errors import UsageError
+from ldm_scale.storage import Location
+from tests.conftest import make_folder, make_image
+
+
+def config(source: Path, out: Path, **changes: object) -> PackConfig:
+    values = {"dataset": "folder", "source": str(source), "out": str(out), "near_duplicates": 0}
+    return PackConfig.model_validate(values | changes)
+
+
+def packed(out: Path) -> dict[str, dict[str, Sample]]:
+    """Samples by side and key, from the shards themselves."""
+    folder = Location.of(out)
+    sides: dict[str, dict[str, Sample]] = {"members": {}, "heldout": {}}
+    for shard in read_manifest(folder).shards:
+        samples = read_shard(folder / shard.name, shard.samples)
+        sides[shard.name.split("/")[0]].update({sample.key: sample for sample in samples})
+    return sides
+
+
+def keys(out: Path) -> tuple[list[str], list[str]]:
+    sides = packed(out)
+    return sorted(sides["members"]), sorted(sides["heldout"])
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def write_split(path: Path, members: list[str], heldout: list[str]) -> str:
+    path.write_text(json.dumps({"members": members, "heldout": heldout}))
+    return str(path)
+
+
+def test_images_are_copied_byte_for_byte_with_captions_and_labels(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 9)
+    make_image(50).save(source / "cat/photo.jpg", quality=40)
+    manifest = pack(config(source, tmp_path / "out"))
+    sides = packed(tmp_path / "out")
+    samples = sides["members"] | sides["heldout"]
+    assert (len(sides["members"]), len(sides["heldout"]), len(samples)) == (5, 5, 10)
+    for key, sample in samples.items():
+        path = source / f"{key}.{sample.suffix}"
+        assert sample.image == path.read_bytes()
+        assert manifest.classes[sample.label or 0] == key.split("/")[0]
+    assert samples["dog/002"].caption == "picture 2"
+    assert samples["cat/photo"].caption is None
+    assert manifest.classes == ("cat", "dog")
+
+
+def test_the_manifest_on_disk_is_the_one_returned(tmp_path: Path) -> None:
+    manifest = pack(config(make_folder(tmp_path / "source", 10), tmp_path / "out", shard_samples=2))
+    assert read_manifest(Location.of(tmp_path / "out")) == manifest
+    assert [shard.samples for shard in manifest.shards] == [2, 2, 1, 2, 2, 1]
+    assert manifest.split_sha256 == Split(*map(tuple, keys(tmp_path / "out"))).sha256
+
+
+def test_the_same_seed_gives_the_same_shards_and_another_seed_another_split(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 12)
+    first, again, other = (pack(config(source, tmp_path / name, seed=s)) for name, s in (("a", 1), ("b", 1), ("c", 2)))
+    assert first == again
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert first.split_sha256 != other.split_sha256
+
+
+def test_a_size_gives_pngs_of_that_size_on_white(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    make_image(0, 40).save(source / "a.jpg")
+    Image.new("RGBA", (20, 20), (255, 0, 0, 0)).save(source / "b.png")
+    pack(config(source, tmp_path / "out", size=8))
+    sides = packed(tmp_path / "out")
+    samples = sides["members"] | sides["heldout"]
+    assert {sample.suffix for sample in samples.values()} == {"png"}
+    images = {key: open_image(sample.image, 100) for key, sample in samples.items()}
+    assert {image.size for image in images.values()} == {(8, 8)}
+    assert {image.format for image in images.values()} == {"PNG"}
+    assert np.asarray(images["b"]).min() == 255
+
+
+def test_a_split_file_decides_and_leaves_the_rest_out(tmp_path: Path) -> None:
+    split = write_split(tmp_path / "split.json", ["dog/000", "dog/002"], ["cat/001"])
+    pack(config(make_folder(tmp_path / "source", 6), tmp_path / "out", split=split, near_duplicates=0.3))
+    assert keys(tmp_path / "out") == (["dog/000", "dog/002"], ["cat/001"])
+
+
+def test_a_split_file_naming_absent_keys_is_refused(tmp_path: Path) -> None:
+    split = write_split(tmp_path / "split.json", ["dog/000", "dog/999"], ["cat/001"])
+    with pytest.raises(UsageError, match=r"1 keys absent from .*, the first is 'dog/999'"):
+        pack(config(make_folder(tmp_path / "source", 4), tmp_path / "out", split=split))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "manifest.json", "members/members-000000.tar"])
+def test_an_out_folder_with_anything_in_it_is_refused_and_left_alone(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="out is not empty"):
+        pack(config(make_folder(tmp_path / "source", 4), tmp_path / "out"))
+    assert tree(tmp_path / "out") == {name: b"mine"}
+
+
+def test_an_out_path_that_is_a_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UsageError, match="out"):
+        pack(config(make_folder(tmp_path / "source", 4), tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_an_empty_out_folder_is_used(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert pack(config(make_folder(tmp_path / "source", 4), tmp_path / "out")).samples == 4
+
+
+@pytest.fixture(scope="module")
+def doubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pictures, each beside two recompressed copies."""
+    source = tmp_path_factory.mktemp("doubled")
+    for number in range(10):
+        image = make_image(number, 32)
+        image.save(source / f"{number}-original.png")
+        image.save(source / f"{number}-again.jpg", quality=90)
+        image.resize((30, 30)).save(source / f"{number}-smaller.png")
+    return source
+
+
+def test_one_of_each_group_of_near_duplicates_is_kept(tmp_path: Path, doubled: Path) -> None:
+    for seed in range(3):
+        manifest = pack(config(doubled, tmp_path / str(seed), near_duplicates=0.05, seed=seed))
+        members, heldout = keys(tmp_path / str(seed))
+        assert sorted(key.split("-")[0] for key in members + heldout) == [str(number) for number in range(10)]
+        assert "20 removed" in manifest.split
+
+
+def test_no_picture_is_near_one_on_the_other_side(tmp_path: Path, doubled: Path) -> None:
+    pack(config(doubled, tmp_path / "out", near_duplicates=0.05))
+    sides = packed(tmp_path / "out")
+    small = {
+        side: [
+            np.asarray(open_image(s.image, 10**6).resize((32, 32), Image.Resampling.BOX)) / 255 for s in found.values()
+        ]
+        for side, found in sides.items()
+    }
+    for member in small["members"]:
+        for heldout in small["heldout"]:
+            assert np.sqrt(np.mean((member - heldout) ** 2)) > 0.05
+
+
+def test_near_duplicates_can_be_kept(tmp_path: Path, doubled: Path) -> None:
+    assert pack(config(doubled, tmp_path / "out")).samples == 30
+
+
+def test_emoji_variants_are_near_duplicates(tmp_path: Path) -> None:
+    codes = ["1f468-200d-1f373", "1f469-200d-1f373", "1f600", "1f601"]
+    (tmp_path / "source/img/google/64").mkdir(parents=True)
+    entries = []
+    for number, code in enumerate(codes):
+        make_image(number, 64).save(tmp_path / f"source/img/google/64/{code}.png")
+        entry = {"name": code, "unified": code.upper(), "image": f"{code}.png", "short_name": code}
+        entries.append(entry | {"subcategory": "x", "has_img_google": True})
+    (tmp_path / "source/emoji.json").write_text(json.dumps(entries))
+    pack(config(tmp_path / "source", tmp_path / "out", dataset="emoji", near_duplicates=0.01))
+    members, heldout = keys(tmp_path / "out")
+    assert sorted(members + heldout) == [codes[0], codes[2], codes[3]]
+
+
+def test_an_emoji_picture_that_is_missing_is_named(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    entry = {"name": "x", "unified": "1F600", "image": "1f600.png", "short_name": "x", "subcategory": "x"}
+    (source / "emoji.json").write_text(json.dumps([entry | {"has_img_google": True}]))
+    with pytest.raises(UsageError, match=r"1f600\.png"):
+        pack(config(source, tmp_path / "out", dataset="emoji", near_duplicates=0.05))
+
+
+def test_at_most_the_asked_number_is_drawn_after_near_duplicates(tmp_path: Path, doubled: Path) -> None:
+    for name in ("out", "again"):
+        pack(config(doubled, tmp_path / name, near_duplicates=0.05, max_samples=7))
+    members, heldout = keys(tmp_path / "out")
+    assert (len(members), len(heldout)) == (3, 4)
+    assert len({key.split("-")[0] for key in members + heldout}) == 7
+    assert keys(tmp_path / "again") == (members, heldout)
+    assert pack(config(doubled, tmp_path / "all", near_duplicates=0.05, max_samples=99)).samples == 10
+
+
+@pytest.mark.parametrize(
+    "changes", [{"near_duplicates": 0.05}, {"near_duplicates": 0, "size": 8}, {"near_duplicates": 0.05, "size": 8}]
+)
+@pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\nbroken"])
+def test_a_broken_image_is_named_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, object], content: bytes
+) -> None:
+    source = make_folder(tmp_path / "source", 4)
+    (source / "broken.png").write_bytes(content)
+    with pytest.raises(UsageError, match=r"broken\.png"):
+        pack(config(source, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_images_are_copied_where_nothing_needs_to_look_at_them(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 3)
+    (source / "broken.png").write_bytes(b"not an image")
+    assert pack(config(source, tmp_path / "out")).samples == 4
+
+
+def test_an_image_of_too_many_pixels_is_named(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 3)
+    make_image(9, 40).save(source / "large.png")
+    with pytest.raises(UsageError, match=r"large\.png 40 x 40 is more than max_pixels = 1000"):
+        pack(config(source, tmp_path / "out", near_duplicates=0.05, max_pixels=1000))
+
+
+def test_images_of_one_key_are_refused(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 3)
+    make_image(9).save(source / "cat/001.jpg")
+    with pytest.raises(UsageError, match=r"two images of .* have the key 'cat/001'"):
+        pack(config(source, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", ["__cat__/1.png", "x" * 150 + ".png", ".hidden.png", "cat's & dog #1 é.png"])
+def test_every_file_name_is_packed_so_that_it_can_be_read(tmp_path: Path, name: str) -> None:
+    source = make_folder(tmp_path / "source", 3)
+    (source / name).parent.mkdir(exist_ok=True)
+    make_image(9).save(source / name)
+    pack(config(source, tmp_path / "out"))
+    sides = packed(tmp_path / "out")
+    images = [sample.image for side in sides.values() for sample in side.values()]
+    assert (source / name).read_bytes() in images
+    assert len(images) == 4
+
+
+def test_sources_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    single = make_folder(tmp_path / "single", 1)
+    for source, changes, message in [
+        (tmp_path / "nowhere", {}, "nowhere does not exist"),
+        (tmp_path / "empty", {}, "holds no images"),
+        (single, {}, "a split needs two"),
+        (single, {"dataset": "foldr"}, "unknown data set 'foldr'; did you mean 'folder'"),
+        (single, {"split": str(tmp_path / "gone.json")}, r"gone\.json does not exist"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            pack(config(source, tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_samples_without_class_folders_have_no_labels(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(4):
+        make_image(number).save(source / f"{number}.png")
+    manifest: Manifest = pack(config(source, tmp_path / "out"))
+    sides = packed(tmp_path / "out")
+    assert manifest.classes == ()
+    assert {sample.label for side in sides.values() for sample in side.values()} == {None}

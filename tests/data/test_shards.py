@@ -1,0 +1,238 @@
+"""Shards and manifests: what is written is read back, and nothing is lost without an error."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+import webdataset
+
+from ldm_scale.data.shards import (
+    Manifest,
+    Sample,
+    ShardInfo,
+    read_manifest,
+    read_shard,
+    write_manifest,
+    write_shards,
+)
+from ldm_scale.errors import RunError, UsageError
+from ldm_scale.storage import Location
+
+SAMPLES = [
+    Sample("a", b"first image" * 70, "jpg", "a caption", 3),
+    Sample("b", b"second image", "webp", "naïve 猫 🐱\nsecond line", 0),
+    Sample("cat/0001", b"third", "png", None, 12),
+    Sample("dog/with space-é", b"fourth", "jpeg", "", None),
+    Sample("e", b"fifth", "webp", "the last caption", 7),
+]
+
+
+def write(folder: Path, samples: list[Sample] = SAMPLES) -> Path:
+    """One shard of these samples."""
+    return folder / write_shards(samples, Location.of(folder), "members")[0].name
+
+
+def read(path: Path, expected: int = len(SAMPLES)) -> list[Sample]:
+    return list(read_shard(Location.of(path), expected))
+
+
+def manifest_of(*names: str, samples: int = 2) -> Manifest:
+    return Manifest(shards=tuple(ShardInfo(name=name, samples=samples, bytes=1, sha256="0") for name in names))
+
+
+def tar(entries: list[tuple[str, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in entries:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def test_samples_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    assert read(write(tmp_path)) == SAMPLES
+
+
+def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
+    assert write(tmp_path / "one").read_bytes() == write(tmp_path / "two").read_bytes()
+
+
+def test_webdataset_reads_the_same_keys_and_bytes(tmp_path: Path) -> None:
+    entries = list(webdataset.WebDataset(str(write(tmp_path)), shardshuffle=False))
+    assert [entry["__key__"] for entry in entries] == [sample.key for sample in SAMPLES]
+    for entry, sample in zip(entries, SAMPLES, strict=True):
+        assert entry[sample.suffix] == sample.image
+        assert entry.get("txt") == (None if sample.caption is None else sample.caption.encode())
+        assert entry.get("cls") == (None if sample.label is None else str(sample.label).encode())
+
+
+def test_long_file_names_are_kept(tmp_path: Path) -> None:
+    samples = [Sample("x" * 200 + str(number), b"image", "jpg", "caption") for number in range(2)]
+    assert read(write(tmp_path, samples), 2) == samples
+
+
+def test_shards_hold_at_most_the_asked_number_of_samples(tmp_path: Path) -> None:
+    samples = [Sample(f"{i:02d}", b"x" * i, "png") for i in range(7)]
+    infos = write_shards(iter(samples), Location.of(tmp_path), "heldout", max_samples=3)
+    assert [info.name for info in infos] == [f"heldout/heldout-{i:06d}.tar" for i in range(3)]
+    assert [info.samples for info in infos] == [3, 3, 1]
+    assert [s for info in infos for s in read(tmp_path / info.name, info.samples)] == samples
+
+
+def test_shards_hold_at_most_the_asked_number_of_bytes_but_always_a_sample(tmp_path: Path) -> None:
+    samples = [Sample(str(i), b"x" * size, "png") for i, size in enumerate([40, 60, 1, 500, 99])]
+    infos = write_shards(samples, Location.of(tmp_path), "members", max_bytes=100)
+    assert [info.samples for info in infos] == [2, 1, 1, 1]
+
+
+def test_a_shard_is_described_by_its_size_and_digest(tmp_path: Path) -> None:
+    info = write_shards(SAMPLES, Location.of(tmp_path), "members")[0]
+    assert info.stem == "members-000000"
+    assert info.bytes == (tmp_path / info.name).stat().st_size
+    assert info.sha256 == Location.of(tmp_path / info.name).sha256()
+
+
+def test_no_samples_make_no_shards(tmp_path: Path) -> None:
+    assert write_shards([], Location.of(tmp_path), "members") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_is_never_overwritten(tmp_path: Path) -> None:
+    before = write(tmp_path).read_bytes()
+    with pytest.raises(UsageError, match=r"members-000000\.tar exists already"):
+        write(tmp_path, SAMPLES[:1])
+    assert (tmp_path / "members/members-000000.tar").read_bytes() == before
+
+
+def test_a_shard_cut_before_any_of_its_files_names_the_shard(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    data = path.read_bytes()
+    with tarfile.open(path) as archive:
+        starts = [member.offset for member in archive]
+    # Cut between two files of the last sample, and the number of samples is still right.
+    for start in starts:
+        path.write_bytes(data[:start])
+        with pytest.raises(RunError, match=r"members-000000\.tar"):
+            read(path)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.2, 0.35, 0.5, 0.6])
+def test_a_shard_cut_inside_a_file_names_the_shard(tmp_path: Path, share: float) -> None:
+    path = write(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data)) // 512 * 512 + 100])
+    with pytest.raises(RunError, match=r"members-000000\.tar"):
+        read(path)
+
+
+@pytest.mark.parametrize("garbage", [b"<html><body>503 Slow Down</body></html>", b"<p>" * 9999, b"", bytes(10240)])
+def test_what_is_no_tar_file_names_the_shard(tmp_path: Path, garbage: bytes) -> None:
+    path = tmp_path / "shard.tar"
+    path.write_bytes(garbage)
+    with pytest.raises(RunError, match=r"shard\.tar") as caught:
+        read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_shard_is_named_with_the_cause(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"(?i)gone\.tar.*(no such file|does not exist|missing|not found)"):
+        read(tmp_path / "gone.tar")
+
+
+@pytest.mark.parametrize("expected", [4, 6, 0])
+def test_another_number_of_samples_than_the_manifest_says_is_an_error(tmp_path: Path, expected: int) -> None:
+    with pytest.raises(RunError, match=rf"holds 5 samples, its manifest says {expected}"):
+        read(write(tmp_path), expected)
+
+
+def test_samples_are_streamed(tmp_path: Path) -> None:
+    # The first sample is there before the last is read and the number of samples turns out to be wrong.
+    stream = read_shard(Location.of(write(tmp_path)), 9)
+    assert next(stream) == SAMPLES[0]
+    with pytest.raises(RunError):
+        list(stream)
+
+
+def test_a_repeated_key_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "shard.tar"
+    path.write_bytes(tar([("a.jpg", b"one"), ("a.jpg", b"two")]))
+    with pytest.raises(RunError, match=r"shard\.tar"):
+        read(path, 1)
+
+
+def test_foreign_shards_are_read_for_what_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "shard.tar"
+    entries = [("a.JPG", b"one"), ("a.json", b"{}"), ("b.txt", b"alone \xff"), ("c.png", b"two"), ("c.cls", b"cat")]
+    path.write_bytes(tar([("./", b""), *entries, ("README", b"no suffix")]))
+    assert read(path, 3) == [
+        Sample("a", b"one", "jpg"),
+        Sample("b", b"", "", "alone \ufffd"),
+        Sample("c", b"two", "png"),
+    ]
+
+
+def test_a_manifest_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    written = Manifest(
+        shards=tuple(write_shards(SAMPLES, Location.of(tmp_path), "members")),
+        classes=("cat", "dög"),
+        split="random halves, seed 0",
+        split_sha256="abc",
+    )
+    write_manifest(Location.of(tmp_path), written)
+    assert read_manifest(Location.of(tmp_path)) == written
+    assert written.samples == 5
+
+
+def test_a_manifest_is_never_overwritten(tmp_path: Path) -> None:
+    write_manifest(Location.of(tmp_path), manifest_of("a.tar"))
+    with pytest.raises(UsageError, match=r"manifest\.json exists already"):
+        write_manifest(Location.of(tmp_path), manifest_of("b.tar"))
+    assert read_manifest(Location.of(tmp_path)) == manifest_of("a.tar")
+
+
+def test_a_missing_folder_and_a_folder_without_manifest_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere does not exist"):
+        read_manifest(Location.of(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match=r"holds no manifest\.json"):
+        read_manifest(Location.of(tmp_path))
+
+
+SHARD = {"name": "a.tar", "samples": 1, "bytes": 1, "sha256": "0"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "<html>",
+        "[]",
+        "null",
+        "{}",
+        '{"shards": "a.tar"}',
+        json.dumps({"shards": [{"name": "a.tar"}]}),
+        json.dumps({"shards": [SHARD | {"samples": "many"}]}),
+        json.dumps({"shards": [SHARD], "surprise": 1}),
+        b"\xff\xfe\x00",
+    ],
+)
+def test_a_malformed_manifest_is_named(tmp_path: Path, content: str | bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UsageError, match=r"manifest\.json is not a shard manifest") as caught:
+        read_manifest(Location.of(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("manifest", [manifest_of(), manifest_of("a.tar", samples=0)])
+def test_a_manifest_of_no_samples_is_an_error(tmp_path: Path, manifest: Manifest) -> None:
+    write_manifest(Location.of(tmp_path), manifest)
+    with pytest.raises(UsageError, match="lists no samples"):
+        read_manifest(Location.of(tmp_path))
+
+
+def test_two_shards_of_one_stem_are_an_error(tmp_path: Path) -> None:
+    write_manifest(Location.of(tmp_path), manifest_of("members/x-0.tar", "members/x-1.tar", "heldout/x-1.tar"))
+    with pytest.raises(UsageError, match="two shards named x-1"):
+        read_manifest(Location.of(tmp_path))

@@ -1,0 +1,152 @@
+"""Who is a member: seeded halves, split files, and groups of near-duplicates against a double loop."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldm_scale.data.split import Split, check_keys, duplicate_groups, random_halves, read_split
+from ldm_scale.errors import UsageError
+from ldm_scale.storage import Location
+
+KEYS = [f"class/{number:03d}" for number in range(101)]
+
+
+def read(folder: Path, content: object) -> Split:
+    path = folder / "split.json"
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return read_split(Location.of(path))
+
+
+def same_groups(groups: np.ndarray) -> set[frozenset[int]]:
+    return {frozenset(np.flatnonzero(groups == group).tolist()) for group in set(groups.tolist())}
+
+
+def naive_groups(thumbnails: np.ndarray, variants: list[str], radius: float) -> set[frozenset[int]]:
+    """Merge the groups of each pair that belongs together, again and again."""
+    label = list(range(len(variants)))
+    pairs = []
+    for i, one in enumerate(thumbnails.astype(float)):
+        for j, other in enumerate(thumbnails.astype(float)):
+            if np.sqrt(np.mean((one - other) ** 2)) <= radius or variants[i] == variants[j]:
+                pairs.append((i, j))
+    for _ in label:
+        for i, j in pairs:
+            label[i] = label[j] = min(label[i], label[j])
+    return same_groups(np.array(label))
+
+
+def test_halves_are_disjoint_complete_and_equal() -> None:
+    split = random_halves(KEYS, 0)
+    assert (len(split.members), len(split.heldout)) == (50, 51)
+    assert sorted(split.members + split.heldout) == KEYS
+
+
+def test_halves_do_not_depend_on_the_order_of_keys() -> None:
+    shuffled = np.random.default_rng(0).permutation(KEYS).tolist()
+    assert random_halves(shuffled, 5) == random_halves(KEYS, 5)
+
+
+def test_halves_are_seeded_and_random() -> None:
+    assert random_halves(KEYS, 1) == random_halves(KEYS, 1)
+    assert random_halves(KEYS, 1) != random_halves(KEYS, 2)
+    counts = sum((np.isin(KEYS, random_halves(KEYS, seed).members) for seed in range(400)), np.zeros(101))
+    # Each key is a member in about 198 of 400 draws (standard deviation 10); five deviations for the worst of 101.
+    assert np.abs(counts - 400 * 50 / 101).max() < 50
+
+
+def test_a_split_file_is_read(tmp_path: Path) -> None:
+    split = read(tmp_path, {"members": ["b", "a"], "heldout": ["c", "d/é"], "note": "more keys do no harm"})
+    assert split == Split(("b", "a"), ("c", "d/é"))
+    assert split.membership() == {"a": True, "b": True, "c": False, "d/é": False}
+
+
+def test_numbers_are_keys_too(tmp_path: Path) -> None:
+    assert read(tmp_path, {"members": [1], "heldout": [2]}) == Split(("1",), ("2",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"members: [a]",
+        b"\xff\xfe",
+        ["a", "b"],
+        None,
+        {"members": ["a"]},
+        {"members": ["a"], "heldout": 3},
+        {"members": ["a"], "heldout": None},
+        {"members": "ab", "heldout": "cd"},
+    ],
+)
+def test_a_malformed_split_file_is_named_with_the_right_form(tmp_path: Path, content: object) -> None:
+    with pytest.raises(UsageError, match=r'split\.json must be JSON of the form \{"members"'):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize("content", [{"members": [], "heldout": ["a"]}, {"members": ["a"], "heldout": []}])
+def test_a_one_sided_split_file_is_an_error(tmp_path: Path, content: object) -> None:
+    with pytest.raises(UsageError, match="one of the two lists is empty"):
+        read(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    "content", [{"members": ["a", "b"], "heldout": ["a"]}, {"members": ["a", "a"], "heldout": ["b"]}]
+)
+def test_a_key_named_twice_is_an_error(tmp_path: Path, content: object) -> None:
+    with pytest.raises(UsageError, match="names a key twice"):
+        read(tmp_path, content)
+
+
+def test_a_missing_split_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"gone\.json does not exist"):
+        read_split(Location.of(tmp_path / "gone.json"))
+
+
+def test_absent_keys_are_counted_and_the_first_is_named() -> None:
+    split = Split(("a", "b"), ("c", "d"))
+    check_keys(split, {"a", "b", "c", "d", "e"}, "here")
+    with pytest.raises(UsageError, match="names 2 keys absent from here, the first is 'b'"):
+        check_keys(split, {"a", "d"}, "here")
+
+
+def test_the_digest_says_who_is_where_whatever_the_order() -> None:
+    split = Split(("a", "b"), ("c",))
+    assert split.sha256 == Split(("b", "a"), ("c",)).sha256
+    others = [Split(("a",), ("b", "c")), Split(("c",), ("a", "b")), Split(("a", "b"), ("d",)), Split(("a", "b"), ())]
+    assert len({split.sha256, *(other.sha256 for other in others)}) == 5
+
+
+@pytest.mark.parametrize("radius", [0.01, 0.05, 0.12])
+def test_groups_match_a_double_loop(radius: float) -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.random((8, 12))
+    thumbnails = (centres[rng.integers(0, 8, 40)] + radius * 0.9 * rng.standard_normal((40, 12))).astype(np.float32)
+    variants = [str(v) for v in rng.integers(0, 60, 40)]
+    groups = duplicate_groups(thumbnails, variants, radius)
+    assert same_groups(groups) == naive_groups(thumbnails, variants, radius)
+    assert 1 < len(set(groups.tolist())) < 40
+
+
+def test_a_chain_of_near_pairs_is_one_group() -> None:
+    # Each step is 0.04, the ends are 0.36 apart; the last one stands alone.
+    values = np.array([*np.arange(10) * 0.04, 0.9], dtype=np.float32)
+    thumbnails = np.repeat(values[:, None], 5, axis=1)
+    groups = duplicate_groups(thumbnails, list("abcdefghijk"), 0.05)
+    assert same_groups(groups) == {frozenset(range(10)), frozenset([10])}
+
+
+def test_variants_join_whatever_they_look_like_and_bridge_chains() -> None:
+    thumbnails = np.array([[0.0], [1.0], [0.51], [0.5]], dtype=np.float32)
+    assert same_groups(duplicate_groups(thumbnails, ["x", "x", "y", "z"], 0.02)) == {
+        frozenset([0, 1]),
+        frozenset([2, 3]),
+    }
+    assert same_groups(duplicate_groups(thumbnails, ["x", "y", "y", "x"], 0.02)) == {frozenset(range(4))}
+
+
+def test_the_distance_is_a_root_mean_square_whatever_the_number_of_pixels() -> None:
+    for pixels in (3, 300):
+        thumbnails = np.repeat(np.array([[0.0], [0.1], [0.3]], dtype=np.float32), pixels, axis=1)
+        assert same_groups(duplicate_groups(thumbnails, [0, 1, 2], 0.11)) == {frozenset([0, 1]), frozenset([2])}

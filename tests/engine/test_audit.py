@@ -1,0 +1,206 @@
+"""The audit on a real local Ray: the same rows whatever the order and width, resume, rejects, refusals."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ldm_scale.analysis.results import Results
+from ldm_scale.config import AuditConfig, PackConfig, build
+from ldm_scale.data.pack import pack
+from ldm_scale.data.shards import MANIFEST, read_manifest
+from ldm_scale.data.split import Split
+from ldm_scale.engine.audit import run_audit
+from ldm_scale.errors import RunError, UsageError
+from ldm_scale.rundir import RunDirectory
+from ldm_scale.storage import Location
+from tests.conftest import make_folder
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def make_config(out: Path, shards: Path, target: Path, **changes: object) -> AuditConfig:
+    values: dict[str, object] = {
+        "out": str(out),
+        "shards": str(shards),
+        "target": str(target),
+        "attacks": {"sima": {"timesteps": [0, 50]}},
+        "geometry": {"probes": 2, "distortion_share": 0.5},
+        "masks": {"bins": 5},
+        "analysis": {"bootstrap": 50},
+        "compute": {"device": "cpu", "batch_size": 8, "actors": 1, "rows_per_part": 16},
+    }
+    return build(AuditConfig, values | changes)
+
+
+def read_rows(out: Path) -> pa.Table:
+    parts = [pq.read_table(path) for path in sorted((out / "samples").glob("*.parquet"))]
+    return pa.concat_tables(parts).sort_by("sample_id")
+
+
+def column(table: pa.Table, name: str) -> np.ndarray:
+    values = table[name].combine_chunks()
+    nested = pa.types.is_fixed_size_list(values.type)
+    return values.flatten().to_numpy().reshape(len(table), -1) if nested else values.to_numpy(zero_copy_only=False)
+
+
+def assert_same_rows(found: pa.Table, expected: pa.Table) -> None:
+    """Equal to the tolerance of float32 sums; a few dimensions may swap bins where two influences all but tie."""
+    assert found["sample_id"].to_pylist() == expected["sample_id"].to_pylist()
+    assert found["member"].to_pylist() == expected["member"].to_pylist()
+    np.testing.assert_allclose(column(found, "distortion"), column(expected, "distortion"), rtol=1e-3)
+    np.testing.assert_allclose(column(found, "influence"), column(expected, "influence"), rtol=0, atol=4e-3)
+    for name in ("sima", "sima_random"):
+        ours, theirs = column(found, name).reshape(-1, 2, 5), column(expected, name).reshape(-1, 2, 5)
+        np.testing.assert_allclose(ours.sum(2), theirs.sum(2), rtol=1e-4)
+        assert np.isclose(ours, theirs, rtol=1e-3).mean() > 0.99
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path, tiny_target: Path) -> Path:
+    """One finished run."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    run_audit(make_config(out, tiny_shards, tiny_target))
+    return out
+
+
+def test_a_run_directory_holds_everything(undisturbed: Path) -> None:
+    rows = read_rows(undisturbed)
+    assert len(set(rows["sample_id"].to_pylist())) == len(rows) == 48
+    assert sum(rows["member"].to_pylist()) == 24
+    record = RunDirectory(Location.of(undisturbed)).read_record()
+    assert (record.members, record.heldout, record.latent_shape) == (24, 24, (4, 4, 4))
+    assert rows.schema.metadata[b"fingerprint"].decode() == record.fingerprint
+    results = Results.model_validate_json((undisturbed / "results.json").read_bytes())
+    assert (results.members, results.heldout, results.rejected) == (24, 24, {})
+    assert results.distortion_measured == sum(np.isfinite(column(rows, "distortion").astype(float)))
+    assert pq.read_table(undisturbed / "ranking.parquet").num_rows == 64
+    assert pq.read_table(undisturbed / "metrics.parquet").num_rows == 3 * 5 * 2
+    assert (undisturbed / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    "compute", [{"batch_size": 1}, {"batch_size": 7, "rows_per_part": 5}, {"batch_size": 32, "actors": 2}]
+)
+def test_rows_do_not_depend_on_batches_workers_or_shard_order(
+    undisturbed: Path, tmp_path: Path, tiny_shards: Path, tiny_target: Path, compute: dict[str, int]
+) -> None:
+    shuffled = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
+    manifest = read_manifest(Location.of(shuffled))
+    order = np.random.default_rng(compute["batch_size"]).permutation(len(manifest.shards))
+    changed = manifest.model_copy(update={"shards": tuple(manifest.shards[i] for i in order)})
+    (shuffled / MANIFEST).write_text(changed.model_dump_json())
+    config = make_config(tmp_path / "run", shuffled, tiny_target)
+    run_audit(config.model_copy(update={"compute": config.compute.model_copy(update=compute)}))
+    assert_same_rows(read_rows(tmp_path / "run"), read_rows(undisturbed))
+
+
+def test_the_same_command_resumes_and_keeps_what_is_there(
+    undisturbed: Path, tmp_path: Path, tiny_shards: Path, tiny_target: Path
+) -> None:
+    out = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    parts = sorted((out / "samples").glob("*.parquet"))
+    parts[0].unlink()
+    kept = {path: path.read_bytes() for path in parts[1:]}
+    run_audit(make_config(out, tiny_shards, tiny_target))
+    assert all(path.read_bytes() == data for path, data in kept.items())
+    rows = read_rows(out)
+    assert len(rows) == 48  # nothing computed twice
+    assert_same_rows(rows, read_rows(undisturbed))
+
+
+def test_a_finished_run_reads_no_shard_again(
+    undisturbed: Path, tmp_path: Path, tiny_shards: Path, tiny_target: Path
+) -> None:
+    shards = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
+    out = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    for path in shards.rglob("*.tar"):
+        path.unlink()
+    before = sorted(path.name for path in (out / "samples").iterdir())
+    results = run_audit(make_config(out, shards, tiny_target))
+    assert results.members == 24
+    assert sorted(path.name for path in (out / "samples").iterdir()) == before
+
+
+def test_repeated_rows_count_once(undisturbed: Path, tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
+    out = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    part = next((out / "samples").glob("*.parquet"))
+    shutil.copy(part, part.with_name("part-again.parquet"))
+    results = run_audit(make_config(out, tiny_shards, tiny_target))
+    expected = Results.model_validate_json((undisturbed / "results.json").read_bytes())
+    assert (results.members, results.heldout) == (24, 24)
+    assert results.headline == expected.headline
+    ranking = pq.read_table(out / "ranking.parquet")
+    np.testing.assert_allclose(ranking["mean"], pq.read_table(undisturbed / "ranking.parquet")["mean"], rtol=1e-9)
+
+
+def test_another_run_is_refused_with_the_difference(undisturbed: Path, tiny_shards: Path, tiny_target: Path) -> None:
+    before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"geometry\.probes was 2, is now 3"):
+        run_audit(make_config(undisturbed, tiny_shards, tiny_target, geometry={"probes": 3, "distortion_share": 0.5}))
+    assert {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()} == before
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """Forty pictures, of which one is broken and one is large."""
+    source = make_folder(tmp_path / "source", 40)
+    (source / "dog/000.png").write_bytes(b"broken")
+    make_folder(tmp_path / "large", 2, size=40)
+    shutil.copy(tmp_path / "large/cat/001.png", source / "cat/001.png")
+    out = tmp_path / "shards"
+    pack(PackConfig(dataset="folder", source=str(source), out=str(out), near_duplicates=0, shard_samples=8))
+    return out
+
+
+def test_bad_samples_are_rejected_by_name_and_the_run_goes_on(damaged: Path, tmp_path: Path, tiny_target: Path) -> None:
+    config = make_config(tmp_path / "run", damaged, tiny_target, images={"max_pixels": 1000}, max_reject_fraction=0.1)
+    results = run_audit(config)
+    assert results.members + results.heldout == 38
+    assert sum(results.rejected.values()) == 2
+    rejects = RunDirectory(Location.of(tmp_path / "run")).rejects().to_pylist()
+    reasons = {row["sample_id"].split("/", 1)[1]: (row["stage"], row["reason"]) for row in rejects}
+    assert set(reasons) == {"dog/000", "cat/001"}
+    assert reasons["dog/000"][0] == "decode"
+    assert reasons["cat/001"] == ("decode", "40 x 40 is more than max_pixels = 1000")
+
+
+def test_too_many_rejects_fail_the_run(damaged: Path, tmp_path: Path, tiny_target: Path) -> None:
+    with pytest.raises(RunError, match="1 of 40 samples were rejected, more than max_reject_fraction"):
+        run_audit(make_config(tmp_path / "run", damaged, tiny_target))
+
+
+def test_a_truncated_shard_fails_the_run_by_name(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
+    shards = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
+    victim = shards / "heldout/heldout-000001.tar"
+    victim.write_bytes(victim.read_bytes()[:5000])
+    with pytest.raises(RunError, match=r"heldout-000001\.tar"):
+        run_audit(make_config(tmp_path / "run", shards, tiny_target))
+
+
+def split_file(path: Path, split: Split) -> Path:
+    import json
+
+    path.write_text(json.dumps({"members": split.members, "heldout": split.heldout}))
+    return path
+
+
+def test_a_split_file_decides_who_is_a_member(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
+    keys = [f"{'cat' if n % 2 else 'dog'}/{n:03d}" for n in range(48)]
+    split = Split(tuple(keys[:10]), tuple(keys[10:22]))
+    path = split_file(tmp_path / "split.json", split)
+    results = run_audit(make_config(tmp_path / "run", tiny_shards, tiny_target, split=str(path)))
+    assert (results.members, results.heldout, results.expected) == (10, 12, 22)
+    rows = read_rows(tmp_path / "run")
+    members = rows.filter(rows["member"])["sample_id"].to_pylist()
+    assert {key.split("/", 1)[1] for key in members} == set(split.members)
+
+
+def test_a_split_file_naming_absent_keys_is_refused(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
+    path = split_file(tmp_path / "split.json", Split(("dog/000", "bird/999"), ("cat/001",)))
+    with pytest.raises(UsageError, match=r"1 keys absent from .*, the first is 'bird/999'"):
+        run_audit(make_config(tmp_path / "run", tiny_shards, tiny_target, split=str(path)))
+    assert not (tmp_path / "run").exists()

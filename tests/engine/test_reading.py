@@ -1,0 +1,81 @@
+"""From shard tasks to decoded images."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldm_scale.config import ImageConfig
+from ldm_scale.data.images import preprocess
+from ldm_scale.data.shards import Sample, ShardInfo, read_manifest, write_shards
+from ldm_scale.engine import reading
+from ldm_scale.engine.reading import ShardTask, decode_block, read_blocks
+from ldm_scale.storage import Location
+from tests.conftest import make_image
+
+
+@pytest.fixture
+def shard(tiny_shards: Path) -> ShardInfo:
+    return read_manifest(Location.of(tiny_shards)).shards[0]
+
+
+def task(tiny_shards: Path, shard: ShardInfo, **changes: object) -> ShardTask:
+    return ShardTask.model_validate({"folder": str(tiny_shards), "shard": shard, "membership": True} | changes)
+
+
+def ids(tables: object) -> list[str]:
+    return [key for table in tables for key in table["sample_id"].to_pylist()]  # type: ignore[attr-defined]
+
+
+def test_a_block_holds_what_the_shard_holds(tiny_shards: Path, shard: ShardInfo) -> None:
+    (table,) = read_blocks(task(tiny_shards, shard))
+    assert len(table) == shard.samples
+    assert all(key.startswith(f"{shard.stem}/") for key in table["sample_id"].to_pylist())
+    assert table["member"].to_pylist() == [True] * shard.samples
+    number = int(table["sample_id"][0].as_py()[-3:])
+    assert table["caption"][0].as_py() == f"picture {number}"
+    assert table["label"][0].as_py() == (0 if number % 2 else 1)
+
+
+def test_small_blocks_hold_the_same_samples(
+    tiny_shards: Path, shard: ShardInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ids(read_blocks(task(tiny_shards, shard)))
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1)
+    tables = list(read_blocks(task(tiny_shards, shard)))
+    assert [len(table) for table in tables] == [1] * shard.samples
+    assert ids(tables) == whole
+
+
+def test_done_and_unlisted_samples_are_left_out(tiny_shards: Path, shard: ShardInfo) -> None:
+    keys = [key.split("/", 1)[1] for key in ids(read_blocks(task(tiny_shards, shard)))]
+    listed = {keys[0]: False, keys[1]: True, keys[2]: True}
+    (table,) = read_blocks(task(tiny_shards, shard, membership=listed, done=[keys[1]]))
+    assert ids([table]) == [f"{shard.stem}/{keys[0]}", f"{shard.stem}/{keys[2]}"]
+    assert table["member"].to_pylist() == [False, True]
+
+
+def test_a_task_survives_its_row(tiny_shards: Path, shard: ShardInfo) -> None:
+    original = task(tiny_shards, shard, membership={"a": True}, done=["b"])
+    assert ShardTask.model_validate_json(original.model_dump_json()) == original
+
+
+def test_bad_images_keep_their_row_and_get_a_reason(tmp_path: Path) -> None:
+    good = Path(tmp_path / "good.png")
+    make_image(3, 20).save(good)
+    samples = [
+        Sample("good", good.read_bytes(), "png", "a caption", 2),
+        Sample("broken", b"no image at all", "png"),
+        Sample("large", good.read_bytes(), "png"),
+    ]
+    folder = Location.of(tmp_path / "shards")
+    (info,) = write_shards(samples[:2], folder, "members")
+    (stored,) = read_blocks(ShardTask(folder=folder.uri, shard=info, membership=True))
+    decoded = decode_block(stored, ImageConfig(), 16)
+    expected = preprocess(make_image(3, 20), ImageConfig(), 16)
+    np.testing.assert_array_equal(np.frombuffer(decoded["pixels"][0].as_py(), np.uint8).reshape(3, 16, 16), expected)
+    assert decoded["reject"][0].as_py() is None
+    assert decoded["pixels"][1].as_py() is None
+    assert "cannot be decoded" in decoded["reject"][1].as_py()
+    oversize = decode_block(stored, ImageConfig(max_pixels=399), 16)
+    assert "20 x 20 is more than max_pixels = 399" in oversize["reject"][0].as_py()

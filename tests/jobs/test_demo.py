@@ -1,0 +1,66 @@
+"""The demo job, submitted both ways to a real Ray of the test's own."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ldm_scale.analysis.results import Results
+from tests.jobs.cluster import head, submit
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository's code, without what git ignores."""
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in ("ldm_scale", "jobs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def cluster(checkout: Path, tiny_shards: Path, tiny_target: Path) -> Iterator[dict[str, str]]:
+    """A configured cluster: what a bare submit audits comes from its environment."""
+    configured = {"LDM_SCALE_SHARDS": str(tiny_shards), "LDM_SCALE_TARGET": str(tiny_target)}
+    with head(checkout, configured) as environment:
+        yield environment
+
+
+def check(out: Path) -> None:
+    results = Results.model_validate_json((out / "results.json").read_bytes())
+    assert (results.members, results.heldout) == (24, 24)
+    assert (out / "report.html").is_file()
+
+
+def test_a_job_file_is_executable_and_says_how() -> None:
+    for path in (ROOT / "jobs").glob("*.py"):
+        assert os.access(path, os.X_OK), f"{path} lacks the executable bit"
+        assert path.read_text().startswith("#!/usr/bin/env python\n")
+
+
+def test_submitted_by_its_path(cluster: dict[str, str], checkout: Path) -> None:
+    """`ray job submit jobs/demo.py` runs where Ray was started, and writes to runs/demo there."""
+    done = submit(cluster, checkout, "jobs/demo.py")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "succeeded" in done.stdout
+    assert "report: " in done.stdout
+    check(checkout / "runs/demo")
+
+
+def test_submitted_with_its_working_directory(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
+    """`ray job submit --working-dir . -- python jobs/demo.py --out DIR`."""
+    job = ("python", "jobs/demo.py", "--out", str(tmp_path / "run"), "--analysis.bootstrap", "50")
+    done = submit(cluster, checkout, "--working-dir", ".", "--", *job)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    check(tmp_path / "run")
+
+
+def test_a_usage_error_fails_the_job_in_one_line(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
+    done = submit(cluster, checkout, "--", "jobs/demo.py", "--out", str(tmp_path / "run"), "--attacks", "simma")
+    assert done.returncode != 0
+    assert "error: unknown attack 'simma'; did you mean 'sima'?" in done.stdout
+    assert "Traceback" not in done.stdout.split("error: unknown attack")[0]

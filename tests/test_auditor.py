@@ -1,0 +1,133 @@
+"""A batch of images to rows: independent of the batch, and equal to the definitions."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ldm_scale.auditor import AuditedBatch, Auditor, measures_distortion
+from ldm_scale.config import AuditConfig, GeometryConfig, ImageConfig, build
+from ldm_scale.data.images import preprocess
+from ldm_scale.randomness import keyed_generator, keyed_permutation
+from ldm_scale.targets import load_target
+from tests.conftest import make_image
+
+COUNT = 33
+KEYS = [f"shard/{n:03d}" for n in range(COUNT)]
+PIXELS = np.stack([preprocess(make_image(n), ImageConfig(), 16) for n in range(COUNT)])
+
+
+def make_auditor(target: Path, **changes: object) -> Auditor:
+    values: dict[str, object] = {
+        "out": "unused",
+        "shards": "unused",
+        "target": str(target),
+        "attacks": {"sima": {"timesteps": [0, 50]}},
+        "geometry": {"probes": 4, "distortion": "off"},
+        "masks": {"bins": 8},
+        "analysis": {"drop": 0.5},
+    }
+    return Auditor(load_target(str(target), "cpu"), build(AuditConfig, values | changes))
+
+
+def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> AuditedBatch:
+    parts = []
+    for start in range(0, len(rows), batch_size):
+        some = rows[start : start + batch_size]
+        nothing = [None] * len(some)
+        parts.append(auditor.audit(PIXELS[some], [KEYS[row] for row in some], nothing, nothing))
+    names = parts[0].spectra
+    return AuditedBatch(
+        np.concatenate([part.influence for part in parts]),
+        np.concatenate([part.distortion for part in parts]),
+        {name: np.concatenate([part.spectra[name] for part in parts]) for name in names},
+        np.concatenate([part.finite for part in parts]),
+    )
+
+
+def far_from_boundaries(influence: np.ndarray, bins: int, tolerance: float) -> np.ndarray:
+    """Samples no two of whose influences at a bin's edge are so near that rounding may swap them; (n,) bool."""
+    ordered = np.sort(influence, axis=1)
+    edges = [int(np.ceil(b * influence.shape[1] / bins)) for b in range(1, bins)]
+    return np.stack([ordered[:, edge] - ordered[:, edge - 1] for edge in edges]).min(0) > tolerance
+
+
+@pytest.mark.parametrize(
+    "geometry", [{"probes": 4, "distortion": "exact"}, {"influence": "exact", "distortion": "exact"}]
+)
+@pytest.mark.parametrize("latent", ["mode", "sample"])
+def test_rows_do_not_depend_on_batch_size_or_order(tiny_target: Path, geometry: dict[str, object], latent: str) -> None:
+    """Batches of 1, 7 and 32, shuffled: equal to a tolerance of float32 sums (1e-4)."""
+    auditor = make_auditor(tiny_target, geometry=geometry, latent=latent)
+    count = 9 if geometry["distortion"] == "exact" else COUNT
+    whole = audit(auditor, list(range(count)), 32)
+    order = np.random.default_rng(0).permutation(count)
+    for batch_size in (1, 7):
+        other = audit(auditor, order.tolist(), batch_size)
+        np.testing.assert_allclose(other.influence, whole.influence[order], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(other.distortion, whole.distortion[order], rtol=1e-4)
+        clear = far_from_boundaries(whole.influence[order], 8, 2e-4)
+        assert clear.mean() > 0.5
+        for name, values in whole.spectra.items():
+            expected = values[order]
+            np.testing.assert_allclose(other.spectra[name].sum(2), expected.sum(2), rtol=1e-4)
+            np.testing.assert_allclose(other.spectra[name][clear], expected[clear], rtol=1e-3)
+
+
+def test_spectra_are_the_definition_on_the_targets_own_prediction(tiny_target: Path) -> None:
+    auditor, target = make_auditor(tiny_target), load_target(str(tiny_target), "cpu")
+    found = audit(auditor, [4])
+    with torch.no_grad():
+        z = target.encode(torch.from_numpy(PIXELS[[4]]).float() / 127.5 - 1, None)
+        noise = [target.predict_noise(z, t, None).flatten().double().abs() ** 4 for t in (0, 50)]
+    order = np.argsort(found.influence[0], kind="stable")
+    at_random = np.argsort(keyed_permutation(0, KEYS[4], "random mask", 64), kind="stable")
+    for step in range(2):
+        for b in range(8):
+            dims, random_dims = order[b * 8 : b * 8 + 8].copy(), at_random[b * 8 : b * 8 + 8].copy()
+            assert found.spectra["sima"][0, step, b] == pytest.approx(noise[step][dims].sum().item(), rel=1e-4)
+            expected = noise[step][random_dims].sum().item()
+            assert found.spectra["sima_random"][0, step, b] == pytest.approx(expected, rel=1e-4)
+
+
+def test_seed_and_key_decide_the_probes(tiny_target: Path) -> None:
+    first = audit(make_auditor(tiny_target), [0, 1])
+    again = audit(make_auditor(tiny_target), [0, 1])
+    other = audit(make_auditor(tiny_target, seed=1), [0, 1])
+    np.testing.assert_array_equal(first.influence, again.influence)
+    assert (np.abs(first.influence - other.influence).max(1) > 0.1).all()
+
+
+def test_the_distortion_share_is_drawn_by_key(tiny_target: Path) -> None:
+    auditor = make_auditor(tiny_target, geometry={"probes": 2, "distortion": "exact", "distortion_share": 0.3})
+    measured = np.isfinite(audit(auditor, list(range(12)), 5).distortion)
+    expected = [keyed_generator(0, key, "distortion").random() < 0.3 for key in KEYS[:12]]
+    assert measured.tolist() == expected
+    assert 0 < sum(expected) < 12
+
+
+def test_exact_and_hutchinson_runs_measure_the_same_distortion(tiny_target: Path) -> None:
+    exact = audit(make_auditor(tiny_target, geometry={"influence": "exact", "distortion": "exact"}), [0, 1])
+    probed = audit(make_auditor(tiny_target, geometry={"probes": 2, "distortion": "exact"}), [0, 1])
+    np.testing.assert_allclose(probed.distortion, exact.distortion, rtol=1e-4)
+
+
+def test_a_broken_target_is_not_called_finite(tiny_target: Path) -> None:
+    auditor = make_auditor(tiny_target)
+    predict = auditor._target.predict_noise
+
+    def broken(z: torch.Tensor, t: int, condition: None) -> torch.Tensor:
+        noise = predict(z, t, condition)
+        noise[1, 0, 0, 0] = torch.nan
+        return noise
+
+    auditor._target.predict_noise = broken  # type: ignore[method-assign]
+    assert audit(auditor, [0, 1, 2]).finite.tolist() == [True, False, True]
+
+
+def test_auto_distortion_is_exact_up_to_1024_dimensions() -> None:
+    assert measures_distortion(GeometryConfig(), 1024)
+    assert not measures_distortion(GeometryConfig(), 1025)
+    assert measures_distortion(GeometryConfig(distortion="exact"), 4096)
+    assert not measures_distortion(GeometryConfig(distortion="off"), 16)

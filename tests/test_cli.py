@@ -1,0 +1,348 @@
+"""The command line: exit statuses, and errors of exactly one line before anything is started or written."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ldm_scale import cli
+from ldm_scale.cli import main, make_parser, run_job
+from ldm_scale.config import AuditConfig
+from ldm_scale.data.shards import read_manifest
+from ldm_scale.errors import RunError
+from ldm_scale.flags import ENVIRONMENT
+from ldm_scale.rundir import RunDirectory, RunRecord
+from ldm_scale.schema import REJECT, row_schema
+from ldm_scale.storage import Location
+from tests.conftest import make_folder
+
+Fails = Callable[..., str]
+COMMANDS = ("audit", "pack", "train", "reduce", "report", "status")
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Ray may start, and nothing comes from the environment."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("ray.init", refuse)
+    for name in ENVIRONMENT.values():
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Run a command that must end with a status and exactly one line on standard error; returns that line."""
+
+    def run(*argv: object, status: int = 2) -> str:
+        capsys.readouterr()
+        assert main([str(word) for word in argv]) == status
+        captured = capsys.readouterr()
+        assert captured.err.endswith("\n")
+        assert captured.err.count("\n") == 1, captured.err
+        assert captured.err.startswith("ldm-scale: error: ")
+        assert captured.out == ""
+        return captured.err
+
+    return run
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def make_run(folder: Path, fingerprint: str = "f") -> RunDirectory:
+    run = RunDirectory(Location.of(folder))
+    record = RunRecord(
+        fingerprint=fingerprint,
+        science={"seed": 12345},
+        config=AuditConfig(out="o"),
+        latent_shape=(1, 2, 2),
+        timesteps={"sima": (0,)},
+        members=5,
+        heldout=4,
+        versions={},
+    )
+    run.begin(record)
+    return run
+
+
+@pytest.fixture
+def target(tmp_path: Path, tiny_target: Path) -> Path:
+    """A copy of the tiny target to break."""
+    return Path(shutil.copytree(tiny_target, tmp_path / "broken-target"))
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("audit --shards {shards} --target {target}", "out: must be given"),
+        ("audit --out {out} --shards {tmp}/gone --target {target}", "shard folder .*/gone does not exist"),
+        ("audit --out {out} --shards {tmp}/empty --target {target}", r"/empty holds no manifest\.json"),
+        ("audit --out {out} --shards {shards} --target {tmp}/gone", "target folder .*/gone does not exist"),
+        ("audit --out {out} --shards {shards} --target {tmp}/empty", "/empty has no autoencoder"),
+        ("audit --out {out} --shards {shards}", "give both shards and target"),
+        ("audit --out {out} --shards {shards} --target {target} --split {tmp}/gone.json", r"gone\.json does not exist"),
+        ("audit --out {out} --shards {shards} --target {target} --attacks simo", "'simo'; did you mean 'sima'"),
+        ("audit --out {out} --shards {shards} --target {target} --attacks", "expected one argument"),
+        (
+            "audit --out {out} --shards {shards} --target {target} --attacks.sima.timesteps 0:1001:500",
+            r"attacks\.sima\.timesteps: 1000 is not among the target's 1000",
+        ),
+        (
+            "audit --out {out} --shards {shards} --target {target} --attacks.sima.timesteps 5:5",
+            r"attacks\.sima\.timesteps: give at least one",
+        ),
+        ("audit --out {out} --shards {shards} --target {target} --attacks.sima.p x", r"attacks\.sima\.p: "),
+        ("audit --out {out} --shards {shards} --target {target} --images.size 64", "images.size = 64.* takes 16 px"),
+        (
+            "audit --out {out} --shards {shards} --target {target} --masks.bins 260",
+            "260 is more than .* 256 dimensions",
+        ),
+        ("audit --out {out} --shards {shards} --target {target} --analysis.drop 0.41", r"analysis\.drop = 0\.41"),
+        ("audit --out {out} --shards {shards} --target {target} --seed many", "seed: "),
+        ("audit --out {out} --config {tmp}/gone.yaml", r"configuration .*gone\.yaml"),
+        ("audit --out https://example.org/run --shards {shards} --target {target}", "only local paths and s3://"),
+        ("pack folder {tmp}/gone {out}", "source folder .*/gone does not exist"),
+        ("pack folder {tmp}/empty {out}", "/empty holds no images"),
+        ("pack foldr {tmp}/empty {out}", "'foldr'; did you mean 'folder'"),
+        ("pack emoji {tmp}/empty {out}", r"emoji\.json does not exist"),
+        ("pack folder {source} {out} --split {tmp}/gone.json", r"gone\.json does not exist"),
+        ("pack folder {source} {out} --split {tmp}/absent.json", "1 keys absent from .*, the first is 'bird/007'"),
+        ("pack folder {source} {out} --near-duplicates 2", "near_duplicates: "),
+        ("train --shards {tmp}/gone --out {out}", "shard folder .*/gone does not exist"),
+        ("train --shards {tmp}/empty --out {out}", r"/empty holds no manifest\.json"),
+        ("train --shards {shards}", "out: must be given"),
+        ("train --shards {shards} --out {out} --vae-channels a,b", "vae_channels: "),
+        ("reduce {tmp}/gone", r"/gone holds no run\.json"),
+        ("report {tmp}/empty", r"/empty holds no run\.json"),
+        ("status {tmp}/gone", r"/gone holds no run\.json"),
+        ("status {tmp}/absent.json", r"absent\.json holds no run\.json"),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_one_line_and_nothing_is_written(
+    command: str, message: str, tmp_path: Path, tiny_shards: Path, tiny_target: Path, fails: Fails
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "absent.json").write_text(json.dumps({"members": ["dog/000"], "heldout": ["bird/007"]}))
+    places = {"shards": tiny_shards, "target": tiny_target, "tmp": tmp_path, "out": tmp_path / "out"}
+    line = command.format(**places, source=make_folder(tmp_path / "source", 3))
+    if message == "expected one argument":
+        with pytest.raises(SystemExit) as caught:
+            main(line.split())
+        assert caught.value.code == 2
+    else:
+        assert re.search(message, fails(*line.split()))
+    assert not (tmp_path / "out").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: shutil.rmtree(t / "unet"), r"has no U-Net: unet/config\.json is missing"),
+        (lambda t: shutil.rmtree(t / "vqvae"), r"has no autoencoder: vae/config\.json is missing"),
+        (lambda t: shutil.rmtree(t / "scheduler"), r"has no scheduler: scheduler/scheduler_config\.json is missing"),
+        (
+            lambda t: (t / "unet/diffusion_pytorch_model.safetensors").unlink(),
+            r"U-Net .*/unet has no \.safetensors file",
+        ),
+        (
+            lambda t: (t / "vqvae/diffusion_pytorch_model.safetensors").rename(t / "vqvae/diffusion_pytorch_model.bin"),
+            r"autoencoder .*/vqvae has no \.safetensors file; other weight formats are not read",
+        ),
+        (
+            lambda t: (t / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"cut short"),
+            "U-Net .*/unet cannot be loaded",
+        ),
+        (lambda t: (t / "unet/config.json").write_text("{"), r"unet/config\.json is not a diffusers configuration"),
+        (lambda t: (t / "unet/config.json").write_text("[]"), r"unet/config\.json is not a diffusers configuration"),
+        (lambda t: (t / "unet/config.json").write_bytes(b"\xff\xfe"), r"config\.json is not a diffusers configuration"),
+        (
+            lambda t: (t / "unet/config.json").write_text('{"_class_name": "Transformer2DModel"}'),
+            "unet is a Transformer2DModel; ",
+        ),
+        (lambda t: (t / "scheduler/scheduler_config.json").write_text("{"), "scheduler"),
+        (lambda t: shutil.copytree(t / "vqvae", t / "unet", dirs_exist_ok=True), "unet is a AutoencoderKL; "),
+    ],
+)
+def test_a_target_that_cannot_be_loaded_is_named_in_one_line(
+    damage: Callable[[Path], object], message: str, tmp_path: Path, tiny_shards: Path, target: Path, fails: Fails
+) -> None:
+    damage(target)
+    line = fails("audit", "--out", tmp_path / "out", "--shards", tiny_shards, "--target", target)
+    assert re.search(message, line)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_malformed_manifest_stops_every_reader_of_shards(tmp_path: Path, tiny_target: Path, fails: Fails) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/manifest.json").write_text("<html>")
+    audit = fails("audit", "--out", tmp_path / "out", "--shards", tmp_path / "shards", "--target", tiny_target)
+    train = fails("train", "--out", tmp_path / "out", "--shards", tmp_path / "shards")
+    assert audit == train
+    assert "manifest.json is not a shard manifest" in audit
+
+
+def test_training_needs_member_shards(tmp_path: Path, tiny_shards: Path, fails: Fails) -> None:
+    manifest = read_manifest(Location.of(tiny_shards))
+    heldout = [shard for shard in manifest.shards if shard.name.startswith("heldout/")]
+    (tmp_path / "shards").mkdir()
+    content = manifest.model_copy(update={"shards": tuple(heldout)}).model_dump_json()
+    (tmp_path / "shards/manifest.json").write_text(content)
+    assert "no members/ shards to train on" in fails(
+        "train", "--out", tmp_path / "out", "--shards", tmp_path / "shards"
+    )
+
+
+@pytest.mark.parametrize("command", ["audit", "train", "pack"])
+def test_an_out_folder_with_other_files_is_refused_and_left_alone(
+    command: str, tmp_path: Path, tiny_shards: Path, tiny_target: Path, fails: Fails
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.tex").write_text("mine")
+    line = {
+        "audit": ["--out", tmp_path / "out", "--shards", tiny_shards, "--target", tiny_target],
+        "train": ["--out", tmp_path / "out", "--shards", tiny_shards],
+        "pack": ["folder", make_folder(tmp_path / "source", 3), tmp_path / "out"],
+    }[command]
+    assert "out is not empty" in fails(command, *line)
+    assert tree(tmp_path / "out") == {"thesis.tex": b"mine"}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out"]
+
+
+def test_an_out_folder_with_another_run_is_refused_with_the_difference_and_left_alone(
+    tmp_path: Path, tiny_shards: Path, tiny_target: Path, fails: Fails
+) -> None:
+    make_run(tmp_path / "out")
+    before = tree(tmp_path / "out")
+    line = fails("audit", "--out", tmp_path / "out", "--shards", tiny_shards, "--target", tiny_target)
+    assert "holds another run" in line
+    assert "seed was 12345, is now 0" in line
+    assert tree(tmp_path / "out") == before
+
+
+def test_a_run_without_rows_or_results_is_said_to_have_none(tmp_path: Path, fails: Fails) -> None:
+    run = make_run(tmp_path / "out")
+    assert "results" in fails("report", run.root)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize("flags", [("--drop", "2"), ("--bootstrap", "few"), ("--confidence", "0")])
+def test_reduce_refuses_wrong_flags_before_anything_is_started(
+    flags: tuple[str, str], tmp_path: Path, fails: Fails
+) -> None:
+    line = fails("reduce", make_run(tmp_path / "out").root, *flags)
+    assert f"{flags[0].removeprefix('--')}: " in line
+
+
+def test_reduce_refuses_a_drop_share_between_two_bins(tmp_path: Path, fails: Fails) -> None:
+    # The run has 20 bins.
+    assert "drop = 0.41 is not a multiple of 1 /" in fails("reduce", make_run(tmp_path / "out").root, "--drop", "0.41")
+
+
+def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "out")
+    content = {"member": True, "distortion": None, "influence": [0.0] * 4, "sima": [1.0] * 2, "sima_random": [1.0] * 2}
+    schema = row_schema(4, {"sima": 1}, 2, {})
+    rows = pa.Table.from_pylist([{"sample_id": f"s/{i}"} | content for i in range(3)], schema=schema)
+    rejects = [{"sample_id": f"s/x{i}", "stage": "decode", "reason": f"cannot be decoded: {i}"} for i in range(2)]
+    run.commit(rows, pa.Table.from_pylist(rejects, schema=REJECT))
+    (run.root / "results.json").replace(b"{}")
+    assert main(["status", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    lines = captured.out.splitlines()
+    assert lines[0].startswith(f"{tmp_path / 'out'}: 5 of 9 samples done")
+    assert lines[1].strip() == "rejected 2: decode: cannot be decoded"
+    assert [line.strip() for line in lines[2:]] == ["results.json: written", "report.html: not yet"]
+
+
+def test_status_counts_a_row_that_was_written_twice_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "out")
+    content = {"member": True, "distortion": None, "influence": [0.0] * 4, "sima": [1.0] * 2, "sima_random": [1.0] * 2}
+    rows = pa.Table.from_pylist([{"sample_id": "s/0"} | content], schema=row_schema(4, {"sima": 1}, 2, {}))
+    for _ in range(2):
+        run.commit(rows, REJECT.empty_table())
+    main(["status", str(tmp_path / "out")])
+    assert ": 1 of 9 samples done" in capsys.readouterr().out
+
+
+def test_pack_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = make_folder(tmp_path / "source", 5)
+    argv = ["pack", "folder", str(source), str(tmp_path / "out"), "--near-duplicates", "0", "--shard-samples", "2"]
+    assert main(argv) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'}: 5 samples in 3 shards; random halves, seed 0")
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.strip() == f"ldm-scale {version('ldm_scale')}"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*command.split(), "--help"])
+    assert caught.value.code == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"usage: ldm-scale {command}".strip())
+    assert captured.err == ""
+    if not command:
+        assert all(name in captured.out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("argv", [[], ["adit"], ["audit", "--sed", "3", "--no-such-flag", "4"], ["status"]])
+def test_a_wrong_command_or_flag_has_status_two(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert ": error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_run_that_failed_has_status_one(monkeypatch: pytest.MonkeyPatch, fails: Fails) -> None:
+    def fail(path: str) -> None:
+        raise RunError("shard x is gone")
+
+    monkeypatch.setattr(cli, "_open_run", fail)
+    assert fails("status", "run", status=1) == "ldm-scale: error: shard x is gone\n"
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(path: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_open_run", interrupt)
+    assert main(["status", "run"]) == 130
+    assert "the same command again goes on" in capsys.readouterr().err
+
+
+def test_a_job_is_a_recipe_under_the_flags_of_audit(
+    tmp_path: Path, tiny_shards: Path, tiny_target: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {"out": str(tmp_path / "out"), "shards": "gone", "target": str(tiny_target), "attacks": {"simo": {}}}
+    assert run_job("A job.", recipe, []) == 2
+    assert "unknown attack 'simo'; did you mean 'sima'?\n" in capsys.readouterr().err
+    assert run_job("A job.", recipe, ["--attacks", "sima"]) == 2
+    assert "gone does not exist" in capsys.readouterr().err
+    flags = ["--attacks", "sima", "--shards", str(tiny_shards), "--masks.bins", "500"]
+    assert run_job("A job.", recipe, flags) == 2
+    assert "more than the latent's 256 dimensions" in capsys.readouterr().err
+
+
+def test_a_job_with_a_stray_option_names_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_job("A job.", {"out": "o", "atacks": {}}, []) == 2
+    assert "unknown option 'atacks'; did you mean 'attacks'?" in capsys.readouterr().err
+
+
+def test_the_parser_is_built_without_ray_or_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make_parser().prog == "ldm-scale"

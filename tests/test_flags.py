@@ -1,0 +1,173 @@
+"""Flags: one for each option, and which of recipe, file, environment and flag wins."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ldm_scale.cli import make_parser
+from ldm_scale.config import AnalysisConfig, AuditConfig, PackConfig, TrainConfig, build
+from ldm_scale.errors import UsageError
+from ldm_scale.flags import ENVIRONMENT, collect
+
+FLAGS = {
+    "audit": """
+        --analysis.bootstrap --analysis.confidence --analysis.drop --attacks --attacks.sima.p --attacks.sima.timesteps
+        --compute.actors --compute.batch-size --compute.cpus-per-actor --compute.cpus-per-decoder
+        --compute.cpus-per-reader --compute.device --compute.gpus-per-actor --compute.min-actors
+        --compute.rows-per-part --config --geometry.distortion --geometry.distortion-share --geometry.influence
+        --geometry.memory --geometry.probes --help --images.crop --images.filter --images.max-pixels --images.size
+        --latent --masks.bins --max-reject-fraction --out --seed --shards --split --target -h
+    """,
+    "pack": """
+        --help --max-pixels --max-samples --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE
+    """,
+    "train": """
+        --config --device --half --help --images.crop --images.filter --images.max-pixels --images.size --kl-weight
+        --out --seed --shards --size --unet-batch --unet-channels --unet-layers --unet-lr --unet-steps --vae-batch
+        --vae-channels --vae-lr --vae-steps --workers -h
+    """,
+    "reduce": "--bootstrap --confidence --drop --help -h RUN",
+    "report": "--help -h RUN",
+    "status": "--help -h RUN",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ENVIRONMENT.values():
+        monkeypatch.delenv(name, raising=False)
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    found = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(next(found).choices)
+
+
+def flags_of(parser: argparse.ArgumentParser) -> list[str]:
+    return sorted(name for action in parser._actions for name in action.option_strings or [str(action.metavar)])
+
+
+def values(*flags: str, recipe: dict[str, Any] | None = None) -> dict[str, Any]:
+    return collect(make_parser().parse_args(["audit", *flags]), AuditConfig, recipe or {})
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "audit.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_commands_are_frozen() -> None:
+    assert sorted(commands()) == sorted(FLAGS)
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_the_flags_of_every_command_are_frozen(command: str) -> None:
+    assert flags_of(commands()[command]) == sorted(FLAGS[command].split())
+
+
+def test_nothing_given_gives_nothing() -> None:
+    assert values() == {}
+
+
+def test_flags_are_nested_by_their_dots() -> None:
+    given = values("--seed", "3", "--images.size", "64", "--images.max-pixels", "9", "--compute.batch-size", "2")
+    assert given == {"seed": "3", "images": {"size": "64", "max_pixels": "9"}, "compute": {"batch_size": "2"}}
+    config = build(AuditConfig, given | {"out": "o"})
+    assert (config.seed, config.images.size, config.compute.batch_size) == (3, 64, 2)
+
+
+def test_each_of_recipe_file_environment_and_flag_wins_over_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {"out": "recipe", "shards": "recipe", "target": "recipe", "seed": 1, "latent": "sample"}
+    assert values(recipe=recipe) == recipe
+    file = write(tmp_path, "shards: file\ntarget: file\nseed: 2\n")
+    assert values("--config", file, recipe=recipe) == recipe | {"shards": "file", "target": "file", "seed": 2}
+    monkeypatch.setenv("LDM_SCALE_TARGET", "environment")
+    monkeypatch.setenv("LDM_SCALE_OUT", "environment")
+    monkeypatch.setenv("LDM_SCALE_SHARDS", "")  # set and empty is as good as not set
+    expected = {"out": "environment", "shards": "file", "target": "environment", "seed": 2, "latent": "sample"}
+    assert values("--config", file, recipe=recipe) == expected
+    flags = ("--target", "flag", "--seed", "3")
+    assert values("--config", file, *flags, recipe=recipe) == expected | {"target": "flag", "seed": "3"}
+
+
+def test_sections_are_merged_option_by_option(tmp_path: Path) -> None:
+    recipe = {"geometry": {"influence": "exact", "probes": 4, "memory": "1GiB"}}
+    file = write(tmp_path, "geometry: {probes: 8, distortion: 'off'}")
+    assert values("--config", file, "--geometry.probes", "9", recipe=recipe) == {
+        "geometry": {"influence": "exact", "probes": "9", "memory": "1GiB", "distortion": "off"}
+    }
+    assert recipe == {"geometry": {"influence": "exact", "probes": 4, "memory": "1GiB"}}
+
+
+def test_attack_options_are_laid_over_the_attacks_of_recipe_and_file(tmp_path: Path) -> None:
+    flags = ("--attacks.sima.timesteps", "0:20:10")
+    assert values(*flags) == {"attacks": {"sima": {"timesteps": "0:20:10"}}}
+    recipe = {"attacks": {"sima": {"timesteps": "0", "p": 2}, "loss": {}}}
+    assert values(*flags, recipe=recipe) == {"attacks": {"sima": {"timesteps": "0:20:10", "p": 2}, "loss": {}}}
+    file = write(tmp_path, "attacks: {sima: {p: 3}}")
+    assert values("--config", file, *flags) == {"attacks": {"sima": {"timesteps": "0:20:10", "p": 3}}}
+
+
+@pytest.mark.parametrize("attacks", ["sima, loss", "[sima, loss]", "{sima: {}, loss: {}}", "{sima: , loss: }"])
+def test_attack_options_join_attacks_named_in_any_form(tmp_path: Path, attacks: str) -> None:
+    file = write(tmp_path, f"attacks: {attacks}")
+    given = values("--config", file, "--attacks.sima.p", "2")
+    assert list(given["attacks"]) == ["sima", "loss"]
+    assert given["attacks"]["sima"] == {"p": "2"}
+
+
+def test_attacks_named_by_a_flag_replace_those_of_the_recipe_with_their_options() -> None:
+    recipe = {"attacks": {"sima": {"p": 2}, "loss": {}}}
+    assert values("--attacks", "sima", recipe=recipe) == {"attacks": {"sima": {}}}
+    assert values("--attacks", "pia, sima", "--attacks.sima.p", "3", recipe=recipe) == {
+        "attacks": {"pia": {}, "sima": {"p": "3"}}
+    }
+
+
+def test_options_of_an_attack_that_is_not_run_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"^--attacks\.sima: that attack is not run; add it to --attacks$"):
+        values("--attacks", "loss", "--attacks.sima.p", "3")
+
+
+def test_a_stray_option_of_a_file_or_recipe_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^unknown option 'shrads'; did you mean 'shards'"):
+        values("--config", write(tmp_path, "shrads: x"))
+    with pytest.raises(UsageError, match=r"^unknown option 'geometri'; did you mean 'geometry'"):
+        values(recipe={"geometri": {}})
+
+
+@pytest.mark.parametrize("key", ["1", "true", "null", "2020-01-01"])
+def test_keys_that_are_no_text_are_unknown_options_too(tmp_path: Path, key: str) -> None:
+    with pytest.raises(UsageError):
+        build(AuditConfig, values("--config", write(tmp_path, f"out: o\n{key}: x")))
+
+
+def test_the_environment_is_for_audits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDM_SCALE_OUT", "environment")
+    monkeypatch.setenv("LDM_SCALE_SHARDS", "environment")
+    arguments = make_parser().parse_args(["train", "--out", "o"])
+    assert collect(arguments, TrainConfig, {}) == {"out": "o"}
+
+
+def test_positional_arguments_and_recorded_values_are_collected() -> None:
+    arguments = make_parser().parse_args(["pack", "folder", "in", "out", "--max-samples", "9"])
+    assert collect(arguments, PackConfig, {}) == {
+        "dataset": "folder",
+        "source": "in",
+        "out": "out",
+        "max_samples": "9",
+    }
+    arguments = make_parser().parse_args(["reduce", "run", "--drop", "0.2"])
+    recorded = {"drop": 0.4, "bootstrap": 7, "confidence": 0.9}
+    assert collect(arguments, AnalysisConfig, recorded) == recorded | {"drop": "0.2"}
+
+
+def test_help_shows_defaults_and_survives_percent_signs() -> None:
+    text = " ".join(commands()["audit"].format_help().split())
+    assert "share of dimensions the headline drops [0.4]" in text
+    assert "attacks.sima: " in text

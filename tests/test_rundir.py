@@ -1,0 +1,169 @@
+"""The run directory: begun once, resumed by the same run, refused to others, and counted from its files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from ldm_scale.config import AuditConfig, digest
+from ldm_scale.errors import UsageError
+from ldm_scale.rundir import RunDirectory, RunRecord
+from ldm_scale.schema import REJECT, row_schema
+from ldm_scale.storage import Location
+
+SCHEMA = row_schema(4, {"sima": 1}, 2, {"fingerprint": "f"})
+
+
+def make_record(**science: Any) -> RunRecord:
+    content = {"seed": 0, "attacks": {"sima": {"p": 4.0, "timesteps": [0, 10]}}, "target": "t" * 64} | science
+    return RunRecord(
+        fingerprint=digest(content),
+        science=content,
+        config=AuditConfig(out="o", attacks={"sima": {"p": 4.0}}),
+        latent_shape=(1, 2, 2),
+        timesteps={"sima": (0, 10)},
+        members=3,
+        heldout=5,
+        versions={"numpy": "2"},
+    )
+
+
+def rows(*names: str) -> pa.Table:
+    content = {"member": True, "distortion": 1.0, "influence": [0.0] * 4, "sima": [1.0] * 2, "sima_random": [1.0] * 2}
+    return pa.Table.from_pylist([{"sample_id": name} | content for name in names], schema=SCHEMA)
+
+
+def rejects(**reasons: str) -> pa.Table:
+    content = [{"sample_id": name, "stage": "decode", "reason": reason} for name, reason in reasons.items()]
+    return pa.Table.from_pylist(content, schema=REJECT)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(Location.of(tmp_path / "run"))
+
+
+def test_a_run_is_begun_in_a_new_or_an_empty_folder(run: RunDirectory, tmp_path: Path) -> None:
+    run.begin(make_record())
+    assert run.read_record() == make_record()
+    assert run.read_record().samples == 8
+    (tmp_path / "empty").mkdir()
+    RunDirectory(Location.of(tmp_path / "empty")).begin(make_record())
+    assert sorted(tree(tmp_path)) == ["empty/run.json", "run/run.json"]
+
+
+def test_the_same_run_is_resumed_and_its_record_left_alone(run: RunDirectory, tmp_path: Path) -> None:
+    run.begin(make_record())
+    run.commit(rows("a/1"), REJECT.empty_table())
+    before = tree(tmp_path)
+    run.begin(make_record())
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("science", "difference"),
+    [
+        ({"seed": 1}, r"\(seed was 0, is now 1\)"),
+        ({"attacks": {"sima": {"p": 2.0, "timesteps": [0, 10]}}}, r"\(attacks\.sima\.p was 4\.0, is now 2\.0\)"),
+        ({"attacks": {"sima": {"p": 4.0, "timesteps": [0]}}}, r"attacks\.sima\.timesteps was \[0, 10\], is now \[0\]"),
+        ({"attacks": {"loss": {}}}, r"attacks\.loss was null, is now \{\}; attacks\.sima was "),
+        ({"target": "u" * 64}, r'target was "t{36}\.\.\., is now "u{36}\.\.\.'),
+        ({"seed": 1, "extra": True}, r"\(extra was null, is now true; seed was 0, is now 1\)"),
+    ],
+)
+def test_another_run_is_refused_with_the_differences_named(
+    run: RunDirectory, tmp_path: Path, science: dict[str, Any], difference: str
+) -> None:
+    run.begin(make_record())
+    before = tree(tmp_path)
+    with pytest.raises(UsageError, match=difference) as caught:
+        run.begin(make_record(**science))
+    assert "nothing is overwritten" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert tree(tmp_path) == before
+
+
+def test_a_folder_of_other_files_is_refused_and_left_alone(run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.tex").write_text("mine")
+    with pytest.raises(UsageError, match="run is not empty and holds no run"):
+        run.begin(make_record())
+    assert tree(tmp_path) == {"run/thesis.tex": b"mine"}
+
+
+def test_a_path_that_is_a_file_is_refused_and_left_alone(run: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(UsageError, match="run"):
+        run.begin(make_record())
+    assert tree(tmp_path) == {"run": b"mine"}
+
+
+def test_a_folder_without_a_record_is_no_run(run: RunDirectory) -> None:
+    with pytest.raises(UsageError, match=r"run holds no run\.json"):
+        run.read_record()
+
+
+@pytest.mark.parametrize("change", [{"surprise": 1}, {"members": None}, {"config": {"out": "o", "gone": 1}}])
+def test_a_record_of_another_kind_is_named(run: RunDirectory, change: dict[str, Any]) -> None:
+    content = make_record().model_dump(mode="json") | change
+    (run.root / "run.json").replace(json.dumps(content).encode())
+    with pytest.raises(UsageError, match=r"run\.json is not a run record"):
+        run.read_record()
+
+
+def test_a_damaged_record_is_named_in_one_line(run: RunDirectory) -> None:
+    for data in (b"", b"{", b"\xff\xfe"):
+        (run.root / "run.json").replace(data)
+        with pytest.raises(UsageError, match=r"run\.json is not a run record") as caught:
+            run.read_record()
+        assert "\n" not in str(caught.value)
+
+
+def test_commits_add_parts_that_are_counted_and_listed(run: RunDirectory) -> None:
+    run.commit(rows("s-0/a", "s-0/b"), rejects(**{"s-0/c": "no image"}))
+    run.commit(rows("s-1/deep/er/key"), REJECT.empty_table())
+    run.commit(rows(), rejects(**{"s-1/b": "no image", "s-1/c": "9 x 9 is more"}))
+    run.commit(rows(), REJECT.empty_table())
+    assert (len(run.parts()), len(run.reject_parts())) == (2, 2)
+    assert run.count_rows() == 3
+    assert run.committed() == {"s-0": {"a", "b", "c"}, "s-1": {"deep/er/key", "b", "c"}}
+    assert run.rejects()["sample_id"].to_pylist() == ["s-0/c", "s-1/b", "s-1/c"]
+    assert run.reject_counts() == {"decode: no image": 2, "decode: 9 x 9 is more": 1}
+
+
+def test_nothing_committed_is_nothing(run: RunDirectory) -> None:
+    assert (run.parts(), run.count_rows(), run.committed(), run.reject_counts()) == ([], 0, {}, {})
+    assert run.rejects().schema == REJECT
+
+
+def test_a_repeated_commit_counts_once(run: RunDirectory) -> None:
+    for _ in range(2):
+        run.commit(rows("s-0/a"), rejects(**{"s-0/b": "no image"}))
+    assert len(run.parts()) == 2
+    assert run.committed() == {"s-0": {"a", "b"}}
+    assert len(run.rejects()) == 1
+    assert run.reject_counts() == {"decode: no image": 1}
+
+
+def test_rejects_are_counted_by_reason_without_its_details(run: RunDirectory) -> None:
+    reasons = [
+        "cannot be decoded: broken PNG",
+        "cannot be decoded: truncated",
+        "too large (90 x 90)",
+        "too large (8 x 8)",
+    ]
+    run.commit(rows(), rejects(**{f"s-0/{i}": reason for i, reason in enumerate([*reasons, "too large"])}))
+    assert run.reject_counts() == {"decode: too large": 3, "decode: cannot be decoded": 2}
+
+
+def test_files_that_are_no_parts_are_left_out(run: RunDirectory) -> None:
+    run.commit(rows("s-0/a"), REJECT.empty_table())
+    (run.root / "samples/part-x.parquet.abc.partial").replace(b"half")
+    assert run.count_rows() == 1
+    assert run.committed() == {"s-0": {"a"}}

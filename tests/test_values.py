@@ -1,0 +1,63 @@
+"""Sizes and integers as people write them."""
+
+import pytest
+
+from ldm_scale.config import GeometryConfig, TrainConfig, build
+from ldm_scale.errors import UsageError
+from ldm_scale.values import parse_bytes, parse_integers
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("512MiB", 512 * 1024 * 1024),
+        ("4 GiB", 4 * 1024**3),
+        ("1.5kb", 1500),
+        ("2GB", 2_000_000_000),
+        ("3 MB ", 3_000_000),
+        ("64kib", 65536),
+        ("1024", 1024),
+        (1024, 1024),
+        (2.0**30, 2**30),
+    ],
+)
+def test_sizes_are_bytes(text: object, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "lots", "5 potatoes", "-3MB", "1.2.3MB", "MB", ".", "1e3", None, True])
+def test_what_is_no_size_is_named(text: object) -> None:
+    with pytest.raises(ValueError, match=r"is not a size|could not convert"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0,10,20", (0, 10, 20)),
+        ("7", (7,)),
+        (" 1, 2 ", (1, 2)),
+        ("0:200:50", (0, 50, 100, 150)),
+        ("3:6", (3, 4, 5)),
+        ("6:0:-2", (6, 4, 2)),
+        ("5:5", ()),
+        ([1, 2], [1, 2]),
+        ((3,), (3,)),
+    ],
+)
+def test_integers_are_lists_or_ranges(text: object, expected: object) -> None:
+    assert parse_integers(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "1.5", "0:10:0", "1:", "1:2:3:4", "::"])
+def test_what_is_no_list_of_integers_is_a_usage_error_of_one_line(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^vae_channels: ") as caught:
+        build(TrainConfig, {"shards": "s", "out": "o", "vae_channels": text})
+    assert "\n" not in str(caught.value)
+
+
+def test_configurations_take_both_spellings() -> None:
+    assert build(GeometryConfig, {"memory": "1MiB"}).memory == 2**20
+    assert build(TrainConfig, {"shards": "s", "out": "o", "vae_channels": "8,16"}).vae_channels == (8, 16)
+    with pytest.raises(UsageError, match=r"^memory: 'much' is not a size such as 512MiB"):
+        build(GeometryConfig, {"memory": "much"})
