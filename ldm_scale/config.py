@@ -120,7 +120,11 @@ class AuditConfig(Config):
 
     def science(self) -> dict[str, Any]:
         """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""
-        return self.model_dump(mode="json", include={"seed", "latent", "attacks", "images", "geometry", "masks"})
+        return self.model_dump(
+            mode="json",
+            include={"seed", "latent", "attacks", "images", "geometry", "masks"},
+            exclude={"geometry": {"memory"}},
+        )
 
 
 class PackConfig(Config):

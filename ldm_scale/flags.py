@@ -29,7 +29,11 @@ def add_flags(parser: Any, kind: type[Config], positional: tuple[str, ...] = (),
     for name, field in kind.model_fields.items():
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, Config):
-            add_flags(parser.add_argument_group(f"{name}: {annotation.__doc__}"), annotation, prefix=f"{name}.")
+            add_flags(
+                parser.add_argument_group(f"{name}: {(annotation.__doc__ or '').rstrip('.')}"),
+                annotation,
+                prefix=f"{name}.",
+            )
         elif name in positional:
             parser.add_argument(name, metavar=name.upper(), help=_help(field))
         else:
@@ -41,7 +45,7 @@ def add_attack_flags(parser: argparse.ArgumentParser) -> None:
     """Add one flag for each option of each installed attack."""
     for name, point in known_attacks().items():
         attack = point.load()
-        group = parser.add_argument_group(f"attacks.{name}: {(attack.__doc__ or '').splitlines()[0]}")
+        group = parser.add_argument_group(f"attacks.{name}: {(attack.__doc__ or '').splitlines()[0].rstrip('.')}")
         for field in dataclasses.fields(attack):
             group.add_argument(
                 f"--attacks.{name}.{field.name}".replace("_", "-"), dest=f"attacks.{name}.{field.name}", metavar="X"

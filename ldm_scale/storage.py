@@ -75,10 +75,6 @@ class Location:
     def is_dir(self) -> bool:
         return bool(self._info().type == pafs.FileType.Directory)
 
-    def size(self) -> int:
-        """Bytes of a file."""
-        return int(self._info().size)
-
     def files(self, suffix: str = "", recursive: bool = False) -> list["Location"]:
         """The files below a folder whose names end with `suffix`, sorted by address; none if there is no folder."""
         selector = pafs.FileSelector(self._path, allow_not_found=True, recursive=recursive)

@@ -95,6 +95,7 @@ class Results(Record):
 
     format: Literal[1] = 1
     fingerprint: str = Field(description="of everything the rows depend on")
+    inputs: dict[str, str] = Field(description="SHA-256 of the audited shards, split and target")
     members: int = Field(description="member rows")
     heldout: int = Field(description="held-out rows")
     expected: int = Field(description="samples the run was to audit")
@@ -105,7 +106,9 @@ class Results(Record):
     headline: tuple[Headline, ...]
     by_timestep: tuple[Point, ...] = Field(description="plain, and analysis.drop lowest, at each timestep")
     by_drop: tuple[Point, ...] = Field(description="each drop share and mask, at the plain row's calibrated timestep")
-    by_distortion: tuple[DistortionGroup, ...] = Field(description="at the calibrated choices of plain and lowest")
+    by_distortion: tuple[DistortionGroup, ...] = Field(
+        description="all samples with a distortion, at the calibrated choices of plain and lowest"
+    )
     roc: tuple[RocPoint, ...]
     at_risk: tuple[RiskyMember, ...] = Field(description="ten members most at risk, by the first attack's chosen row")
     warnings: tuple[str, ...] = Field(description="numbers not to trust, and why")

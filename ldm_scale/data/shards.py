@@ -5,6 +5,7 @@ and `cls` (the class index). A shard folder has a `manifest.json` that names eac
 bytes and SHA-256, so that a truncated shard is noticed: a tar cut on a member boundary reads without any error.
 """
 
+import hashlib
 import io
 import json
 import tarfile
@@ -125,11 +126,9 @@ def write_shards(
         with wds.TarWriter(buffer, encoder=False, mtime=0, user="", group="") as writer:
             for sample in chunk:
                 writer.write(_encode(sample))
-        location = folder / name
-        location.create(buffer.getvalue())
-        infos.append(
-            ShardInfo(name=name, samples=len(chunk), bytes=buffer.getbuffer().nbytes, sha256=location.sha256())
-        )
+        data = buffer.getvalue()
+        (folder / name).create(data)
+        infos.append(ShardInfo(name=name, samples=len(chunk), bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
     return infos
 
 

@@ -63,7 +63,13 @@ def check_inputs(config: AuditConfig) -> Inputs:
     split = read_split(Location.of(config.split)) if config.split is not None else None
     target = load_target(config.target, "cpu")
     _check_fit(config, target, attacks)
-    resolved = config.model_copy(update={"attacks": {name: resolve_options(a) for name, a in attacks.items()}})
+    resolved = config.model_copy(
+        update={
+            "attacks": {name: resolve_options(attack) for name, attack in attacks.items()},
+            # Absolute: workers, and whoever reads run.json, stand elsewhere.
+            **{name: Location.of(getattr(config, name)).uri for name in ("out", "shards", "target")},
+        }
+    )
     science: dict[str, Any] = {
         **resolved.science(),
         "shards": digest([shard.sha256 for shard in manifest.shards]),

@@ -116,6 +116,7 @@ def _reduce(run: RunDirectory, record: RunRecord, parts: list[Location], config:
     summaries: list[AttackSummary] = ray.get(pending)
     results = Results(
         fingerprint=record.fingerprint,
+        inputs={name: record.science[name] for name in ("shards", "split", "target")},
         members=members,
         heldout=heldout,
         expected=record.samples,

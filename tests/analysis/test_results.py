@@ -50,6 +50,7 @@ def example() -> Results:
     group = {"quartile": 1, "low": 0.1, "high": 0.2, "members": 3, "heldout": 0, "timestep": 50, "drop": 0.0}
     return Results(
         fingerprint="abc",
+        inputs={"shards": "1", "split": "2", "target": "3"},
         members=3,
         heldout=4,
         expected=8,

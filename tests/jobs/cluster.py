@@ -34,7 +34,7 @@ def _kill_all(folder: str) -> None:
 
 @contextmanager
 def head(cwd: Path, configured: dict[str, str]) -> Iterator[dict[str, str]]:
-    """`ray start --head` in a folder with some variables set; yields the environment in which `ray job submit` reaches it."""
+    """`ray start --head` in a folder with some variables set; yields the environment that reaches it."""
     # Unix socket paths are short: not below pytest's long temporary folder.
     folder = tempfile.mkdtemp(prefix="ray-")
     gcs, dashboard = free_port(), free_port()

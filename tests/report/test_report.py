@@ -32,6 +32,7 @@ from ldm_scale.data.shards import Manifest, Sample, read_manifest, write_manifes
 from ldm_scale.errors import UsageError
 from ldm_scale.report.page import write_report
 from ldm_scale.report.pictures import Picture, read_pictures
+from ldm_scale.report.plots import plot_by_distortion
 from ldm_scale.report.verdict import beats_chance, verdict
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import REJECT
@@ -332,6 +333,13 @@ def test_what_is_missing_is_said(page: str, tmp_path: Path) -> None:
     assert "8 samples have neither a row nor a reject" in _text(without)
     assert "neither a row nor a reject" not in measured
     assert without.count('class="plot"') == page.count('class="plot"') - 1
+
+
+def test_quartiles_with_one_side_empty_still_draw() -> None:
+    results = _results(("sima",), (), 0.7)
+    groups = tuple(group.model_copy(update={"auroc": None}) for group in results.by_distortion)
+    plot = plot_by_distortion(results.model_copy(update={"by_distortion": groups}))
+    assert plot.uri.startswith("data:image/svg+xml;base64,")
 
 
 def test_several_attacks_are_grouped(tmp_path: Path) -> None:
