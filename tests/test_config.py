@@ -79,7 +79,7 @@ def test_a_drop_share_between_two_bins_is_refused(drop: float, bins: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("drop", "bins"), [(0.4, 20), (0.35, 20), (0.05, 20), (0.3, 10), (1 / 3, 3), (0.7, 10), (0.95, 20)]
+    ("drop", "bins"), [(0.4, 20), (0.35, 20), (0.05, 20), (0.3, 10), (1 / 3, 3), (0.29, 100), (0.7, 10), (0.95, 20)]
 )
 def test_a_drop_share_on_a_bin_is_taken_whatever_its_rounding(drop: float, bins: int) -> None:
     assert audit(analysis={"drop": drop}, masks={"bins": bins}).analysis.drop == drop

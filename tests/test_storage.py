@@ -50,7 +50,6 @@ def test_a_location_knows_what_is_there(tmp_path: Path) -> None:
         (False, True),
         (False, False),
     ]
-    assert there.size() == 5
     assert there.name == "file"
     assert there.read_text() == "12345"
     with there.open_stream() as stream:

@@ -46,13 +46,18 @@ def missing(results: Results) -> int:
 def facts(results: Results, record: RunRecord) -> list[tuple[str, str]]:
     """What was audited, on which samples, and how."""
     config = record.config
-    split = config.split or "by folder, members/ and heldout/"
+    inputs = {
+        "shards": config.shards,
+        "target": config.target,
+        "split": config.split or "by folder, members/ and heldout/",
+    }
+    named = {name: f"{text} (SHA-256 {results.inputs[name][:SHORT]})" for name, text in inputs.items()}
     sides = f"{_side(results.members, record.members)} members, {_side(results.heldout, record.heldout)} held-out"
     seen = [f"{name}: {_timesteps(steps)}" for name, steps in record.timesteps.items()]
     return [
-        ("Target", config.target),
-        ("Shards", config.shards),
-        ("Split", f"{split} (digest {str(record.science.get('split', ''))[:SHORT] or 'unknown'})"),
+        ("Target", named["target"]),
+        ("Shards", named["shards"]),
+        ("Split", named["split"]),
         ("Audited", f"{sides}; {sum(results.rejected.values()):,} rejected"),
         ("Attacks" if len(seen) > 1 else "Attack", "; ".join(seen)),
         ("Influence", _influence(config.geometry, record.latent_shape)),

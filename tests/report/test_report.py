@@ -116,6 +116,7 @@ def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Res
     rates = np.linspace(0, 1, 5)
     return Results(
         fingerprint="0123456789abcdef",
+        inputs={"shards": "5" * 64, "split": "feedc0ffee" * 6, "target": "7" * 64},
         members=6,
         heldout=5,
         expected=12,
@@ -244,7 +245,7 @@ def test_what_was_audited(page: str) -> None:
     assert "6 members, 5 of 6 held-out; 1 rejected" in text
     assert "sima: 4 timesteps 0, 10, ..., 30" in text
     assert "hutchinson, 16 probes a sample; latent 4 x 2 x 2 = 16 dimensions" in text
-    assert "(digest feedc0ffee)" in text
+    assert "members/ and heldout/ (SHA-256 feedc0ffeefe)" in text
     assert "Warnings too few held-out & more" in text
 
 
