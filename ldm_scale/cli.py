@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from ldm_scale.config import AnalysisConfig, AuditConfig, Config, PackConfig, TrainConfig, build
+from ldm_scale.config import AnalysisConfig, AuditConfig, Config, PackConfig, TrainConfig, build, check_drop
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.flags import add_attack_flags, add_flags, collect
 from ldm_scale.rundir import RunDirectory
@@ -54,9 +54,11 @@ def _reduce(arguments: argparse.Namespace) -> None:
     from ldm_scale.report.page import write_report
 
     run = _open_run(arguments.run)
-    recorded = run.read_record().config.analysis.model_dump()
+    recorded = run.read_record().config
+    analysis = build(AnalysisConfig, collect(arguments, AnalysisConfig, recorded.analysis.model_dump()))
+    check_drop(analysis.drop, recorded.masks.bins)
     with session():
-        reduce_run(run, build(AnalysisConfig, collect(arguments, AnalysisConfig, recorded)))
+        reduce_run(run, analysis)
     write_report(run)
     _print_outcome(run)
 

@@ -76,6 +76,13 @@ class ComputeConfig(Config):
     rows_per_part: int = Field(256, gt=0, description="rows committed at a time, in one Parquet file")
 
 
+def name_attacks(attacks: Any) -> Any:
+    """Attacks as a mapping of names to options, from that, from a list of names or from "sima,pia"."""
+    if isinstance(attacks, str):
+        attacks = [name.strip() for name in attacks.split(",")]
+    return {name: {} for name in attacks} if isinstance(attacks, list | tuple) else attacks
+
+
 class AuditConfig(Config):
     """One audit: what is audited, on which samples, how, and where the run directory goes."""
 
@@ -100,11 +107,8 @@ class AuditConfig(Config):
     @model_validator(mode="before")
     @classmethod
     def _name_attacks(cls, data: Any) -> Any:
-        attacks = data.get("attacks") if isinstance(data, dict) else None
-        if isinstance(attacks, str):
-            attacks = [name.strip() for name in attacks.split(",")]
-        if isinstance(attacks, list | tuple):
-            return {**data, "attacks": {name: {} for name in attacks}}
+        if isinstance(data, dict) and "attacks" in data:
+            return {**data, "attacks": name_attacks(data["attacks"])}
         return data
 
     @model_validator(mode="after")
@@ -113,9 +117,10 @@ class AuditConfig(Config):
             raise ValueError("attacks: name at least one")
         if ("shards" in self.model_fields_set) != ("target" in self.model_fields_set):
             raise ValueError("give both shards and target; only together do they default to the demo")
-        steps = self.analysis.drop * self.masks.bins
-        if abs(steps - round(steps)) > 1e-9:
-            raise ValueError(f"analysis.drop = {self.analysis.drop} is not a multiple of 1 / masks.bins")
+        try:
+            check_drop(self.analysis.drop, self.masks.bins)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
         return self
 
     def science(self) -> dict[str, Any]:
@@ -169,6 +174,12 @@ class TrainConfig(Config):
     images: ImageConfig = ImageConfig()
 
 
+def check_drop(drop: float, bins: int) -> None:
+    """Raise UsageError where a drop share is no whole number of bins."""
+    if abs(drop * bins - round(drop * bins)) > 1e-9:
+        raise UsageError(f"analysis.drop = {drop} is not a multiple of 1 / masks.bins")
+
+
 T = TypeVar("T", bound=Config)
 
 
@@ -194,7 +205,7 @@ def load_yaml(path: str) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"configuration {path}: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
         raise UsageError(f"configuration {path} must be a mapping of options")

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from ldm_scale.attacks.registry import known_attacks
-from ldm_scale.config import AuditConfig, Config, load_yaml
+from ldm_scale.config import AuditConfig, Config, load_yaml, name_attacks
 from ldm_scale.errors import UsageError
 from ldm_scale.registry import unknown_name
 
@@ -73,10 +73,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def _merge_attacks(chosen: Any, names: str | None, options: dict[str, Any]) -> Any:
     """The attacks of the file or recipe, or those named on the command line, with their options from there."""
-    if names is not None:
-        chosen = {name.strip(): {} for name in names.split(",")}
-    if isinstance(chosen, list | tuple):
-        chosen = {name: {} for name in chosen}
+    chosen = name_attacks(names if names is not None else chosen)
     if stray := next((name for name in options if name not in chosen), None):
         raise UsageError(f"--attacks.{stray}: that attack is not run; add it to --attacks")
     return _merge(chosen, options)

@@ -94,14 +94,23 @@ class RunDirectory:
             if len(table):
                 write_table(self.root / folder / name, table)
 
+    def _ids(self, parts: list[Location]) -> set[str]:
+        ids: set[str] = set()
+        for part in parts:
+            with part.open() as stream:
+                ids.update(pq.read_table(stream, columns=["sample_id"])["sample_id"].to_pylist())
+        return ids
+
+    def count_rows(self) -> int:
+        """Samples with a row; a row that a retry wrote twice counts once."""
+        return len(self._ids(self.parts()))
+
     def committed(self) -> dict[str, frozenset[str]]:
         """The keys already in samples/ or rejects/, by shard stem."""
         keys: dict[str, set[str]] = defaultdict(set)
-        for part in (*self.parts(), *self.reject_parts()):
-            with part.open() as stream:
-                for sample_id in pq.read_table(stream, columns=["sample_id"])["sample_id"].to_pylist():
-                    stem, key = sample_id.split("/", 1)
-                    keys[stem].add(key)
+        for sample_id in self._ids([*self.parts(), *self.reject_parts()]):
+            stem, key = sample_id.split("/", 1)
+            keys[stem].add(key)
         return {stem: frozenset(found) for stem, found in keys.items()}
 
     def rejects(self) -> pa.Table:
@@ -113,18 +122,10 @@ class RunDirectory:
         rows = {row["sample_id"]: row for row in pa.concat_tables(tables).to_pylist()}
         return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=REJECT)
 
-    def count_rows(self) -> int:
-        """Rows committed, from the parts' footers."""
-        total = 0
-        for part in self.parts():
-            with part.open() as stream:
-                total += pq.read_metadata(stream).num_rows
-        return total
-
     def reject_counts(self) -> dict[str, int]:
-        """Rejects by stage and reason, most frequent first; details in parentheses or after a colon are left out."""
+        """Rejects by stage and reason, most frequent first; details after a colon or in parentheses are left out."""
         rejects = self.rejects().to_pylist()
-        counts = Counter(f"{row['stage']}: {row['reason'].split(':')[0]}" for row in rejects)
+        counts = Counter(f"{row['stage']}: {row['reason'].split(':')[0].split(' (')[0]}" for row in rejects)
         return dict(counts.most_common())
 
 

@@ -1,5 +1,6 @@
 """Local paths and s3:// addresses behind pyarrow.fs, with writes that appear whole or not at all."""
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -75,6 +76,10 @@ class Location:
     def is_dir(self) -> bool:
         return bool(self._info().type == pafs.FileType.Directory)
 
+    def size(self) -> int:
+        """Bytes of a file."""
+        return int(self._info().size)
+
     def files(self, suffix: str = "", recursive: bool = False) -> list["Location"]:
         """The files below a folder whose names end with `suffix`, sorted by address; none if there is no folder."""
         selector = pafs.FileSelector(self._path, allow_not_found=True, recursive=recursive)
@@ -137,9 +142,13 @@ class Location:
             return
         os.makedirs(os.path.dirname(self._path), exist_ok=True)
         partial = f"{self._path}.{uuid.uuid4().hex}.partial"
-        with open(partial, "wb") as stream:
-            stream.write(data)
-        os.replace(partial, self._path)
+        try:
+            with open(partial, "wb") as stream:
+                stream.write(data)
+            os.replace(partial, self._path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
 
     def create(self, data: "bytes | pa.Buffer") -> None:
         """Write a new file that appears whole or not at all.

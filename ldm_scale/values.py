@@ -21,7 +21,10 @@ def parse_integers(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     if ":" in value:
-        return tuple(range(*(int(part) for part in value.split(":"))))
+        bounds = [int(part) for part in value.split(":")]
+        if len(bounds) > 3:
+            raise ValueError(f"{value!r} is not a range start:stop:step")
+        return tuple(range(*bounds))
     return tuple(int(part) for part in value.split(","))
 
 

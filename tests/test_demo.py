@@ -34,7 +34,7 @@ def samples(manifest: Manifest) -> list[tuple[Sample, bool]]:
     return [
         (sample, shard.name.startswith("members/"))
         for shard in manifest.shards
-        for sample in read_shard(Location.of(SHARDS) / shard.name, shard.samples)
+        for sample in read_shard(Location.of(SHARDS), shard)
     ]
 
 

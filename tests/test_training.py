@@ -67,8 +67,12 @@ def test_both_losses_fall() -> None:
     torch.manual_seed(0)
     config, x = tiny_recipe(), images()
     autoencoder, denoiser = build_autoencoder(config), build_denoiser(config)
-    for loss in (AutoencoderLoss(autoencoder, 1e-3), DenoiserLoss(denoiser, autoencoder, build_schedule())):
-        values = list(optimise(loss, iter([x] * 60), steps=60, rate=3e-3))
+    stages = (
+        lambda: AutoencoderLoss(autoencoder, 1e-3),
+        lambda: DenoiserLoss(denoiser, autoencoder, build_schedule()),
+    )
+    for stage in stages:
+        values = list(optimise(stage(), iter([x] * 60), steps=60, rate=3e-3))
         assert sum(values[-10:]) < 0.85 * sum(values[:10])
 
 

@@ -179,7 +179,12 @@ class _Analysis:
         top = members[np.argsort(-scores[members], kind="stable")[:RISKY]]
         above = (len(heldout) - np.searchsorted(heldout, scores[top], side="right")) / len(heldout)
         return [
-            RiskyMember(sample_id=sample_ids[i], attack=self.name, score=-np.log10(-scores[i]), heldout_above=share)
+            RiskyMember(
+                sample_id=sample_ids[i],
+                attack=self.name,
+                score=-np.log10(max(-scores[i], np.finfo(np.float64).tiny)),
+                heldout_above=share,
+            )
             for i, share in zip(top, above, strict=True)
         ]
 

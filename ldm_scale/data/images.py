@@ -4,7 +4,7 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ldm_scale.config import ImageConfig
 
@@ -32,11 +32,20 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
             if image.width * image.height > max_pixels:
-                raise BadImage(f"{image.width} x {image.height} is more than max_pixels = {max_pixels}")
+                raise BadImage(f"more than max_pixels = {max_pixels} ({image.width} x {image.height})")
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadImage(f"cannot be decoded: {str(error).splitlines()[0]}") from error
+        # Pillow names the buffer by its address, which no two runs share.
+        detail = "no JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else str(error).splitlines()[0]
+        raise BadImage(f"cannot be decoded: {detail}") from error
     return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits: Pillow's own conversion clips it to nearly all white."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
 
 
 def _center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -47,7 +56,7 @@ def _center_crop(image: Image.Image, size: int) -> Image.Image:
 
 def preprocess(image: Image.Image, config: ImageConfig, size: int) -> np.ndarray:
     """Centre crop (if `config.crop`), resize the shorter side to `size`, centre crop, RGB; uint8 (3, size, size)."""
-    image = image.convert("RGB")
+    image = _eight_bits(image).convert("RGB")
     if config.crop is not None:
         image = _center_crop(image, config.crop)
     scale = size / min(image.width, image.height)
@@ -64,7 +73,7 @@ def on_white(image: Image.Image) -> Image.Image:
         background = Image.new("RGBA", image.size, "white")
         background.alpha_composite(image)
         image = background
-    return image.convert("RGB")
+    return _eight_bits(image).convert("RGB")
 
 
 def encode_png(image: Image.Image) -> bytes:

@@ -33,12 +33,17 @@ def _read_items(config: PackConfig) -> list[Item]:
     return items
 
 
-def _thumbnail(item: Item, config: PackConfig) -> np.ndarray:
+def _open(item: Item, config: PackConfig) -> Image.Image:
     try:
-        image = on_white(open_image(item.location.read_bytes(), config.max_pixels))
+        return on_white(open_image(item.location.read_bytes(), config.max_pixels))
     except BadImage as error:
-        raise UsageError(f"{item.location} {error}; remove it or pass --near-duplicates 0") from None
-    small = image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+        raise UsageError(
+            f"{item.location} {error}; remove it, or copy files as they are: --near-duplicates 0 and no --size"
+        ) from None
+
+
+def _thumbnail(item: Item, config: PackConfig) -> np.ndarray:
+    small = _open(item, config).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32).ravel() / 255
 
 
@@ -71,11 +76,10 @@ def _choose_split(items: list[Item], config: PackConfig) -> tuple[Split, str]:
 
 
 def _load(item: Item, config: PackConfig, classes: list[str]) -> Sample:
-    data = item.location.read_bytes()
-    suffix = item.location.name.rsplit(".", 1)[-1].lower()
-    if config.size is not None:
-        image = on_white(open_image(data, config.max_pixels))
-        data, suffix = encode_png(image.resize((config.size, config.size), FILTERS["bicubic"])), "png"
+    if config.size is None:
+        data, suffix = item.location.read_bytes(), item.location.name.rsplit(".", 1)[-1].lower()
+    else:
+        data, suffix = encode_png(_open(item, config).resize((config.size, config.size), FILTERS["bicubic"])), "png"
     label = classes.index(item.label) if item.label is not None else None
     return Sample(item.key, data, suffix, item.caption, label)
 
@@ -91,6 +95,10 @@ def pack(config: PackConfig) -> Manifest:
         raise UsageError(f"{out} is not empty; give a new folder, nothing is overwritten")
     items = {item.key: item for item in _read_items(config)}
     split, how = _choose_split(list(items.values()), config)
+    if config.size is not None:
+        # Before the first shard is written: a picture that cannot be resized leaves no half-written folder.
+        for key in (*split.members, *split.heldout):
+            _open(items[key], config)
     classes = sorted({item.label for item in items.values() if item.label is not None})
 
     def samples(keys: tuple[str, ...]) -> Iterator[Sample]:

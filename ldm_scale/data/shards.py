@@ -140,19 +140,29 @@ def _decode(entry: dict[str, Any]) -> Sample:
     return Sample(entry["__key__"], entry.get(suffix, b""), suffix, caption, label)
 
 
-def read_shard(location: Location, expected: int) -> Iterator[Sample]:
-    """The samples of one shard, in order, in constant memory.
+def _one_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
-    Raises RunError where the shard is missing, is no tar file, is truncated, or does not hold `expected` samples.
+
+def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:
+    """The samples of one shard of a folder, in order, in constant memory.
+
+    Raises RunError where the shard is missing, is no tar file, or does not have the samples and bytes of its manifest.
     """
+    location = folder / shard.name
     count = 0
     try:
         with location.open_stream() as stream:
-            files = ({**file, "__url__": location.uri} for file in tar_file_iterator(stream))
+            files = ({**file, "__url__": location.uri} for file in tar_file_iterator(stream, skip_meta=None))
             for entry in group_by_keys(files):
                 count += 1
                 yield _decode(entry)
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
-        raise RunError(f"shard {location} cannot be read after {count} samples: {error.args[0]}") from error
-    if count != expected:
-        raise RunError(f"shard {location} holds {count} samples, its manifest says {expected}; restore or repack it")
+        raise RunError(f"shard {location} cannot be read after {count} samples: {_one_line(error)}") from error
+    if count != shard.samples:
+        raise RunError(
+            f"shard {location} holds {count} samples, its manifest says {shard.samples}; restore or repack it"
+        )
+    # A tar cut between two files of its last sample reads without any error.
+    if (size := location.size()) != shard.bytes:
+        raise RunError(f"shard {location} has {size} bytes, its manifest says {shard.bytes}; restore or repack it")

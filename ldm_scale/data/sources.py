@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ldm_scale.data.shards import IMAGE_SUFFIXES
 from ldm_scale.errors import UsageError
@@ -31,7 +32,7 @@ def _metadata(folder: Location) -> dict[str, dict[str, str]]:
     path = folder / "metadata.csv"
     if not path.is_file():
         return {}
-    rows = list(csv.DictReader(io.StringIO(path.read_text())))
+    rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"))))
     if rows and "file_name" not in rows[0]:
         raise UsageError(f"{path} needs a column file_name (and optionally caption, label)")
     return {row["file_name"]: row for row in rows}
@@ -77,17 +78,24 @@ def read_emoji(folder: Location) -> list[Item]:
     listing = folder / "emoji.json"
     if not listing.is_file():
         raise UsageError(f"{listing} does not exist; SOURCE must be the unpacked package emoji-datasource-google")
-    return [
-        Item(
-            key=entry["image"].removesuffix(".png"),
-            location=folder / "img/google/64" / entry["image"],
-            caption=(entry["name"] or entry["short_name"].replace("_", " ")).lower(),
-            label=entry["subcategory"],
-            variant=_emoji_variant(entry["unified"]),
-        )
-        for entry in json.loads(listing.read_text())
-        if entry["has_img_google"]
-    ]
+    try:
+        entries = [entry for entry in json.loads(listing.read_text()) if entry["has_img_google"]]
+        items = [_emoji_item(folder, entry) for entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{listing} is not the emoji list of the package emoji-datasource-google") from None
+    if absent := next((item.location for item in items if not item.location.is_file()), None):
+        raise UsageError(f"{absent} is named in emoji.json and is not in the package")
+    return items
+
+
+def _emoji_item(folder: Location, entry: dict[str, Any]) -> Item:
+    return Item(
+        key=entry["image"].removesuffix(".png"),
+        location=folder / "img/google/64" / entry["image"],
+        caption=(entry["name"] or entry["short_name"].replace("_", " ")).lower(),
+        label=entry["subcategory"],
+        variant=_emoji_variant(entry["unified"]),
+    )
 
 
 SOURCES: dict[str, Callable[[Location], list[Item]]] = {"folder": read_folder, "emoji": read_emoji}

@@ -44,7 +44,10 @@ def read_split(location: Location) -> Split:
         raise UsageError(f"split file {location} does not exist")
     try:
         content = json.loads(location.read_text())
-        split = Split(tuple(map(str, content[MEMBERS])), tuple(map(str, content[HELDOUT])))
+        sides = content[MEMBERS], content[HELDOUT]
+        if not all(isinstance(side, list) for side in sides):
+            raise TypeError
+        split = Split(*(tuple(map(str, side)) for side in sides))
     except (ValueError, KeyError, TypeError):
         raise UsageError(
             f'split file {location} must be JSON of the form {{"members": [key, ...], "heldout": [key, ...]}}'

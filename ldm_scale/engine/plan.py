@@ -10,7 +10,7 @@ import ray
 from ldm_scale.attacks.base import Attack
 from ldm_scale.attacks.registry import make_attack, resolve_options
 from ldm_scale.config import AuditConfig, digest
-from ldm_scale.data.shards import Manifest, read_manifest, read_shard
+from ldm_scale.data.shards import Manifest, ShardInfo, read_manifest, read_shard
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split, check_keys, read_split
 from ldm_scale.engine.reading import ShardTask
 from ldm_scale.errors import UsageError
@@ -135,13 +135,13 @@ def _by_folder(inputs: Inputs) -> tuple[ShardTask, ...]:
 
 
 @ray.remote(num_cpus=0.5)
-def _shard_keys(location: Location, expected: int) -> list[str]:
-    return [sample.key for sample in read_shard(location, expected)]
+def _shard_keys(folder: Location, shard: ShardInfo) -> list[str]:
+    return [sample.key for sample in read_shard(folder, shard)]
 
 
 def _by_key(inputs: Inputs, split: Split) -> tuple[ShardTask, ...]:
     shards = inputs.manifest.shards
-    listing = ray.get([_shard_keys.remote(inputs.folder / shard.name, shard.samples) for shard in shards])
+    listing = ray.get([_shard_keys.remote(inputs.folder, shard) for shard in shards])
     check_keys(split, {key for keys in listing for key in keys}, f"shards {inputs.folder}")
     membership = split.membership()
     tasks = []

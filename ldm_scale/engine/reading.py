@@ -50,7 +50,7 @@ def read_blocks(task: ShardTask) -> Iterator[pa.Table]:
     """The wanted samples of one shard, in tables of at most about BLOCK_BYTES of image bytes."""
     samples: list[tuple[Sample, bool]] = []
     size = 0
-    for sample in read_shard(Location(task.folder) / task.shard.name, task.shard.samples):
+    for sample in read_shard(Location(task.folder), task.shard):
         member = task.is_member(sample.key)
         if member is None:
             continue

@@ -51,7 +51,7 @@ def _picture(sample: Sample, manifest: Manifest, max_pixels: int) -> Picture:
 def _read(folder: Location, shard: ShardInfo, keys: set[str]) -> dict[str, Sample]:
     """The samples of those keys; reads no further than the last of them."""
     found: dict[str, Sample] = {}
-    for sample in read_shard(folder / shard.name, shard.samples):
+    for sample in read_shard(folder, shard):
         if sample.key in keys:
             found[sample.key] = sample
         if len(found) == len(keys):

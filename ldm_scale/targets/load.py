@@ -73,9 +73,16 @@ def load_target(address: str, device: str) -> Target:
     return UnconditionalTarget(
         _load_model(autoencoder, AutoencoderKL, "autoencoder").to(device),
         _load_model(denoiser, UNet2DModel, "U-Net").to(device),
-        # The schedule's betas do not depend on the sampler, and every diffusers sampler's configuration loads as this.
-        DDPMScheduler.from_pretrained(schedule, local_files_only=True),
+        _load_schedule(schedule),
     )
+
+
+def _load_schedule(component: Path) -> DDPMScheduler:
+    """The schedule; betas do not depend on the sampler, and every diffusers sampler's configuration loads as this."""
+    try:
+        return DDPMScheduler.from_pretrained(component, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"target scheduler {component} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
 def target_digest(address: str) -> str:

@@ -169,7 +169,7 @@ def test_too_many_pixels_are_rejected_before_decoding(monkeypatch: pytest.Monkey
         raise AssertionError("decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", decode)
-    with pytest.raises(BadImage, match=r"12000 x 9000 is more than max_pixels = 64000000"):
+    with pytest.raises(BadImage, match=r"more than max_pixels = 64000000 \(12000 x 9000\)"):
         open_image(png_header(12000, 9000), 64_000_000)
 
 

@@ -34,8 +34,14 @@ def write(folder: Path, samples: list[Sample] = SAMPLES) -> Path:
     return folder / write_shards(samples, Location.of(folder), "members")[0].name
 
 
-def read(path: Path, expected: int = len(SAMPLES)) -> list[Sample]:
-    return list(read_shard(Location.of(path), expected))
+def described(path: Path, samples: int = len(SAMPLES), size: int | None = None) -> ShardInfo:
+    """What a manifest says of a shard; its size is the file's own by default."""
+    actual = path.stat().st_size if path.exists() else 0
+    return ShardInfo(name=path.name, samples=samples, bytes=actual if size is None else size, sha256="0")
+
+
+def read(path: Path, expected: int = len(SAMPLES), size: int | None = None) -> list[Sample]:
+    return list(read_shard(Location.of(path.parent), described(path, expected, size)))
 
 
 def manifest_of(*names: str, samples: int = 2) -> Manifest:
@@ -116,7 +122,7 @@ def test_a_shard_cut_before_any_of_its_files_names_the_shard(tmp_path: Path) -> 
     for start in starts:
         path.write_bytes(data[:start])
         with pytest.raises(RunError, match=r"members-000000\.tar"):
-            read(path)
+            read(path, size=len(data))
 
 
 @pytest.mark.parametrize("share", [0.01, 0.2, 0.35, 0.5, 0.6])
@@ -150,7 +156,8 @@ def test_another_number_of_samples_than_the_manifest_says_is_an_error(tmp_path: 
 
 def test_samples_are_streamed(tmp_path: Path) -> None:
     # The first sample is there before the last is read and the number of samples turns out to be wrong.
-    stream = read_shard(Location.of(write(tmp_path)), 9)
+    path = write(tmp_path)
+    stream = read_shard(Location.of(path.parent), described(path, 9))
     assert next(stream) == SAMPLES[0]
     with pytest.raises(RunError):
         list(stream)
