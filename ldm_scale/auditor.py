@@ -17,7 +17,7 @@ from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, 
 from ldm_scale.geometry.pullback import metric
 from ldm_scale.randomness import keyed_generator, keyed_normal, keyed_permutation
 from ldm_scale.schema import control
-from ldm_scale.targets.base import Target
+from ldm_scale.targets.base import Target, to_images
 
 AUTO_EXACT_DIMENSIONS = 1024
 
@@ -76,7 +76,7 @@ class Auditor:
         return torch.from_numpy(np.stack(draws)).to(self._device)
 
     def _encode(self, pixels: UInt8[np.ndarray, "n 3 H W"], sample_ids: Sequence[str]) -> Float[Tensor, "n c h w"]:
-        images = torch.from_numpy(pixels).to(self._device).float() / 127.5 - 1
+        images = to_images(pixels, self._device)
         sampled = self._config.latent == "sample"
         noise = self._normal(sample_ids, "latent", self._target.latent_shape) if sampled else None
         with torch.no_grad():

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import UsageError, one_line
 from ldm_scale.values import Bytes, Integers
 
 DEMO = Path(__file__).parent / "demo"
@@ -206,7 +206,7 @@ def load_yaml(path: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"configuration {path}: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"configuration {path}: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"configuration {path} must be a mapping of options")
     return values

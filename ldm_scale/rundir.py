@@ -5,19 +5,19 @@ ranking.parquet and report.html are derived from them and can be made again at a
 """
 
 import json
+import math
 import uuid
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ldm_scale.config import AuditConfig
 from ldm_scale.errors import UsageError
 from ldm_scale.schema import REJECT
-from ldm_scale.storage import Location, write_table
+from ldm_scale.storage import Location, read_table, write_table
 
 
 class RunRecord(BaseModel):
@@ -34,6 +34,11 @@ class RunRecord(BaseModel):
     members: int
     heldout: int
     versions: dict[str, str]
+
+    @property
+    def dimensions(self) -> int:
+        """D of the latent."""
+        return math.prod(self.latent_shape)
 
     @property
     def samples(self) -> int:
@@ -97,8 +102,7 @@ class RunDirectory:
     def _ids(self, parts: list[Location]) -> set[str]:
         ids: set[str] = set()
         for part in parts:
-            with part.open() as stream:
-                ids.update(pq.read_table(stream, columns=["sample_id"])["sample_id"].to_pylist())
+            ids.update(read_table(part, ["sample_id"])["sample_id"].to_pylist())
         return ids
 
     def count_rows(self) -> int:
@@ -115,10 +119,7 @@ class RunDirectory:
 
     def rejects(self) -> pa.Table:
         """All rejects, one a sample, by sample id."""
-        tables = [REJECT.empty_table()]
-        for part in self.reject_parts():
-            with part.open() as stream:
-                tables.append(pq.read_table(stream, schema=REJECT))
+        tables = [REJECT.empty_table(), *(read_table(part) for part in self.reject_parts())]
         rows = {row["sample_id"]: row for row in pa.concat_tables(tables).to_pylist()}
         return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=REJECT)
 

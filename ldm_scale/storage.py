@@ -7,10 +7,10 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 
 from ldm_scale.errors import UsageError
 
@@ -166,10 +166,14 @@ def sub_locations(folder: Location, suffix: str) -> Iterator[tuple[str, Location
         yield location.uri.removeprefix(folder.uri + "/"), location
 
 
-def write_table(location: Location, table: pa.Table, **options: Any) -> None:
-    """Write one Parquet file (zstd), whole or not at all."""
-    import pyarrow.parquet as pq
+def read_table(location: Location, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file, or some of its columns."""
+    with location.open() as stream:
+        return pq.read_table(stream, columns=columns)
 
+
+def write_table(location: Location, table: pa.Table) -> None:
+    """Write one Parquet file (zstd), whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", **options)
+    pq.write_table(table, sink, compression="zstd")
     location.replace(sink.getvalue())

@@ -45,12 +45,17 @@ class AttackSummary:
     grid: pa.Table
 
 
+def reported(count: int) -> int:
+    """How many of `count` samples of one side are in the half that is reported on."""
+    return count - count // 2
+
+
 def halves(member: Bool[np.ndarray, " n"], seed: int) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
     """Two random halves of the samples, each with half of the members and half of the held-out: (choose, report)."""
     rng = np.random.default_rng(seed)
     sides = [rng.permutation(np.flatnonzero(side)) for side in (member, ~member)]
-    choose = np.concatenate([side[: len(side) // 2] for side in sides])
-    report = np.concatenate([side[len(side) // 2 :] for side in sides])
+    choose = np.concatenate([side[: -reported(len(side))] for side in sides])
+    report = np.concatenate([side[-reported(len(side)) :] for side in sides])
     return np.sort(choose), np.sort(report)
 
 
@@ -71,9 +76,10 @@ def _grid(spectra: Spectra, mask: Mask, shares: list[float]) -> Float[np.ndarray
     )
 
 
-def _best(grid: Float[np.ndarray, "q t 4"]) -> tuple[int, int]:
+def _best(grid: Float[np.ndarray, "q t 4"], shares: list[float]) -> tuple[float, int]:
+    """The drop share and the step of the highest AUROC."""
     share, step = np.unravel_index(grid[:, :, 0].argmax(), grid.shape[:2])
-    return int(share), int(step)
+    return shares[share], int(step)
 
 
 class _Analysis:
@@ -86,18 +92,19 @@ class _Analysis:
         self._shares["chosen"] = shares
         self.grids = {mask: _grid(spectra, mask, shares) for mask in Mask}
         calibration = spectra.take(choose)
-        self._picks = {row: _best(_grid(calibration, mask, self._shares[row])) for row, mask in ROWS.items()}
+        self._picks = {
+            row: _best(_grid(calibration, mask, self._shares[row]), self._shares[row]) for row, mask in ROWS.items()
+        }
 
-    def _choice(self, row: str, pick: tuple[int, int], samples: Spectra) -> Choice:
-        drop, step = self._shares[row][pick[0]], pick[1]
+    def _choice(self, row: str, pick: tuple[float, int], samples: Spectra) -> Choice:
+        drop, step = pick
         scores = samples.scores(ROWS[row], drop)[:, step]
         metrics = metric_set(scores, samples.member, self.config, self.seed)
         return Choice(timestep=samples.timesteps[step], drop=drop, metrics=metrics)
 
-    def _oracle_pick(self, row: str) -> tuple[int, int]:
-        shares = self.spectra.shares()
-        wanted = [int(np.argmin(np.abs(np.array(shares) - share))) for share in self._shares[row]]
-        return _best(self.grids[ROWS[row]][wanted])
+    def _oracle_pick(self, row: str) -> tuple[float, int]:
+        shares = self._shares[row]
+        return _best(self.grids[ROWS[row]][[round(share * self.spectra.bins) for share in shares]], shares)
 
     def headline(self) -> list[Headline]:
         return [
@@ -126,8 +133,8 @@ class _Analysis:
         return [self._point(mask, share, step) for mask in Mask for share in range(self.spectra.bins)]
 
     def _calibrated_scores(self, row: str, samples: Spectra) -> Float[np.ndarray, " n"]:
-        share, step = self._picks[row]
-        return samples.scores(ROWS[row], self._shares[row][share])[:, step]
+        drop, step = self._picks[row]
+        return samples.scores(ROWS[row], drop)[:, step]
 
     def by_distortion(self, distortion: Float[np.ndarray, " n"]) -> list[DistortionGroup]:
         measured = np.flatnonzero(np.isfinite(distortion))
@@ -148,7 +155,7 @@ class _Analysis:
         auroc = None
         if 0 < members < len(rows):
             auroc = metric_set(self._calibrated_scores(row, samples), samples.member, self.config, self.seed).auroc
-        share, step = self._picks[row]
+        drop, step = self._picks[row]
         return DistortionGroup(
             attack=self.name,
             row=row,
@@ -158,7 +165,7 @@ class _Analysis:
             members=members,
             heldout=len(rows) - members,
             timestep=self.spectra.timesteps[step],
-            drop=self._shares[row][share],
+            drop=drop,
             auroc=auroc,
         )
 
@@ -223,10 +230,10 @@ def summarise_attack(
 
 def level_warnings(heldout: int) -> list[str]:
     """Which false positive rates the held-out samples are too few for."""
-    reported = heldout - heldout // 2
+    samples = reported(heldout)
     return [
-        f"TPR at {level:.1%} FPR rests on {reported} held-out samples, of which at most {int(level * reported)} may be "
+        f"TPR at {level:.1%} FPR rests on {samples} held-out samples, of which at most {int(level * samples)} may be "
         f"misjudged; do not trust it with fewer than {round(10 / level)}"
         for level in (0.01, 0.001)
-        if reported < 10 / level
+        if samples < 10 / level
     ]

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ldm_scale.config import ImageConfig
+from ldm_scale.errors import one_line
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -36,16 +37,16 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Pillow names the buffer by its address, which no two runs share.
-        detail = "no JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else str(error).splitlines()[0]
+        detail = "no JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise BadImage(f"cannot be decoded: {detail}") from error
     return image
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled to 8 bits: Pillow's own conversion clips it to nearly all white."""
-    if not image.mode.startswith("I"):
-        return image
-    return Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+def as_rgb(image: Image.Image) -> Image.Image:
+    """The image as Pillow converts it to RGB, but 16-bit grey scaled first: Pillow clips it to nearly all white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def _center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -56,12 +57,12 @@ def _center_crop(image: Image.Image, size: int) -> Image.Image:
 
 def preprocess(image: Image.Image, config: ImageConfig, size: int) -> np.ndarray:
     """Centre crop (if `config.crop`), resize the shorter side to `size`, centre crop, RGB; uint8 (3, size, size)."""
-    image = _eight_bits(image).convert("RGB")
+    image = as_rgb(image)
     if config.crop is not None:
         image = _center_crop(image, config.crop)
     scale = size / min(image.width, image.height)
     if scale != 1:
-        width, height = max(size, round(image.width * scale)), max(size, round(image.height * scale))
+        width, height = round(image.width * scale), round(image.height * scale)
         image = image.resize((width, height), FILTERS[config.filter])
     return np.asarray(_center_crop(image, size)).transpose(2, 0, 1).copy()
 
@@ -73,7 +74,7 @@ def on_white(image: Image.Image) -> Image.Image:
         background = Image.new("RGBA", image.size, "white")
         background.alpha_composite(image)
         image = background
-    return _eight_bits(image).convert("RGB")
+    return as_rgb(image)
 
 
 def encode_png(image: Image.Image) -> bytes:

@@ -75,12 +75,12 @@ def _choose_split(items: list[Item], config: PackConfig) -> tuple[Split, str]:
     return random_halves(keys, config.seed), how
 
 
-def _load(item: Item, config: PackConfig, classes: list[str]) -> Sample:
+def _load(item: Item, config: PackConfig, classes: dict[str, int]) -> Sample:
     if config.size is None:
         data, suffix = item.location.read_bytes(), item.location.name.rsplit(".", 1)[-1].lower()
     else:
         data, suffix = encode_png(_open(item, config).resize((config.size, config.size), FILTERS["bicubic"])), "png"
-    label = classes.index(item.label) if item.label is not None else None
+    label = classes[item.label] if item.label is not None else None
     return Sample(item.key, data, suffix, item.caption, label)
 
 
@@ -99,13 +99,14 @@ def pack(config: PackConfig) -> Manifest:
         # Before the first shard is written: a picture that cannot be resized leaves no half-written folder.
         for key in (*split.members, *split.heldout):
             _open(items[key], config)
-    classes = sorted({item.label for item in items.values() if item.label is not None})
+    names = sorted({item.label for item in items.values() if item.label is not None})
+    classes = {name: number for number, name in enumerate(names)}
 
     def samples(keys: tuple[str, ...]) -> Iterator[Sample]:
         return (_load(items[key], config, classes) for key in keys)
 
     members = write_shards(samples(split.members), out, MEMBERS, config.shard_samples)
     heldout = write_shards(samples(split.heldout), out, HELDOUT, config.shard_samples)
-    manifest = Manifest(shards=(*members, *heldout), classes=tuple(classes), split=how, split_sha256=split.sha256)
+    manifest = Manifest(shards=(*members, *heldout), classes=tuple(names), split=how, split_sha256=split.sha256)
     write_manifest(out, manifest)
     return manifest

@@ -17,7 +17,8 @@ import webdataset as wds
 from pydantic import BaseModel, ConfigDict, ValidationError
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from ldm_scale.errors import RunError, UsageError
+from ldm_scale.config import digest
+from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.storage import Location
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -46,6 +47,11 @@ class ShardInfo(BaseModel):
     sha256: str
 
     @property
+    def side(self) -> str:
+        """The folder it lies in: members, heldout, or neither."""
+        return self.name.split("/")[0]
+
+    @property
     def stem(self) -> str:
         """The shard's name without folder and suffix: the first part of its samples' ids."""
         return self.name.rsplit("/", 1)[-1].removesuffix(".tar")
@@ -61,6 +67,11 @@ class Manifest(BaseModel):
     classes: tuple[str, ...] = ()
     split: str = ""
     split_sha256: str = ""
+
+    @property
+    def sha256(self) -> str:
+        """A digest of the shards' digests, in their order."""
+        return digest([shard.sha256 for shard in self.shards])
 
     @property
     def samples(self) -> int:
@@ -140,10 +151,6 @@ def _decode(entry: dict[str, Any]) -> Sample:
     return Sample(entry["__key__"], entry.get(suffix, b""), suffix, caption, label)
 
 
-def _one_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:
     """The samples of one shard of a folder, in order, in constant memory.
 
@@ -158,7 +165,7 @@ def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:
                 count += 1
                 yield _decode(entry)
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
-        raise RunError(f"shard {location} cannot be read after {count} samples: {_one_line(error)}") from error
+        raise RunError(f"shard {location} cannot be read after {count} samples: {one_line(error)}") from error
     if count != shard.samples:
         raise RunError(
             f"shard {location} holds {count} samples, its manifest says {shard.samples}; restore or repack it"

@@ -8,16 +8,15 @@ import pyarrow as pa
 import ray
 import torch
 from ray.data import ActorPoolStrategy, Dataset
-from ray.exceptions import RayError
 
 from ldm_scale.analysis.results import Results
 from ldm_scale.auditor import AuditedBatch, Auditor
 from ldm_scale.config import AuditConfig, ComputeConfig
 from ldm_scale.engine.plan import Plan, check_inputs, plan_audit
 from ldm_scale.engine.progress import say
-from ldm_scale.engine.reading import ShardTask, stream_images
+from ldm_scale.engine.reading import ShardTask, as_pixels, stream_images
 from ldm_scale.engine.reduce import reduce_run
-from ldm_scale.engine.session import own_error, resolve_device, session
+from ldm_scale.engine.session import resolve_device, session
 from ldm_scale.errors import RunError
 from ldm_scale.report.page import write_report
 from ldm_scale.rundir import RunDirectory, RunRecord
@@ -35,20 +34,17 @@ def run_audit(config: AuditConfig) -> Results:
     run = RunDirectory(Location.of(config.out))
     run.check_free(inputs.fingerprint, inputs.science)
     with session():
-        try:
-            plan = plan_audit(inputs)
-            run.begin(plan.record)
-            _compute_rows(plan, run)
-            results = reduce_run(run, config.analysis)
-        except RayError as error:
-            raise own_error(error) from error
+        plan = plan_audit(inputs)
+        run.begin(plan.record)
+        _compute_rows(plan, run)
+        results = reduce_run(run, config.analysis)
     write_report(run)
     return results
 
 
-def _remaining(plan: Plan, run: RunDirectory) -> list[ShardTask]:
+def _remaining(plan: Plan, committed: dict[str, frozenset[str]]) -> list[ShardTask]:
     """The shards that are not complete, each with the keys that are."""
-    committed, expected = run.committed(), plan.expected()
+    expected = plan.expected()
     tasks = []
     for task in plan.tasks:
         done = committed.get(task.shard.stem, frozenset())
@@ -59,9 +55,10 @@ def _remaining(plan: Plan, run: RunDirectory) -> list[ShardTask]:
 
 def _compute_rows(plan: Plan, run: RunDirectory) -> None:
     record = plan.record
-    tasks = _remaining(plan, run)
+    committed = run.committed()
+    tasks = _remaining(plan, committed)
     rejected = len(run.rejects())
-    done = run.count_rows() + rejected
+    done = sum(map(len, committed.values()))
     say(f"{run.root}: {record.samples} samples ({record.members} members), {done} done, {len(tasks)} shards to read")
     started, last, before = time.monotonic(), time.monotonic(), done
     for counts in _commits(plan, run, tasks):
@@ -75,7 +72,7 @@ def _compute_rows(plan: Plan, run: RunDirectory) -> None:
             left = (record.samples - done) / rate
             say(f"{done} of {record.samples} samples, {rate:.1f}/s, {left:.0f} s left, {rejected} rejected")
             last = now
-    if missing := [task.shard.name for task in _remaining(plan, run)]:
+    if missing := [task.shard.name for task in _remaining(plan, run.committed())]:
         raise RunError(f"{len(missing)} shards are incomplete after the run, the first is {missing[0]}; run it again")
 
 
@@ -92,8 +89,8 @@ def _commits(plan: Plan, run: RunDirectory, tasks: list[ShardTask]) -> Iterator[
     """Run the graph; yields the counts of each committed part."""
     if not tasks:
         return
-    config, compute = plan.record.config, plan.record.config.compute
-    images = stream_images(tasks, config.images, plan.image_size, compute.cpus_per_reader, compute.cpus_per_decoder)
+    compute = plan.record.config.compute
+    images = stream_images(tasks, plan.record.config.images, plan.image_size, compute)
     schema = _schema(plan.record)
 
     def commit(batch: pa.Table) -> pa.Table:
@@ -132,9 +129,8 @@ def _pool_size(compute: ComputeConfig, device: str) -> int:
 
 
 def _schema(record: RunRecord) -> pa.Schema:
-    dimensions = int(np.prod(record.latent_shape))
     steps = {name: len(timesteps) for name, timesteps in record.timesteps.items()}
-    return row_schema(dimensions, steps, record.config.masks.bins, {"fingerprint": record.fingerprint})
+    return row_schema(record.dimensions, steps, record.config.masks.bins, {"fingerprint": record.fingerprint})
 
 
 class AuditorActor:
@@ -145,36 +141,26 @@ class AuditorActor:
             # As many auditors as CPUs: more threads than one each would only contend.
             torch.set_num_threads(1)
         self._auditor = Auditor(load_target(config.target, device), config)
-        self._shape = (-1, 3, image_size, image_size)
-        self._attacks = list(config.attacks)
+        self._size = image_size
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         good = batch.filter(batch["reject"].is_null())
-        tables = [_rejects(batch.filter(batch["reject"].is_valid()), "decode")]
+        bad = batch.filter(batch["reject"].is_valid())
+        tables = [_rejects(bad["sample_id"], "decode", bad["reject"])]
         if len(good):
             tables += self._audit(good)
         return pa.concat_tables(tables, promote_options="default")
 
     def _audit(self, good: pa.Table) -> list[pa.Table]:
-        pixels = np.frombuffer(b"".join(good["pixels"].to_pylist()), dtype=np.uint8).reshape(self._shape)
         columns = [good[name].to_pylist() for name in ("sample_id", "caption", "label")]
-        audited = self._auditor.audit(pixels.copy(), *columns)
-        finite = pa.array(audited.finite)
-        broken = good.filter(pa.array(~audited.finite)).append_column(
-            "reason", pa.array(["a number is not finite"] * int((~audited.finite).sum()), pa.string())
-        )
-        rows = _rows(good, audited, self._attacks).filter(finite)
-        return [rows, _rejects(broken.drop("reject").rename_columns({"reason": "reject"}), "audit")]
+        audited = self._auditor.audit(as_pixels(good["pixels"].to_pylist(), self._size), *columns)
+        broken = good["sample_id"].filter(pa.array(~audited.finite))
+        reasons = pa.repeat("a number is not finite", len(broken))
+        return [_rows(good, audited).filter(pa.array(audited.finite)), _rejects(broken, "audit", reasons)]
 
 
-def _rejects(table: pa.Table, stage: str) -> pa.Table:
-    return pa.table(
-        {
-            "sample_id": table["sample_id"],
-            "stage": pa.array([stage] * len(table), pa.string()),
-            "reason": table["reject"],
-        }
-    )
+def _rejects(sample_ids: pa.ChunkedArray, stage: str, reasons: pa.Array | pa.ChunkedArray) -> pa.Table:
+    return pa.table([sample_ids, pa.repeat(stage, len(sample_ids)), reasons], schema=REJECT)
 
 
 def _fixed(values: np.ndarray, kind: pa.DataType) -> pa.Array:
@@ -182,7 +168,7 @@ def _fixed(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel(), kind), flat.shape[1])
 
 
-def _rows(good: pa.Table, audited: AuditedBatch, attacks: list[str]) -> pa.Table:
+def _rows(good: pa.Table, audited: AuditedBatch) -> pa.Table:
     unmeasured = np.isnan(audited.distortion)
     return pa.table(
         {

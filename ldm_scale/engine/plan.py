@@ -72,7 +72,7 @@ def check_inputs(config: AuditConfig) -> Inputs:
     )
     science: dict[str, Any] = {
         **resolved.science(),
-        "shards": digest([shard.sha256 for shard in manifest.shards]),
+        "shards": manifest.sha256,
         "split": split.sha256 if split else manifest.split_sha256,
         "target": target_digest(config.target),
     }
@@ -125,12 +125,11 @@ def _members(task: ShardTask) -> int:
 def _by_folder(inputs: Inputs) -> tuple[ShardTask, ...]:
     tasks = []
     for shard in inputs.manifest.shards:
-        side = shard.name.split("/")[0]
-        if side not in (MEMBERS, HELDOUT):
+        if shard.side not in (MEMBERS, HELDOUT):
             raise UsageError(
                 f"{inputs.folder}/{shard.name} is neither in {MEMBERS}/ nor in {HELDOUT}/; give --split FILE"
             )
-        tasks.append(ShardTask(folder=inputs.folder.uri, shard=shard, membership=side == MEMBERS))
+        tasks.append(ShardTask(folder=inputs.folder.uri, shard=shard, membership=shard.side == MEMBERS))
     return tuple(tasks)
 
 

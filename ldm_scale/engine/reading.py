@@ -1,13 +1,14 @@
 """Shards to preprocessed images as a Ray Data stream: small Arrow blocks of bytes, then decoded in CPU tasks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import pyarrow as pa
 import ray
 from pydantic import BaseModel, ConfigDict
 from ray.data import Dataset
 
-from ldm_scale.config import ImageConfig
+from ldm_scale.config import ComputeConfig, ImageConfig
 from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.shards import Sample, ShardInfo, read_shard
 from ldm_scale.schema import DECODED, STORED, sample_id
@@ -79,9 +80,12 @@ def decode_block(table: pa.Table, config: ImageConfig, size: int) -> pa.Table:
     return pa.table({**columns, "reject": reasons}, schema=DECODED)
 
 
-def stream_images(
-    tasks: list[ShardTask], config: ImageConfig, size: int, cpus_per_reader: float, cpus_per_decoder: float
-) -> Dataset:
+def as_pixels(encoded: Iterable[bytes], size: int) -> np.ndarray:
+    """What decode_block made bytes of, as one writable array: uint8 (n, 3, size, size)."""
+    return np.frombuffer(bytearray().join(encoded), dtype=np.uint8).reshape(-1, 3, size, size)
+
+
+def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, compute: ComputeConfig) -> Dataset:
     """The decoded samples of all tasks; different CPU shares keep Ray from fusing reading and decoding into one."""
     # One block a shard makes each shard a read task of its own.
     shards = ray.data.from_items([{"task": task.model_dump_json()} for task in tasks], override_num_blocks=len(tasks))
@@ -93,5 +97,5 @@ def stream_images(
     def decode(table: pa.Table) -> pa.Table:
         return decode_block(table, config, size)
 
-    stored = shards.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=cpus_per_reader)
-    return stored.map_batches(decode, batch_size=64, batch_format="pyarrow", num_cpus=cpus_per_decoder)
+    stored = shards.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=compute.cpus_per_reader)
+    return stored.map_batches(decode, batch_size=64, batch_format="pyarrow", num_cpus=compute.cpus_per_decoder)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
 from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
@@ -12,11 +11,10 @@ from ldm_scale.analysis.results import Results
 from ldm_scale.analysis.scores import Spectra
 from ldm_scale.analysis.summary import AttackSummary, level_warnings, summarise_attack
 from ldm_scale.config import AnalysisConfig
-from ldm_scale.engine.session import own_error
 from ldm_scale.errors import RunError
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import control
-from ldm_scale.storage import Location, write_table
+from ldm_scale.storage import Location, read_table, write_table
 
 
 @dataclass(frozen=True)
@@ -33,19 +31,14 @@ class _Index:
     distortion: np.ndarray
 
 
-def _read(part: Location, columns: list[str]) -> pa.Table:
-    with part.open() as stream:
-        return pq.read_table(stream, columns=columns)
-
-
 def _read_array(part: Location, column: str, shape: tuple[int, ...]) -> np.ndarray:
     """A column of fixed-size lists, (rows, *shape)."""
-    return _read(part, [column])[column].combine_chunks().flatten().to_numpy().reshape(-1, *shape)
+    return read_table(part, [column])[column].combine_chunks().flatten().to_numpy().reshape(-1, *shape)
 
 
 @ray.remote(num_cpus=0.5)
 def _build_index(parts: list[Location]) -> _Index:
-    tables = [_read(part, ["sample_id", "member", "distortion"]) for part in parts]
+    tables = [read_table(part, ["sample_id", "member", "distortion"]) for part in parts]
     sizes = [len(table) for table in tables]
     table = pa.concat_tables(tables)
     # The first of equal ids: a retried write repeats a row, and rows are pure.
@@ -82,9 +75,8 @@ def _summarise(
 
 
 def _rank(parts: list[Location], index: _Index, record: RunRecord, drop: float) -> pa.Table:
-    dimensions = int(np.prod(record.latent_shape))
     sums = [
-        _sum_ranking.remote(part, rows, dimensions, drop)
+        _sum_ranking.remote(part, rows, record.dimensions, drop)
         for part, rows in zip(parts, index.rows, strict=True)
         if len(rows)
     ]
@@ -94,18 +86,11 @@ def _rank(parts: list[Location], index: _Index, record: RunRecord, drop: float) 
 def reduce_run(run: RunDirectory, config: AnalysisConfig) -> Results:
     """Reduce the rows of a run and write results.json, metrics.parquet and ranking.parquet beside them.
 
-    Raises RunError where there are too few rows of either side. Needs a connected Ray.
+    Raises RunError where there are too few rows of either side. Runs within a session.
     """
     record, parts = run.read_record(), run.parts()
     if not parts:
         raise RunError(f"{run.root} has no rows yet; run the audit first")
-    try:
-        return _reduce(run, record, parts, config)
-    except ray.exceptions.RayError as error:
-        raise own_error(error) from error
-
-
-def _reduce(run: RunDirectory, record: RunRecord, parts: list[Location], config: AnalysisConfig) -> Results:
     reference = _build_index.remote(parts)
     index: _Index = ray.get(reference)
     members, heldout = int(index.member.sum()), int((~index.member).sum())

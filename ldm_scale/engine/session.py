@@ -8,17 +8,31 @@ from typing import Literal
 
 import ray
 from ray.data import DataContext
+from ray.exceptions import RayError
 
 from ldm_scale.config import Device
-from ldm_scale.errors import RunError, UsageError
+from ldm_scale.errors import RunError, UsageError, one_line
 
 
 @contextmanager
 def session() -> Iterator[None]:
-    """A connected Ray for the length of a block; a Ray that was connected before is left connected."""
-    if ray.is_initialized():
+    """A connected Ray for the length of a block; a Ray that was connected before is left connected.
+
+    What Ray raises in the block comes out as the package's own error.
+    """
+    connected = ray.is_initialized()
+    if not connected:
+        _connect()
+    try:
         yield
-        return
+    except RayError as error:
+        raise own_error(error) from error
+    finally:
+        if not connected:
+            ray.shutdown()
+
+
+def _connect() -> None:
     try:
         if "RAY_ADDRESS" in os.environ:
             ray.init(log_to_driver=False, configure_logging=False)
@@ -34,12 +48,8 @@ def session() -> Iterator[None]:
             )
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS")
-        raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {str(error).splitlines()[0]}") from error
-    try:
-        _quiet()
-        yield
-    finally:
-        ray.shutdown()
+        raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {one_line(error)}") from error
+    _quiet()
 
 
 def _quiet() -> None:

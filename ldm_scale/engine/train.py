@@ -15,14 +15,15 @@ from ray.data import DataContext
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from ray.util.queue import Queue
 
-from ldm_scale.config import TrainConfig
+from ldm_scale.config import ComputeConfig, TrainConfig
 from ldm_scale.data.shards import Manifest, read_manifest
 from ldm_scale.data.split import MEMBERS
 from ldm_scale.engine.progress import relay
-from ldm_scale.engine.reading import ShardTask, stream_images
+from ldm_scale.engine.reading import ShardTask, as_pixels, stream_images
 from ldm_scale.engine.session import resolve_device, session
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.storage import Location
+from ldm_scale.targets.base import to_images
 from ldm_scale.training import (
     AutoencoderLoss,
     DenoiserLoss,
@@ -39,7 +40,7 @@ SCALE_SAMPLES = 1024
 
 
 def _member_shards(manifest: Manifest, folder: Location) -> list[ShardTask]:
-    shards = [shard for shard in manifest.shards if shard.name.split("/")[0] == MEMBERS]
+    shards = [shard for shard in manifest.shards if shard.side == MEMBERS]
     if not shards:
         raise UsageError(f"{folder} has no {MEMBERS}/ shards to train on")
     return [ShardTask(folder=folder.uri, shard=shard, membership=True) for shard in shards]
@@ -53,11 +54,6 @@ def _epochs(config: TrainConfig, shards: list[ShardTask]) -> list[ShardTask]:
     epochs = math.ceil(wanted / members) + 1 + config.workers
     order = np.random.default_rng(config.seed)
     return [shards[index] for _ in range(epochs) for index in order.permutation(len(shards))]
-
-
-def _to_tensor(pixels: Any, size: int, device: torch.device) -> torch.Tensor:
-    array = np.frombuffer(b"".join(pixels), dtype=np.uint8).reshape(-1, 3, size, size)
-    return torch.from_numpy(array.copy()).to(device).float() / 127.5 - 1
 
 
 class _Images:
@@ -81,7 +77,7 @@ class _Images:
                 raise RunError(f"a training image {bad[0]}; run `ldm-scale pack` again without it")
             held.extend(chunk["pixels"])
             while len(held) >= size:
-                yield _to_tensor(held[:size], self._config.size, get_device())
+                yield to_images(as_pixels(held[:size], self._config.size), get_device())
                 held = held[size:]
 
 
@@ -150,7 +146,7 @@ def _fit(config: TrainConfig, manifest: Manifest, shards: list[ShardTask], stora
     device = resolve_device(config.device)
     # The same seed reads the same images in the same order.
     DataContext.get_current().execution_options.preserve_order = True
-    images = stream_images(_epochs(config, shards), config.images, config.size, 0.2, 0.4)
+    images = stream_images(_epochs(config, shards), config.images, config.size, ComputeConfig())
     recipe = config.model_dump(mode="json", exclude={"shards", "out", "device", "workers"})
     arguments = {
         "config": config,

@@ -4,27 +4,25 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import ValidationError
 
 from ldm_scale.analysis.results import DistortionGroup, Results
+from ldm_scale.analysis.summary import reported
 from ldm_scale.errors import UsageError
 from ldm_scale.report.facts import facts, missing
 from ldm_scale.report.figures import STYLES, Plot
-from ldm_scale.report.headline import attacks_of, rows_of
+from ldm_scale.report.headline import REDUCE, attacks_of, read_results, rows_of
 from ldm_scale.report.maps import LatentMaps, plot_dropped, plot_influence
 from ldm_scale.report.pictures import read_pictures
 from ldm_scale.report.plots import plot_by_distortion, plot_by_drop, plot_by_timestep, plot_roc
 from ldm_scale.report.table import row_label
 from ldm_scale.report.verdict import beats_chance, verdict
 from ldm_scale.rundir import RunDirectory, RunRecord
-from ldm_scale.storage import Location
+from ldm_scale.storage import Location, read_table
 
 REJECTS_SHOWN = 10
 CAPTION_SHOWN = 160
-REDUCE = "run `ldm-scale reduce RUN` first"
 ROLES = {
     "plain": "all dimensions kept",
     "lowest": "the paper's filter",
@@ -34,22 +32,11 @@ ROLES = {
 }
 
 
-def _read_results(run: RunDirectory) -> Results:
-    location = run.root / "results.json"
-    if not location.is_file():
-        raise UsageError(f"{run.root} has no results.json; {REDUCE}")
-    try:
-        return Results.model_validate_json(location.read_bytes())
-    except ValidationError as error:
-        raise UsageError(f"{location} holds no results ({error.errors()[0]['msg']}); {REDUCE}") from None
-
-
 def _read_ranking(run: RunDirectory) -> pa.Table:
     location = run.root / "ranking.parquet"
     if not location.is_file():
         raise UsageError(f"{run.root} has no ranking.parquet; {REDUCE}")
-    with location.open() as stream:
-        return pq.read_table(stream)
+    return read_table(location)
 
 
 def _channels(maps: LatentMaps) -> list[dict[str, float]]:
@@ -112,7 +99,7 @@ def _context(run: RunDirectory, record: RunRecord, results: Results) -> dict[str
         "quartiles": next(iter(by_distortion.values()), []),
         "reject_counts": [(*name.partition(": ")[::2], count) for name, count in results.rejected.items()],
         "rejects": run.rejects().to_pylist()[:REJECTS_SHOWN],
-        "reported": (results.members - results.members // 2, results.heldout - results.heldout // 2),
+        "reported": (reported(results.members), reported(results.heldout)),
         "results": results,
         "roles": ROLES,
         "row_label": row_label,
@@ -139,7 +126,7 @@ def write_report(run: RunDirectory) -> Location:
 
     Raises UsageError where the directory holds no results. Unreachable shards only cost the pictures.
     """
-    record, results = run.read_record(), _read_results(run)
+    record, results = run.read_record(), read_results(run)
     html = _environment().get_template("report.html").render(_context(run, record, results))
     location = run.root / "report.html"
     location.replace(html.encode())

@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from ldm_scale.config import digest
-from ldm_scale.data.images import BadImage, encode_png, open_image
+from ldm_scale.data.images import BadImage, as_rgb, encode_png, open_image
 from ldm_scale.data.shards import Manifest, Sample, ShardInfo, read_manifest, read_shard
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.rundir import RunRecord
@@ -38,7 +37,7 @@ def _picture(sample: Sample, manifest: Manifest, max_pixels: int) -> Picture:
         known = 0 <= sample.label < len(manifest.classes)
         label = manifest.classes[sample.label] if known else f"class {sample.label}"
     try:
-        image = open_image(sample.image, max_pixels).convert("RGB")
+        image = as_rgb(open_image(sample.image, max_pixels))
     except BadImage as error:
         # Details after the colon may hold a memory address: another one each time.
         return Picture(reason=str(error).split(":")[0], caption=sample.caption, label=label)
@@ -85,7 +84,7 @@ def read_pictures(sample_ids: Iterable[str], record: RunRecord) -> dict[str, Pic
         manifest = read_manifest(folder)
     except UNREACHABLE as error:
         return {sample_id: Picture(reason=str(error)) for sample_id in ids}
-    if digest([shard.sha256 for shard in manifest.shards]) != record.science.get("shards"):
+    if manifest.sha256 != record.science.get("shards"):
         return {sample_id: Picture(reason="the shards have changed since the audit") for sample_id in ids}
     max_pixels = record.config.images.max_pixels
     return {

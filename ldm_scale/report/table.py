@@ -3,7 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
-from ldm_scale.analysis.results import Estimate, Headline, Results
+from ldm_scale.analysis.results import Estimate, Headline
+from ldm_scale.report.headline import read_results
 from ldm_scale.rundir import RunDirectory
 
 # Wide enough for the table where standard output is a pipe or a job's log.
@@ -28,7 +29,7 @@ def _cell(estimate: Estimate) -> str:
 
 def print_results(run: RunDirectory) -> None:
     """Print the calibrated headline table, the oracle AUROC beside it, rejects and warnings."""
-    results = Results.model_validate_json((run.root / "results.json").read_bytes())
+    results = read_results(run)
     console = Console()
     if not console.is_terminal:
         console.width = LOG_WIDTH

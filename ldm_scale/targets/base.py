@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 # What a target's own condition() returns and its predict_noise() takes: nothing, classes, text embeddings.
@@ -35,6 +37,11 @@ class Target(Protocol):
     def predict_noise(self, z: Float[Tensor, "n c h w"], t: int, condition: Condition) -> Float[Tensor, "n c h w"]:
         """eps(z, t, c), the noise predicted at training timestep t."""
         ...
+
+
+def to_images(pixels: UInt8[np.ndarray, "n 3 H W"], device: torch.device) -> Float[Tensor, "n 3 H W"]:
+    """Pixels 0 ... 255 as the images every target takes, float32 in [-1, 1] on a device."""
+    return torch.from_numpy(pixels).to(device).float() / 127.5 - 1
 
 
 def to_noise(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
 
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import UsageError, one_line
 from ldm_scale.storage import Location
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.unconditional import UnconditionalTarget
@@ -47,7 +47,7 @@ def _load_model(component: Path, kind: Any, what: str) -> Any:
         )
     except Exception as error:
         # diffusers raises many kinds; each means that these files do not make this model.
-        raise UsageError(f"target {what} {component} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"target {what} {component} cannot be loaded: {one_line(error)}") from error
 
 
 def _components(address: str) -> tuple[Path, Path, Path]:
@@ -82,7 +82,7 @@ def _load_schedule(component: Path) -> DDPMScheduler:
     try:
         return DDPMScheduler.from_pretrained(component, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"target scheduler {component} cannot be loaded: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"target scheduler {component} cannot be loaded: {one_line(error)}") from error
 
 
 def target_digest(address: str) -> str:
