@@ -120,9 +120,12 @@ class Auditor:
         def denoise(x: Tensor, t: int) -> Tensor:
             return self._target.predict_noise(x, t, condition)
 
+        def draw(purpose: str) -> Tensor:
+            return self._normal(sample_ids, purpose, self._target.latent_shape)
+
         spectra: dict[str, Tensor] = {}
         with torch.inference_mode():
-            evaluations = Evaluations(z, self._target.alphas_cumprod, denoise)
+            evaluations = Evaluations(z, self._target.alphas_cumprod, denoise, draw)
             for name, attack in self._attacks.items():
                 vectors = attack.vectors(evaluations).flatten(2).float()
                 spectra[name] = spectrum(vectors, by_influence, attack.p, bins)

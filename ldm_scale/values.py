@@ -1,4 +1,4 @@
-"""Values as people write them: sizes such as 512MiB, integers such as 0:200:10."""
+"""Values as people write them: sizes such as 512MiB, integers such as 0:200:10, fractions such as 0.9,0.8."""
 
 import re
 from typing import Annotated, Any
@@ -28,5 +28,11 @@ def parse_integers(value: Any) -> Any:
     return tuple(int(part) for part in value.split(","))
 
 
+def parse_fractions(value: Any) -> Any:
+    """Fractions from a list or from "0.95,0.9"."""
+    return tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
+
+
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(parse_integers)]
+Fractions = Annotated[tuple[float, ...], BeforeValidator(parse_fractions)]

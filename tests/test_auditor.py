@@ -9,8 +9,9 @@ import torch
 from ldm_scale.auditor import AuditedBatch, Auditor, measures_distortion
 from ldm_scale.config import AuditConfig, GeometryConfig, ImageConfig, build
 from ldm_scale.data.images import preprocess
-from ldm_scale.randomness import keyed_generator, keyed_permutation
+from ldm_scale.randomness import keyed_generator, keyed_normal, keyed_permutation
 from ldm_scale.targets import load_target
+from ldm_scale.targets.base import to_images
 from tests.conftest import make_image
 
 COUNT = 33
@@ -59,7 +60,8 @@ def far_from_boundaries(influence: np.ndarray, bins: int, tolerance: float) -> n
 @pytest.mark.parametrize("latent", ["mode", "sample"])
 def test_rows_do_not_depend_on_batch_size_or_order(tiny_target: Path, geometry: dict[str, object], latent: str) -> None:
     """Batches of 1, 7 and 32, shuffled: equal to a tolerance of float32 sums (1e-4)."""
-    auditor = make_auditor(tiny_target, geometry=geometry, latent=latent)
+    attacks = {name: {"timesteps": [0, 50]} for name in ("sima", "loss")}
+    auditor = make_auditor(tiny_target, geometry=geometry, latent=latent, attacks=attacks)
     count = 9 if geometry["distortion"] == "exact" else COUNT
     whole = audit(auditor, list(range(count)), 32)
     order = np.random.default_rng(0).permutation(count)
@@ -97,6 +99,20 @@ def test_seed_and_key_decide_the_probes(tiny_target: Path) -> None:
     other = audit(make_auditor(tiny_target, seed=1), [0, 1])
     np.testing.assert_array_equal(first.influence, again.influence)
     assert (np.abs(first.influence - other.influence).max(1) > 0.1).all()
+
+
+def test_seed_and_key_decide_the_noise_of_attacks(tiny_target: Path) -> None:
+    attacks = {"loss": {"timesteps": [50], "p": 2}}
+    target = load_target(str(tiny_target), "cpu")
+    abar = target.alphas_cumprod[50].item()
+    for seed in (0, 1):
+        found = audit(make_auditor(tiny_target, attacks=attacks, seed=seed), [3, 8]).spectra["loss"].sum((1, 2))
+        for row, value in zip((3, 8), found, strict=True):
+            e = torch.from_numpy(keyed_normal(seed, KEYS[row], "noise 50", (1, *target.latent_shape)))
+            with torch.no_grad():
+                z = target.encode(to_images(PIXELS[[row]], torch.device("cpu")), None)
+                noise = target.predict_noise(abar**0.5 * z + (1 - abar) ** 0.5 * e, 50, None)
+            assert value == pytest.approx((e - noise).square().sum().item(), rel=1e-4)
 
 
 def test_the_distortion_share_is_drawn_by_key(tiny_target: Path) -> None:

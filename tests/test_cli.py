@@ -103,6 +103,18 @@ def target(tmp_path: Path, tiny_target: Path) -> Path:
             r"attacks\.sima\.timesteps: give at least one",
         ),
         ("audit --out {out} --shards {shards} --target {target} --attacks.sima.p x", r"attacks\.sima\.p: "),
+        (
+            "audit --out {out} --shards {shards} --target {target} --attacks secmi --attacks.secmi.timesteps 990",
+            r"attacks\.secmi\.timesteps: 1000 is not among the target's 1000, and is evaluated",
+        ),
+        (
+            "audit --out {out} --shards {shards} --target {target} --attacks secmi --attacks.secmi.timesteps 15",
+            r"attacks\.secmi: timesteps: 15 is not among 0, 10, 20",
+        ),
+        (
+            "audit --out {out} --shards {shards} --target {target} --attacks secmi --attacks.secmi.timesteps 5:5",
+            r"attacks\.secmi\.timesteps: give at least one",
+        ),
         ("audit --out {out} --shards {shards} --target {target} --images.size 64", "images.size = 64.* takes 16 px"),
         (
             "audit --out {out} --shards {shards} --target {target} --masks.bins 5000",

@@ -13,7 +13,10 @@ from ldm_scale.flags import ENVIRONMENT, collect
 
 FLAGS = {
     "audit": """
-        --analysis.bootstrap --analysis.confidence --analysis.drop --attacks --attacks.sima.p --attacks.sima.timesteps
+        --analysis.bootstrap --analysis.confidence --analysis.drop --attacks --attacks.epsilon.p
+        --attacks.epsilon.timesteps --attacks.loss.p --attacks.loss.timesteps --attacks.pfami.crops --attacks.pfami.p
+        --attacks.pfami.timesteps --attacks.pia.p --attacks.pia.timesteps --attacks.pian.p --attacks.pian.timesteps
+        --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps --attacks.sima.p --attacks.sima.timesteps
         --compute.actors --compute.batch-size --compute.cpus-per-actor --compute.cpus-per-decoder
         --compute.cpus-per-reader --compute.device --compute.gpus-per-actor --compute.min-actors
         --compute.rows-per-part --config --geometry.distortion --geometry.distortion-share --geometry.influence

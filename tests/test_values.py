@@ -1,10 +1,10 @@
-"""Sizes and integers as people write them."""
+"""Sizes, integers and fractions as people write them."""
 
 import pytest
 
 from ldm_scale.config import GeometryConfig, TrainConfig, build
 from ldm_scale.errors import UsageError
-from ldm_scale.values import parse_bytes, parse_integers
+from ldm_scale.values import parse_bytes, parse_fractions, parse_integers
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,19 @@ def test_what_is_no_list_of_integers_is_a_usage_error_of_one_line(text: str) -> 
     with pytest.raises(UsageError, match=r"^vae_channels: ") as caught:
         build(TrainConfig, {"shards": "s", "out": "o", "vae_channels": text})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0.95, 0.9", (0.95, 0.9)), ("1", (1.0,)), ("5e-1", (0.5,)), ([0.5, 1], [0.5, 1])]
+)
+def test_fractions_are_lists(text: object, expected: object) -> None:
+    assert parse_fractions(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "0.9,,0.8", "0:1"])
+def test_what_is_no_list_of_fractions_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="could not convert"):
+        parse_fractions(text)
 
 
 def test_configurations_take_both_spellings() -> None:

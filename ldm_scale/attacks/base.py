@@ -1,33 +1,56 @@
 """What an attack is given and what it returns."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from ldm_scale.values import Integers
+
 Denoise = Callable[[Tensor, int], Tensor]
+Draw = Callable[[str], Tensor]
 
 
 class Evaluations:
     """A batch of latents and its denoiser, each (input, t) of which is evaluated once and shared by all attacks.
 
-    latents: scaled latents z, (n, c, h, w). alphas_cumprod: abar_t of the target's schedule. denoise(x, t): eps(x, t).
+    latents: scaled latents z, (n, c, h, w). alphas_cumprod: abar_t of the target's schedule. denoise(x, t): eps(x, t),
+    never shared, for inputs that no other attack has. draw(purpose): N(0, I), (n, c, h, w), keyed by each sample and
+    the purpose, so that a draw does not depend on the batch; made once.
     """
 
     def __init__(
-        self, latents: Float[Tensor, "n c h w"], alphas_cumprod: Float[Tensor, " steps"], denoise: Denoise
+        self,
+        latents: Float[Tensor, "n c h w"],
+        alphas_cumprod: Float[Tensor, " steps"],
+        denoise: Denoise,
+        draw: Draw,
     ) -> None:
         self.latents = latents
-        self.alphas_cumprod = alphas_cumprod
-        self._denoise = denoise
+        # Python's floats: what 1 - abar_t keeps of a float64 schedule at small t, single precision would lose.
+        self.alphas_cumprod: tuple[float, ...] = tuple(alphas_cumprod.tolist())
+        self.denoise = denoise
+        self.draw = cache(draw)
         self._known: dict[tuple[str, int], Tensor] = {}
 
     def noise_at(self, name: str, x: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
         """eps(x, t); `name` says which input x is, so that another attack's call with it costs nothing."""
         if (name, t) not in self._known:
-            self._known[name, t] = self._denoise(x, t)
+            self._known[name, t] = self.denoise(x, t)
         return self._known[name, t]
+
+    def diffuse(self, x: Float[Tensor, "n c h w"], e: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
+        """sqrt(abar_t) x + sqrt(1 - abar_t) e."""
+        abar = self.alphas_cumprod[t]
+        return abar**0.5 * x + (1 - abar) ** 0.5 * e
+
+    def diffused(self, t: int) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
+        """The draw e_t, and eps(diffuse(z, e_t, t), t)."""
+        e = self.draw(f"noise {t}")
+        return e, self.noise_at("z with drawn noise", self.diffuse(self.latents, e, t), t)
 
 
 @runtime_checkable
@@ -39,7 +62,12 @@ class Attack(Protocol):
 
     @property
     def timesteps(self) -> tuple[int, ...]:
-        """The training timesteps t, in order."""
+        """The training timesteps t of the vectors, in their order."""
+        ...
+
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """The training timesteps that the denoiser is asked at."""
         ...
 
     @property
@@ -50,3 +78,23 @@ class Attack(Protocol):
     def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
         """S_t(z) for each timestep, in latent space."""
         ...
+
+
+@dataclass(frozen=True)
+class AttackOptions:
+    """The options that all attacks have; timesteps are SimA's for models trained from scratch (arXiv 2509.25003).
+
+    Raises ValueError for a timestep given twice.
+    """
+
+    timesteps: Integers = tuple(range(0, 300, 10))
+    p: float = 4.0
+
+    def __post_init__(self) -> None:
+        if doubled := [t for t in self.timesteps if self.timesteps.count(t) > 1]:
+            raise ValueError(f"timesteps: {doubled[0]} is given twice")
+
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """The timesteps themselves, where the attack reaches no further."""
+        return self.timesteps

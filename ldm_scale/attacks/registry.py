@@ -21,7 +21,7 @@ def known_attacks() -> dict[str, EntryPoint]:
 def make_attack(name: str, options: dict[str, Any]) -> Attack:
     """The attack of that name with these options, its paper's defaults for the rest.
 
-    Raises UsageError for an unknown name (with a did-you-mean) or an option it does not take.
+    Raises UsageError for an unknown name (with a did-you-mean) or an option or value it does not take.
     """
     known = known_attacks()
     if name not in known:
@@ -31,8 +31,8 @@ def make_attack(name: str, options: dict[str, Any]) -> Attack:
         attack: Attack = TypeAdapter(kind).validate_python(options)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"attacks.{name}.{key}: {first['msg']}") from None
+        key = ".".join(str(part) for part in ("attacks", name, *first["loc"]))
+        raise UsageError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
     return attack
 
 

@@ -6,16 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm_scale.attacks.base import Evaluations
-from ldm_scale.values import Integers
+from ldm_scale.attacks.base import AttackOptions, Evaluations
 
 
 @dataclass(frozen=True)
-class SimA:
+class SimA(AttackOptions):
     """S_t = eps(z, t), no noise added to z; p = 4, t = 0, 10, ..., 290 for models from scratch (arXiv 2509.25003)."""
-
-    timesteps: Integers = tuple(range(0, 300, 10))
-    p: float = 4.0
 
     def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
         """eps(z, t) at each timestep."""

@@ -82,10 +82,10 @@ def check_inputs(config: AuditConfig) -> Inputs:
 def _check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) -> None:
     steps, dimensions = len(target.alphas_cumprod), math.prod(target.latent_shape)
     for name, attack in attacks.items():
-        if bad := [t for t in attack.timesteps if not 0 <= t < steps]:
-            raise UsageError(f"attacks.{name}.timesteps: {bad[0]} is not among the target's {steps}")
         if not attack.timesteps:
             raise UsageError(f"attacks.{name}.timesteps: give at least one")
+        if bad := [t for t in attack.evaluated if not 0 <= t < steps]:
+            raise UsageError(f"attacks.{name}.timesteps: {bad[0]} is not among the target's {steps}, and is evaluated")
     if config.images.size not in (None, target.image_size):
         raise UsageError(f"images.size = {config.images.size}: the target takes {target.image_size} px")
     if config.masks.bins > dimensions:

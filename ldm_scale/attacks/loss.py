@@ -1,0 +1,21 @@
+"""Loss: what the denoiser misses of a drawn noise."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm_scale.attacks.base import AttackOptions, Evaluations
+
+
+@dataclass(frozen=True)
+class Loss(AttackOptions):
+    """S_t = e - eps(sqrt(abar_t) z + sqrt(1 - abar_t) e, t), e ~ N(0, I) (Matsumoto et al. 2023, arXiv 2302.03262).
+
+    p = 4 as in SimA's comparison (arXiv 2509.25003); the original, p = 2, is the training loss itself.
+    """
+
+    def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
+        """e_t minus the prediction of it at each timestep, e_t drawn anew for each."""
+        return torch.stack([torch.sub(*evaluations.diffused(t)) for t in self.timesteps])

@@ -1,0 +1,57 @@
+"""PFAMI: how the Loss fluctuates where the latent is cropped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm_scale.attacks.base import AttackOptions, Evaluations
+from ldm_scale.values import Fractions, Integers
+
+
+def centre_crop(z: Float[Tensor, "n c h w"], share: float) -> Float[Tensor, "n c h w"]:
+    """The centre window of `share` of each side, at the latent's own size again.
+
+    Row i of the h rows is the latent at row (h - 1) / 2 + share * (i - (h - 1) / 2), bilinear between the centres of
+    its dimensions, and so are columns. Windows end between dimensions, so that a small latent has a crop of its own
+    for each share; every point lies between centres, so that nothing is padded. No antialiasing: it magnifies.
+    """
+    scale = torch.tensor([[share, 0, 0], [0, share, 0]], dtype=z.dtype, device=z.device)
+    grid = torch.nn.functional.affine_grid(scale.expand(len(z), 2, 3), list(z.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(z, grid, mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class PFAMI(AttackOptions):
+    """S_{t,i} = root mean square over crops of l_t(z)_i - l_t(crop(z))_i; p = 2 (Fu et al. 2023, arXiv 2308.12143).
+
+    l_t(x)_i = (e_i - eps(sqrt(abar_t) x + sqrt(1 - abar_t) e, t)_i)^2 is the Loss by dimension, with the same
+    e ~ N(0, I) for z and its crops; crops are of the latent, `crops` the shares of its sides that they keep. So the
+    sum of S^2 over dimensions is the squared fluctuation by dimension, averaged over crops. The paper's attack is its
+    mean over all timesteps, which is taken of the rows, where the audit is reduced. Raises ValueError for a share
+    outside (0, 1] or none.
+    """
+
+    timesteps: Integers = tuple(range(0, 500, 50))
+    p: float = 2.0
+    crops: Fractions = tuple(round(0.95 - 0.25 * number / 9, 4) for number in range(10))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.crops:
+            raise ValueError("crops: give at least one")
+        if bad := [share for share in self.crops if not 0 < share <= 1]:
+            raise ValueError(f"crops: {bad[0]} is not a share of the side")
+
+    def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
+        """The root mean square fluctuation at each timestep."""
+        crops = [centre_crop(evaluations.latents, share) for share in self.crops]
+        return torch.stack([self._fluctuation(evaluations, crops, t) for t in self.timesteps])
+
+    def _fluctuation(self, evaluations: Evaluations, crops: Sequence[Tensor], t: int) -> Float[Tensor, "n c h w"]:
+        e, noise = evaluations.diffused(t)
+        loss = (e - noise) ** 2
+        squares = [(loss - (e - evaluations.denoise(evaluations.diffuse(crop, e, t), t)) ** 2) ** 2 for crop in crops]
+        return torch.stack(squares).mean(0).sqrt()

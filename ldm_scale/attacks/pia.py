@@ -1,0 +1,40 @@
+"""PIA: the Loss with the denoiser's own prediction at t = 0 for noise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm_scale.attacks.base import AttackOptions, Evaluations
+
+
+def first_noise(evaluations: Evaluations) -> Float[Tensor, "n c h w"]:
+    """e0 = eps(z, 0), which is SimA's evaluation at t = 0."""
+    return evaluations.noise_at("z", evaluations.latents, 0)
+
+
+def residuals(
+    evaluations: Evaluations, name: str, e: Float[Tensor, "n c h w"], timesteps: Sequence[int]
+) -> Float[Tensor, "t n c h w"]:
+    """e - eps(sqrt(abar_t) z + sqrt(1 - abar_t) e, t) at each timestep, for one noise e; `name` says which."""
+    z = evaluations.latents
+    return torch.stack([e - evaluations.noise_at(f"z with {name}", evaluations.diffuse(z, e, t), t) for t in timesteps])
+
+
+@dataclass(frozen=True)
+class PIA(AttackOptions):
+    """S_t = e0 - eps(sqrt(abar_t) z + sqrt(1 - abar_t) e0, t), e0 = eps(z, 0); p = 4 (Kong et al., ICLR 2024).
+
+    arXiv 2305.18355.
+    """
+
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """The timesteps, and 0 for e0."""
+        return (0, *self.timesteps)
+
+    def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
+        """e0 minus the prediction of it at each timestep."""
+        return residuals(evaluations, "e0", first_noise(evaluations), self.timesteps)

@@ -1,0 +1,24 @@
+"""PIAN: PIA with its noise scaled to the size of a normal one."""
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm_scale.attacks.base import Evaluations
+from ldm_scale.attacks.pia import PIA, first_noise, residuals
+
+
+@dataclass(frozen=True)
+class PIAN(PIA):
+    """PIA with e0 scaled so that mean |e0| = sqrt(2 / pi) in each sample, as of N(0, I) (Kong et al., ICLR 2024).
+
+    arXiv 2305.18355.
+    """
+
+    def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
+        """The scaled e0 minus the prediction of it at each timestep."""
+        e0 = first_noise(evaluations)
+        scaled = e0 * (math.sqrt(2 / math.pi) / e0.abs().mean((1, 2, 3), keepdim=True))
+        return residuals(evaluations, "scaled e0", scaled, self.timesteps)
