@@ -1,53 +1,99 @@
 """A batch of images in, rows out: composes target, geometry and attacks. Torch only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from ldm_scale.attacks.base import Evaluations
+from ldm_scale.attacks.base import Attack, Evaluations
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
-from ldm_scale.config import AuditConfig, GeometryConfig
+from ldm_scale.config import AuditConfig, GeometryConfig, LeakageConfig
+from ldm_scale.errors import UsageError
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
+from ldm_scale.geometry.pooled import Profile, pooled_influence
 from ldm_scale.geometry.pullback import metric
+from ldm_scale.geometry.slq import slq_distortion
+from ldm_scale.geometry.stability import mask_overlap, rank_correlation
+from ldm_scale.geometry.truncated import truncated_distortion
 from ldm_scale.randomness import keyed_generator, keyed_normal, keyed_permutation
-from ldm_scale.schema import control
+from ldm_scale.registry import unknown_name
+from ldm_scale.schema import control, globally
 from ldm_scale.targets.base import Target, to_images
 
 AUTO_EXACT_DIMENSIONS = 1024
+# The paper's: rank 20 and 30 more tangents of the truncated spectrum; its scripts' 16 probes of Lanczos quadrature.
+TANGENTS = 50
+QUADRATURE_PROBES = 16
+# The share of dimensions whose agreement between two halves of the probes is kept: what the paper drops.
+STABILITY_DROP = 0.4
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What is known of all samples before the first row.
+
+    profile: mean and variance of the influences over a calibration set, for pooled estimates. ranking: influences
+    (D,) whose order is the one ranking for all samples.
+    """
+
+    profile: Profile | None = None
+    ranking: Float[np.ndarray, " d"] | None = None
 
 
 @dataclass(frozen=True)
 class AuditedBatch:
     """What was measured of n samples.
 
-    influence: (n, D) float32. distortion: (n,) float32, nan where it was not asked for. spectra: for each attack and
-    its random control, (n, T, B) float32. finite: (n,) bool, False for a sample with a number that is not one.
+    influence: (n, D) float32. distortion: (n,) float32, nan where it was not asked for. stability: (n, 2) float32, rank
+    correlation and overlap of the lowest 40% between two halves of the probes, nan where there are no two. leakage:
+    (n, D) float32, |S_i| of one attack at one timestep. spectra: for each attack, its random control and its global
+    mask, (n, T, B) float32. finite: (n,) bool, False for a sample with a number that is not one.
     """
 
     influence: np.ndarray
     distortion: np.ndarray
+    stability: np.ndarray
+    leakage: np.ndarray
     spectra: dict[str, np.ndarray]
     finite: np.ndarray
 
 
-def measures_distortion(config: GeometryConfig, dimensions: int) -> bool:
-    """Whether the configuration asks for distortion at this latent size; auto does up to 1,024 dimensions."""
-    return config.distortion == "exact" or (config.distortion == "auto" and dimensions <= AUTO_EXACT_DIMENSIONS)
+def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
+    """The estimator of distortion at this latent size: auto is exact up to 1,024 dimensions, else off."""
+    if config.distortion == "auto":
+        return "exact" if dimensions <= AUTO_EXACT_DIMENSIONS else "off"
+    return config.distortion
+
+
+def resolve_leakage(config: LeakageConfig, attacks: Mapping[str, Attack]) -> LeakageConfig:
+    """The attack and the timestep whose |S_i| the rows keep, defaults filled in.
+
+    Raises UsageError for an attack that is not audited or a timestep that is not among its own.
+    """
+    name = config.attack or next(iter(attacks))
+    if name not in attacks:
+        raise unknown_name("leakage.attack", name, attacks)
+    steps = attacks[name].timesteps
+    step = steps[len(steps) // 2] if config.timestep is None else config.timestep
+    if step not in steps:
+        raise UsageError(f"leakage.timestep = {step} is not among the timesteps of {name}")
+    return LeakageConfig(attack=name, timestep=step)
 
 
 class Auditor:
     """Audits batches of one target with one configuration; a sample's row does not depend on its batch."""
 
-    def __init__(self, target: Target, config: AuditConfig) -> None:
+    def __init__(self, target: Target, config: AuditConfig, calibration: Calibration | None = None) -> None:
         self._target = target
         self._config = config
+        self._calibration = calibration or Calibration()
         self._attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
+        self._leakage = resolve_leakage(config.leakage, self._attacks)
         self._device = target.alphas_cumprod.device
 
     def audit(
@@ -59,17 +105,27 @@ class Auditor:
     ) -> AuditedBatch:
         """Measure influence, distortion and every attack's spectra of these samples."""
         z = self._encode(pixels, sample_ids)
-        influence, distortion, measured = self._measure(z, sample_ids)
-        spectra = self._attack(z, influence, sample_ids, self._target.condition(captions, labels))
+        influence, stability, metrics = self._influence(z, sample_ids)
+        distortion, measured = self._distortion(z, sample_ids, metrics)
+        spectra, leakage = self._attack(z, influence, sample_ids, self._target.condition(captions, labels))
         finite = influence.isfinite().all(1) & (distortion.isfinite() | ~measured)
         for values in spectra.values():
             finite &= values.isfinite().flatten(1).all(1)
         return AuditedBatch(
             influence.cpu().numpy(),
             distortion.cpu().numpy(),
+            stability.cpu().numpy(),
+            leakage.cpu().numpy(),
             {name: values.cpu().numpy() for name, values in spectra.items()},
             finite.cpu().numpy(),
         )
+
+    def calibrate(self, pixels: UInt8[np.ndarray, "n 3 H W"], sample_ids: Sequence[str]) -> Float[np.ndarray, "n d"]:
+        """Influences of samples of a calibration set, each from its own probes alone; float32."""
+        z = self._encode(pixels, sample_ids)
+        if self._config.geometry.influence == "exact":
+            return exact_influence(metric(self._target.decode, z, self._config.geometry.memory)).cpu().numpy()
+        return hutchinson_influence(self._probe(z, sample_ids)).cpu().numpy()
 
     def _normal(self, sample_ids: Sequence[str], purpose: str, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
         draws = [keyed_normal(self._config.seed, sample_id, purpose, shape) for sample_id in sample_ids]
@@ -82,28 +138,75 @@ class Auditor:
         with torch.no_grad():
             return self._target.encode(images, noise).contiguous()
 
-    def _measure(
+    def _probe(self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]) -> Float[Tensor, "k n d"]:
+        config, side = self._config.geometry, self._target.image_size
+        probes = self._normal(sample_ids, "probes", (config.probes, 3, side, side)).transpose(0, 1)
+        return probe_squares(self._target.decode, z, probes, config.memory)
+
+    def _estimate(self, squares: Float[Tensor, "k n d"]) -> Float[Tensor, "n d"]:
+        estimate = hutchinson_influence(squares)
+        if self._config.geometry.influence == "hutchinson":
+            return estimate
+        assert self._calibration.profile is not None
+        return pooled_influence(estimate, self._calibration.profile, len(squares))
+
+    def _influence(
         self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
-    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"], Bool[Tensor, " n"]]:
-        """Influence, distortion, and whose distortion was measured; both exact ones share one metric."""
-        config, decode = self._config.geometry, self._target.decode
-        measured = torch.zeros(len(z), dtype=torch.bool)
-        if measures_distortion(config, z[0].numel()):
-            draws = [keyed_generator(self._config.seed, key, "distortion").random() for key in sample_ids]
-            measured = torch.tensor(draws) < config.distortion_share
-        measured = measured.to(z.device)
-        distortion = torch.full((len(z),), torch.nan, device=z.device)
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n 2"], Float[Tensor, "n d d"] | None]:
+        """Influence, its split-half stability, and the exact metrics where they were needed."""
+        config = self._config.geometry
+        stability = torch.full((len(z), 2), torch.nan)
         if config.influence == "exact":
-            metrics = metric(decode, z, config.memory)
-            influence = exact_influence(metrics)
-            distortion[measured] = exact_distortion(metrics[measured])
-            return influence, distortion, measured
-        shape = (config.probes, 3, self._target.image_size, self._target.image_size)
-        probes = self._normal(sample_ids, "probes", shape).transpose(0, 1)
-        influence = hutchinson_influence(probe_squares(decode, z, probes, config.memory))
+            metrics = metric(self._target.decode, z, config.memory)
+            return exact_influence(metrics), stability, metrics
+        squares = self._probe(z, sample_ids)
+        if config.probes > 1:
+            halves = self._estimate(squares[::2]), self._estimate(squares[1::2])
+            stability = torch.stack([rank_correlation(*halves), mask_overlap(*halves, STABILITY_DROP)], dim=1)
+        return self._estimate(squares), stability, None
+
+    def _distortion(
+        self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str], metrics: Float[Tensor, "n d d"] | None
+    ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
+        """Distortion, and whose distortion was measured; metrics that are known already are used again."""
+        config = self._config.geometry
+        estimator = distortion_estimator(config, z[0].numel())
+        draws = [keyed_generator(self._config.seed, key, "distortion").random() for key in sample_ids]
+        measured = (torch.tensor(draws) < config.distortion_share).to(z.device) & (estimator != "off")
+        distortion = torch.full((len(z),), torch.nan, device=z.device)
         if measured.any():
-            distortion[measured] = exact_distortion(metric(decode, z[measured], config.memory))
-        return influence, distortion, measured
+            known = None if metrics is None else metrics[measured]
+            ids = [key for key, wanted in zip(sample_ids, measured.tolist(), strict=True) if wanted]
+            distortion[measured] = self._measure(estimator, z[measured], ids, known)
+        return distortion, measured
+
+    def _measure(
+        self,
+        estimator: str,
+        z: Float[Tensor, "n c h w"],
+        sample_ids: Sequence[str],
+        metrics: Float[Tensor, "n d d"] | None,
+    ) -> Float[Tensor, " n"]:
+        decode, memory = self._target.decode, self._config.geometry.memory
+        if estimator == "exact":
+            return exact_distortion(metric(decode, z, memory) if metrics is None else metrics)
+        count, estimate = {
+            "truncated": (TANGENTS, truncated_distortion),
+            "slq": (QUADRATURE_PROBES, slq_distortion),
+        }[estimator]
+        draws = self._normal(sample_ids, estimator, (count, *self._target.latent_shape)).transpose(0, 1)
+        return estimate(decode, z, draws, memory)
+
+    def _bins(self, influence: Float[Tensor, "n d"], sample_ids: Sequence[str]) -> dict[str, Int[Tensor, "n d"]]:
+        """The bin of each dimension under each mask, by the suffix that the mask's columns have."""
+        bins, dimensions = self._config.masks.bins, influence.shape[1]
+        orders = [keyed_permutation(self._config.seed, key, "random mask", dimensions) for key in sample_ids]
+        at_random = torch.from_numpy(np.stack(orders)).to(influence.device).float()
+        masks = {"": rank_bins(influence, bins), control(""): rank_bins(at_random, bins)}
+        if self._calibration.ranking is not None:
+            ranking = torch.from_numpy(self._calibration.ranking).to(influence.device)
+            masks[globally("")] = rank_bins(ranking[None], bins).expand_as(influence)
+        return masks
 
     def _attack(
         self,
@@ -111,11 +214,9 @@ class Auditor:
         influence: Float[Tensor, "n d"],
         sample_ids: Sequence[str],
         condition: object,
-    ) -> dict[str, Float[Tensor, "n t b"]]:
-        bins = self._config.masks.bins
-        orders = [keyed_permutation(self._config.seed, key, "random mask", z[0].numel()) for key in sample_ids]
-        by_influence = rank_bins(influence, bins)
-        at_random = rank_bins(torch.from_numpy(np.stack(orders)).to(z.device).float(), bins)
+    ) -> tuple[dict[str, Float[Tensor, "n t b"]], Float[Tensor, "n d"]]:
+        """Every attack's spectra under every mask, and |S_i| of the one whose leakage is kept."""
+        masks = self._bins(influence, sample_ids)
 
         def denoise(x: Tensor, t: int) -> Tensor:
             return self._target.predict_noise(x, t, condition)
@@ -124,10 +225,13 @@ class Auditor:
             return self._normal(sample_ids, purpose, self._target.latent_shape)
 
         spectra: dict[str, Tensor] = {}
+        leakage = torch.empty_like(influence)
         with torch.inference_mode():
             evaluations = Evaluations(z, self._target.alphas_cumprod, denoise, draw)
             for name, attack in self._attacks.items():
                 vectors = attack.vectors(evaluations).flatten(2).float()
-                spectra[name] = spectrum(vectors, by_influence, attack.p, bins)
-                spectra[control(name)] = spectrum(vectors, at_random, attack.p, bins)
-        return spectra
+                for suffix, bin_of in masks.items():
+                    spectra[name + suffix] = spectrum(vectors, bin_of, attack.p, self._config.masks.bins)
+                if name == self._leakage.attack:
+                    leakage = vectors[attack.timesteps.index(self._leakage.timestep)].abs()
+        return spectra, leakage

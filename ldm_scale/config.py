@@ -9,9 +9,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ldm_scale.errors import UsageError, one_line
-from ldm_scale.values import Bytes, Integers
+from ldm_scale.values import Bytes, Integers, Names
 
 DEMO = Path(__file__).parent / "demo"
+# The word that asks for a calibration set where an address of a finished run could stand.
+CALIBRATED = "calibration"
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -33,12 +35,17 @@ class ImageConfig(Config):
 class GeometryConfig(Config):
     """What is measured of the decoder's pullback metric."""
 
-    influence: Literal["exact", "hutchinson"] = Field(
-        "hutchinson", description="estimator of each dimension's influence"
+    influence: Literal["exact", "hutchinson", "pooled"] = Field(
+        "hutchinson",
+        description="estimator of each dimension's influence; pooled shrinks few probes to a calibration set's mean",
     )
     probes: int = Field(16, gt=0, description="Hutchinson probes a sample (vector-Jacobian products)")
-    distortion: Literal["auto", "exact", "off"] = Field(
-        "auto", description="log sqrt det of the metric; auto is exact up to 1,024 latent dimensions, else off"
+    calibration: int = Field(
+        256, gt=1, description="samples, about, whose mean influences pooled estimates and a calibrated ranking use"
+    )
+    distortion: Literal["auto", "exact", "truncated", "slq", "off"] = Field(
+        "auto",
+        description="estimator of log sqrt det of the metric; auto is exact up to 1,024 latent dimensions, else off",
     )
     distortion_share: float = Field(
         1.0, gt=0, le=1, description="share of the samples whose distortion is measured, drawn by key"
@@ -47,15 +54,28 @@ class GeometryConfig(Config):
 
 
 class MaskConfig(Config):
-    """How the influence spectra are binned."""
+    """Which dimensions the influence spectra are binned by, and how finely."""
 
+    ranking: str | None = Field(
+        None,
+        description="one ranking for all samples, beside each sample's own: a finished run, or the word calibration",
+    )
     bins: int = Field(20, gt=1, description="equal bins of influence rank; drop shares are multiples of 1 / bins")
+
+
+class LeakageConfig(Config):
+    """Where the rows keep every dimension's share of the statistic, to ask whether influence tells what leaks."""
+
+    attack: str | None = Field(None, description="attack whose |S_i| is kept; the first by default")
+    timestep: int | None = Field(None, description="timestep at which; the middle one of its timesteps by default")
 
 
 class AnalysisConfig(Config):
     """What is made of the rows; changing it never needs a GPU."""
 
     drop: float = Field(0.4, gt=0, lt=1, description="share of dimensions the headline drops")
+    average: Names = Field(("pfami",), description="attacks whose statistic is the mean over all their timesteps")
+    repeats: int = Field(10, gt=0, description="random split-halves over which calibrated choices are averaged")
     bootstrap: int = Field(1000, gt=0, description="bootstrap resamples behind each interval")
     confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
 
@@ -101,6 +121,7 @@ class AuditConfig(Config):
     images: ImageConfig = ImageConfig()
     geometry: GeometryConfig = GeometryConfig()
     masks: MaskConfig = MaskConfig()
+    leakage: LeakageConfig = LeakageConfig()
     analysis: AnalysisConfig = AnalysisConfig()
     compute: ComputeConfig = ComputeConfig()
 
@@ -127,8 +148,8 @@ class AuditConfig(Config):
         """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""
         return self.model_dump(
             mode="json",
-            include={"seed", "latent", "attacks", "images", "geometry", "masks"},
-            exclude={"geometry": {"memory"}},
+            include={"seed", "latent", "attacks", "images", "geometry", "masks", "leakage"},
+            exclude={"geometry": {"memory"}, "masks": {"ranking"}},
         )
 
 

@@ -1,7 +1,8 @@
 """The run directory: what a run was asked, its rows and rejects, and everything derived from them.
 
 run.json, samples/*.parquet and rejects/*.parquet are only ever added to; results.json, metrics.parquet,
-ranking.parquet and report.html are derived from them and can be made again at any time.
+ranking.parquet and report.html are derived from them and can be made again at any time. calibration.json, where
+the configuration asks for a calibration set, is written once before the first row.
 """
 
 import json
@@ -45,6 +46,16 @@ class RunRecord(BaseModel):
         return self.members + self.heldout
 
 
+class CalibrationRecord(BaseModel):
+    """calibration.json: what a calibration set says of all samples' influences, a pure function of run.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int
+    mean: tuple[float, ...]
+    variance: float
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """A run directory at a location, local or on S3."""
@@ -71,6 +82,22 @@ class RunDirectory:
             return RunRecord.model_validate_json(self._record.read_bytes())
         except ValidationError as error:
             raise UsageError(f"{self._record} is not a run record: {error.errors()[0]['msg']}") from None
+
+    def read_ranking(self) -> pa.Table:
+        """ranking.parquet; raises UsageError where it is missing."""
+        location = self.root / "ranking.parquet"
+        if not location.is_file():
+            raise UsageError(f"{self.root} has no ranking.parquet; run `ldm-scale reduce RUN` first")
+        return read_table(location)
+
+    def read_calibration(self) -> CalibrationRecord | None:
+        """calibration.json, if this run has one."""
+        location = self.root / "calibration.json"
+        return CalibrationRecord.model_validate_json(location.read_bytes()) if location.is_file() else None
+
+    def write_calibration(self, record: CalibrationRecord) -> None:
+        """Keep what the calibration set said, so that a resumed run does not ask it again."""
+        (self.root / "calibration.json").create(record.model_dump_json().encode())
 
     def check_free(self, fingerprint: str, science: dict[str, Any]) -> None:
         """Raise UsageError, with the differences, where another run or other files are here."""

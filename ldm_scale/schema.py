@@ -36,18 +36,31 @@ def control(attack: str) -> str:
     return f"{attack}_random"
 
 
-def row_schema(dimensions: int, attacks: dict[str, int], bins: int, metadata: dict[str, str]) -> pa.Schema:
+def globally(attack: str) -> str:
+    """The column of an attack's spectrum by one ranking for all samples."""
+    return f"{attack}_global"
+
+
+def row_schema(
+    dimensions: int, attacks: dict[str, int], bins: int, metadata: dict[str, str], one_ranking: bool
+) -> pa.Schema:
     """The schema of samples/*.parquet.
 
-    dimensions: D of the latent. attacks: number of timesteps T of each attack. Spectra are T * bins values, timestep
-    by timestep, lowest influence first.
+    dimensions: D of the latent. attacks: number of timesteps T of each attack. one_ranking: whether there are spectra
+    by one ranking for all samples, too. Spectra are T * bins values, timestep by timestep, lowest influence first.
+    stability_*: of the influences from two halves of the probes, rank correlation and overlap of the lowest 40%.
+    leakage: |S_i| of one attack at one timestep.
     """
     fields: list[pa.Field] = [
         pa.field("sample_id", pa.string(), nullable=False),
         pa.field("member", pa.bool_(), nullable=False),
         pa.field("distortion", pa.float32()),
         pa.field("influence", pa.list_(pa.float16(), dimensions)),
+        pa.field("stability_correlation", pa.float32()),
+        pa.field("stability_overlap", pa.float32()),
+        pa.field("leakage", pa.list_(pa.float16(), dimensions)),
     ]
     for name, steps in attacks.items():
-        fields += [pa.field(column, pa.list_(pa.float32(), steps * bins)) for column in (name, control(name))]
+        columns = [name, control(name)] + ([globally(name)] if one_ranking else [])
+        fields += [pa.field(column, pa.list_(pa.float32(), steps * bins)) for column in columns]
     return pa.schema(fields, metadata=metadata)

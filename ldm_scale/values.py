@@ -1,4 +1,4 @@
-"""Values as people write them: sizes such as 512MiB, integers such as 0:200:10, fractions such as 0.9,0.8."""
+"""Values as people write them: sizes such as 512MiB, integers such as 0:200:10, fractions, names."""
 
 import re
 from typing import Annotated, Any
@@ -33,6 +33,14 @@ def parse_fractions(value: Any) -> Any:
     return tuple(float(part) for part in value.split(",")) if isinstance(value, str) else value
 
 
+def parse_names(value: Any) -> Any:
+    """Names from a list or from "sima,pia"; an empty text is none."""
+    if not isinstance(value, str):
+        return value
+    return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(parse_integers)]
 Fractions = Annotated[tuple[float, ...], BeforeValidator(parse_fractions)]
+Names = Annotated[tuple[str, ...], BeforeValidator(parse_names)]

@@ -42,11 +42,11 @@ def merge(parts: list[RankingSums]) -> RankingSums:
     return reduce(RankingSums.__add__, parts)
 
 
-def ranking_table(sums: RankingSums, latent_shape: tuple[int, int, int]) -> pa.Table:
+def ranking_table(sums: RankingSums, latent_shape: tuple[int, int, int], leakage: Float[np.ndarray, " d"]) -> pa.Table:
     """ranking.parquet: one row a dimension, with its channel, row and column in the latent.
 
     mean and standard_error of c_i over samples; mean_rank of c_i within a sample (0 = lowest); dropped_share: share of
-    the samples that drop it; rank: by mean, 0 = lowest.
+    the samples that drop it; rank: by mean, 0 = lowest; leakage: AUROC of minus |S_i| of that dimension alone.
     """
     mean = sums.influence / sums.count
     variance = np.maximum(sums.squares / sums.count - mean**2, 0) * sums.count / max(sums.count - 1, 1)
@@ -62,5 +62,6 @@ def ranking_table(sums: RankingSums, latent_shape: tuple[int, int, int]) -> pa.T
             "mean_rank": sums.ranks / sums.count,
             "dropped_share": sums.dropped / sums.count,
             "rank": influence_ranks(mean[None])[0],
+            "leakage": leakage,
         }
     )

@@ -4,7 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MaskName = Literal["none", "lowest", "random", "highest"]
+MaskName = Literal["none", "lowest", "global", "random", "highest"]
+RowName = Literal["plain", "lowest", "global", "random", "highest", "chosen", "geometry"]
 
 
 class Record(BaseModel):
@@ -12,7 +13,7 @@ class Record(BaseModel):
 
 
 class Estimate(Record):
-    """A value with its bootstrap interval."""
+    """A value with its interval."""
 
     value: float
     low: float
@@ -20,31 +21,49 @@ class Estimate(Record):
 
 
 class MetricSet(Record):
-    """The metrics of one score on some samples."""
+    """The metrics of one score on some samples, or the differences of two scores' metrics; bootstrap intervals."""
 
     auroc: Estimate = Field(description="area under the ROC curve; 0.5 is chance")
     asr: Estimate = Field(description="attack success rate: max over thresholds of (TPR + 1 - FPR) / 2; 0.5 is chance")
     tpr_at_1pct_fpr: Estimate = Field(description="members found while at most 1% of held-out samples are misjudged")
     tpr_at_01pct_fpr: Estimate = Field(description="members found while at most 0.1% of held-out samples are misjudged")
+    paper_tpr_at_1pct_fpr: Estimate = Field(
+        description="held-out samples found while at most 1% of members are misjudged: what the paper's tables call "
+        "TPR@1%FPR"
+    )
 
 
 class Choice(Record):
-    """A timestep and a drop share, with the metrics they give."""
+    """A timestep and the dimensions left out, with the metrics they give."""
 
-    timestep: int
+    timestep: int | None = Field(description="none: the mean over all the attack's timesteps")
+    mask: MaskName = Field(description="which dimensions are left out")
     drop: float = Field(description="share of dimensions left out")
     metrics: MetricSet
+    delong: Estimate = Field(description="AUROC with DeLong's interval")
+
+
+class Calibrated(Choice):
+    """Chosen on one half of the samples, metrics on the other; means over analysis.repeats random halvings."""
+
+    agreement: float = Field(description="share of the halvings that chose this timestep, mask and drop")
+    difference: MetricSet | None = Field(
+        description="minus the plain row's metrics, paired: on the same halves and resamples; none for plain itself"
+    )
 
 
 class Headline(Record):
     """One line of the headline table."""
 
     attack: str
-    row: Literal["plain", "lowest", "random", "highest", "chosen"] = Field(
-        description="plain drops nothing; lowest, random and highest drop analysis.drop; chosen picks the share too"
+    row: RowName = Field(
+        description="plain drops nothing; lowest, global, random and highest drop analysis.drop; chosen picks the "
+        "share, and whether the lowest or the highest go; geometry is plain minus what the sample's geometry predicts"
     )
-    calibrated: Choice = Field(description="chosen on one half of the samples, metrics on the other: lead with this")
-    oracle: Choice = Field(description="chosen on the very samples it reports: the papers' way, optimistic")
+    calibrated: Calibrated = Field(description="lead with this")
+    oracle: Choice | None = Field(
+        description="chosen on the very samples it reports: the papers' way, optimistic; none for fitted scores"
+    )
 
 
 class Point(Record):
@@ -53,30 +72,40 @@ class Point(Record):
     attack: str
     mask: MaskName
     drop: float
-    timestep: int
+    timestep: int | None
     auroc: float
 
 
+class BinPoint(Record):
+    """AUROC of one influence bin alone, over all samples, at the plain row's timestep."""
+
+    attack: str
+    bin: int = Field(description="0 holds the lowest influences")
+    timestep: int | None
+    auroc: Estimate = Field(description="with DeLong's interval")
+
+
 class DistortionGroup(Record):
-    """AUROC among the samples of one quartile of distortion (log sqrt det G), members and held-out together."""
+    """AUROC among samples of like distortion (log sqrt det G), members and held-out together."""
 
     attack: str
     row: Literal["plain", "lowest"]
-    quartile: int = Field(description="1 is the least distorted quarter")
+    groups: Literal[2, 4] = Field(description="2: halves, 4: quartiles")
+    group: int = Field(description="1 is the least distorted")
     low: float = Field(description="lowest distortion in it, nats")
     high: float = Field(description="highest distortion in it, nats")
     members: int
     heldout: int
-    timestep: int
+    timestep: int | None
     drop: float
     auroc: Estimate | None = Field(description="none where one side is empty")
 
 
 class RocPoint(Record):
-    """One point of a headline row's ROC curve, on the samples its calibrated metrics are reported on."""
+    """One point of a headline row's ROC curve, on the reported half of the first halving."""
 
     attack: str
-    row: str
+    row: RowName
     fpr: float
     tpr: float
 
@@ -90,10 +119,46 @@ class RiskyMember(Record):
     heldout_above: float = Field(description="share of held-out samples with a higher score")
 
 
+class DatasetInference(Record):
+    """p that suspects not trained on would score so far above held-out samples: Welch's t-test of combined scores."""
+
+    p_value: float = Field(description="uniform where the target never saw the members; one-sided")
+    statistic: float = Field(description="Welch's t")
+    members: int = Field(description="in the test: those of the first halving's reported half")
+    heldout: int = Field(description="likewise")
+
+
+class Combined(Record):
+    """One score from all attacks and timesteps: logistic regression over log spectra, fitted on the other half."""
+
+    features: int
+    metrics: MetricSet = Field(description="means over the halvings; the same halves as the headline's")
+    delong: Estimate = Field(description="AUROC with DeLong's interval")
+    inference: DatasetInference
+
+
+class Leakage(Record):
+    """Whether the dimensions of high influence are those that leak."""
+
+    attack: str
+    timestep: int
+    correlation: Estimate = Field(
+        description="Spearman's, over dimensions, of mean influence and the AUROC of |S_i| alone; jackknife interval"
+    )
+
+
+class Stability(Record):
+    """How well influences from one half of the probes agree with those from the other half."""
+
+    correlation: float = Field(description="Spearman's over dimensions, mean over samples")
+    overlap: float = Field(description="share of the lowest 40% of one half that the other names, mean over samples")
+    probes: int = Field(description="probes of both halves together; a full estimate is steadier than either half")
+
+
 class Results(Record):
     """All results of one run."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     fingerprint: str = Field(description="of everything the rows depend on")
     inputs: dict[str, str] = Field(description="SHA-256 of the audited shards, split and target")
     members: int = Field(description="member rows")
@@ -101,11 +166,16 @@ class Results(Record):
     expected: int = Field(description="samples the run was to audit")
     rejected: dict[str, int] = Field(description="rejected samples by stage and reason")
     distortion_measured: int = Field(description="rows with a distortion")
+    stability: Stability | None = Field(description="of the influences; none where they are exact or of one probe")
+    repeats: int = Field(description="random halvings behind each calibrated number")
     bootstrap: int
     confidence: float
     headline: tuple[Headline, ...]
+    combined: Combined
+    leakage: Leakage
     by_timestep: tuple[Point, ...] = Field(description="plain, and analysis.drop lowest, at each timestep")
     by_drop: tuple[Point, ...] = Field(description="each drop share and mask, at the plain row's calibrated timestep")
+    by_bin: tuple[BinPoint, ...]
     by_distortion: tuple[DistortionGroup, ...] = Field(
         description="all samples with a distortion, at the calibrated choices of plain and lowest"
     )

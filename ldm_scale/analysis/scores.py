@@ -1,6 +1,7 @@
 """An attack's spectra, and the score of every mask, drop share and timestep that they hold."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -11,25 +12,33 @@ class Mask(StrEnum):
     """Which dimensions a score leaves out."""
 
     LOWEST = "lowest"  # the paper's: lowest influence
+    GLOBAL = "global"  # lowest influence by one ranking for all samples
     RANDOM = "random"  # the first control
     HIGHEST = "highest"  # the second control
 
 
 @dataclass(frozen=True)
 class Spectra:
-    """One attack's rows, sorted by sample id: statistics in B bins of influence rank, and of a random order.
+    """One attack's rows, sorted by sample id: statistics in B bins of influence rank, a random order, one ranking.
 
-    member: (n,). by_influence, at_random: (n, T, B). timesteps: T of them.
+    member: (n,). by_influence, at_random: (n, T, B); globally likewise, where the run has one ranking for all samples.
+    timesteps: T of them; None stands for the mean over all of an attack's.
     """
 
     member: Bool[np.ndarray, " n"]
-    timesteps: tuple[int, ...]
+    timesteps: tuple[int | None, ...]
     by_influence: Float[np.ndarray, "n t b"]
     at_random: Float[np.ndarray, "n t b"]
+    globally: Float[np.ndarray, "n t b"] | None = None
 
     @property
     def bins(self) -> int:
         return self.by_influence.shape[2]
+
+    @property
+    def masks(self) -> list[Mask]:
+        """The masks that these rows have a score for."""
+        return [mask for mask in Mask if mask is not Mask.GLOBAL or self.globally is not None]
 
     def shares(self) -> list[float]:
         """Every drop share that keeps at least one bin: 0, 1/B, ..., (B - 1)/B."""
@@ -38,12 +47,27 @@ class Spectra:
     def scores(self, mask: Mask, drop: float) -> Float[np.ndarray, "n t"]:
         """Minus the statistic over the kept dimensions; higher means member."""
         dropped = round(drop * self.bins)
-        if mask is Mask.HIGHEST:
-            kept = self.by_influence[:, :, : self.bins - dropped]
-        else:
-            kept = (self.at_random if mask is Mask.RANDOM else self.by_influence)[:, :, dropped:]
-        return -kept.sum(axis=2, dtype=np.float64)
+        kept = slice(self.bins - dropped) if mask is Mask.HIGHEST else slice(dropped, None)
+        return -self._of(mask)[:, :, kept].sum(axis=2, dtype=np.float64)
+
+    def _of(self, mask: Mask) -> Float[np.ndarray, "n t b"]:
+        if mask is Mask.GLOBAL:
+            assert self.globally is not None
+            return self.globally
+        return self.at_random if mask is Mask.RANDOM else self.by_influence
+
+    def map(self, change: Callable[[Float[np.ndarray, "n t b"]], np.ndarray]) -> "Spectra":
+        """The same with all spectra changed alike."""
+        globally = None if self.globally is None else change(self.globally)
+        return replace(
+            self, by_influence=change(self.by_influence), at_random=change(self.at_random), globally=globally
+        )
 
     def take(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Spectra":
         """The same of some samples."""
-        return Spectra(self.member[rows], self.timesteps, self.by_influence[rows], self.at_random[rows])
+        return replace(self.map(lambda spectra: spectra[rows]), member=self.member[rows])
+
+    def averaged(self) -> "Spectra":
+        """The mean over all timesteps in place of each of them, as PFAMI's statistic is defined."""
+        averaged = self.map(lambda spectra: spectra.mean(axis=1, keepdims=True, dtype=np.float64))
+        return replace(averaged, timesteps=(None,))

@@ -1,13 +1,18 @@
 """Everything the results say of one attack: headline rows, curves and the full grid."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
+from ldm_scale.analysis.calibrated import calibrated_scorer
+from ldm_scale.analysis.delong import delong
 from ldm_scale.analysis.metrics import NAMES, Roc, bootstrap, evaluate
 from ldm_scale.analysis.results import (
+    BinPoint,
+    Calibrated,
     Choice,
     DistortionGroup,
     Estimate,
@@ -16,20 +21,16 @@ from ldm_scale.analysis.results import (
     Point,
     RiskyMember,
     RocPoint,
+    RowName,
 )
 from ldm_scale.analysis.scores import Mask, Spectra
+from ldm_scale.analysis.splithalf import Judged, Scorer, fixed, halves, judge, reported
 from ldm_scale.config import AnalysisConfig
 
 RISKY = 10
 ROC_POINTS = 200
-# One of these masks and a list of drop shares is what each headline row chooses from.
-ROWS: dict[str, Mask] = {
-    "plain": Mask.LOWEST,
-    "lowest": Mask.LOWEST,
-    "random": Mask.RANDOM,
-    "highest": Mask.HIGHEST,
-    "chosen": Mask.LOWEST,
-}
+# A regression on the held-out samples of a quarter of the halves' folds needs some: two a fold.
+GEOMETRY_HELDOUT = 8
 
 
 @dataclass(frozen=True)
@@ -39,149 +40,209 @@ class AttackSummary:
     headline: list[Headline]
     by_timestep: list[Point]
     by_drop: list[Point]
+    by_bin: list[BinPoint]
     by_distortion: list[DistortionGroup]
     roc: list[RocPoint]
     at_risk: list[RiskyMember]
     grid: pa.Table
 
 
-def reported(count: int) -> int:
-    """How many of `count` samples of one side are in the half that is reported on."""
-    return count - count // 2
+@dataclass(frozen=True)
+class Candidate:
+    """What a headline row may choose: a mask, a drop share and a timestep, by its place among the attack's."""
+
+    mask: Mask
+    drop: float
+    step: int
 
 
-def halves(member: Bool[np.ndarray, " n"], seed: int) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
-    """Two random halves of the samples, each with half of the members and half of the held-out: (choose, report)."""
-    rng = np.random.default_rng(seed)
-    sides = [rng.permutation(np.flatnonzero(side)) for side in (member, ~member)]
-    choose = np.concatenate([side[: -reported(len(side))] for side in sides])
-    report = np.concatenate([side[-reported(len(side)) :] for side in sides])
-    return np.sort(choose), np.sort(report)
+def estimate(value: float, bounds: Float[np.ndarray, " 2"]) -> Estimate:
+    """A value with its interval."""
+    return Estimate(value=value, low=bounds[0], high=bounds[1])
+
+
+def as_metric_set(values: Float[np.ndarray, " 5"], intervals: Float[np.ndarray, "5 2"]) -> MetricSet:
+    """The metrics of NAMES with their intervals."""
+    pairs = zip(NAMES, values, intervals, strict=True)
+    return MetricSet(**{name: estimate(value, bounds) for name, value, bounds in pairs})
 
 
 def metric_set(
     scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
 ) -> MetricSet:
     """All metrics of one score with their intervals."""
-    values = evaluate(scores, member)
-    intervals = bootstrap(scores, member, config.bootstrap, config.confidence, seed)
-    estimates = [Estimate(value=v, low=low, high=high) for v, (low, high) in zip(values, intervals, strict=True)]
-    return MetricSet(**dict(zip(NAMES, estimates, strict=True)))
+    return as_metric_set(evaluate(scores, member), bootstrap(scores, member, config.bootstrap, config.confidence, seed))
 
 
-def _grid(spectra: Spectra, mask: Mask, shares: list[float]) -> Float[np.ndarray, "q t 4"]:
-    """The metrics of NAMES at each drop share and timestep."""
-    return np.stack(
-        [[evaluate(column, spectra.member) for column in spectra.scores(mask, share).T] for share in shares]
-    )
+def delong_estimate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], confidence: float) -> Estimate:
+    """AUROC with DeLong's interval."""
+    found = delong(scores[:, None], member)
+    return estimate(found.values[0], found.intervals(confidence)[0])
 
 
-def _best(grid: Float[np.ndarray, "q t 4"], shares: list[float]) -> tuple[float, int]:
-    """The drop share and the step of the highest AUROC."""
-    share, step = np.unravel_index(grid[:, :, 0].argmax(), grid.shape[:2])
-    return shares[share], int(step)
+def row_candidates(spectra: Spectra, drop: float) -> dict[RowName, list[Candidate]]:
+    """What each headline row chooses from."""
+
+    def at(mask: Mask, shares: list[float]) -> list[Candidate]:
+        return [Candidate(mask, share, step) for share in shares for step in range(len(spectra.timesteps))]
+
+    shares = spectra.shares()
+    rows: dict[RowName, list[Candidate]] = {"plain": at(Mask.LOWEST, [0.0]), "lowest": at(Mask.LOWEST, [drop])}
+    if spectra.globally is not None:
+        rows["global"] = at(Mask.GLOBAL, [drop])
+    return rows | {
+        "random": at(Mask.RANDOM, [drop]),
+        "highest": at(Mask.HIGHEST, [drop]),
+        "chosen": at(Mask.LOWEST, shares) + at(Mask.HIGHEST, shares[1:]),
+    }
 
 
 class _Analysis:
-    def __init__(self, name: str, spectra: Spectra, config: AnalysisConfig, seed: int) -> None:
+    def __init__(
+        self, name: str, spectra: Spectra, geometry: Float[np.ndarray, "n f"], config: AnalysisConfig, seed: int
+    ) -> None:
         self.name, self.spectra, self.config, self.seed = name, spectra, config, seed
-        choose, report = halves(spectra.member, seed)
-        self._report = spectra.take(report)
-        shares = spectra.shares()
-        self._shares = {"plain": [0.0], "lowest": [config.drop], "random": [config.drop], "highest": [config.drop]}
-        self._shares["chosen"] = shares
-        self.grids = {mask: _grid(spectra, mask, shares) for mask in Mask}
-        calibration = spectra.take(choose)
-        self._picks = {
-            row: _best(_grid(calibration, mask, self._shares[row]), self._shares[row]) for row, mask in ROWS.items()
+        member, shares = spectra.member, spectra.shares()
+        self._scores = {mask: np.stack([spectra.scores(mask, share) for share in shares]) for mask in spectra.masks}
+        self._candidates = row_candidates(spectra, config.drop)
+        scorers: dict[str, Scorer] = {row: fixed(self._columns(found)) for row, found in self._candidates.items()}
+        if int((~member).sum()) >= GEOMETRY_HELDOUT:
+            scorers["geometry"] = calibrated_scorer(self._logs(), geometry, member, seed)
+            self._candidates["geometry"] = self._candidates["plain"]
+        self._judged = judge(scorers, member, config.repeats, config.bootstrap, config.confidence, seed)
+        # (shares, timesteps, 5)
+        self.grids = {
+            mask: np.stack([[evaluate(column, member) for column in share.T] for share in scores])
+            for mask, scores in self._scores.items()
         }
 
-    def _choice(self, row: str, pick: tuple[float, int], samples: Spectra) -> Choice:
-        drop, step = pick
-        scores = samples.scores(ROWS[row], drop)[:, step]
-        metrics = metric_set(scores, samples.member, self.config, self.seed)
-        return Choice(timestep=samples.timesteps[step], drop=drop, metrics=metrics)
+    def _share(self, drop: float) -> int:
+        return round(drop * self.spectra.bins)
 
-    def _oracle_pick(self, row: str) -> tuple[float, int]:
-        shares = self._shares[row]
-        return _best(self.grids[ROWS[row]][[round(share * self.spectra.bins) for share in shares]], shares)
+    def _column(self, candidate: Candidate) -> Float[np.ndarray, " n"]:
+        return self._scores[candidate.mask][self._share(candidate.drop), :, candidate.step]
+
+    def _columns(self, candidates: list[Candidate]) -> Float[np.ndarray, "n m"]:
+        return np.stack([self._column(candidate) for candidate in candidates], axis=1)
+
+    def _logs(self) -> Float[np.ndarray, "n t"]:
+        return np.log(np.maximum(-self._scores[Mask.LOWEST][0], np.finfo(np.float64).tiny))
+
+    def _pick(self, row: RowName) -> Candidate:
+        """What the row chose on most splits."""
+        return self._candidates[row][self._judged[row].pick]
+
+    def _described(self, candidate: Candidate) -> dict[str, object]:
+        mask = candidate.mask.value if candidate.drop else "none"
+        return {"timestep": self.spectra.timesteps[candidate.step], "mask": mask, "drop": candidate.drop}
+
+    def _calibrated(self, row: RowName, judged: Judged) -> Calibrated:
+        plain = row == "plain"
+        return Calibrated(
+            **self._described(self._pick(row)),
+            metrics=as_metric_set(judged.values, judged.intervals),
+            delong=estimate(judged.values[0], judged.auroc),
+            agreement=judged.agreement,
+            difference=None if plain else as_metric_set(judged.difference, judged.difference_intervals),
+        )
+
+    def _oracle(self, row: RowName) -> Choice | None:
+        if row == "geometry":
+            return None
+        candidates = self._candidates[row]
+        aurocs = [self.grids[c.mask][self._share(c.drop), c.step, 0] for c in candidates]
+        best = candidates[int(np.argmax(aurocs))]
+        scores, member = self._column(best), self.spectra.member
+        return Choice(
+            **self._described(best),
+            metrics=metric_set(scores, member, self.config, self.seed),
+            delong=delong_estimate(scores, member, self.config.confidence),
+        )
 
     def headline(self) -> list[Headline]:
         return [
             Headline(
-                attack=self.name,
-                row=row,
-                calibrated=self._choice(row, self._picks[row], self._report),
-                oracle=self._choice(row, self._oracle_pick(row), self.spectra),
+                attack=self.name, row=row, calibrated=self._calibrated(row, self._judged[row]), oracle=self._oracle(row)
             )
-            for row in ROWS
+            for row in self._candidates
         ]
 
-    def _point(self, mask: Mask, share: int, step: int) -> Point:
-        drop = self.spectra.shares()[share]
-        name = mask.value if share else "none"
-        auroc = float(self.grids[mask][share, step, 0])
-        return Point(attack=self.name, mask=name, drop=drop, timestep=self.spectra.timesteps[step], auroc=auroc)
+    def _point(self, candidate: Candidate) -> Point:
+        auroc = self.grids[candidate.mask][self._share(candidate.drop), candidate.step, 0]
+        return Point(attack=self.name, **self._described(candidate), auroc=auroc)
 
     def by_timestep(self) -> list[Point]:
-        dropped = round(self.config.drop * self.spectra.bins)
-        steps = range(len(self.spectra.timesteps))
-        return [self._point(Mask.LOWEST, share, step) for share in (0, dropped) for step in steps]
+        return [self._point(candidate) for row in ("plain", "lowest") for candidate in self._candidates[row]]
 
     def by_drop(self) -> list[Point]:
-        step = self._picks["plain"][1]
-        return [self._point(mask, share, step) for mask in Mask for share in range(self.spectra.bins)]
+        step = self._pick("plain").step
+        shares = self.spectra.shares()
+        return [self._point(Candidate(mask, share, step)) for mask in self.spectra.masks for share in shares]
 
-    def _calibrated_scores(self, row: str, samples: Spectra) -> Float[np.ndarray, " n"]:
-        drop, step = self._picks[row]
-        return samples.scores(ROWS[row], drop)[:, step]
+    def by_bin(self) -> list[BinPoint]:
+        step = self._pick("plain").step
+        found = delong(-self.spectra.by_influence[:, step], self.spectra.member)
+        timestep = self.spectra.timesteps[step]
+        pairs = zip(found.values, found.intervals(self.config.confidence), strict=True)
+        return [
+            BinPoint(attack=self.name, bin=number, timestep=timestep, auroc=estimate(value, bounds))
+            for number, (value, bounds) in enumerate(pairs)
+        ]
 
     def by_distortion(self, distortion: Float[np.ndarray, " n"]) -> list[DistortionGroup]:
         measured = np.flatnonzero(np.isfinite(distortion))
         if len(measured) < 4:
             return []
-        quartiles = np.array_split(measured[np.argsort(distortion[measured], kind="stable")], 4)
+        ordered = measured[np.argsort(distortion[measured], kind="stable")]
         return [
-            self._group(row, number, rows, distortion[rows])
+            self._group(row, groups, number, rows, distortion[rows])
             for row in ("plain", "lowest")
-            for number, rows in enumerate(quartiles, start=1)
+            for groups in (2, 4)
+            for number, rows in enumerate(np.array_split(ordered, groups), start=1)
         ]
 
     def _group(
-        self, row: str, number: int, rows: Int[np.ndarray, " m"], distortion: Float[np.ndarray, " m"]
+        self,
+        row: Literal["plain", "lowest"],
+        groups: Literal[2, 4],
+        number: int,
+        rows: Int[np.ndarray, " m"],
+        distortion: Float[np.ndarray, " m"],
     ) -> DistortionGroup:
-        samples = self.spectra.take(rows)
-        members = int(samples.member.sum())
+        pick, member = self._pick(row), self.spectra.member[rows]
+        members = int(member.sum())
         auroc = None
         if 0 < members < len(rows):
-            auroc = metric_set(self._calibrated_scores(row, samples), samples.member, self.config, self.seed).auroc
-        drop, step = self._picks[row]
+            auroc = metric_set(self._column(pick)[rows], member, self.config, self.seed).auroc
         return DistortionGroup(
             attack=self.name,
             row=row,
-            quartile=number,
+            groups=groups,
+            group=number,
             low=float(distortion.min()),
             high=float(distortion.max()),
             members=members,
             heldout=len(rows) - members,
-            timestep=self.spectra.timesteps[step],
-            drop=drop,
+            timestep=self.spectra.timesteps[pick.step],
+            drop=pick.drop,
             auroc=auroc,
         )
 
     def roc(self) -> list[RocPoint]:
         points = []
-        for row in ROWS:
-            curve = Roc(self._calibrated_scores(row, self._report), self._report.member).curve()
+        _, report = halves(self.spectra.member, self.seed, 0)
+        member = self.spectra.member[report]
+        for row, judged in self._judged.items():
+            curve = Roc(judged.first, member).curve()
             fpr, tpr = curve.fpr[0], curve.tpr[0]
             # Thinned evenly in log FPR, where the low rates are; the last point of each step is kept.
-            wanted = np.concatenate([[0.0], np.geomspace(1 / (~self._report.member).sum(), 1, ROC_POINTS)])
+            wanted = np.concatenate([[0.0], np.geomspace(1 / (~member).sum(), 1, ROC_POINTS)])
             kept = np.unique(np.searchsorted(fpr, wanted + 1e-12, side="right") - 1)
             points += [RocPoint(attack=self.name, row=row, fpr=fpr[i], tpr=tpr[i]) for i in kept]
         return points
 
     def at_risk(self, sample_ids: np.ndarray) -> list[RiskyMember]:
-        scores = self._calibrated_scores("chosen", self.spectra)
+        scores = self._column(self._pick("chosen"))
         members, heldout = np.flatnonzero(self.spectra.member), np.sort(scores[~self.spectra.member])
         top = members[np.argsort(-scores[members], kind="stable")[:RISKY]]
         above = (len(heldout) - np.searchsorted(heldout, scores[top], side="right")) / len(heldout)
@@ -199,12 +260,18 @@ class _Analysis:
         shares, steps = self.spectra.shares(), self.spectra.timesteps
         rows = [
             {"attack": self.name, "mask": mask.value, "drop": drop, "timestep": step}
-            | dict(zip(NAMES, self.grids[mask][i, j].tolist(), strict=True))
-            for mask in Mask
+            | dict(zip(NAMES, grid[i, j].tolist(), strict=True))
+            for mask, grid in self.grids.items()
             for i, drop in enumerate(shares)
             for j, step in enumerate(steps)
         ]
-        return pa.Table.from_pylist(rows)
+        return pa.Table.from_pylist(rows, GRID)
+
+
+GRID = pa.schema(
+    [("attack", pa.string()), ("mask", pa.string()), ("drop", pa.float64()), ("timestep", pa.int64())]
+    + [(name, pa.float64()) for name in NAMES]
+)
 
 
 def summarise_attack(
@@ -212,15 +279,23 @@ def summarise_attack(
     spectra: Spectra,
     sample_ids: np.ndarray,
     distortion: Float[np.ndarray, " n"],
+    geometry: Float[np.ndarray, "n f"],
     config: AnalysisConfig,
     seed: int,
 ) -> AttackSummary:
-    """All results of one attack; a pure function of its rows (sorted by sample id), the configuration and the seed."""
-    analysis = _Analysis(name, spectra, config, seed)
+    """All results of one attack; a pure function of its rows (sorted by sample id), the configuration and the seed.
+
+    geometry: the features that a sample's statistic is calibrated by. An attack that the configuration averages is
+    summarised by the mean over its timesteps.
+    """
+    if name in config.average:
+        spectra = spectra.averaged()
+    analysis = _Analysis(name, spectra, geometry, config, seed)
     return AttackSummary(
         headline=analysis.headline(),
         by_timestep=analysis.by_timestep(),
         by_drop=analysis.by_drop(),
+        by_bin=analysis.by_bin(),
         by_distortion=analysis.by_distortion(distortion),
         roc=analysis.roc(),
         at_risk=analysis.at_risk(sample_ids),

@@ -5,24 +5,22 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-import ray
-import torch
-from ray.data import ActorPoolStrategy, Dataset
 
 from ldm_scale.analysis.results import Results
-from ldm_scale.auditor import AuditedBatch, Auditor
-from ldm_scale.config import AuditConfig, ComputeConfig
+from ldm_scale.auditor import AuditedBatch, Calibration
+from ldm_scale.config import AuditConfig
+from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.plan import Plan, check_inputs, plan_audit
+from ldm_scale.engine.pool import load_auditor, pool
 from ldm_scale.engine.progress import say
 from ldm_scale.engine.reading import ShardTask, as_pixels, stream_images
 from ldm_scale.engine.reduce import reduce_run
-from ldm_scale.engine.session import resolve_device, session
+from ldm_scale.engine.session import session
 from ldm_scale.errors import RunError
 from ldm_scale.report.page import write_report
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import REJECT, row_schema
 from ldm_scale.storage import Location
-from ldm_scale.targets import load_target
 
 
 def run_audit(config: AuditConfig) -> Results:
@@ -36,7 +34,7 @@ def run_audit(config: AuditConfig) -> Results:
     with session():
         plan = plan_audit(inputs)
         run.begin(plan.record)
-        _compute_rows(plan, run)
+        _compute_rows(plan, run, calibrate(plan, run))
         results = reduce_run(run, config.analysis)
     write_report(run)
     return results
@@ -53,7 +51,7 @@ def _remaining(plan: Plan, committed: dict[str, frozenset[str]]) -> list[ShardTa
     return tasks
 
 
-def _compute_rows(plan: Plan, run: RunDirectory) -> None:
+def _compute_rows(plan: Plan, run: RunDirectory, calibration: Calibration) -> None:
     record = plan.record
     committed = run.committed()
     tasks = _remaining(plan, committed)
@@ -61,7 +59,7 @@ def _compute_rows(plan: Plan, run: RunDirectory) -> None:
     done = sum(map(len, committed.values()))
     say(f"{run.root}: {record.samples} samples ({record.members} members), {done} done, {len(tasks)} shards to read")
     started, last, before = time.monotonic(), time.monotonic(), done
-    for counts in _commits(plan, run, tasks):
+    for counts in _commits(plan, run, tasks, calibration):
         done += counts["rows"] + counts["rejects"]
         rejected += counts["rejects"]
         _check_rejects(rejected, record)
@@ -85,7 +83,9 @@ def _check_rejects(rejected: int, record: RunRecord) -> None:
         )
 
 
-def _commits(plan: Plan, run: RunDirectory, tasks: list[ShardTask]) -> Iterator[dict[str, int]]:
+def _commits(
+    plan: Plan, run: RunDirectory, tasks: list[ShardTask], calibration: Calibration
+) -> Iterator[dict[str, int]]:
     """Run the graph; yields the counts of each committed part."""
     if not tasks:
         return
@@ -99,48 +99,23 @@ def _commits(plan: Plan, run: RunDirectory, tasks: list[ShardTask]) -> Iterator[
         run.commit(rows.cast(schema), rejects.cast(REJECT))
         return pa.table({"rows": [len(rows)], "rejects": [len(rejects)]})
 
-    commits = _audit(images, plan).map_batches(
-        commit, batch_size=compute.rows_per_part, batch_format="pyarrow", num_cpus=0.1
-    )
+    audited = pool(images, plan.record.config, AuditorActor, plan.image_size, calibration)
+    commits = audited.map_batches(commit, batch_size=compute.rows_per_part, batch_format="pyarrow", num_cpus=0.1)
     yield from commits.iter_rows()
-
-
-def _audit(images: Dataset, plan: Plan) -> Dataset:
-    """The fused pool: encode, geometry and attacks in one actor, so that no two pools compete for a GPU."""
-    config = plan.record.config
-    compute = config.compute
-    device = resolve_device(compute.device)
-    most = compute.actors or _pool_size(compute, device)
-    say(f"device {device}, up to {most} auditors")
-    return images.map_batches(
-        AuditorActor,
-        fn_constructor_args=(config, device, plan.image_size),
-        batch_size=compute.batch_size,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=min(compute.min_actors, most), max_size=most, initial_size=most),
-        num_cpus=compute.cpus_per_actor,
-        num_gpus=compute.gpus_per_actor if device == "cuda" else 0,
-    )
-
-
-def _pool_size(compute: ComputeConfig, device: str) -> int:
-    resources = ray.cluster_resources()
-    return max(1, int(resources["GPU"] / compute.gpus_per_actor) if device == "cuda" else int(resources["CPU"]))
 
 
 def _schema(record: RunRecord) -> pa.Schema:
     steps = {name: len(timesteps) for name, timesteps in record.timesteps.items()}
-    return row_schema(record.dimensions, steps, record.config.masks.bins, {"fingerprint": record.fingerprint})
+    masks = record.config.masks
+    metadata = {"fingerprint": record.fingerprint}
+    return row_schema(record.dimensions, steps, masks.bins, metadata, masks.ranking is not None)
 
 
 class AuditorActor:
     """Holds a target on its device and turns decoded images into rows; rejected samples pass through with a reason."""
 
-    def __init__(self, config: AuditConfig, device: str, image_size: int) -> None:
-        if device == "cpu":
-            # As many auditors as CPUs: more threads than one each would only contend.
-            torch.set_num_threads(1)
-        self._auditor = Auditor(load_target(config.target, device), config)
+    def __init__(self, config: AuditConfig, device: str, image_size: int, calibration: Calibration) -> None:
+        self._auditor = load_auditor(config, device, calibration)
         self._size = image_size
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -168,14 +143,21 @@ def _fixed(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel(), kind), flat.shape[1])
 
 
+def _measured(values: np.ndarray) -> pa.Array:
+    """A number for each sample, null where it was not measured."""
+    return pa.array(values, pa.float32(), mask=np.isnan(values))
+
+
 def _rows(good: pa.Table, audited: AuditedBatch) -> pa.Table:
-    unmeasured = np.isnan(audited.distortion)
     return pa.table(
         {
             "sample_id": good["sample_id"],
             "member": good["member"],
-            "distortion": pa.array(audited.distortion, pa.float32(), mask=unmeasured),
+            "distortion": _measured(audited.distortion),
             "influence": _fixed(audited.influence.astype(np.float16), pa.float16()),
+            "stability_correlation": _measured(audited.stability[:, 0]),
+            "stability_overlap": _measured(audited.stability[:, 1]),
+            "leakage": _fixed(audited.leakage.astype(np.float16), pa.float16()),
             **{name: _fixed(values, pa.float32()) for name, values in audited.spectra.items()},
         }
     )

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import ray
 
 from ldm_scale.attacks.base import Attack
 from ldm_scale.attacks.registry import make_attack, resolve_options
-from ldm_scale.config import AuditConfig, digest
+from ldm_scale.auditor import resolve_leakage
+from ldm_scale.config import CALIBRATED, AuditConfig, MaskConfig, digest
 from ldm_scale.data.shards import Manifest, ShardInfo, read_manifest, read_shard
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split, check_keys, read_split
 from ldm_scale.engine.reading import ShardTask
 from ldm_scale.errors import UsageError
-from ldm_scale.rundir import RunRecord
+from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.storage import Location
 from ldm_scale.targets import Target, load_target, target_digest
 
@@ -31,6 +33,7 @@ class Inputs:
     split: Split | None
     target: Target
     attacks: dict[str, Attack]
+    ranking: np.ndarray | None
     science: dict[str, Any]
 
     @property
@@ -41,11 +44,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Plan:
-    """The run record, and every shard with the samples that are expected of it."""
+    """The run record, every shard with the samples that are expected of it, and another run's ranking, if any."""
 
     record: RunRecord
     tasks: tuple[ShardTask, ...]
     image_size: int
+    ranking: np.ndarray | None
 
     def expected(self) -> dict[str, int]:
         """Samples wanted of each shard, by its stem."""
@@ -63,20 +67,41 @@ def check_inputs(config: AuditConfig) -> Inputs:
     split = read_split(Location.of(config.split)) if config.split is not None else None
     target = load_target(config.target, "cpu")
     _check_fit(config, target, attacks)
+    ranking = _read_ranking(config, target)
     resolved = config.model_copy(
         update={
             "attacks": {name: resolve_options(attack) for name, attack in attacks.items()},
+            "leakage": resolve_leakage(config.leakage, attacks),
+            "masks": config.masks if ranking is None else _absolute(config.masks),
             # Absolute: workers, and whoever reads run.json, stand elsewhere.
             **{name: Location.of(getattr(config, name)).uri for name in ("out", "shards", "target")},
         }
     )
     science: dict[str, Any] = {
         **resolved.science(),
+        "ranking": config.masks.ranking if ranking is None else digest(ranking.tolist()),
         "shards": manifest.sha256,
         "split": split.sha256 if split else manifest.split_sha256,
         "target": target_digest(config.target),
     }
-    return Inputs(resolved, folder, manifest, split, target, attacks, science)
+    return Inputs(resolved, folder, manifest, split, target, attacks, ranking, science)
+
+
+def _absolute(masks: MaskConfig) -> MaskConfig:
+    assert masks.ranking is not None
+    return masks.model_copy(update={"ranking": Location.of(masks.ranking).uri})
+
+
+def _read_ranking(config: AuditConfig, target: Target) -> np.ndarray | None:
+    """The mean influences of the finished run whose ranking serves as one mask for all samples, (D,) float64."""
+    if config.masks.ranking in (None, CALIBRATED):
+        return None
+    other = RunDirectory(Location.of(config.masks.ranking))
+    shape = other.read_record().latent_shape
+    if shape != target.latent_shape:
+        raise UsageError(f"masks.ranking: the latents of {other.root} are {shape}, the target's {target.latent_shape}")
+    table = other.read_ranking().sort_by("dimension")
+    return table["mean"].to_numpy()
 
 
 def _check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) -> None:
@@ -111,7 +136,7 @@ def plan_audit(inputs: Inputs) -> Plan:
     )
     if not record.members or not record.heldout:
         raise UsageError(f"{inputs.folder}: an audit needs members and held-out samples, one of the two is empty")
-    return Plan(record, tasks, inputs.target.image_size)
+    return Plan(record, tasks, inputs.target.image_size, inputs.ranking)
 
 
 def _wanted(task: ShardTask) -> int:

@@ -11,6 +11,7 @@ from ray.data import Dataset
 from ldm_scale.config import ComputeConfig, ImageConfig
 from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.shards import Sample, ShardInfo, read_shard
+from ldm_scale.randomness import keyed_generator
 from ldm_scale.schema import DECODED, STORED, sample_id
 from ldm_scale.storage import Location
 
@@ -18,7 +19,7 @@ BLOCK_BYTES = 16 << 20
 
 
 class ShardTask(BaseModel):
-    """One shard to read: which of its samples are members, and which keys are done already."""
+    """One shard to read: which of its samples are members, which keys are done, and what share is drawn of the rest."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,12 +27,19 @@ class ShardTask(BaseModel):
     shard: ShardInfo
     membership: bool | dict[str, bool]
     done: frozenset[str] = frozenset()
+    share: float = 1.0
+    seed: int = 0
 
     def is_member(self, key: str) -> bool | None:
         """True for members, False for held-out, None for samples that are not wanted."""
-        if key in self.done:
+        if key in self.done or not self._drawn(key):
             return None
         return self.membership if isinstance(self.membership, bool) else self.membership.get(key)
+
+    def _drawn(self, key: str) -> bool:
+        if self.share >= 1:
+            return True
+        return bool(keyed_generator(self.seed, sample_id(self.shard.stem, key), "calibration").random() < self.share)
 
 
 def _table(task: ShardTask, samples: list[tuple[Sample, bool]]) -> pa.Table:

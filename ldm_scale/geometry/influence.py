@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm_scale.geometry.pullback import Decoder, products_at_once, pullback
+from ldm_scale.geometry.pullback import Decoder, in_chunks, pullback
 
 FLOOR = 1e-12
 
@@ -29,13 +29,7 @@ def probe_squares(
 
     As many samples and probes go at once as `memory` bytes hold; a sample's forward pass serves all its probes.
     """
-    budget = products_at_once(decode, z, memory)
-    samples = max(1, budget // len(probes))
-    chunks = [
-        pullback(decode, some, v, at_once=max(1, budget // samples))
-        for some, v in zip(z.split(samples), probes.split(samples, dim=1), strict=True)
-    ]
-    return torch.cat(chunks, dim=1).flatten(2).square()
+    return torch.cat(in_chunks(pullback, decode, z, probes, memory), dim=1).flatten(2).square()
 
 
 def hutchinson_influence(squares: Float[Tensor, "k n d"]) -> Float[Tensor, "n d"]:

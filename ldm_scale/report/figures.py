@@ -42,13 +42,15 @@ class Style:
     label: str
 
 
-# Black, grey and four of Okabe and Ito's colours, which colour-blind readers tell apart.
+# Black, grey and five of Okabe and Ito's colours, which colour-blind readers tell apart.
 STYLES = {
     "plain": Style("#000000", "-", "o", "plain"),
     "lowest": Style("#0072b2", "-", "s", "lowest dropped"),
+    "global": Style("#56b4e9", "--", "P", "global lowest dropped"),
     "random": Style("#8c8c8c", "--", "^", "random dropped"),
     "highest": Style("#d55e00", "-.", "v", "highest dropped"),
     "chosen": Style("#009e73", ":", "D", "chosen share"),
+    "geometry": Style("#cc79a7", "-", "X", "geometry-calibrated"),
 }
 
 

@@ -3,40 +3,33 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ldm_scale.analysis.results import DistortionGroup, Results
-from ldm_scale.analysis.summary import reported
-from ldm_scale.errors import UsageError
+from ldm_scale.analysis.splithalf import reported
 from ldm_scale.report.facts import facts, missing
 from ldm_scale.report.figures import STYLES, Plot
-from ldm_scale.report.headline import REDUCE, attacks_of, read_results, rows_of
+from ldm_scale.report.headline import attacks_of, read_results, rows_of
 from ldm_scale.report.maps import LatentMaps, plot_dropped, plot_influence
 from ldm_scale.report.pictures import read_pictures
-from ldm_scale.report.plots import plot_by_distortion, plot_by_drop, plot_by_timestep, plot_roc
-from ldm_scale.report.table import row_label
+from ldm_scale.report.plots import plot_by_bin, plot_by_distortion, plot_by_drop, plot_by_timestep, plot_roc
+from ldm_scale.report.table import row_label, step_label
 from ldm_scale.report.verdict import beats_chance, verdict
 from ldm_scale.rundir import RunDirectory, RunRecord
-from ldm_scale.storage import Location, read_table
+from ldm_scale.storage import Location
 
 REJECTS_SHOWN = 10
 CAPTION_SHOWN = 160
 ROLES = {
     "plain": "all dimensions kept",
     "lowest": "the paper's filter",
+    "global": "one ranking for all samples",
     "random": "control",
     "highest": "reversed control",
-    "chosen": "share chosen, too",
+    "chosen": "side and share chosen, too",
+    "geometry": "minus what geometry predicts",
 }
-
-
-def _read_ranking(run: RunDirectory) -> pa.Table:
-    location = run.root / "ranking.parquet"
-    if not location.is_file():
-        raise UsageError(f"{run.root} has no ranking.parquet; {REDUCE}")
-    return read_table(location)
 
 
 def _channels(maps: LatentMaps) -> list[dict[str, float]]:
@@ -48,9 +41,9 @@ def _channels(maps: LatentMaps) -> list[dict[str, float]]:
 
 
 def _by_distortion(results: Results) -> dict[tuple[str, str], list[DistortionGroup]]:
-    """The quartiles of distortion, least first, by attack and row."""
+    """The quartiles of distortion, then the halves, least first, by attack and row."""
     lines: dict[tuple[str, str], list[DistortionGroup]] = {}
-    for group in sorted(results.by_distortion, key=lambda group: group.quartile):
+    for group in sorted(results.by_distortion, key=lambda group: (-group.groups, group.group)):
         lines.setdefault((group.attack, group.row), []).append(group)
     return lines
 
@@ -69,16 +62,20 @@ def _plots(results: Results, maps: LatentMaps) -> dict[str, Plot]:
     figures = {
         "roc": plot_roc(results),
         "by_drop": plot_by_drop(results),
-        "by_timestep": plot_by_timestep(results),
+        "by_bin": plot_by_bin(results),
         "influence": plot_influence(maps),
         "dropped": plot_dropped(maps),
     }
-    return figures | ({"by_distortion": plot_by_distortion(results)} if results.by_distortion else {})
+    if any(point.timestep is not None for point in results.by_timestep):
+        figures["by_timestep"] = plot_by_timestep(results)
+    if results.by_distortion:
+        figures["by_distortion"] = plot_by_distortion(results)
+    return figures
 
 
 def _context(run: RunDirectory, record: RunRecord, results: Results) -> dict[str, Any]:
     """Everything the template names."""
-    maps = LatentMaps.of(_read_ranking(run), record.latent_shape)
+    maps = LatentMaps.of(run.read_ranking(), record.latent_shape)
     by_distortion = _by_distortion(results)
     return {
         "agreement": maps.agreement(),
@@ -96,13 +93,14 @@ def _context(run: RunDirectory, record: RunRecord, results: Results) -> dict[str
         "facts": facts(results, record),
         "pictures": read_pictures([member.sample_id for member in results.at_risk], record),
         "plots": _plots(results, maps),
-        "quartiles": next(iter(by_distortion.values()), []),
+        "groups": next(iter(by_distortion.values()), []),
         "reject_counts": [(*name.partition(": ")[::2], count) for name, count in results.rejected.items()],
         "rejects": run.rejects().to_pylist()[:REJECTS_SHOWN],
         "reported": (reported(results.members), reported(results.heldout)),
         "results": results,
         "roles": ROLES,
         "row_label": row_label,
+        "step_label": step_label,
         "styles": STYLES,
         "verdict": verdict(results),
         "warnings": _warnings(results),
@@ -116,6 +114,8 @@ def _environment() -> Environment:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["rate"] = lambda value: f"{value:.3f}"
+    environment.filters["percent"] = lambda value: f"{100 * value:.2f}"
+    environment.filters["signed"] = lambda value: f"{value:+.3f}"
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["shortened"] = _shortened
     return environment

@@ -6,9 +6,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from ldm_scale.analysis.results import DistortionGroup, Point, Results
+from ldm_scale.analysis.results import DistortionGroup, Estimate, Point, Results
 from ldm_scale.report.figures import LOOK, STYLES, Plot, as_plot, panels
 from ldm_scale.report.headline import attacks_of, rows_of
+from ldm_scale.report.table import step_label
 
 # Least height of an axis of AUROC.
 NARROWEST = 0.12
@@ -59,7 +60,7 @@ def plot_roc(results: Results) -> Plot:
     x_floor, y_floor = _floor([p.fpr for p in results.roc]), _floor([p.tpr for p in results.roc])
 
     def draw(axes: Axes, attack: str) -> None:
-        for name in STYLES:
+        for name in rows_of(results, attack):
             points = [p for p in results.roc if (p.attack, p.row) == (attack, name)]
             fpr, tpr = [max(p.fpr, x_floor) for p in points], [max(p.tpr, y_floor) for p in points]
             _curve(axes, fpr, tpr, name, markers=False)
@@ -83,7 +84,7 @@ def _roc_in_words(results: Results, attack: str) -> str:
 
 def _peak(points: Sequence[Point]) -> str:
     best = max(points, key=lambda p: p.auroc)
-    return f"{best.auroc:.3f} at t {best.timestep}, {best.drop:.0%} dropped"
+    return f"{best.auroc:.3f} at t {step_label(best.timestep)}, {best.drop:.0%} dropped"
 
 
 @rc_context(LOOK)
@@ -98,12 +99,12 @@ def plot_by_drop(results: Results) -> Plot:
         _auroc_axis(axes, [p.auroc for p in results.by_drop])
         if "lowest" in (rows := rows_of(results, attack)):
             axes.axvline(rows["lowest"].calibrated.drop, color="#b0b0b0", linewidth=0.8, zorder=1)
-        for mask in ("random", "highest", "lowest"):
+        held = {p.mask for p in results.by_drop if p.attack == attack}
+        for mask in (name for name in ("random", "highest", "global", "lowest") if name in held):
             series = points(attack, mask)
             _curve(axes, [p.drop for p in series], [p.auroc for p in series], mask)
 
-    steps = {attack: {p.timestep for p in results.by_drop if p.attack == attack} for attack in attacks_of(results)}
-    titles = {attack: f"{attack}, t = {', '.join(map(str, sorted(found)))}" for attack, found in steps.items()}
+    titles = {p.attack: f"{p.attack}, t = {step_label(p.timestep)}" for p in results.by_drop}
     figure = panels(titles, draw, "share of dimensions dropped", "AUROC, all samples")
     words = [f"{attack}, lowest dropped: best {_peak(points(attack, 'lowest'))}." for attack in titles]
     return as_plot(figure, "AUROC against the share of dimensions dropped. " + " ".join(words))
@@ -111,7 +112,7 @@ def plot_by_drop(results: Results) -> Plot:
 
 @rc_context(LOOK)
 def plot_by_timestep(results: Results) -> Plot:
-    """AUROC at each timestep, plain and with the lowest dropped."""
+    """AUROC at each timestep, plain and with the lowest dropped; of the attacks that are not averaged over them."""
 
     def points(attack: str, mask: str) -> list[Point]:
         return [p for p in results.by_timestep if (p.attack, p.mask) == (attack, mask)]
@@ -120,9 +121,9 @@ def plot_by_timestep(results: Results) -> Plot:
         _auroc_axis(axes, [p.auroc for p in results.by_timestep])
         for mask, name in (("none", "plain"), ("lowest", "lowest")):
             series = points(attack, mask)
-            _curve(axes, [p.timestep for p in series], [p.auroc for p in series], name)
+            _curve(axes, [p.timestep for p in series if p.timestep is not None], [p.auroc for p in series], name)
 
-    titles = {attack: attack for attack in attacks_of(results)}
+    titles = {p.attack: p.attack for p in results.by_timestep if p.timestep is not None}
     figure = panels(titles, draw, "timestep t", "AUROC, all samples")
     words = [f"{attack}, plain: best {_peak(points(attack, 'none'))}." for attack in titles]
     return as_plot(figure, "AUROC at each timestep. " + " ".join(words))
@@ -135,24 +136,48 @@ def plot_by_distortion(results: Results) -> Plot:
     def draw(axes: Axes, attack: str) -> None:
         _auroc_axis(axes, [end for g in results.by_distortion if g.auroc for end in (g.auroc.low, g.auroc.high)])
         for name, shift in (("plain", -0.08), ("lowest", 0.08)):
-            groups = [g for g in results.by_distortion if (g.attack, g.row) == (attack, name)]
+            groups = [g for g in results.by_distortion if (g.attack, g.row, g.groups) == (attack, name, 4)]
             _intervals(axes, groups, name, shift)
         axes.set_xticks([1, 2, 3, 4], ["1 (least)", "2", "3", "4 (most)"])
         axes.set_xlim(0.6, 4.4)
 
     titles = {attack: attack for attack in attacks_of(results)}
     figure = panels(titles, draw, "quartile of distortion", f"AUROC, {results.confidence:.0%} interval")
-    words = [_group_in_words(group) for group in results.by_distortion if group.auroc]
+    words = [_group_in_words(group) for group in results.by_distortion if group.auroc and group.groups == 4]
     return as_plot(figure, "AUROC in each quartile of distortion. " + " ".join(words))
 
 
 def _intervals(axes: Axes, groups: Sequence[DistortionGroup], name: str, shift: float) -> None:
-    known = [(group.quartile + shift, group.auroc) for group in groups if group.auroc]
-    _curve(axes, [x for x, _ in known], [auroc.value for _, auroc in known], name)
-    lows, highs = [auroc.low for _, auroc in known], [auroc.high for _, auroc in known]
-    axes.vlines([x for x, _ in known], lows, highs, color=STYLES[name].colour, linewidth=1.3)
+    _bars(axes, {group.group + shift: group.auroc for group in groups if group.auroc}, name)
+
+
+def _bars(axes: Axes, estimates: dict[float, Estimate], name: str) -> None:
+    """A curve with an interval at each of its points."""
+    _curve(axes, list(estimates), [estimate.value for estimate in estimates.values()], name)
+    lows, highs = [e.low for e in estimates.values()], [e.high for e in estimates.values()]
+    axes.vlines(list(estimates), lows, highs, color=STYLES[name].colour, linewidth=1.3)
 
 
 def _group_in_words(group: DistortionGroup) -> str:
     assert group.auroc is not None
-    return f"{group.attack} {STYLES[group.row].label}, quartile {group.quartile}: {group.auroc.value:.3f}."
+    return f"{group.attack} {STYLES[group.row].label}, quartile {group.group}: {group.auroc.value:.3f}."
+
+
+@rc_context(LOOK)
+def plot_by_bin(results: Results) -> Plot:
+    """AUROC of each influence bin alone, with intervals."""
+
+    def points(attack: str) -> dict[float, Estimate]:
+        return {p.bin + 1.0: p.auroc for p in results.by_bin if p.attack == attack}
+
+    def draw(axes: Axes, attack: str) -> None:
+        _auroc_axis(axes, [end for p in results.by_bin for end in (p.auroc.low, p.auroc.high)])
+        _bars(axes, points(attack), "plain")
+
+    titles = {p.attack: f"{p.attack}, t = {step_label(p.timestep)}" for p in results.by_bin}
+    figure = panels(titles, draw, "influence bin alone, 1 = lowest", f"AUROC, {results.confidence:.0%} interval")
+    ends = {attack: list(points(attack).values()) for attack in titles}
+    words = [
+        f"{attack}: lowest bin {found[0].value:.3f}, highest {found[-1].value:.3f}." for attack, found in ends.items()
+    ]
+    return as_plot(figure, "AUROC of each influence bin alone. " + " ".join(words))

@@ -3,12 +3,12 @@
 from rich.console import Console
 from rich.table import Table
 
-from ldm_scale.analysis.results import Estimate, Headline
+from ldm_scale.analysis.results import Choice, Estimate, Headline, Results
 from ldm_scale.report.headline import read_results
 from ldm_scale.rundir import RunDirectory
 
 # Wide enough for the table where standard output is a pipe or a job's log.
-LOG_WIDTH = 118
+LOG_WIDTH = 132
 
 
 def row_label(headline: Headline) -> str:
@@ -18,32 +18,71 @@ def row_label(headline: Headline) -> str:
         "plain": "plain",
         "lowest": f"lowest {drop} dropped",
         "random": f"random {drop} dropped",
+        "global": f"global lowest {drop}",
         "highest": f"highest {drop} dropped",
-        "chosen": f"chosen: lowest {drop}",
+        "chosen": f"chosen: {_chosen(headline.calibrated)}",
+        "geometry": "geometry-calibrated",
     }[headline.row]
+
+
+def _chosen(choice: Choice) -> str:
+    return "nothing" if choice.mask == "none" else f"{choice.mask} {choice.drop:.0%}"
+
+
+def step_label(timestep: int | None) -> str:
+    """A timestep, or that it is the mean over all."""
+    return "all" if timestep is None else str(timestep)
 
 
 def _cell(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
 
 
+def _difference(row: Headline) -> str:
+    difference = row.calibrated.difference
+    if difference is None:
+        return ""
+    auroc = difference.auroc
+    return f"{auroc.value:+.3f} ({auroc.low:+.3f} to {auroc.high:+.3f})"
+
+
+def _headline_table(results: Results) -> Table:
+    table = Table(title=f"{results.members} members, {results.heldout} held-out; {results.confidence:.0%} intervals")
+    for name in ("attack", "dimensions", "t", "AUROC", "minus plain", "TPR@1%FPR", "oracle AUROC"):
+        table.add_column(name, justify="left" if name in ("attack", "dimensions") else "right")
+    previous = results.headline[0].attack
+    for row in results.headline:
+        if row.attack != previous:
+            table.add_section()
+            previous = row.attack
+        metrics, oracle = row.calibrated.metrics, row.oracle
+        table.add_row(
+            row.attack,
+            row_label(row),
+            step_label(row.calibrated.timestep),
+            _cell(metrics.auroc),
+            _difference(row),
+            _cell(metrics.tpr_at_1pct_fpr),
+            f"{oracle.metrics.auroc.value:.3f} (t {step_label(oracle.timestep)})" if oracle else "",
+        )
+    return table
+
+
 def print_results(run: RunDirectory) -> None:
-    """Print the calibrated headline table, the oracle AUROC beside it, rejects and warnings."""
+    """Print the calibrated headline table, what all attacks say together, rejects and warnings."""
     results = read_results(run)
     console = Console()
     if not console.is_terminal:
         console.width = LOG_WIDTH
-    table = Table(title=f"{results.members} members, {results.heldout} held-out; {results.confidence:.0%} intervals")
-    for name in ("attack", "dimensions", "t", "AUROC", "ASR", "TPR@1%FPR", "TPR@0.1%FPR", "oracle AUROC"):
-        table.add_column(name, justify="left" if name in ("attack", "dimensions") else "right")
-    for row in results.headline:
-        metrics = row.calibrated.metrics
-        estimates = (metrics.auroc, metrics.asr, metrics.tpr_at_1pct_fpr, metrics.tpr_at_01pct_fpr)
-        oracle = f"{row.oracle.metrics.auroc.value:.3f} (t {row.oracle.timestep})"
-        table.add_row(row.attack, row_label(row), str(row.calibrated.timestep), *map(_cell, estimates), oracle)
-    console.print(table)
+    console.print(_headline_table(results))
     console.print(
-        "t (and the chosen share) picked on one half of the samples, metrics on the other; oracle is optimistic"
+        f"t (and what is chosen) picked on one half of the samples, metrics on the other, means over {results.repeats} "
+        "halvings; oracle is optimistic"
+    )
+    combined, inference = results.combined, results.combined.inference
+    console.print(
+        f"all attacks combined: AUROC {_cell(combined.metrics.auroc)}; trained on the members at all: "
+        f"p = {inference.p_value:.2g}"
     )
     for reason, count in results.rejected.items():
         console.print(f"rejected {count}: {reason}", markup=False)

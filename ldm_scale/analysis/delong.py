@@ -1,0 +1,56 @@
+"""AUROCs of several scores of the same samples with their covariance, in closed form."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.stats import norm, rankdata
+
+
+@dataclass(frozen=True)
+class Aurocs:
+    """AUROCs (k,) and their covariance (k, k)."""
+
+    values: Float[np.ndarray, " k"]
+    covariance: Float[np.ndarray, "k k"]
+
+    def intervals(self, confidence: float) -> Float[np.ndarray, "k 2"]:
+        """Normal intervals (low, high), cut off at 0 and 1."""
+        half = norm.isf((1 - confidence) / 2) * np.sqrt(np.diag(self.covariance))
+        return np.clip(np.stack([self.values - half, self.values + half], axis=1), 0, 1)
+
+    def difference(self, i: int, j: int, confidence: float) -> tuple[float, float, float, float]:
+        """(value, low, high, p) of AUROC i minus AUROC j; p is two-sided: DeLong's test of two correlated AUROCs."""
+        value = float(self.values[i] - self.values[j])
+        variance = self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]
+        deviation = float(np.sqrt(max(variance, 0.0)))
+        half = float(norm.isf((1 - confidence) / 2)) * deviation
+        # Without variance, as of a score against itself, only an equal value is likely.
+        p = float(2 * norm.sf(abs(value) / deviation)) if deviation > 0 else float(value == 0)
+        return value, value - half, value + half, p
+
+
+def placements(
+    scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "h k"]]:
+    """Each member's share of held-out samples below it, and each held-out sample's share of members above it.
+
+    Equal scores count half. The share is a difference of mid-ranks, in both sides together and in one's own side
+    (Sun & Xu 2014): O(n log n) where the pairs are O(n^2).
+    """
+    scores = scores.astype(np.float64)
+    ranks = rankdata(scores, axis=0)
+    sides = member, ~member
+    below = [ranks[side] - rankdata(scores[side], axis=0) for side in sides]
+    members, heldout = (int(side.sum()) for side in sides)
+    return below[0] / heldout, 1 - below[1] / members
+
+
+def delong(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> Aurocs:
+    """cov = cov(members' placements) / m + cov(held-out placements) / h (DeLong, DeLong & Clarke-Pearson 1988).
+
+    It needs two samples of each side.
+    """
+    sides = placements(scores, member)
+    covariance = sum(np.atleast_2d(np.cov(side, rowvar=False)) / len(side) for side in sides)
+    return Aurocs(sides[0].mean(axis=0), np.asarray(covariance))

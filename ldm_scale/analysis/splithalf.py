@@ -1,0 +1,135 @@
+"""Repeated split-half: choose and fit on one half of the samples, report on the other, again and again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ldm_scale.analysis.delong import delong
+from ldm_scale.analysis.metrics import Roc, aurocs, bootstrap_weights, evaluate, quantiles
+
+# From the rows to choose by and the rows to report on: the candidates' scores of either, (a, m) and (b, m).
+Scorer = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one scorer's best candidate reaches, over r splits.
+
+    picks: (r,) the candidate chosen on each split. values: (5,) metrics of NAMES. intervals: (5, 2) low and high.
+    auroc: (2,) the bounds of DeLong's interval. difference, difference_intervals: values and intervals of these metrics
+    minus the baseline's on the same samples. first: the reported half's scores on the first split.
+    """
+
+    picks: Int[np.ndarray, " r"]
+    values: Float[np.ndarray, " 5"]
+    intervals: Float[np.ndarray, "5 2"]
+    auroc: Float[np.ndarray, " 2"]
+    difference: Float[np.ndarray, " 5"]
+    difference_intervals: Float[np.ndarray, "5 2"]
+    first: Float[np.ndarray, " b"]
+
+    @property
+    def pick(self) -> int:
+        """The candidate chosen most often."""
+        return int(np.bincount(self.picks).argmax())
+
+    @property
+    def agreement(self) -> float:
+        """The share of the splits that chose it."""
+        return float((self.picks == self.pick).mean())
+
+
+def reported(count: int) -> int:
+    """How many of `count` samples of one side are in the half that is reported on."""
+    return count - count // 2
+
+
+def halves(
+    member: Bool[np.ndarray, " n"], seed: int, split: int
+) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
+    """Two random halves of the samples, each with half of the members and half of the held-out: (choose, report)."""
+    rng = np.random.default_rng([seed, split])
+    sides = [rng.permutation(np.flatnonzero(side)) for side in (member, ~member)]
+    choose = np.concatenate([side[: -reported(len(side))] for side in sides])
+    report = np.concatenate([side[-reported(len(side)) :] for side in sides])
+    return np.sort(choose), np.sort(report)
+
+
+def fixed(scores: Float[np.ndarray, "n m"]) -> Scorer:
+    """A scorer of candidates that need no fit."""
+    return lambda choose, report: (scores[choose], scores[report])
+
+
+def judge(
+    scorers: dict[str, Scorer],
+    member: Bool[np.ndarray, " n"],
+    repeats: int,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Judged]:
+    """Each scorer's calibrated metrics: means over splits of what one half's choice reaches on the other.
+
+    On each split every scorer's candidate with the best AUROC on one half is judged on the other half, all of them on
+    the same bootstrap resamples, so that differences to the first scorer (the baseline) are paired. Interval bounds are
+    means of the splits' bounds: conservative, as wide as one half allows while the mean over splits uses every sample.
+    """
+    splits = []
+    for split in range(repeats):
+        rng = np.random.default_rng([seed, split, 1])
+        splits.append(_judge_split(scorers, member, *halves(member, seed, split), resamples, confidence, rng))
+    return {name: _mean([split[name] for split in splits]) for name in scorers}
+
+
+def _judge_split(
+    scorers: dict[str, Scorer],
+    member: Bool[np.ndarray, " n"],
+    choose: Int[np.ndarray, " a"],
+    report: Int[np.ndarray, " b"],
+    resamples: int,
+    confidence: float,
+    rng: np.random.Generator,
+) -> dict[str, Judged]:
+    picks: list[int] = []
+    scores: list[np.ndarray] = []
+    for scorer in scorers.values():
+        candidates, held = scorer(choose, report)
+        picks.append(int(aurocs(candidates, member[choose]).argmax()))
+        scores.append(held[:, picks[-1]])
+    labels = member[report]
+    rocs = [Roc(column, labels) for column in scores]
+    # (rows, resamples, 5)
+    draws = np.concatenate(
+        [np.stack([roc.curve(w).all() for roc in rocs]) for w in bootstrap_weights(labels, resamples, rng)], axis=1
+    )
+    values = [evaluate(column, labels) for column in scores]
+    exact = delong(np.stack(scores, axis=1), labels).intervals(confidence)
+    return {
+        name: Judged(
+            np.array(picks[i : i + 1]),
+            values[i],
+            quantiles(draws[i], confidence),
+            exact[i],
+            values[i] - values[0],
+            quantiles(draws[i] - draws[0], confidence),
+            scores[i],
+        )
+        for i, name in enumerate(scorers)
+    }
+
+
+def _mean(splits: list[Judged]) -> Judged:
+    def mean(name: str) -> np.ndarray:
+        return np.mean([getattr(split, name) for split in splits], axis=0)
+
+    return Judged(
+        picks=np.concatenate([split.picks for split in splits]),
+        values=mean("values"),
+        intervals=mean("intervals"),
+        auroc=mean("auroc"),
+        difference=mean("difference"),
+        difference_intervals=mean("difference_intervals"),
+        first=splits[0].first,
+    )

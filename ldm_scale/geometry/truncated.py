@@ -1,0 +1,39 @@
+"""Truncated distortion: the sum of the largest log singular values of J by a matrix-free randomized SVD."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm_scale.geometry.pullback import Decoder, in_chunks, pullback, pushforward
+
+
+def orthonormal(products: Float[Tensor, "k n *shape"]) -> Float[Tensor, "r n *shape"]:
+    """An orthonormal basis of the span of each sample's k products, by QR in float64; r = min(k, values of one)."""
+    columns = products.flatten(2).permute(1, 2, 0).double()
+    basis = torch.linalg.qr(columns).Q.permute(2, 0, 1)
+    return basis.reshape(-1, *products.shape[1:]).to(products.dtype)
+
+
+def truncated_distortion(
+    decode: Decoder,
+    z: Float[Tensor, "n c h w"],
+    tangents: Float[Tensor, "r n c h w"],
+    memory: int,
+    rank: int = 20,
+    iterations: int = 2,
+) -> Float[Tensor, " n"]:
+    """sum_{i <= rank} log sigma_i(J) of the range of (J J^T)^iterations J Omega (Halko et al. 2011, algorithm 4.4).
+
+    Omega are the r = rank + oversampling Gaussian `tangents` (20 + 30 in the paper), or the first D of them if D < r.
+    Every product with J or J^T is followed by a QR. A J of lower rank than `rank` gives the log of rounding errors.
+    """
+
+    def largest(decode: Decoder, z: Tensor, tangents: Tensor, at_once: int) -> Tensor:
+        images = orthonormal(pushforward(decode, z, tangents, at_once))
+        for _ in range(iterations):
+            directions = orthonormal(pullback(decode, z, images, at_once))
+            images = orthonormal(pushforward(decode, z, directions, at_once))
+        rows = pullback(decode, z, images, at_once).flatten(2).transpose(0, 1).double()
+        return torch.linalg.svdvals(rows)[:, :rank].log().sum(-1).float()
+
+    return torch.cat(in_chunks(largest, decode, z, tangents[: z[0].numel()], memory))
