@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ldm_scale.auditor import AuditedBatch, Auditor, measures_distortion
-from ldm_scale.config import AuditConfig, GeometryConfig, ImageConfig, build
+from ldm_scale.attacks.registry import make_attack
+from ldm_scale.auditor import AuditedBatch, Auditor, Calibration, distortion_estimator, resolve_leakage
+from ldm_scale.config import AuditConfig, GeometryConfig, ImageConfig, LeakageConfig, build
 from ldm_scale.data.images import preprocess
+from ldm_scale.errors import UsageError
+from ldm_scale.geometry.pooled import Profile
 from ldm_scale.randomness import keyed_generator, keyed_normal, keyed_permutation
 from ldm_scale.targets import load_target
 from ldm_scale.targets.base import to_images
@@ -19,7 +22,7 @@ KEYS = [f"shard/{n:03d}" for n in range(COUNT)]
 PIXELS = np.stack([preprocess(make_image(n), ImageConfig(), 16) for n in range(COUNT)])
 
 
-def make_auditor(target: Path, **changes: object) -> Auditor:
+def make_auditor(target: Path, calibration: Calibration | None = None, **changes: object) -> Auditor:
     values: dict[str, object] = {
         "out": "unused",
         "shards": "unused",
@@ -29,7 +32,7 @@ def make_auditor(target: Path, **changes: object) -> Auditor:
         "masks": {"bins": 8},
         "analysis": {"drop": 0.5},
     }
-    return Auditor(load_target(str(target), "cpu"), build(AuditConfig, values | changes))
+    return Auditor(load_target(str(target), "cpu"), build(AuditConfig, values | changes), calibration)
 
 
 def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> AuditedBatch:
@@ -42,6 +45,8 @@ def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> Audited
     return AuditedBatch(
         np.concatenate([part.influence for part in parts]),
         np.concatenate([part.distortion for part in parts]),
+        np.concatenate([part.stability for part in parts]),
+        np.concatenate([part.leakage for part in parts]),
         {name: np.concatenate([part.spectra[name] for part in parts]) for name in names},
         np.concatenate([part.finite for part in parts]),
     )
@@ -143,7 +148,84 @@ def test_a_broken_target_is_not_called_finite(tiny_target: Path) -> None:
 
 
 def test_auto_distortion_is_exact_up_to_1024_dimensions() -> None:
-    assert measures_distortion(GeometryConfig(), 1024)
-    assert not measures_distortion(GeometryConfig(), 1025)
-    assert measures_distortion(GeometryConfig(distortion="exact"), 4096)
-    assert not measures_distortion(GeometryConfig(distortion="off"), 16)
+    assert distortion_estimator(GeometryConfig(), 1024) == "exact"
+    assert distortion_estimator(GeometryConfig(), 1025) == "off"
+    for estimator in ("exact", "truncated", "slq", "off"):
+        assert distortion_estimator(GeometryConfig(distortion=estimator), 4096) == estimator
+
+
+@pytest.mark.parametrize("estimator", ["truncated", "slq"])
+def test_estimated_distortions_do_not_depend_on_the_batch(tiny_target: Path, estimator: str) -> None:
+    auditor = make_auditor(tiny_target, geometry={"probes": 2, "distortion": estimator, "distortion_share": 0.4})
+    whole, other = audit(auditor, list(range(6)), 6), audit(auditor, [5, 3, 1, 0, 2, 4], 2)
+    assert 0 < np.isfinite(whole.distortion).sum() < 6
+    np.testing.assert_allclose(other.distortion, whole.distortion[[5, 3, 1, 0, 2, 4]], rtol=1e-4)
+
+
+def test_slq_estimates_the_exact_distortion_and_truncation_is_its_part(tiny_target: Path) -> None:
+    exact, slq, truncated = (
+        audit(make_auditor(tiny_target, geometry={"probes": 2, "distortion": name}), [0, 1, 2]).distortion
+        for name in ("exact", "slq", "truncated")
+    )
+    # 16 probes of 64 dimensions: a standard deviation of some nats.
+    np.testing.assert_allclose(slq, exact, atol=10)
+    assert (np.abs(truncated - exact) > 10).all()
+
+
+def calibration_of(auditor: Auditor, rows: list[int], probes: int) -> Calibration:
+    influences = auditor.calibrate(PIXELS[rows], [KEYS[row] for row in rows])
+    profile = Profile.of(torch.from_numpy(influences), probes)
+    return Calibration(profile, profile.mean.numpy())
+
+
+def test_pooled_influence_is_nearer_to_the_exact_one_than_its_own_probes_are(tiny_target: Path) -> None:
+    rows = list(range(16))
+    few = make_auditor(tiny_target, geometry={"probes": 2, "distortion": "off"})
+    calibration = calibration_of(few, list(range(16, 33)), 2)
+    pooled = make_auditor(tiny_target, calibration, geometry={"influence": "pooled", "probes": 2, "distortion": "off"})
+    exact = make_auditor(tiny_target, geometry={"influence": "exact", "distortion": "off"})
+    truth = audit(exact, rows).influence
+    errors = [((audit(auditor, rows, 5).influence - truth) ** 2).mean() for auditor in (pooled, few)]
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_the_global_mask_bins_every_sample_by_one_ranking(tiny_target: Path) -> None:
+    ranking = np.random.default_rng(0).permutation(64).astype(float)
+    found = audit(make_auditor(tiny_target, Calibration(ranking=ranking)), [2, 5])
+    kept = audit(make_auditor(tiny_target, attacks={"sima": {"timesteps": [0, 50], "p": 1}}), [2, 5])
+    assert "sima_global" not in kept.spectra
+    for row in range(2):
+        # Leakage is |S_i| at the middle timestep, 50.
+        vector = found.leakage[row].astype(float) ** 4
+        for b in range(8):
+            dims = (ranking >= 8 * b) & (ranking < 8 * b + 8)
+            assert found.spectra["sima_global"][row, 1, b] == pytest.approx(vector[dims].sum(), rel=1e-4)
+
+
+def test_leakage_is_the_vector_of_the_chosen_attack_and_timestep(tiny_target: Path) -> None:
+    attacks = {"sima": {"timesteps": [0, 50]}, "epsilon": {"timesteps": [0, 50], "p": 1}}
+    auditor = make_auditor(tiny_target, attacks=attacks, leakage={"attack": "epsilon", "timestep": 0})
+    found = audit(auditor, [1, 4])
+    np.testing.assert_allclose(found.leakage.sum(1), found.spectra["epsilon"][:, 0].sum(1), rtol=1e-4)
+
+
+def test_the_leakage_defaults_to_the_first_attacks_middle_timestep() -> None:
+    attacks = {name: make_attack(name, {"timesteps": "0:50:10"}) for name in ("loss", "sima")}
+    assert resolve_leakage(LeakageConfig(), attacks) == LeakageConfig(attack="loss", timestep=20)
+    assert resolve_leakage(LeakageConfig(attack="sima"), attacks).attack == "sima"
+    with pytest.raises(UsageError, match=r"unknown leakage\.attack 'simaa'; did you mean 'sima'"):
+        resolve_leakage(LeakageConfig(attack="simaa"), attacks)
+    with pytest.raises(UsageError, match=r"leakage\.timestep = 5 is not among the timesteps of loss"):
+        resolve_leakage(LeakageConfig(timestep=5), attacks)
+
+
+def test_more_probes_are_steadier_and_one_or_exact_have_no_halves(tiny_target: Path) -> None:
+    few, many = (
+        audit(make_auditor(tiny_target, geometry={"probes": k, "distortion": "off"}), [0, 1, 2, 3]).stability
+        for k in (4, 256)
+    )
+    assert (few[:, 0] < many[:, 0]).all()
+    assert (many[:, 0] > 0.8).all()
+    assert ((many >= 0) & (many <= 1)).all()
+    for geometry in ({"probes": 1, "distortion": "off"}, {"influence": "exact", "distortion": "off"}):
+        assert np.isnan(audit(make_auditor(tiny_target, geometry=geometry), [0]).stability).all()

@@ -127,11 +127,17 @@ CHANGES: dict[str, Any] = {
     "images.max_pixels": 100,
     "geometry.influence": "exact",
     "geometry.probes": 8,
+    "geometry.calibration": 8,
     "geometry.distortion": "off",
     "geometry.distortion_share": 0.5,
     "geometry.memory": "4GiB",
     "masks.bins": 10,
+    "masks.ranking": "calibration",
+    "leakage.attack": "loss",
+    "leakage.timestep": 30,
     "analysis.drop": 0.2,
+    "analysis.average": "sima",
+    "analysis.repeats": 2,
     "analysis.bootstrap": 10,
     "analysis.confidence": 0.5,
     "compute.device": "cpu",
@@ -151,7 +157,17 @@ def test_rows_depend_on_everything_but_addresses_memory_compute_and_analysis(nam
     section, _, leaf = name.rpartition(".")
     value = CHANGES[name]
     changed = audit(**{section: {leaf: value}} if section else {leaf: value})
-    apart = {"out", "shards", "target", "split", "max_reject_fraction", "compute", "analysis", "geometry.memory"}
+    apart = {
+        "out",
+        "shards",
+        "target",
+        "split",
+        "max_reject_fraction",
+        "compute",
+        "analysis",
+        "geometry.memory",
+        "masks.ranking",
+    }
     assert (changed.science() == audit().science()) == bool({name, section} & apart)
 
 

@@ -13,7 +13,7 @@ from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import REJECT, row_schema
 from ldm_scale.storage import Location
 
-SCHEMA = row_schema(4, {"sima": 1}, 2, {"fingerprint": "f"})
+SCHEMA = row_schema(4, {"sima": 1}, 2, {"fingerprint": "f"}, one_ranking=False)
 
 
 def make_record(**science: Any) -> RunRecord:
@@ -31,7 +31,14 @@ def make_record(**science: Any) -> RunRecord:
 
 
 def rows(*names: str) -> pa.Table:
-    content = {"member": True, "distortion": 1.0, "influence": [0.0] * 4, "sima": [1.0] * 2, "sima_random": [1.0] * 2}
+    content = {
+        "member": True,
+        "distortion": 1.0,
+        "influence": [0.0] * 4,
+        "leakage": [0.0] * 4,
+        "sima": [1.0] * 2,
+        "sima_random": [1.0] * 2,
+    }
     return pa.Table.from_pylist([{"sample_id": name} | content for name in names], schema=SCHEMA)
 
 

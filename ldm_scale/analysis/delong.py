@@ -30,27 +30,26 @@ class Aurocs:
         return value, value - half, value + half, p
 
 
-def placements(
+def wins(
     scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "h k"]]:
-    """Each member's share of held-out samples below it, and each held-out sample's share of members above it.
+    """How many held-out samples each member is above, and how many members are above each held-out sample; exact.
 
-    Equal scores count half. The share is a difference of mid-ranks, in both sides together and in one's own side
+    Equal scores count half. The count is a difference of mid-ranks, in both sides together and in one's own side
     (Sun & Xu 2014): O(n log n) where the pairs are O(n^2).
     """
     scores = scores.astype(np.float64)
     ranks = rankdata(scores, axis=0)
-    sides = member, ~member
-    below = [ranks[side] - rankdata(scores[side], axis=0) for side in sides]
-    members, heldout = (int(side.sum()) for side in sides)
-    return below[0] / heldout, 1 - below[1] / members
+    ours, theirs = (ranks[side] - rankdata(scores[side], axis=0) for side in (member, ~member))
+    return ours, member.sum() - theirs
 
 
 def delong(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> Aurocs:
     """cov = cov(members' placements) / m + cov(held-out placements) / h (DeLong, DeLong & Clarke-Pearson 1988).
 
-    It needs two samples of each side.
+    A placement is the share of the other side won or lost to. It needs two samples of each side.
     """
-    sides = placements(scores, member)
+    ours, theirs = wins(scores, member)
+    sides = ours / len(theirs), theirs / len(ours)
     covariance = sum(np.atleast_2d(np.cov(side, rowvar=False)) / len(side) for side in sides)
     return Aurocs(sides[0].mean(axis=0), np.asarray(covariance))

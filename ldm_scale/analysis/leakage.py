@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr, t
 
-from ldm_scale.analysis.delong import placements
+from ldm_scale.analysis.delong import wins
 from ldm_scale.analysis.metrics import BLOCK, aurocs
 from ldm_scale.analysis.results import Estimate
 from ldm_scale.analysis.splits import folds
@@ -27,7 +27,8 @@ def correlate(
     """Spearman's correlation, over dimensions, of mean influence and AUROC: the second finding.
 
     A stratified jackknife of g = 20 groups of samples: value +- t_{g-1} sqrt((g - 1)^2 / g) sd(leave-one-group-out
-    values). A percentile bootstrap adds the AUROCs' noise a second time, which pulls its values towards zero.
+    values). A percentile bootstrap adds the AUROCs' noise a second time, which pulls its values towards zero; the noise
+    that is there once pulls the value itself towards zero, and the interval is of that value.
     """
     value = spearmanr(influence_mean, dimension_aurocs(vectors_abs, member)).statistic
     groups = min(GROUPS, int(member.sum()), int((~member).sum()))
@@ -45,15 +46,15 @@ def _without_each(
 ) -> Float[np.ndarray, "g d"]:
     """The AUROCs without each group of samples, from one ranking of all: ordered pairs are counted out, not again.
 
-    Pairs left = all - of the group's members - of its held-out samples + within the group, which both took away.
+    Pairs left = those of the members outside the group - those of the group's held-out samples with them.
     """
-    ours, theirs = placements(scores, member)
-    members, heldout = len(ours), len(theirs)
+    ours, theirs = wins(scores, member)
     left = []
     for part in range(group.max() + 1):
         inside = group == part
         m, h = int((inside & member).sum()), int((inside & ~member).sum())
-        lost = ours[inside[member]].sum(axis=0) * heldout + theirs[inside[~member]].sum(axis=0) * members
-        lost -= aurocs(scores[inside], member[inside]) * m * h
-        left.append((ours.sum(axis=0) * heldout - lost) / ((members - m) * (heldout - h)))
+        within = wins(scores[inside], member[inside])[0].sum(axis=0)
+        # Counts stay exact, so that equal AUROCs stay equal for their ranks.
+        pairs = ours[~inside[member]].sum(axis=0) - (theirs[inside[~member]].sum(axis=0) - within)
+        left.append(pairs / ((len(ours) - m) * (len(theirs) - h)))
     return np.stack(left)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -56,18 +57,16 @@ class Spectra:
             return self.globally
         return self.at_random if mask is Mask.RANDOM else self.by_influence
 
-    def map(self, change: Callable[[Float[np.ndarray, "n t b"]], np.ndarray]) -> "Spectra":
-        """The same with all spectra changed alike."""
-        globally = None if self.globally is None else change(self.globally)
-        return replace(
-            self, by_influence=change(self.by_influence), at_random=change(self.at_random), globally=globally
-        )
-
     def take(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Spectra":
         """The same of some samples."""
-        return replace(self.map(lambda spectra: spectra[rows]), member=self.member[rows])
+        return self._changed(lambda spectra: spectra[rows], member=self.member[rows])
 
     def averaged(self) -> "Spectra":
         """The mean over all timesteps in place of each of them, as PFAMI's statistic is defined."""
-        averaged = self.map(lambda spectra: spectra.mean(axis=1, keepdims=True, dtype=np.float64))
-        return replace(averaged, timesteps=(None,))
+        return self._changed(lambda spectra: spectra.mean(axis=1, keepdims=True, dtype=np.float64), timesteps=(None,))
+
+    def _changed(self, change: Callable[[np.ndarray], np.ndarray], **others: Any) -> "Spectra":
+        globally = None if self.globally is None else change(self.globally)
+        return replace(
+            self, by_influence=change(self.by_influence), at_random=change(self.at_random), globally=globally, **others
+        )

@@ -12,7 +12,7 @@ from ldm_scale.engine.progress import say
 from ldm_scale.engine.reading import ShardTask, as_pixels, stream_images
 from ldm_scale.errors import RunError
 from ldm_scale.geometry.pooled import Profile
-from ldm_scale.randomness import keyed_permutation
+from ldm_scale.randomness import keyed_generator
 from ldm_scale.rundir import CalibrationRecord, RunDirectory
 
 INFLUENCES = pa.schema([("sample_id", pa.string()), ("influence", pa.list_(pa.float32()))])
@@ -37,15 +37,15 @@ def calibrate(plan: Plan, run: RunDirectory) -> Calibration:
 
 
 def draw_calibration(tasks: tuple[ShardTask, ...], wanted: dict[str, int], count: int, seed: int) -> list[ShardTask]:
-    """About `count` samples, drawn by key from as few shards, in random order, as hold that many.
+    """About `count` samples, drawn by key from as few shards as hold that many, and these drawn by their stems.
 
-    wanted: samples of each shard, by its stem.
+    wanted: samples of each shard, by its stem. The order of the tasks does not matter.
     """
     chosen: list[ShardTask] = []
     held = 0
-    for index in keyed_permutation(seed, "", "calibration", len(tasks)):
-        chosen.append(tasks[index])
-        held += wanted[tasks[index].shard.stem]
+    for task in sorted(tasks, key=lambda task: keyed_generator(seed, task.shard.stem, "calibration").random()):
+        chosen.append(task)
+        held += wanted[task.shard.stem]
         if held >= count:
             break
     return [task.model_copy(update={"share": count / held, "seed": seed}) for task in chosen]

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ldm_scale.analysis import metrics
-from ldm_scale.analysis.metrics import NAMES, Roc, bootstrap, bootstrap_weights, evaluate
+from ldm_scale.analysis.metrics import NAMES, Roc, aurocs, bootstrap, bootstrap_weights, evaluate
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -83,8 +83,8 @@ def test_an_allowed_rate_includes_equality_with_an_inexact_quotient() -> None:
 
 def test_perfect_and_reversed_scores_reach_the_ends() -> None:
     member = np.arange(10) < 5
-    assert evaluate(member.astype(float), member).tolist() == [1.0, 1.0, 1.0, 1.0]
-    assert evaluate(-member.astype(float), member).tolist() == [0.0, 0.5, 0.0, 0.0]
+    assert evaluate(member.astype(float), member).tolist() == [1.0, 1.0, 1.0, 1.0, 1.0]
+    assert evaluate(-member.astype(float), member).tolist() == [0.0, 0.5, 0.0, 0.0, 0.0]
 
 
 def test_chance_scores_give_a_half() -> None:
@@ -142,7 +142,7 @@ def test_the_block_size_does_not_change_the_number_of_resamples(block: int, monk
     blocks = list(bootstrap_weights(member, 50, np.random.default_rng(0)))
     assert sum(map(len, blocks)) == 50
     assert all(part.size <= max(block, 41) for part in blocks)
-    assert bootstrap(scores, member, 50, 0.9, 0).shape == (4, 2)
+    assert bootstrap(scores, member, 50, 0.9, 0).shape == (5, 2)
 
 
 def test_bootstrap_is_seeded() -> None:
@@ -202,8 +202,34 @@ def test_intervals_shrink_with_the_root_of_the_sample_size() -> None:
 
 
 def test_names_are_in_the_order_of_the_values() -> None:
-    assert NAMES == ("auroc", "asr", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr")
+    assert NAMES == ("auroc", "asr", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr", "paper_tpr_at_1pct_fpr")
     curve = Roc(*draw(14, 2000, 2000)).curve()
-    expected = [curve.auroc()[0], curve.asr()[0], curve.tpr_at(0.01)[0], curve.tpr_at(0.001)[0]]
+    rates = [curve.tpr_at(0.01)[0], curve.tpr_at(0.001)[0], curve.paper_tpr_at(0.01)[0]]
+    expected = [curve.auroc()[0], curve.asr()[0], *rates]
     assert curve.all()[0].tolist() == expected
-    assert len(set(expected)) == 4
+    assert len(set(expected)) == 5
+
+
+@pytest.mark.parametrize(("scores", "member"), CASES)
+def test_the_fast_auroc_is_the_share_of_ordered_pairs(scores: np.ndarray, member: np.ndarray) -> None:
+    columns = np.stack([scores, -scores, np.round(scores), np.zeros(len(scores))], axis=1)
+    expected = [pair_count(column, member) for column in columns.T]
+    np.testing.assert_allclose(aurocs(columns, member), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 90 * 3, 90 * 7, 1 << 24])
+def test_the_fast_auroc_does_not_depend_on_the_block_size(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = np.random.default_rng(0).standard_normal((90, 7)).astype(np.float32)
+    member = draw(0)[1]
+    whole = aurocs(columns, member)
+    monkeypatch.setattr(metrics, "BLOCK", block)
+    np.testing.assert_array_equal(aurocs(columns, member), whole)
+    assert whole.dtype == np.float64
+
+
+@pytest.mark.parametrize(("scores", "member"), [*CASES, draw(15, 300, 200), draw(16, 250, 250, ties=True)])
+def test_the_papers_orientation_finds_held_out_samples(scores: np.ndarray, member: np.ndarray) -> None:
+    statistic = -scores
+    found = [statistic >= threshold for threshold in (np.inf, *statistic)]
+    expected = max(hit[~member].mean() for hit in found if hit[member].mean() <= 0.01 + 1e-12)
+    assert Roc(scores, member).curve().paper_tpr_at(0.01)[0] == pytest.approx(expected, abs=1e-12)

@@ -15,7 +15,8 @@ def spectra() -> Spectra:
     # Another order of the same dimensions has other bins and the same total.
     at_random = rng.random((SAMPLES, STEPS, BINS), dtype=np.float32)
     at_random *= by_influence.sum(2, keepdims=True) / at_random.sum(2, keepdims=True)
-    return Spectra(np.arange(SAMPLES) < 2, (0, 10, 20), by_influence, at_random)
+    globally = by_influence[:, :, rng.permutation(BINS)]
+    return Spectra(np.arange(SAMPLES) < 2, (0, 10, 20), by_influence, at_random, globally)
 
 
 @pytest.mark.parametrize("dropped", [0, 1, 6, 8, 14, 19])
@@ -25,7 +26,7 @@ def test_scores_are_minus_the_sum_of_the_kept_bins(spectra: Spectra, mask: Mask,
     for i in range(SAMPLES):
         for t in range(STEPS):
             for b in range(BINS):
-                source = spectra.at_random if mask == "random" else spectra.by_influence
+                source = {"random": spectra.at_random, "global": spectra.globally}.get(mask, spectra.by_influence)
                 keep = b < BINS - dropped if mask == "highest" else b >= dropped
                 expected[i, t] -= float(source[i, t, b]) * keep
     np.testing.assert_allclose(spectra.scores(mask, dropped / BINS), expected, rtol=1e-12)
@@ -63,3 +64,17 @@ def test_take_selects_the_same_samples_everywhere(spectra: Spectra, rows: np.nda
     np.testing.assert_array_equal(taken.member, spectra.member[rows])
     for mask in Mask:
         np.testing.assert_array_equal(taken.scores(mask, 0.4), spectra.scores(mask, 0.4)[rows])
+
+
+def test_averaging_takes_the_mean_statistic_over_timesteps(spectra: Spectra) -> None:
+    averaged = spectra.averaged()
+    assert averaged.timesteps == (None,)
+    for mask in Mask:
+        expected = spectra.scores(mask, 0.4).mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(averaged.scores(mask, 0.4), expected, rtol=1e-6)
+
+
+def test_the_global_mask_is_there_only_with_its_spectra(spectra: Spectra) -> None:
+    assert spectra.masks == list(Mask)
+    without = Spectra(spectra.member, spectra.timesteps, spectra.by_influence, spectra.at_random)
+    assert without.masks == [Mask.LOWEST, Mask.RANDOM, Mask.HIGHEST]

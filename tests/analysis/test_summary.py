@@ -1,16 +1,17 @@
 """What the results say of one attack: honest choices, coverage, planted signals, and every table against loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from ldm_scale.analysis.results import Headline
 from ldm_scale.analysis.scores import Mask, Spectra
+from ldm_scale.analysis.splithalf import halves
 from ldm_scale.analysis.summary import (
     ROC_POINTS,
-    ROWS,
     AttackSummary,
-    halves,
     level_warnings,
     metric_set,
     summarise_attack,
@@ -19,7 +20,8 @@ from ldm_scale.config import AnalysisConfig
 
 STEPS, BINS = 3, 4
 TIMESTEPS = (0, 50, 100)
-CONFIG = AnalysisConfig(drop=0.25, bootstrap=100, confidence=0.95)
+REPEATS = 3
+CONFIG = AnalysisConfig(drop=0.25, bootstrap=100, confidence=0.95, repeats=REPEATS)
 
 
 def make_member(count: int, seed: int = 0) -> np.ndarray:
@@ -54,7 +56,8 @@ def summarise(
 ) -> AttackSummary:
     if distortion is None:
         distortion = np.full(len(spectra.member), np.nan)
-    return summarise_attack("sima", spectra, names_of(spectra), distortion, config, seed)
+    geometry = np.random.default_rng(seed).standard_normal((len(spectra.member), 2))
+    return summarise_attack("sima", spectra, names_of(spectra), distortion, geometry, config, seed)
 
 
 def rows_of(summary: AttackSummary) -> dict[str, Headline]:
@@ -67,76 +70,120 @@ def naive_auroc(spectra: Spectra, mask: str, dropped: int, step: int) -> float:
     return float(roc_auc_score(spectra.member, -kept.astype(float).sum(1)))
 
 
-def choosable(row: str) -> list[int]:
-    """How many bins a headline row may drop."""
-    return {"plain": [0], "chosen": list(range(BINS))}.get(row, [1])
+# What each row leaves out of the choices: a mask, and how many bins.
+CHOICES = {
+    "plain": [("lowest", 0)],
+    "lowest": [("lowest", 1)],
+    "random": [("random", 1)],
+    "highest": [("highest", 1)],
+    "chosen": [("lowest", q) for q in range(BINS)] + [("highest", q) for q in range(1, BINS)],
+}
 
 
-@pytest.mark.parametrize(("members", "heldout"), [(2, 2), (10, 7), (25, 40)])
-def test_halves_are_disjoint_complete_and_stratified(members: int, heldout: int) -> None:
-    member = np.random.default_rng(0).permutation(np.repeat([True, False], [members, heldout]))
-    choose, report = halves(member, 3)
-    assert sorted([*choose, *report]) == list(range(members + heldout))
-    assert (int(member[choose].sum()), int((~member[choose]).sum())) == (members // 2, heldout // 2)
-    assert choose.tolist() == sorted(choose)
-    assert report.tolist() == sorted(report)
+def judged_mask(row: str, line: Headline) -> str:
+    """The mask of a choice; dropping nothing is the same under each."""
+    return "lowest" if line.calibrated.mask == "none" else line.calibrated.mask
 
 
-def test_halves_are_seeded_and_mix_the_samples() -> None:
-    member = make_member(100)
-    first = halves(member, 0)[0]
-    np.testing.assert_array_equal(first, halves(member, 0)[0])
-    assert not np.array_equal(first, halves(member, 1)[0])
-    # A random half of 100 has about 25 of the first 50 (standard deviation 2.5); four of them either way.
-    assert 15 <= (first < 50).sum() <= 35
+def test_each_split_reports_what_its_other_half_chose() -> None:
+    """With one split and no ties, all of a row follows from the choosing half's best candidate."""
+    spectra = exchangeable(5)
+    config = CONFIG.model_copy(update={"repeats": 1})
+    choose, report = halves(spectra.member, 0, 0)
+    calibration, held = spectra.take(choose), spectra.take(report)
+    lines = rows_of(summarise(spectra, config=config))
+    for row, choices in CHOICES.items():
+        grid = [(naive_auroc(calibration, m, q, step), m, q, step) for m, q in choices for step in range(STEPS)]
+        _, mask, dropped, step = max(grid, key=lambda entry: entry[0])
+        found = lines[row].calibrated
+        assert (found.drop, found.timestep, found.agreement) == (dropped / BINS, TIMESTEPS[step], 1.0), row
+        assert found.mask == (mask if dropped else "none")
+        assert found.metrics.auroc.value == pytest.approx(naive_auroc(held, mask, dropped, step), abs=1e-12), row
+        assert found.delong.value == found.metrics.auroc.value
+        plain = lines["plain"].calibrated.metrics.auroc.value
+        if row == "plain":
+            assert found.difference is None
+        else:
+            assert found.difference is not None
+            assert found.difference.auroc.value == pytest.approx(found.metrics.auroc.value - plain, abs=1e-12)
 
 
 def test_the_calibrated_choice_never_looks_at_the_report_half() -> None:
     spectra = planted(0, step=1)
-    report = halves(spectra.member, 0)[1]
+    config = CONFIG.model_copy(update={"repeats": 1})
+    report = halves(spectra.member, 0, 0)[1]
     changed = spectra.by_influence.copy()
     other = planted(1, step=2)
     # In the report half alone the members now stand out at another timestep, and in the lowest bin.
     changed[report] = other.by_influence[report][:, :, ::-1]
     changed[report, 2, 0] = np.where(spectra.member[report], 0.1, 9)
     before, after = (
-        rows_of(summarise(spectra)),
-        rows_of(summarise(Spectra(spectra.member, TIMESTEPS, changed, changed))),
+        rows_of(summarise(spectra, config=config)),
+        rows_of(summarise(Spectra(spectra.member, TIMESTEPS, changed, changed), config=config)),
     )
-    for row in ("plain", "lowest", "highest", "chosen"):
+    for row in ("plain", "lowest", "highest", "chosen", "geometry"):
         assert after[row].calibrated.timestep == before[row].calibrated.timestep, row
         assert after[row].calibrated.drop == before[row].calibrated.drop, row
     assert after["plain"].calibrated.metrics != before["plain"].calibrated.metrics
+    assert after["plain"].oracle is not None
     assert after["plain"].oracle.timestep == 100
-
-
-def test_the_calibrated_choice_is_the_best_on_the_choosing_half() -> None:
-    spectra = exchangeable(5)
-    choose, report = halves(spectra.member, 0)
-    calibration, held = spectra.take(choose), spectra.take(report)
-    for row, line in rows_of(summarise(spectra)).items():
-        grid = {
-            (naive_auroc(calibration, ROWS[row], dropped, step), dropped, step)
-            for dropped in choosable(row)
-            for step in range(STEPS)
-        }
-        _, dropped, step = max(grid)
-        assert (line.calibrated.drop, line.calibrated.timestep) == (dropped / BINS, TIMESTEPS[step]), row
-        value = naive_auroc(held, ROWS[row], dropped, step)
-        assert line.calibrated.metrics.auroc.value == pytest.approx(value, abs=1e-12), row
 
 
 def test_the_oracle_is_the_best_of_the_grid_on_all_samples() -> None:
     spectra = exchangeable(6)
-    for row, line in rows_of(summarise(spectra)).items():
-        best = max(naive_auroc(spectra, ROWS[row], q, t) for q in choosable(row) for t in range(STEPS))
-        assert line.oracle.metrics.auroc.value == pytest.approx(best, abs=1e-12), row
+    lines = rows_of(summarise(spectra))
+    for row, choices in CHOICES.items():
+        oracle = lines[row].oracle
+        assert oracle is not None
+        best = max(naive_auroc(spectra, mask, q, t) for mask, q in choices for t in range(STEPS))
+        assert oracle.metrics.auroc.value == pytest.approx(best, abs=1e-12), row
+        assert oracle.delong.value == pytest.approx(best, abs=1e-12), row
+    assert lines["geometry"].oracle is None
+
+
+def test_too_few_held_out_samples_leave_the_geometry_row_out() -> None:
+    assert "geometry" not in rows_of(summarise(exchangeable(1, count=14)))
+    assert "geometry" in rows_of(summarise(exchangeable(1, count=16)))
+
+
+def test_an_averaged_attack_has_one_score_over_all_timesteps() -> None:
+    spectra = planted(8)
+    found = summarise(spectra, config=CONFIG.model_copy(update={"average": ("sima",)}))
+    expected = roc_auc_score(spectra.member, -spectra.by_influence.astype(float).mean(1).sum(1))
+    assert [(p.timestep, p.drop) for p in found.by_timestep] == [(None, 0.0), (None, 0.25)]
+    assert found.by_timestep[0].auroc == pytest.approx(expected, abs=1e-9)
+    assert {line.calibrated.timestep for line in found.headline} == {None}
+    assert set(found.grid["timestep"].to_pylist()) == {None}
+
+
+def test_a_global_mask_has_a_row_and_a_curve_of_its_own() -> None:
+    spectra = exchangeable(9)
+    ranked = replace(spectra, globally=spectra.by_influence[:, :, ::-1].copy())
+    summary = summarise(ranked)
+    assert [line.row for line in summary.headline] == [
+        *("plain", "lowest", "global", "random", "highest", "chosen", "geometry")
+    ]
+    grid = {(row["mask"], row["drop"], row["timestep"]): row["auroc"] for row in summary.grid.to_pylist()}
+    # Dropping the lowest of the reversed bins is dropping the highest.
+    for q in range(BINS):
+        assert grid["global", q / BINS, 50] == grid["highest", q / BINS, 50]
+
+
+def test_bins_alone_have_their_own_auroc() -> None:
+    spectra = planted(3)
+    summary = summarise(spectra)
+    step = TIMESTEPS.index(rows_of(summary)["plain"].calibrated.timestep)
+    assert [point.bin for point in summary.by_bin] == list(range(BINS))
+    for point in summary.by_bin:
+        expected = roc_auc_score(spectra.member, -spectra.by_influence[:, step, point.bin])
+        assert point.auroc.value == pytest.approx(expected, abs=1e-12)
+        assert point.auroc.low <= point.auroc.value <= point.auroc.high
 
 
 def test_without_any_leak_calibrated_intervals_cover_a_half_and_the_oracle_is_optimistic() -> None:
-    config = AnalysisConfig(drop=0.25, bootstrap=200, confidence=0.95)
+    config = AnalysisConfig(drop=0.25, bootstrap=200, confidence=0.95, repeats=1)
     lines = [rows_of(summarise(exchangeable(seed), config=config, seed=seed)) for seed in range(100, 140)]
-    for row in ("plain", "chosen"):
+    for row in ("plain", "chosen", "geometry"):
         calibrated = [line[row].calibrated.metrics.auroc for line in lines]
         covered = sum(estimate.low <= 0.5 <= estimate.high for estimate in calibrated)
         # P(Binomial(40, 0.95) < 34) = 0.3%; all 40 would be 13% likely.
@@ -160,9 +207,9 @@ def test_a_leak_in_the_highest_influences_is_found_by_dropping_the_lowest() -> N
 
 def test_headline_rows_stand_in_a_fixed_order_with_their_drop_shares() -> None:
     headline = summarise(exchangeable(7)).headline
-    assert [line.row for line in headline] == ["plain", "lowest", "random", "highest", "chosen"]
+    assert [line.row for line in headline] == ["plain", "lowest", "random", "highest", "chosen", "geometry"]
     assert [line.calibrated.drop for line in headline[:4]] == [0.0, 0.25, 0.25, 0.25]
-    assert [line.oracle.drop for line in headline[:4]] == [0.0, 0.25, 0.25, 0.25]
+    assert [line.oracle.drop for line in headline[:4] if line.oracle] == [0.0, 0.25, 0.25, 0.25]
     assert {line.attack for line in headline} == {"sima"}
 
 
@@ -175,7 +222,7 @@ def test_the_grid_holds_every_mask_share_and_timestep() -> None:
         step = TIMESTEPS.index(row["timestep"])
         expected = naive_auroc(spectra, row["mask"], round(row["drop"] * BINS), step)
         assert row["auroc"] == pytest.approx(expected, abs=1e-12)
-    assert set(grid[0]) == {"attack", "mask", "drop", "timestep", "auroc", "asr", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr"}
+    assert set(grid[0]) == {"attack", "mask", "drop", "timestep", "auroc", "asr", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr"} | {"paper_tpr_at_1pct_fpr"}
 
 
 def test_curves_repeat_the_grid() -> None:
@@ -210,7 +257,7 @@ def test_fewer_members_than_the_list_is_long_are_all_at_risk() -> None:
     assert len(summarise(exchangeable(0, count=8)).at_risk) == 4
 
 
-def test_distortion_quartiles_match_a_loop() -> None:
+def test_distortion_halves_and_quartiles_match_a_loop() -> None:
     spectra = planted(4, count=83)
     rng = np.random.default_rng(0)
     distortion = rng.standard_normal(83).astype(np.float32)
@@ -218,12 +265,15 @@ def test_distortion_quartiles_match_a_loop() -> None:
     summary = summarise(spectra, distortion)
     ordered = sorted((i for i in range(83) if not np.isnan(distortion[i])), key=lambda i: distortion[i])
     assert len(ordered) == 73
-    quartiles = [ordered[:19], ordered[19:37], ordered[37:55], ordered[55:]]
-    assert [(g.row, g.quartile) for g in summary.by_distortion] == [
-        (r, q) for r in ("plain", "lowest") for q in range(1, 5)
+    parts = {
+        2: [ordered[:37], ordered[37:]],
+        4: [ordered[:19], ordered[19:37], ordered[37:55], ordered[55:]],
+    }
+    assert [(g.row, g.groups, g.group) for g in summary.by_distortion] == [
+        (row, groups, number) for row in ("plain", "lowest") for groups in (2, 4) for number in range(1, groups + 1)
     ]
     for group in summary.by_distortion:
-        rows = quartiles[group.quartile - 1]
+        rows = parts[group.groups][group.group - 1]
         calibrated = rows_of(summary)[group.row].calibrated
         assert (group.timestep, group.drop) == (calibrated.timestep, calibrated.drop)
         assert (group.members, group.heldout) == (spectra.member[rows].sum(), (~spectra.member[rows]).sum())
@@ -237,7 +287,7 @@ def test_distortion_quartiles_match_a_loop() -> None:
 def test_a_quartile_without_members_has_no_auroc() -> None:
     spectra = exchangeable(10)
     groups = summarise(spectra, np.where(spectra.member, 1.0, 0.0) + np.arange(80) / 1000).by_distortion
-    assert [(g.members, g.heldout, g.auroc) for g in groups[:4]] == [(0, 20, None)] * 2 + [(20, 0, None)] * 2
+    assert [(g.members, g.heldout, g.auroc) for g in groups if g.row == "plain" and g.groups == 4] == [(0, 20, None)] * 2 + [(20, 0, None)] * 2
 
 
 @pytest.mark.parametrize("measured", [0, 3])
@@ -247,18 +297,20 @@ def test_without_distortion_there_are_no_quartiles(measured: int) -> None:
     assert summarise(exchangeable(11), distortion).by_distortion == []
 
 
-def test_roc_points_lie_on_the_curve_of_the_report_half() -> None:
+def test_roc_points_lie_on_the_curve_of_the_first_splits_report_half() -> None:
     spectra = planted(5, count=1200)
-    summary = summarise(spectra)
-    held = spectra.take(halves(spectra.member, 0)[1])
+    summary = summarise(spectra, config=CONFIG.model_copy(update={"repeats": 1}))
+    held = spectra.take(halves(spectra.member, 0, 0)[1])
     for row, line in rows_of(summary).items():
         points = [(p.fpr, p.tpr) for p in summary.roc if p.row == row]
         assert points == sorted(set(points))
         assert points[-1] == (1.0, 1.0)
         assert len(points) <= ROC_POINTS + 1
-        scores = held.scores(ROWS[row], line.calibrated.drop)[:, TIMESTEPS.index(line.calibrated.timestep)]
-        curve = {(float((scores[~held.member] >= s).mean()), float((scores[held.member] >= s).mean())) for s in scores}
-        assert set(points) <= curve | {(0.0, 0.0)}
+        if row != "geometry":
+            step = TIMESTEPS.index(line.calibrated.timestep)
+            scores = held.scores(Mask(judged_mask(row, line)), line.calibrated.drop)[:, step]
+            on_curve = {((scores[~held.member] >= s).mean(), (scores[held.member] >= s).mean()) for s in scores}
+            assert set(points) <= on_curve | {(0.0, 0.0)}
         # The published rates can be read off the points.
         at_1pct = max(tpr for fpr, tpr in points if fpr <= 0.01)
         assert at_1pct == line.calibrated.metrics.tpr_at_1pct_fpr.value

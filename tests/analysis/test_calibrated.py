@@ -1,0 +1,84 @@
+"""Geometry-calibrated scores against the normal equations, and what they remove."""
+
+import numpy as np
+import pytest
+
+from ldm_scale.analysis.calibrated import calibrate, calibrated_scorer, geometry_features
+from ldm_scale.analysis.metrics import aurocs
+from ldm_scale.analysis.splithalf import halves
+from ldm_scale.analysis.splits import folds
+
+
+def draw(seed: int, count: int = 90, confounding: float = 3.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Two log statistics that follow the geometry, members lower by one; three features; the labels."""
+    rng = np.random.default_rng(seed)
+    member = rng.permutation(np.arange(count) % 2 == 0)
+    features = rng.standard_normal((count, 3)) * [1, 0.1, 30] + [-2, 1, 500]
+    level = (features - features.mean(axis=0)) / features.std(axis=0) @ np.array([1.0, -0.5, 0.3])
+    statistics = confounding * level[:, None] * [1, -1] + rng.standard_normal((count, 2)) - member[:, None]
+    return statistics, features, member
+
+
+def ridge(inputs: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Predictions for `rows` by the normal equations with penalty 1 on standardised inputs, the mean not penalised."""
+    mean, spread = inputs.mean(axis=0), inputs.std(axis=0)
+    x = (inputs - mean) / spread
+    slope = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ (targets - targets.mean(axis=0)))
+    return (rows - mean) / spread @ slope + targets.mean(axis=0)
+
+
+def test_scores_are_minus_the_residuals_of_a_fit_on_known_samples() -> None:
+    statistics, features, _ = draw(0)
+    known, rows = np.arange(40), np.arange(30, 90)
+    scores = calibrate(statistics[known], features[known], statistics[rows], features[rows])
+    predicted = ridge(features[known], statistics[known], features[rows])
+    np.testing.assert_allclose(scores, predicted - statistics[rows], atol=1e-10)
+    one = calibrate(statistics[known, :1], features[known], statistics[rows, :1], features[rows])
+    np.testing.assert_allclose(one, scores[:, :1], atol=1e-12)
+
+
+def test_the_scorer_fits_on_held_out_samples_of_other_folds_and_of_the_other_half() -> None:
+    statistics, features, member = draw(0)
+    choose, report = halves(member, 0, 0)
+    candidates, held = calibrated_scorer(statistics, features, member, 5)(choose, report)
+    known = choose[~member[choose]]
+    np.testing.assert_allclose(
+        held, calibrate(statistics[known], features[known], statistics[report], features[report]), atol=1e-12
+    )
+    fold = folds(member[choose], 2, 5)
+    for part in range(2):
+        inside, others = choose[fold == part], choose[fold != part]
+        known = others[~member[others]]
+        expected = calibrate(statistics[known], features[known], statistics[inside], features[inside])
+        np.testing.assert_allclose(candidates[fold == part], expected, atol=1e-12)
+
+
+def test_neither_members_nor_a_samples_own_statistic_touch_its_prediction() -> None:
+    statistics, features, member = draw(2)
+    choose, report = halves(member, 0, 0)
+    before = calibrated_scorer(statistics, features, member, 0)(choose, report)
+    changed = statistics + 100.0 * member[:, None]
+    changed[report] += 7.0
+    after = calibrated_scorer(changed, features, member, 0)(choose, report)
+    np.testing.assert_allclose(after[0], before[0] - 100.0 * member[choose][:, None], atol=1e-9)
+    np.testing.assert_allclose(after[1], before[1] - 100.0 * member[report][:, None] - 7.0, atol=1e-9)
+
+
+def test_it_recovers_members_that_geometry_hides() -> None:
+    statistics, features, member = draw(3, 1200)
+    choose, report = halves(member, 0, 0)
+    for rows, scores in zip(
+        (choose, report), calibrated_scorer(statistics, features, member, 0)(choose, report), strict=True
+    ):
+        # Two unit normals one apart: AUROC Phi(1 / sqrt 2) = 0.760.
+        np.testing.assert_allclose(aurocs(scores, member[rows]), 0.760, atol=4 * 0.02)
+    assert aurocs(-statistics, member).max() < 0.65
+
+
+@pytest.mark.parametrize(("missing", "columns"), [(0, 3), (1, 2), (5, 2)])
+def test_distortion_counts_only_where_every_sample_has_it(missing: int, columns: int) -> None:
+    mean, spread, distortion = np.arange(15, dtype=np.float32).reshape(3, 5)
+    distortion[:missing] = np.nan
+    features = geometry_features(mean, spread, distortion)
+    assert features.shape == (5, columns)
+    np.testing.assert_array_equal(features, np.stack([mean, spread, distortion][:columns], axis=1))
