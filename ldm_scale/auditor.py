@@ -1,6 +1,6 @@
 """A batch of images in, rows out: composes target, geometry and attacks. Torch only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,9 +26,11 @@ from ldm_scale.schema import control, globally
 from ldm_scale.targets.base import Target, to_images
 
 AUTO_EXACT_DIMENSIONS = 1024
-# The paper's: rank 20 and 30 more tangents of the truncated spectrum; its scripts' 16 probes of Lanczos quadrature.
-TANGENTS = 50
-QUADRATURE_PROBES = 16
+# How many draws an estimator of distortion takes: the paper's rank 20 and 30 more, and its scripts' 16 probes.
+ESTIMATORS: dict[str, tuple[int, Callable[..., Tensor]]] = {
+    "truncated": (50, truncated_distortion),
+    "slq": (16, slq_distortion),
+}
 # The share of dimensions whose agreement between two halves of the probes is kept: what the paper drops.
 STABILITY_DROP = 0.4
 
@@ -190,10 +192,7 @@ class Auditor:
         decode, memory = self._target.decode, self._config.geometry.memory
         if estimator == "exact":
             return exact_distortion(metric(decode, z, memory) if metrics is None else metrics)
-        count, estimate = {
-            "truncated": (TANGENTS, truncated_distortion),
-            "slq": (QUADRATURE_PROBES, slq_distortion),
-        }[estimator]
+        count, estimate = ESTIMATORS[estimator]
         draws = self._normal(sample_ids, estimator, (count, *self._target.latent_shape)).transpose(0, 1)
         return estimate(decode, z, draws, memory)
 

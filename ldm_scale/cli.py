@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from ldm_scale.config import AnalysisConfig, AuditConfig, Config, PackConfig, TrainConfig, build, check_drop
+from ldm_scale.config import (
+    AnalysisConfig,
+    AuditConfig,
+    BenchmarkConfig,
+    Config,
+    PackConfig,
+    TrainConfig,
+    build,
+    check_drop,
+)
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.flags import add_attack_flags, add_flags, collect
 from ldm_scale.rundir import RunDirectory
@@ -46,6 +55,17 @@ def _train(config: TrainConfig) -> None:
 
     run_training(config)
     print(f"target: {config.out}")
+
+
+def _benchmark(config: BenchmarkConfig) -> None:
+    from ldm_scale.benchmark import run_benchmark
+
+    for found in run_benchmark(config):
+        print(
+            f"{found.name}: {found.seconds:.4f} s an image; {found.plain}: {found.plain_seconds:.4f} s; "
+            f"{found.speedup:.1f} times faster, largest relative difference {found.difference:.1e}",
+            flush=True,
+        )
 
 
 def _reduce(arguments: argparse.Namespace) -> None:
@@ -132,6 +152,7 @@ def make_parser() -> argparse.ArgumentParser:
         commands, "pack", PackConfig, _pack, "make shards, manifest and split from a source", positional
     )
     _add_config_command(commands, "train", TrainConfig, _train, "train a target on the members of a shard folder")
+    _add_config_command(commands, "benchmark", BenchmarkConfig, _benchmark, "time the geometry beside plain loops")
     reduce = _add_run_command(
         commands, "reduce", _reduce, "make results and report again from a run's rows, without a GPU"
     )

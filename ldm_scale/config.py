@@ -195,6 +195,19 @@ class TrainConfig(Config):
     images: ImageConfig = ImageConfig()
 
 
+class BenchmarkConfig(Config):
+    """How the geometry's speed is measured."""
+
+    target: str = Field(str(DEMO / "target"), description="target in diffusers' layout; the shipped demo by default")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
+    seed: int = Field(0, description="seed of latents and probes")
+    samples: int = Field(32, gt=0, description="latents of the Hutchinson comparison")
+    exact_samples: int = Field(4, gt=0, description="latents of the exact comparison")
+    probes: int = Field(16, gt=0, description="Hutchinson probes a latent")
+    memory: Bytes = Field(2**30, description="bytes that one chunk of decoder products may take, e.g. 4GiB")
+    repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
+
+
 def check_drop(drop: float, bins: int) -> None:
     """Raise UsageError where a drop share is no whole number of bins."""
     if abs(drop * bins - round(drop * bins)) > 1e-9:

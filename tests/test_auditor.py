@@ -12,6 +12,7 @@ from ldm_scale.config import AuditConfig, GeometryConfig, ImageConfig, LeakageCo
 from ldm_scale.data.images import preprocess
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.pooled import Profile
+from ldm_scale.geometry.pullback import Decoder, metric
 from ldm_scale.randomness import keyed_generator, keyed_normal, keyed_permutation
 from ldm_scale.targets import load_target
 from ldm_scale.targets.base import to_images
@@ -229,3 +230,15 @@ def test_more_probes_are_steadier_and_one_or_exact_have_no_halves(tiny_target: P
     assert ((many >= 0) & (many <= 1)).all()
     for geometry in ({"probes": 1, "distortion": "off"}, {"influence": "exact", "distortion": "off"}):
         assert np.isnan(audit(make_auditor(tiny_target, geometry=geometry), [0]).stability).all()
+
+
+def test_exact_influence_and_distortion_share_one_jacobian(tiny_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+
+    def counted(decode: Decoder, z: torch.Tensor, memory: int) -> torch.Tensor:
+        calls.append(len(z))
+        return metric(decode, z, memory)
+
+    monkeypatch.setattr("ldm_scale.auditor.metric", counted)
+    audit(make_auditor(tiny_target, geometry={"influence": "exact", "distortion": "exact"}), [0, 1, 2])
+    assert calls == [3]

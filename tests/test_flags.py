@@ -13,15 +13,19 @@ from ldm_scale.flags import ENVIRONMENT, collect
 
 FLAGS = {
     "audit": """
-        --analysis.bootstrap --analysis.confidence --analysis.drop --attacks --attacks.epsilon.p
+        --analysis.average --analysis.bootstrap --analysis.confidence --analysis.drop --analysis.repeats --attacks
+        --attacks.epsilon.p
         --attacks.epsilon.timesteps --attacks.loss.p --attacks.loss.timesteps --attacks.pfami.crops --attacks.pfami.p
         --attacks.pfami.timesteps --attacks.pia.p --attacks.pia.timesteps --attacks.pian.p --attacks.pian.timesteps
         --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps --attacks.sima.p --attacks.sima.timesteps
         --compute.actors --compute.batch-size --compute.cpus-per-actor --compute.cpus-per-decoder
         --compute.cpus-per-reader --compute.device --compute.gpus-per-actor --compute.min-actors
-        --compute.rows-per-part --config --geometry.distortion --geometry.distortion-share --geometry.influence
+        --compute.rows-per-part --config --geometry.calibration --geometry.distortion --geometry.distortion-share --geometry.influence
         --geometry.memory --geometry.probes --help --images.crop --images.filter --images.max-pixels --images.size
-        --latent --masks.bins --max-reject-fraction --out --seed --shards --split --target -h
+        --latent --leakage.attack --leakage.timestep --masks.bins --masks.ranking --max-reject-fraction --out --seed --shards --split --target -h
+    """,
+    "benchmark": """
+        --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h
     """,
     "pack": """
         --help --max-pixels --max-samples --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE
@@ -31,7 +35,7 @@ FLAGS = {
         --out --seed --shards --size --unet-batch --unet-channels --unet-layers --unet-lr --unet-steps --vae-batch
         --vae-channels --vae-lr --vae-steps --workers -h
     """,
-    "reduce": "--bootstrap --confidence --drop --help -h RUN",
+    "reduce": "--average --bootstrap --confidence --drop --help --repeats -h RUN",
     "report": "--help -h RUN",
     "status": "--help -h RUN",
 }

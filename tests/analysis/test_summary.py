@@ -222,7 +222,16 @@ def test_the_grid_holds_every_mask_share_and_timestep() -> None:
         step = TIMESTEPS.index(row["timestep"])
         expected = naive_auroc(spectra, row["mask"], round(row["drop"] * BINS), step)
         assert row["auroc"] == pytest.approx(expected, abs=1e-12)
-    assert set(grid[0]) == {"attack", "mask", "drop", "timestep", "auroc", "asr", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr"} | {"paper_tpr_at_1pct_fpr"}
+    assert set(grid[0]) == {
+        "attack",
+        "mask",
+        "drop",
+        "timestep",
+        "auroc",
+        "asr",
+        "tpr_at_1pct_fpr",
+        "tpr_at_01pct_fpr",
+    } | {"paper_tpr_at_1pct_fpr"}
 
 
 def test_curves_repeat_the_grid() -> None:
@@ -287,7 +296,9 @@ def test_distortion_halves_and_quartiles_match_a_loop() -> None:
 def test_a_quartile_without_members_has_no_auroc() -> None:
     spectra = exchangeable(10)
     groups = summarise(spectra, np.where(spectra.member, 1.0, 0.0) + np.arange(80) / 1000).by_distortion
-    assert [(g.members, g.heldout, g.auroc) for g in groups if g.row == "plain" and g.groups == 4] == [(0, 20, None)] * 2 + [(20, 0, None)] * 2
+    assert [(g.members, g.heldout, g.auroc) for g in groups if g.row == "plain" and g.groups == 4] == [
+        (0, 20, None)
+    ] * 2 + [(20, 0, None)] * 2
 
 
 @pytest.mark.parametrize("measured", [0, 3])
