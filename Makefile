@@ -3,11 +3,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint demo-data demo-target clean
+.PHONY: demo demo-full benchmark test test-slow lint demo-data demo-target clean
 
 ## The audit of the shipped demo, from nothing to a report.
 demo: $(STAMP)
 	$(BIN)/python jobs/demo.py --out runs/demo
+
+## The same with every attack, all timesteps and every mask: the table of the README (about half an hour).
+demo-full: $(STAMP)
+	$(BIN)/python jobs/demo.py --out runs/demo-full --attacks sima,loss,pia,pian,secmi,pfami,epsilon \
+		--attacks.sima.timesteps 0:300:10 --masks.ranking calibration --geometry.distortion-share 1
+
+## How fast the geometry is beside plain loops.
+benchmark: $(STAMP)
+	$(BIN)/ldm-scale benchmark
 
 ## The whole fast test suite, with linter and type checker.
 test: $(STAMP) lint

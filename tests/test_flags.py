@@ -14,15 +14,15 @@ from ldm_scale.flags import ENVIRONMENT, collect
 FLAGS = {
     "audit": """
         --analysis.average --analysis.bootstrap --analysis.confidence --analysis.drop --analysis.repeats --attacks
-        --attacks.epsilon.p
-        --attacks.epsilon.timesteps --attacks.loss.p --attacks.loss.timesteps --attacks.pfami.crops --attacks.pfami.p
-        --attacks.pfami.timesteps --attacks.pia.p --attacks.pia.timesteps --attacks.pian.p --attacks.pian.timesteps
-        --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps --attacks.sima.p --attacks.sima.timesteps
-        --compute.actors --compute.batch-size --compute.cpus-per-actor --compute.cpus-per-decoder
-        --compute.cpus-per-reader --compute.device --compute.gpus-per-actor --compute.min-actors
-        --compute.rows-per-part --config --geometry.calibration --geometry.distortion --geometry.distortion-share --geometry.influence
-        --geometry.memory --geometry.probes --help --images.crop --images.filter --images.max-pixels --images.size
-        --latent --leakage.attack --leakage.timestep --masks.bins --masks.ranking --max-reject-fraction --out --seed --shards --split --target -h
+        --attacks.epsilon.p --attacks.epsilon.timesteps --attacks.loss.p --attacks.loss.timesteps
+        --attacks.pfami.crops --attacks.pfami.p --attacks.pfami.timesteps --attacks.pia.p --attacks.pia.timesteps
+        --attacks.pian.p --attacks.pian.timesteps --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps
+        --attacks.sima.p --attacks.sima.timesteps --compute.actors --compute.batch-size --compute.cpus-per-actor
+        --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device --compute.gpus-per-actor
+        --compute.min-actors --compute.rows-per-part --config --geometry.calibration --geometry.distortion
+        --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes --help --images.crop
+        --images.filter --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --masks.bins
+        --masks.ranking --max-reject-fraction --out --seed --shards --split --target -h
     """,
     "benchmark": """
         --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h
