@@ -6,7 +6,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ldm_scale.analysis.splithalf import Scorer
+from ldm_scale.analysis.splithalf import Scorer, best
 from ldm_scale.analysis.splits import folds
 
 
@@ -33,6 +33,19 @@ def calibrate(
     return model.predict(features).reshape(logs.shape) - logs
 
 
+def cross_calibrate(
+    logs: Float[np.ndarray, "n k"], features: Float[np.ndarray, "n f"], member: Bool[np.ndarray, " n"], seed: int
+) -> Float[np.ndarray, "n k"]:
+    """The scores of each of two folds by a regression on the other's held-out samples."""
+    fold = folds(member, 2, seed)
+    scores = np.empty(logs.shape)
+    for part in range(2):
+        inside = fold == part
+        known = ~inside & ~member
+        scores[inside] = calibrate(logs[known], features[known], logs[inside], features[inside])
+    return scores
+
+
 def calibrated_scorer(
     logs: Float[np.ndarray, "n k"], features: Float[np.ndarray, "n f"], member: Bool[np.ndarray, " n"], seed: int
 ) -> Scorer:
@@ -42,14 +55,9 @@ def calibrated_scorer(
     folds by each other's.
     """
 
-    def score(choose: np.ndarray, report: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        fold = folds(member[choose], 2, seed)
-        candidates = np.empty((len(choose), logs.shape[1]))
-        for part in range(2):
-            inside, others = choose[fold == part], choose[fold != part]
-            known = others[~member[others]]
-            candidates[fold == part] = calibrate(logs[known], features[known], logs[inside], features[inside])
-        known = choose[~member[choose]]
-        return candidates, calibrate(logs[known], features[known], logs[report], features[report])
+    def score(choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
+        pick = best(cross_calibrate(logs[choose], features[choose], member[choose], seed), member[choose])
+        known, step = choose[~member[choose]], slice(pick, pick + 1)
+        return pick, calibrate(logs[known, step], features[known], logs[report, step], features[report])[:, 0]
 
     return score

@@ -43,9 +43,8 @@ def classifier(features: int) -> Any:
 def combined_scorer(features: Float[np.ndarray, "n f"], member: Bool[np.ndarray, " n"]) -> Scorer:
     """One candidate, the log odds of a classifier fitted on the choosing half."""
 
-    def score(choose: np.ndarray, report: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def score(choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
         model = classifier(features.shape[1]).fit(features[choose], member[choose])
-        # Its scores of the half it was fitted on decide nothing: there is only this candidate.
-        return model.decision_function(features[choose])[:, None], model.decision_function(features[report])[:, None]
+        return 0, model.decision_function(features[report])
 
     return score

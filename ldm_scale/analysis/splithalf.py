@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -9,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from ldm_scale.analysis.delong import delong
 from ldm_scale.analysis.metrics import Roc, aurocs, bootstrap_weights, evaluate, quantiles
 
-# From the rows to choose by and the rows to report on: the candidates' scores of either, (a, m) and (b, m).
-Scorer = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+# From the rows to choose by and the rows to report on: which candidate was chosen, and its scores (b,) of the latter.
+Scorer = Callable[[np.ndarray, np.ndarray], tuple[int, np.ndarray]]
+Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
@@ -57,23 +59,23 @@ def halves(
     return np.sort(choose), np.sort(report)
 
 
-def fixed(scores: Float[np.ndarray, "n m"]) -> Scorer:
-    """A scorer of candidates that need no fit."""
-    return lambda choose, report: (scores[choose], scores[report])
+def best(candidates: Float[np.ndarray, "a m"], member: Bool[np.ndarray, " a"]) -> int:
+    """The candidate with the highest AUROC, the first of equals."""
+    return int(aurocs(candidates, member).argmax())
 
 
 def judge(
-    scorers: dict[str, Scorer],
+    scorers: dict[Name, Scorer],
     member: Bool[np.ndarray, " n"],
     repeats: int,
     resamples: int,
     confidence: float,
     seed: int,
-) -> dict[str, Judged]:
+) -> dict[Name, Judged]:
     """Each scorer's calibrated metrics: means over splits of what one half's choice reaches on the other.
 
-    On each split every scorer's candidate with the best AUROC on one half is judged on the other half, all of them on
-    the same bootstrap resamples, so that differences to the first scorer (the baseline) are paired. Interval bounds are
+    On each split every scorer chooses (and fits) on one half and is judged on the other half, all of them on the same
+    bootstrap resamples, so that differences to the first scorer (the baseline) are paired. Interval bounds are
     means of the splits' bounds: conservative, as wide as one half allows while the mean over splits uses every sample.
     """
     splits = []
@@ -84,20 +86,15 @@ def judge(
 
 
 def _judge_split(
-    scorers: dict[str, Scorer],
+    scorers: dict[Name, Scorer],
     member: Bool[np.ndarray, " n"],
     choose: Int[np.ndarray, " a"],
     report: Int[np.ndarray, " b"],
     resamples: int,
     confidence: float,
     rng: np.random.Generator,
-) -> dict[str, Judged]:
-    picks: list[int] = []
-    scores: list[np.ndarray] = []
-    for scorer in scorers.values():
-        candidates, held = scorer(choose, report)
-        picks.append(int(aurocs(candidates, member[choose]).argmax()))
-        scores.append(held[:, picks[-1]])
+) -> dict[Name, Judged]:
+    picks, scores = zip(*(scorer(choose, report) for scorer in scorers.values()), strict=True)
     labels = member[report]
     rocs = [Roc(column, labels) for column in scores]
     # (rows, resamples, 5)
@@ -108,7 +105,7 @@ def _judge_split(
     exact = delong(np.stack(scores, axis=1), labels).intervals(confidence)
     return {
         name: Judged(
-            np.array(picks[i : i + 1]),
+            np.array([picks[i]]),
             values[i],
             quantiles(draws[i], confidence),
             exact[i],

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from ldm_scale.analysis.calibrated import calibrated_scorer
 from ldm_scale.analysis.delong import delong
-from ldm_scale.analysis.metrics import NAMES, Roc, bootstrap, evaluate
+from ldm_scale.analysis.metrics import NAMES, Roc, aurocs, bootstrap, evaluate
 from ldm_scale.analysis.results import (
     BinPoint,
     Calibrated,
@@ -24,7 +24,7 @@ from ldm_scale.analysis.results import (
     RowName,
 )
 from ldm_scale.analysis.scores import Mask, Spectra
-from ldm_scale.analysis.splithalf import Judged, Scorer, fixed, halves, judge, reported
+from ldm_scale.analysis.splithalf import Judged, Scorer, halves, judge, reported
 from ldm_scale.config import AnalysisConfig
 
 RISKY = 10
@@ -45,6 +45,10 @@ class AttackSummary:
     roc: list[RocPoint]
     at_risk: list[RiskyMember]
     grid: pa.Table
+
+
+# A mask and a drop share.
+Cut = tuple[Mask, float]
 
 
 @dataclass(frozen=True)
@@ -80,21 +84,30 @@ def delong_estimate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " 
     return estimate(found.values[0], found.intervals(confidence)[0])
 
 
-def row_candidates(spectra: Spectra, drop: float) -> dict[RowName, list[Candidate]]:
-    """What each headline row chooses from."""
-
-    def at(mask: Mask, shares: list[float]) -> list[Candidate]:
-        return [Candidate(mask, share, step) for share in shares for step in range(len(spectra.timesteps))]
-
+def row_cuts(spectra: Spectra, drop: float) -> dict[RowName, list[Cut]]:
+    """What each headline row chooses from, at every timestep."""
     shares = spectra.shares()
-    rows: dict[RowName, list[Candidate]] = {"plain": at(Mask.LOWEST, [0.0]), "lowest": at(Mask.LOWEST, [drop])}
+    rows: dict[RowName, list[Cut]] = {"plain": [(Mask.LOWEST, 0.0)], "lowest": [(Mask.LOWEST, drop)]}
     if spectra.globally is not None:
-        rows["global"] = at(Mask.GLOBAL, [drop])
+        rows["global"] = [(Mask.GLOBAL, drop)]
     return rows | {
-        "random": at(Mask.RANDOM, [drop]),
-        "highest": at(Mask.HIGHEST, [drop]),
-        "chosen": at(Mask.LOWEST, shares) + at(Mask.HIGHEST, shares[1:]),
+        "random": [(Mask.RANDOM, drop)],
+        "highest": [(Mask.HIGHEST, drop)],
+        "chosen": [(Mask.LOWEST, share) for share in shares] + [(Mask.HIGHEST, share) for share in shares[1:]],
     }
+
+
+def cut_scorer(spectra: Spectra, cuts: list[Cut]) -> Scorer:
+    """Candidates: each cut at each timestep, in that order."""
+
+    def score(choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
+        sample = spectra.take(choose)
+        found = [aurocs(sample.scores(*cut), sample.member) for cut in cuts]
+        pick = int(np.concatenate(found).argmax())
+        cut, step = divmod(pick, len(spectra.timesteps))
+        return pick, spectra.take(report).scores(*cuts[cut])[:, step]
+
+    return score
 
 
 class _Analysis:
@@ -102,35 +115,38 @@ class _Analysis:
         self, name: str, spectra: Spectra, geometry: Float[np.ndarray, "n f"], config: AnalysisConfig, seed: int
     ) -> None:
         self.name, self.spectra, self.config, self.seed = name, spectra, config, seed
-        member, shares = spectra.member, spectra.shares()
-        self._scores = {mask: np.stack([spectra.scores(mask, share) for share in shares]) for mask in spectra.masks}
-        self._candidates = row_candidates(spectra, config.drop)
-        scorers: dict[str, Scorer] = {row: fixed(self._columns(found)) for row, found in self._candidates.items()}
-        if int((~member).sum()) >= GEOMETRY_HELDOUT:
-            scorers["geometry"] = calibrated_scorer(self._logs(), geometry, member, seed)
-            self._candidates["geometry"] = self._candidates["plain"]
-        self._judged = judge(scorers, member, config.repeats, config.bootstrap, config.confidence, seed)
+        self._cuts = row_cuts(spectra, config.drop)
+        scorers: dict[RowName, Scorer] = {row: cut_scorer(spectra, cuts) for row, cuts in self._cuts.items()}
+        if int((~spectra.member).sum()) >= GEOMETRY_HELDOUT:
+            plain = np.maximum(-spectra.scores(Mask.LOWEST, 0.0), np.finfo(np.float64).tiny)
+            scorers["geometry"] = calibrated_scorer(np.log(plain), geometry, spectra.member, seed)
+            self._cuts["geometry"] = self._cuts["plain"]
+        self._judged = judge(scorers, spectra.member, config.repeats, config.bootstrap, config.confidence, seed)
         # (shares, timesteps, 5)
         self.grids = {
-            mask: np.stack([[evaluate(column, member) for column in share.T] for share in scores])
-            for mask, scores in self._scores.items()
+            mask: np.stack([self._evaluate(spectra.scores(mask, share)) for share in spectra.shares()])
+            for mask in spectra.masks
         }
+
+    def _evaluate(self, scores: Float[np.ndarray, "n t"]) -> Float[np.ndarray, "t 5"]:
+        return np.stack([evaluate(column, self.spectra.member) for column in scores.T])
 
     def _share(self, drop: float) -> int:
         return round(drop * self.spectra.bins)
 
+    def _auroc(self, candidate: Candidate) -> float:
+        return float(self.grids[candidate.mask][self._share(candidate.drop), candidate.step, 0])
+
     def _column(self, candidate: Candidate) -> Float[np.ndarray, " n"]:
-        return self._scores[candidate.mask][self._share(candidate.drop), :, candidate.step]
+        return self.spectra.scores(candidate.mask, candidate.drop)[:, candidate.step]
 
-    def _columns(self, candidates: list[Candidate]) -> Float[np.ndarray, "n m"]:
-        return np.stack([self._column(candidate) for candidate in candidates], axis=1)
-
-    def _logs(self) -> Float[np.ndarray, "n t"]:
-        return np.log(np.maximum(-self._scores[Mask.LOWEST][0], np.finfo(np.float64).tiny))
+    def _candidates(self, row: RowName) -> list[Candidate]:
+        steps = range(len(self.spectra.timesteps))
+        return [Candidate(*cut, step) for cut in self._cuts[row] for step in steps]
 
     def _pick(self, row: RowName) -> Candidate:
         """What the row chose on most splits."""
-        return self._candidates[row][self._judged[row].pick]
+        return self._candidates(row)[self._judged[row].pick]
 
     def _described(self, candidate: Candidate) -> dict[str, object]:
         mask = candidate.mask.value if candidate.drop else "none"
@@ -149,9 +165,7 @@ class _Analysis:
     def _oracle(self, row: RowName) -> Choice | None:
         if row == "geometry":
             return None
-        candidates = self._candidates[row]
-        aurocs = [self.grids[c.mask][self._share(c.drop), c.step, 0] for c in candidates]
-        best = candidates[int(np.argmax(aurocs))]
+        best = max(self._candidates(row), key=self._auroc)
         scores, member = self._column(best), self.spectra.member
         return Choice(
             **self._described(best),
@@ -164,15 +178,14 @@ class _Analysis:
             Headline(
                 attack=self.name, row=row, calibrated=self._calibrated(row, self._judged[row]), oracle=self._oracle(row)
             )
-            for row in self._candidates
+            for row in self._cuts
         ]
 
     def _point(self, candidate: Candidate) -> Point:
-        auroc = self.grids[candidate.mask][self._share(candidate.drop), candidate.step, 0]
-        return Point(attack=self.name, **self._described(candidate), auroc=auroc)
+        return Point(attack=self.name, **self._described(candidate), auroc=self._auroc(candidate))
 
     def by_timestep(self) -> list[Point]:
-        return [self._point(candidate) for row in ("plain", "lowest") for candidate in self._candidates[row]]
+        return [self._point(candidate) for row in ("plain", "lowest") for candidate in self._candidates(row)]
 
     def by_drop(self) -> list[Point]:
         step = self._pick("plain").step

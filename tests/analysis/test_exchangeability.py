@@ -14,8 +14,9 @@ from ldm_scale.analysis.calibrated import calibrated_scorer
 from ldm_scale.analysis.combined import combined_scorer, log_features
 from ldm_scale.analysis.inference import infer_dataset
 from ldm_scale.analysis.metrics import aurocs
-from ldm_scale.analysis.splithalf import Scorer, fixed, halves, judge
+from ldm_scale.analysis.splithalf import Scorer, halves, judge
 from tests.analysis.simulation import STRUCTURES, Simulated, simulate
+from tests.analysis.test_splithalf import fixed
 
 NOMINAL = 0.95
 # (value, low, high) of an AUROC.
@@ -37,7 +38,7 @@ def calibrated(data: Simulated, seed: int) -> Interval:
 
 
 def chosen(data: Simulated, seed: int) -> Interval:
-    return judged(fixed(data.candidates), data.member, seed)
+    return judged(fixed(data.candidates, data.member), data.member, seed)
 
 
 def p_value(data: Simulated, seed: int) -> float:

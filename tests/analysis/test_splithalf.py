@@ -5,7 +5,7 @@ import pytest
 
 from ldm_scale.analysis.delong import delong
 from ldm_scale.analysis.metrics import Roc, bootstrap, bootstrap_weights, evaluate
-from ldm_scale.analysis.splithalf import fixed, halves, judge
+from ldm_scale.analysis.splithalf import Scorer, best, halves, judge
 
 
 def draw(seed: int, count: int = 80, candidates: int = 6, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -15,6 +15,16 @@ def draw(seed: int, count: int = 80, candidates: int = 6, shift: float = 0.0) ->
     scores = rng.standard_normal((count, candidates))
     scores[:, 2] += shift * member
     return scores, member
+
+
+def fixed(scores: np.ndarray, member: np.ndarray) -> Scorer:
+    """The best of candidates that need no fit."""
+
+    def score(choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
+        pick = best(scores[choose], member[choose])
+        return pick, scores[report, pick]
+
+    return score
 
 
 @pytest.mark.parametrize(("members", "heldout"), [(4, 4), (10, 7), (25, 40)])
@@ -39,17 +49,17 @@ def test_halves_are_seeded_and_mix_the_samples() -> None:
 
 def test_it_is_the_mean_over_splits_of_what_the_other_half_says() -> None:
     scores, member = draw(0, shift=0.4)
-    result = judge({"plain": fixed(scores[:, :1]), "best": fixed(scores)}, member, 4, 50, 0.9, 7)
+    result = judge({"plain": fixed(scores[:, :1], member), "best": fixed(scores, member)}, member, 4, 50, 0.9, 7)
     values, intervals, differences, exact, picks = [], [], [], [], []
     for split in range(4):
         choose, report = halves(member, 7, split)
         labels = member[report]
-        best = max(range(6), key=lambda c: evaluate(scores[choose, c], member[choose])[0])
-        picks.append(best)
-        values.append(evaluate(scores[report, best], labels))
-        exact.append(delong(scores[report, best][:, None], labels).intervals(0.9)[0])
+        found = max(range(6), key=lambda c: evaluate(scores[choose, c], member[choose])[0])
+        picks.append(found)
+        values.append(evaluate(scores[report, found], labels))
+        exact.append(delong(scores[report, found][:, None], labels).intervals(0.9)[0])
         weights = np.concatenate(list(bootstrap_weights(labels, 50, np.random.default_rng([7, split, 1]))))
-        ours, plain = (Roc(scores[report, c], labels).curve(weights).all() for c in (best, 0))
+        ours, plain = (Roc(scores[report, c], labels).curve(weights).all() for c in (found, 0))
         intervals.append(np.quantile(ours, [0.05, 0.95], axis=0).T)
         differences.append(np.quantile(ours - plain, [0.05, 0.95], axis=0).T)
     found = result["best"]
@@ -65,7 +75,7 @@ def test_it_is_the_mean_over_splits_of_what_the_other_half_says() -> None:
 
 def test_a_clear_winner_is_always_chosen() -> None:
     scores, member = draw(1, 400, shift=1.5)
-    result = judge({"best": fixed(scores)}, member, 10, 50, 0.95, 0)["best"]
+    result = judge({"best": fixed(scores, member)}, member, 10, 50, 0.95, 0)["best"]
     assert (result.pick, result.agreement) == (2, 1.0)
     # Each sample is reported on in half of the splits: the mean is near the AUROC of all samples.
     assert result.values[0] == pytest.approx(evaluate(scores[:, 2], member)[0], abs=0.03)
@@ -76,13 +86,17 @@ def test_a_clear_winner_is_always_chosen() -> None:
 def test_pairing_narrows_the_interval_of_a_difference_of_alike_scores() -> None:
     scores, member = draw(19, 400, 3)
     other = scores + 0.2 * np.random.default_rng(0).standard_normal(scores.shape)
-    paired = judge({"plain": fixed(scores[:, :1]), "other": fixed(other[:, :1])}, member, 2, 300, 0.9, 0)["other"]
+    paired = judge(
+        {"plain": fixed(scores[:, :1], member), "other": fixed(other[:, :1], member)}, member, 2, 300, 0.9, 0
+    )["other"]
     alone = bootstrap(other[:, 0], member, 300, 0.9, 0)
     assert np.ptp(paired.difference_intervals[0]) < np.ptp(alone[0]) / 2
 
 
 def test_the_result_depends_on_the_seed_only() -> None:
     scores, member = draw(2)
-    first, again, other = (judge({"best": fixed(scores)}, member, 3, 20, 0.95, seed)["best"] for seed in (0, 0, 1))
+    first, again, other = (
+        judge({"best": fixed(scores, member)}, member, 3, 20, 0.95, seed)["best"] for seed in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first.intervals, again.intervals)
     assert not np.array_equal(first.values, other.values)
