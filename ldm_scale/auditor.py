@@ -18,7 +18,7 @@ from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, 
 from ldm_scale.geometry.pooled import Profile, pooled_influence
 from ldm_scale.geometry.pullback import metric
 from ldm_scale.geometry.slq import slq_distortion
-from ldm_scale.geometry.stability import mask_overlap, rank_correlation
+from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
 from ldm_scale.randomness import keyed_generator, keyed_normal, keyed_permutation
 from ldm_scale.registry import unknown_name
@@ -157,15 +157,12 @@ class Auditor:
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n 2"], Float[Tensor, "n d d"] | None]:
         """Influence, its split-half stability, and the exact metrics where they were needed."""
         config = self._config.geometry
-        stability = torch.full((len(z), 2), torch.nan)
         if config.influence == "exact":
             metrics = metric(self._target.decode, z, config.memory)
-            return exact_influence(metrics), stability, metrics
+            return exact_influence(metrics), z.new_full((len(z), 2), torch.nan), metrics
         squares = self._probe(z, sample_ids)
-        if config.probes > 1:
-            halves = self._estimate(squares[::2]), self._estimate(squares[1::2])
-            stability = torch.stack([rank_correlation(*halves), mask_overlap(*halves, STABILITY_DROP)], dim=1)
-        return self._estimate(squares), stability, None
+        stability = split_half_stability(squares, self._estimate, STABILITY_DROP)
+        return self._estimate(squares), torch.stack(stability, dim=1), None
 
     def _distortion(
         self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str], metrics: Float[Tensor, "n d d"] | None

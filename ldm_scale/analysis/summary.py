@@ -29,7 +29,7 @@ from ldm_scale.config import AnalysisConfig
 
 RISKY = 10
 ROC_POINTS = 200
-# A regression on the held-out samples of a quarter of the halves' folds needs some: two a fold.
+# The regression is fitted on as few as a quarter of the held-out samples: two of these.
 GEOMETRY_HELDOUT = 8
 
 

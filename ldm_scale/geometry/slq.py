@@ -16,7 +16,7 @@ def bidiagonalise(
 ) -> Float[Tensor, "k n m m"]:
     """The upper bidiagonal B of m = `steps` Golub-Kahan steps from unit starts v_1: J V = U B, V^T J^T U = B^T.
 
-    B^T B is what Lanczos on G v = J^T (J v) gives, but B keeps the small singular values that squaring would round away.
+    B^T B is what Lanczos on G v = J^T (J v) gives, but B keeps the small singular values that squaring rounds away.
     V is orthogonalised in full, twice, in float64, which keeps U orthogonal too (Simon and Zha 2000). An exhausted run
     goes on with a diagonal of ones: cut off from v_1, and of logarithm 0.
     """
@@ -49,8 +49,8 @@ def slq_distortion(
 
     Each of k Gaussian or Rademacher probes, normalised here, gives sum_j w_j log s_j: s_j are the singular values of
     its bidiagonal, w_j the squared first entries of their right vectors. min(steps, D) steps each; 16 probes in the
-    paper's scripts. Singular values under about 1e-7 of the largest are rounding errors, and an exactly singular J
-    gives -inf or the logarithm of such an error.
+    paper's scripts. Fewer steps than the condition number of J asks for overestimate. Of a singular J the result is
+    -inf or finite and arbitrary: singular values below about 1e-7 of the largest are rounding errors.
     """
     dimensions = z[0].numel()
 

@@ -1,12 +1,13 @@
 """Stability of a sample's mask: how well the influences from two halves of its probes agree."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm_scale.geometry.influence import hutchinson_influence
+Estimator = Callable[[Tensor], Tensor]
 
 
 def average_ranks(values: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
@@ -38,15 +39,15 @@ def mask_overlap(a: Float[Tensor, "n d"], b: Float[Tensor, "n d"], drop: float) 
 
 
 def split_half_stability(
-    squares: Float[Tensor, "k n d"], drop: float
+    squares: Float[Tensor, "k n d"], estimate: Estimator, drop: float
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     """Rank correlation and mask overlap of the influences from the even and from the odd probes, K // 2 each.
 
-    Both are nan for fewer than two probes.
+    estimate: the influences (n, D) from the squares of some probes. Both are nan for fewer than two probes.
     """
     half = len(squares) // 2
     if half == 0:
         unknown = squares.new_full(squares.shape[1:2], torch.nan)
         return unknown, unknown
-    even, odd = (hutchinson_influence(squares[parity : 2 * half : 2]) for parity in (0, 1))
+    even, odd = (estimate(squares[parity : 2 * half : 2]) for parity in (0, 1))
     return rank_correlation(even, odd), mask_overlap(even, odd, drop)

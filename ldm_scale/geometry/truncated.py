@@ -25,7 +25,8 @@ def truncated_distortion(
     """sum_{i <= rank} log sigma_i(J) of the range of (J J^T)^iterations J Omega (Halko et al. 2011, algorithm 4.4).
 
     Omega are the r = rank + oversampling Gaussian `tangents` (20 + 30 in the paper), or the first D of them if D < r.
-    Every product with J or J^T is followed by a QR. A J of lower rank than `rank` gives the log of rounding errors.
+    Every product with J or J^T is followed by a QR. Of a J whose rank is below `rank`, it is -inf or sums logarithms
+    of rounding errors.
     """
 
     def largest(decode: Decoder, z: Tensor, tangents: Tensor, at_once: int) -> Tensor:

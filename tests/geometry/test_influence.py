@@ -6,19 +6,14 @@ import pytest
 import scipy.special
 import scipy.stats
 import torch
-from torch import Tensor
 
 from ldm_scale.geometry.influence import FLOOR, exact_influence, hutchinson_influence, log_bias, probe_squares
-from ldm_scale.geometry.pullback import metric
-from tests.geometry.test_pullback import LinearDecoder, conv_decoder, latents
-
-
-def normal(*shape: int, seed: int = 5) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+from ldm_scale.geometry.pullback import metric, product_bytes
+from tests.geometry.decoders import DECODERS, IMAGE, jacobians, latents, linear_decoder, normal
 
 
 def test_exact_influence_of_a_linear_decoder_is_the_log_norm_of_its_columns() -> None:
-    decoder = LinearDecoder()
+    decoder = linear_decoder()
     expected = decoder.matrix.double().norm(dim=0).log().float()
     for found in exact_influence(metric(decoder, latents(), 2**30)):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -40,10 +35,10 @@ def test_log_bias_is_the_mean_log_of_a_chi_squared_estimate(probes: int) -> None
 
 def test_the_corrected_estimate_is_unbiased_at_few_probes() -> None:
     """The mean over many two-probe estimates meets the exact influence; the uncorrected one misses it by 0.29."""
-    decoder, z = LinearDecoder(), latents(1)
+    decoder, z = linear_decoder(), latents(1)
     exact = exact_influence(metric(decoder, z, 2**30))[0]
     repeats = 4000
-    squares = probe_squares(decoder, z, normal(2 * repeats, 1, 3, 4, 4), 2**30)
+    squares = probe_squares(decoder, z, normal(2 * repeats, 1, *IMAGE), 2**30)
     estimates = torch.stack([hutchinson_influence(pair)[0] for pair in squares.split(2)])
     # Standard error of each mean: 0.5 * sqrt(polygamma(1, 1) / 4000) = 0.010.
     torch.testing.assert_close(estimates.mean(0), exact, rtol=0, atol=0.045)
@@ -51,9 +46,9 @@ def test_the_corrected_estimate_is_unbiased_at_few_probes() -> None:
 
 
 def test_hutchinson_converges_as_one_over_root_k() -> None:
-    decoder, z = conv_decoder(), latents(4)
+    decoder, z = DECODERS["conv"], latents(4)
     exact = metric(decoder, z, 2**30).diagonal(dim1=1, dim2=2).float()
-    squares = probe_squares(decoder, z, normal(4096, 4, 3, 4, 4), 2**30)
+    squares = probe_squares(decoder, z, normal(4096, 4, *IMAGE), 2**30)
     for probes in (16, 256, 4096):
         groups = squares.reshape(-1, probes, *squares.shape[1:]).mean(1)
         relative = ((groups / exact - 1) ** 2).mean().sqrt().item()
@@ -62,14 +57,29 @@ def test_hutchinson_converges_as_one_over_root_k() -> None:
 
 
 def test_many_probes_rank_as_the_exact_influence_does() -> None:
-    decoder, z = conv_decoder(), latents(4)
+    decoder, z = DECODERS["conv"], latents(4)
     exact = exact_influence(metric(decoder, z, 2**30))
-    found = hutchinson_influence(probe_squares(decoder, z, normal(4096, 4, 3, 4, 4), 2**30))
+    found = hutchinson_influence(probe_squares(decoder, z, normal(4096, 4, *IMAGE), 2**30))
     torch.testing.assert_close(found, exact, rtol=0, atol=0.06)
 
 
-@pytest.mark.parametrize("memory", [1, 20_000, 2**30])
-def test_chunks_do_not_change_a_result(memory: int) -> None:
-    decoder, z, probes = conv_decoder(), latents(5), normal(7, 5, 3, 4, 4)
-    whole = torch.cat([probe_squares(decoder, z[n : n + 1], probes[:, n : n + 1], 2**30) for n in range(5)], dim=1)
-    torch.testing.assert_close(probe_squares(decoder, z, probes, memory), whole, rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("name", DECODERS)
+def test_probe_squares_and_their_influence_follow_the_full_jacobian(name: str) -> None:
+    decoder, z, probes = DECODERS[name], latents(), normal(6, 3, *IMAGE)
+    full = jacobians(decoder, z)
+    expected = torch.einsum("nmd,knm->knd", full, probes.flatten(2).double()).square()
+    squares = probe_squares(decoder, z, probes, 2**30)
+    torch.testing.assert_close(squares.double(), expected, rtol=1e-3, atol=1e-5 * expected.max().item())
+    estimate = 0.5 * expected.mean(0).log() - log_bias(6)
+    torch.testing.assert_close(hutchinson_influence(squares).double(), estimate, rtol=0, atol=1e-3)
+    exact = 0.5 * full.square().sum(1).log()
+    torch.testing.assert_close(exact_influence(metric(decoder, z, 2**30)).double(), exact, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_memory_budget_and_the_batch_change_nothing(name: str) -> None:
+    decoder, z, probes = DECODERS[name], latents(5), normal(7, 5, *IMAGE)
+    alone = torch.cat([probe_squares(decoder, z[n : n + 1], probes[:, n : n + 1], 2**30) for n in range(5)], dim=1)
+    for memory in (1, 10 * product_bytes(decoder, z[:1]), 2**30):
+        found = probe_squares(decoder, z, probes, memory)
+        torch.testing.assert_close(found, alone, rtol=1e-3, atol=1e-6 * alone.max().item())
