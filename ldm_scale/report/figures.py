@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Inches of a panel, by how many stand side by side.
-PANELS = {1: (4.8, 3.7), 2: (4.9, 3.4), 3: (3.35, 2.8)}
+PANELS = {1: (5.2, 3.9), 2: (5.3, 3.5), 3: (3.55, 2.8)}
 # Names that fit beside each other under several panels.
 LEGEND = 5
 # Typed as any mapping: how matplotlib types its settings differs between its versions.

@@ -7,7 +7,6 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ldm_scale.analysis.results import DistortionGroup, Results
-from ldm_scale.analysis.splithalf import reported
 from ldm_scale.report.facts import facts, missing
 from ldm_scale.report.figures import STYLES, Plot
 from ldm_scale.report.headline import attacks_of, read_results, rows_of
@@ -99,7 +98,6 @@ def _context(run: RunDirectory, record: RunRecord, results: Results) -> dict[str
         "p_value": p_label(results.combined.inference.p_value),
         "reject_counts": [(*name.partition(": ")[::2], count) for name, count in results.rejected.items()],
         "rejects": run.rejects().to_pylist()[:REJECTS_SHOWN],
-        "reported": (reported(results.members), reported(results.heldout)),
         "results": results,
         "roles": ROLES,
         "row_label": row_label,

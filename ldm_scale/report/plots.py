@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from ldm_scale.analysis.results import DistortionGroup, Estimate, Point, Results
 from ldm_scale.report.figures import LOOK, STYLES, Plot, as_plot, panels
@@ -173,6 +173,7 @@ def plot_by_bin(results: Results) -> Plot:
     def draw(axes: Axes, attack: str) -> None:
         _auroc_axis(axes, [end for p in results.by_bin for end in (p.auroc.low, p.auroc.high)])
         _bars(axes, points(attack), "plain")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
     titles = {p.attack: f"{p.attack}, {at_step(p.timestep)}" for p in results.by_bin}
     figure = panels(titles, draw, "influence bin alone, 1 = lowest", f"AUROC, {results.confidence:.0%} interval")

@@ -28,7 +28,7 @@ def _picked(results: Results) -> str:
     """That the strongest of several attacks flatters."""
     if len(attacks_of(results)) == 1:
         return ""
-    return "The strongest attack was picked after seeing them all, so its numbers are a little optimistic."
+    return "The strongest attack was picked after seeing them all, so its numbers are optimistic."
 
 
 def _meaning(auroc: Estimate) -> str:
