@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Inches of a panel, by how many stand side by side.
-PANELS = {1: (5.2, 3.9), 2: (5.3, 3.5), 3: (3.55, 2.8)}
+PANELS = {1: (5.2, 3.6), 2: (5.3, 3.2), 3: (3.55, 2.8)}
+# Inches below the panels, for the legend.
+SPARE = 0.35
 # Names that fit beside each other under several panels.
 LEGEND = 5
 # Typed as any mapping: how matplotlib types its settings differs between its versions.
@@ -79,7 +81,7 @@ def panels(titles: dict[str, str], draw: Callable[[Axes, str], None], x: str, y:
     columns = 2 if len(titles) == 4 else min(len(titles), max(PANELS))
     rows = math.ceil(len(titles) / columns)
     width, height = PANELS[columns]
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows + SPARE), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
     for i, (axes, (attack, title)) in enumerate(zip(grid, titles.items(), strict=False)):
         draw(axes, attack)

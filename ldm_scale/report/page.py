@@ -54,7 +54,7 @@ def _warnings(results: Results) -> list[str]:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= CAPTION_SHOWN else text[: CAPTION_SHOWN - 1] + "…"
+    return text if len(text) <= CAPTION_SHOWN else text[: CAPTION_SHOWN - 1] + "\u2026"
 
 
 def _plots(results: Results, maps: LatentMaps) -> dict[str, Plot]:
