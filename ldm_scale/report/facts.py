@@ -4,7 +4,8 @@ import itertools
 import math
 
 from ldm_scale.analysis.results import Results
-from ldm_scale.config import GeometryConfig
+from ldm_scale.config import CALIBRATED, AuditConfig, GeometryConfig
+from ldm_scale.report.headline import attacks_of, rows_of
 from ldm_scale.rundir import RunRecord
 
 # Hex digits of a digest that are shown.
@@ -24,9 +25,40 @@ def _side(audited: int, expected: int) -> str:
     return f"{audited:,}" if audited == expected else f"{audited:,} of {expected:,}"
 
 
+def _attacks(results: Results, record: RunRecord) -> str:
+    """Every attack with its timesteps, and whether its score is their mean."""
+    averaged = {name for name in attacks_of(results) if rows_of(results, name)["plain"].calibrated.timestep is None}
+    return "; ".join(
+        f"{name}: {_timesteps(steps)}{' (the mean over them)' if name in averaged else ''}"
+        for name, steps in record.timesteps.items()
+    )
+
+
 def _influence(geometry: GeometryConfig, shape: tuple[int, ...]) -> str:
     probes = "" if geometry.influence == "exact" else f", {geometry.probes} probes a sample"
-    return f"{geometry.influence}{probes}; latent {' x '.join(map(str, shape))} = {math.prod(shape):,} dimensions"
+    pooled = f" and the mean of about {geometry.calibration:,} calibration samples" * (geometry.influence == "pooled")
+    latent = f"latent {' x '.join(map(str, shape))} = {math.prod(shape):,} dimensions"
+    return f"{geometry.influence}{probes}{pooled}; {latent}"
+
+
+def _stability(results: Results) -> list[tuple[str, str]]:
+    """How steady the influences are, where that is known."""
+    if results.stability is None:
+        return []
+    text = (
+        f"the two halves of {results.stability.probes} probes a sample correlate by "
+        f"{results.stability.correlation:.3f} (Spearman)"
+    )
+    return [("Stability", text)]
+
+
+def _ranking(config: AuditConfig) -> list[tuple[str, str]]:
+    """Where the one ranking for all samples comes from, where there is one."""
+    source = config.masks.ranking
+    if source is None:
+        return []
+    calibrated = f"mean influences of about {config.geometry.calibration:,} calibration samples"
+    return [("Ranking", f"one for all samples, from {calibrated if source == CALIBRATED else source}")]
 
 
 def _distortion(results: Results, geometry: GeometryConfig) -> str:
@@ -53,14 +85,15 @@ def facts(results: Results, record: RunRecord) -> list[tuple[str, str]]:
     }
     named = {name: f"{text} (SHA-256 {results.inputs[name][:SHORT]})" for name, text in inputs.items()}
     sides = f"{_side(results.members, record.members)} members, {_side(results.heldout, record.heldout)} held-out"
-    seen = [f"{name}: {_timesteps(steps)}" for name, steps in record.timesteps.items()]
     return [
         ("Target", named["target"]),
         ("Shards", named["shards"]),
         ("Split", named["split"]),
         ("Audited", f"{sides}; {sum(results.rejected.values()):,} rejected"),
-        ("Attacks" if len(seen) > 1 else "Attack", "; ".join(seen)),
+        ("Attacks" if len(record.timesteps) > 1 else "Attack", _attacks(results, record)),
         ("Influence", _influence(config.geometry, record.latent_shape)),
+        *_stability(results),
+        *_ranking(config),
         ("Distortion", _distortion(results, config.geometry)),
         ("Seed", str(config.seed)),
         ("Fingerprint", results.fingerprint[:SHORT]),

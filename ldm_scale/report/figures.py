@@ -11,7 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Inches of a panel, by how many stand side by side.
-PANELS = {1: (4.8, 3.7), 2: (4.9, 3.4), 3: (3.35, 2.8)}
+PANELS = {1: (5.2, 3.6), 2: (5.3, 3.2), 3: (3.55, 2.8)}
+# Inches below the panels, for the legend.
+SPARE = 0.35
+# Names that fit beside each other under several panels.
+LEGEND = 5
 # Typed as any mapping: how matplotlib types its settings differs between its versions.
 LOOK: dict[Any, Any] = {
     # A fixed salt gives the same bytes for the same results; a "$" in an attack's name starts no formula.
@@ -74,19 +78,27 @@ def panels(titles: dict[str, str], draw: Callable[[Axes, str], None], x: str, y:
 
     titles: attack to panel title. draw: draws one attack, with labels for the legend. x, y: axis labels.
     """
-    columns = min(len(titles), max(PANELS))
+    columns = 2 if len(titles) == 4 else min(len(titles), max(PANELS))
     rows = math.ceil(len(titles) / columns)
     width, height = PANELS[columns]
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, height * rows + SPARE), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
-    for axes, (attack, title) in zip(grid, titles.items(), strict=False):
+    for i, (axes, (attack, title)) in enumerate(zip(grid, titles.items(), strict=False)):
         draw(axes, attack)
         axes.set_title(title)
-        axes.set_xlabel(x)
+        axes.set_xlabel(x if i + columns >= len(titles) else "")
     for axes in grid[::columns]:
         axes.set_ylabel(y)
     for unused in grid[len(titles) :]:
         unused.set_axis_off()
-    handles, names = grid[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names) if columns > 1 else 3, handlelength=2.6)
+    _legend(figure, grid[0], columns)
     return figure
+
+
+def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """One legend for all panels; none for a single curve."""
+    handles, names = axes.get_legend_handles_labels()
+    widest = LEGEND if columns > 1 else 3
+    if len(names) > 1:
+        across = len(names) if len(names) <= widest else math.ceil(len(names) / math.ceil(len(names) / widest))
+        figure.legend(handles, names, loc="outside lower center", ncols=across, handlelength=2.6)

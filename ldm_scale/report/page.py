@@ -7,14 +7,13 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ldm_scale.analysis.results import DistortionGroup, Results
-from ldm_scale.analysis.splithalf import reported
 from ldm_scale.report.facts import facts, missing
 from ldm_scale.report.figures import STYLES, Plot
 from ldm_scale.report.headline import attacks_of, read_results, rows_of
 from ldm_scale.report.maps import LatentMaps, plot_dropped, plot_influence
 from ldm_scale.report.pictures import read_pictures
 from ldm_scale.report.plots import plot_by_bin, plot_by_distortion, plot_by_drop, plot_by_timestep, plot_roc
-from ldm_scale.report.table import row_label, step_label
+from ldm_scale.report.table import at_step, choice_label, p_label, row_label, share_label, step_label
 from ldm_scale.report.verdict import beats_chance, verdict
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.storage import Location
@@ -40,11 +39,11 @@ def _channels(maps: LatentMaps) -> list[dict[str, float]]:
     ]
 
 
-def _by_distortion(results: Results) -> dict[tuple[str, str], list[DistortionGroup]]:
+def _by_distortion(results: Results) -> dict[str, dict[str, list[DistortionGroup]]]:
     """The quartiles of distortion, then the halves, least first, by attack and row."""
-    lines: dict[tuple[str, str], list[DistortionGroup]] = {}
+    lines: dict[str, dict[str, list[DistortionGroup]]] = {}
     for group in sorted(results.by_distortion, key=lambda group: (-group.groups, group.group)):
-        lines.setdefault((group.attack, group.row), []).append(group)
+        lines.setdefault(group.attack, {}).setdefault(group.row, []).append(group)
     return lines
 
 
@@ -55,7 +54,7 @@ def _warnings(results: Results) -> list[str]:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= CAPTION_SHOWN else text[: CAPTION_SHOWN - 1] + "…"
+    return text if len(text) <= CAPTION_SHOWN else text[: CAPTION_SHOWN - 1] + "\u2026"
 
 
 def _plots(results: Results, maps: LatentMaps) -> dict[str, Plot]:
@@ -80,9 +79,11 @@ def _context(run: RunDirectory, record: RunRecord, results: Results) -> dict[str
     return {
         "agreement": maps.agreement(),
         "accuses": bool(results.at_risk) and beats_chance(results, results.at_risk[0].attack),
+        "at_step": at_step,
         "attacks": {attack: rows_of(results, attack) for attack in attacks_of(results)},
         "by_distortion": by_distortion,
         "channels": _channels(maps),
+        "choice_label": choice_label,
         "config": yaml.safe_dump(
             record.config.model_dump(mode="json"),
             sort_keys=False,
@@ -93,10 +94,10 @@ def _context(run: RunDirectory, record: RunRecord, results: Results) -> dict[str
         "facts": facts(results, record),
         "pictures": read_pictures([member.sample_id for member in results.at_risk], record),
         "plots": _plots(results, maps),
-        "groups": next(iter(by_distortion.values()), []),
+        "groups": next((line for rows in by_distortion.values() for line in rows.values()), []),
+        "p_value": p_label(results.combined.inference.p_value),
         "reject_counts": [(*name.partition(": ")[::2], count) for name, count in results.rejected.items()],
         "rejects": run.rejects().to_pylist()[:REJECTS_SHOWN],
-        "reported": (reported(results.members), reported(results.heldout)),
         "results": results,
         "roles": ROLES,
         "row_label": row_label,
@@ -117,6 +118,7 @@ def _environment() -> Environment:
     environment.filters["percent"] = lambda value: f"{100 * value:.2f}"
     environment.filters["signed"] = lambda value: f"{value:+.3f}"
     environment.filters["count"] = lambda value: f"{value:,}"
+    environment.filters["share"] = share_label
     environment.filters["shortened"] = _shortened
     return environment
 

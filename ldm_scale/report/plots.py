@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from ldm_scale.analysis.results import DistortionGroup, Estimate, Point, Results
 from ldm_scale.report.figures import LOOK, STYLES, Plot, as_plot, panels
 from ldm_scale.report.headline import attacks_of, rows_of
-from ldm_scale.report.table import step_label
+from ldm_scale.report.table import at_step
 
 # Least height of an axis of AUROC.
 NARROWEST = 0.12
@@ -70,7 +70,7 @@ def plot_roc(results: Results) -> Plot:
         _log(axes, x_floor, y_floor)
 
     titles = {attack: attack for attack in attacks_of(results)}
-    figure = panels(titles, draw, "false positive rate (held-out misjudged)", "true positive rate (members found)")
+    figure = panels(titles, draw, "FPR: held-out misjudged", "TPR: members found")
     return as_plot(figure, "ROC curves on logarithmic axes. " + " ".join(_roc_in_words(results, a) for a in titles))
 
 
@@ -84,7 +84,7 @@ def _roc_in_words(results: Results, attack: str) -> str:
 
 def _peak(points: Sequence[Point]) -> str:
     best = max(points, key=lambda p: p.auroc)
-    return f"{best.auroc:.3f} at t {step_label(best.timestep)}, {best.drop:.0%} dropped"
+    return f"{best.auroc:.3f} at {at_step(best.timestep)}, {best.drop:.0%} dropped"
 
 
 @rc_context(LOOK)
@@ -104,7 +104,7 @@ def plot_by_drop(results: Results) -> Plot:
             series = points(attack, mask)
             _curve(axes, [p.drop for p in series], [p.auroc for p in series], mask)
 
-    titles = {p.attack: f"{p.attack}, t = {step_label(p.timestep)}" for p in results.by_drop}
+    titles = {p.attack: f"{p.attack}, {at_step(p.timestep)}" for p in results.by_drop}
     figure = panels(titles, draw, "share of dimensions dropped", "AUROC, all samples")
     words = [f"{attack}, lowest dropped: best {_peak(points(attack, 'lowest'))}." for attack in titles]
     return as_plot(figure, "AUROC against the share of dimensions dropped. " + " ".join(words))
@@ -173,8 +173,9 @@ def plot_by_bin(results: Results) -> Plot:
     def draw(axes: Axes, attack: str) -> None:
         _auroc_axis(axes, [end for p in results.by_bin for end in (p.auroc.low, p.auroc.high)])
         _bars(axes, points(attack), "plain")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
-    titles = {p.attack: f"{p.attack}, t = {step_label(p.timestep)}" for p in results.by_bin}
+    titles = {p.attack: f"{p.attack}, {at_step(p.timestep)}" for p in results.by_bin}
     figure = panels(titles, draw, "influence bin alone, 1 = lowest", f"AUROC, {results.confidence:.0%} interval")
     ends = {attack: list(points(attack).values()) for attack in titles}
     words = [

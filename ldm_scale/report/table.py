@@ -9,29 +9,50 @@ from ldm_scale.rundir import RunDirectory
 
 # Wide enough for the table where standard output is a pipe or a job's log.
 LOG_WIDTH = 132
+SMALLEST_P = 1e-12
+
+
+def share_label(share: float) -> str:
+    """A share in percent, with no more digits than it has."""
+    return f"{100 * share:.3g}%"
 
 
 def row_label(headline: Headline) -> str:
     """What a headline row leaves out, in words."""
-    drop = f"{headline.calibrated.drop:.0%}"
+    drop = share_label(headline.calibrated.drop)
     return {
         "plain": "plain",
         "lowest": f"lowest {drop} dropped",
         "random": f"random {drop} dropped",
         "global": f"global lowest {drop}",
         "highest": f"highest {drop} dropped",
-        "chosen": f"chosen: {_chosen(headline.calibrated)}",
+        "chosen": f"chosen: {_dropped(headline.calibrated)}",
         "geometry": "geometry-calibrated",
     }[headline.row]
 
 
-def _chosen(choice: Choice) -> str:
-    return "nothing" if choice.mask == "none" else f"{choice.mask} {choice.drop:.0%}"
+def _dropped(choice: Choice) -> str:
+    return "nothing" if choice.mask == "none" else f"{choice.mask} {share_label(choice.drop)}"
 
 
 def step_label(timestep: int | None) -> str:
     """A timestep, or that it is the mean over all."""
     return "all" if timestep is None else str(timestep)
+
+
+def at_step(timestep: int | None) -> str:
+    """The same with its name, e.g. "t 60"."""
+    return "all t" if timestep is None else f"t {timestep}"
+
+
+def choice_label(choice: Choice) -> str:
+    """A choice in short: the timestep, and what is dropped if anything is."""
+    return at_step(choice.timestep) + ("" if choice.mask == "none" else f", {_dropped(choice)}")
+
+
+def p_label(p: float) -> str:
+    """A p-value; none so small that the test's tails cannot carry it."""
+    return f"p < {SMALLEST_P:g}" if p < SMALLEST_P else f"p = {p:.2g}"
 
 
 def _cell(estimate: Estimate) -> str:
@@ -63,7 +84,7 @@ def _headline_table(results: Results) -> Table:
             _cell(metrics.auroc),
             _difference(row),
             _cell(metrics.tpr_at_1pct_fpr),
-            f"{oracle.metrics.auroc.value:.3f} (t {step_label(oracle.timestep)})" if oracle else "",
+            f"{oracle.metrics.auroc.value:.3f} ({at_step(oracle.timestep)})" if oracle else "",
         )
     return table
 
@@ -81,8 +102,8 @@ def print_results(run: RunDirectory) -> None:
     )
     combined, inference = results.combined, results.combined.inference
     console.print(
-        f"all attacks combined: AUROC {_cell(combined.metrics.auroc)}; trained on the members at all: "
-        f"p = {inference.p_value:.2g}"
+        f"all attacks combined: AUROC {_cell(combined.metrics.auroc)}; if the target had never seen "
+        f"the members, {p_label(inference.p_value)}"
     )
     for reason, count in results.rejected.items():
         console.print(f"rejected {count}: {reason}", markup=False)

@@ -14,6 +14,23 @@ def strongest(results: Results) -> dict[str, Headline]:
     return max(candidates, key=lambda rows: _auroc(rows["chosen"]).value)
 
 
+def _lead(results: Results, best: Headline) -> str:
+    auroc, count = _auroc(best), len(attacks_of(results))
+    attack = f"the attack {best.attack}" if count == 1 else f"{best.attack}, the strongest of {count} attacks,"
+    return (
+        f"An attacker who scores a random member against a random held-out image with {attack} ranks the member "
+        f"first in {auroc.value:.0%} of cases (AUROC {auroc.value:.3f}, {results.confidence:.0%} interval "
+        f"{auroc.low:.3f} to {auroc.high:.3f}); chance is 50%."
+    )
+
+
+def _picked(results: Results) -> str:
+    """That the strongest of several attacks flatters."""
+    if len(attacks_of(results)) == 1:
+        return ""
+    return "The strongest attack was picked after seeing them all, so its numbers are optimistic."
+
+
 def _meaning(auroc: Estimate) -> str:
     if auroc.low > 0.5:
         return (
@@ -22,8 +39,9 @@ def _meaning(auroc: Estimate) -> str:
         )
     if auroc.high < 0.5:
         return (
-            "The interval lies below chance: members look less like members than held-out images do, so the two sides "
-            "differ in something other than training. Check that they come from one distribution."
+            "The interval lies below chance: members look less like members than held-out images do. Either the "
+            "attack's published direction is wrong on this target, or the two sides differ in something other than "
+            "training; check that they come from one distribution."
         )
     return "The interval includes chance: this attack finds no memorisation here, which is no proof that there is none."
 
@@ -36,6 +54,41 @@ def _low_rate(row: Headline, confidence: float) -> str:
     )
 
 
+def _together(results: Results) -> str:
+    """What one score from all attacks says, where there are several."""
+    if len(attacks_of(results)) == 1:
+        return ""
+    auroc = results.combined.metrics.auroc
+    return (
+        "A combined score that learns how to weigh all attacks and timesteps reaches AUROC "
+        f"{auroc.value:.3f} ({auroc.low:.3f} to {auroc.high:.3f})."
+    )
+
+
+def _reversed(results: Results, best: Headline) -> str:
+    """Which of the other attacks point the wrong way."""
+    rows = [rows_of(results, attack)["chosen"] for attack in attacks_of(results) if attack != best.attack]
+    wrong = [f"{row.attack} ({_auroc(row).value:.3f})" for row in rows if _auroc(row).high < 0.5]
+    if not wrong:
+        return ""
+    return (
+        f"Below chance with their whole interval: {', '.join(wrong)}. There the published direction is wrong on this "
+        "target: members score lower than held-out images. Turning a score around after seeing the answer would be "
+        "cheating, so it stays as published."
+    )
+
+
+def _caution(lowest: Headline) -> str:
+    """Whether the paired difference to plain can be told from nothing."""
+    if lowest.calibrated.difference is None:
+        return ""
+    change = lowest.calibrated.difference.auroc
+    interval = f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
+    if change.low <= 0 <= change.high:
+        return f" The paired difference, {interval}, may be nothing: its interval includes 0, so it is not certain."
+    return f" The paired difference is {interval}; its interval excludes 0."
+
+
 def _filter(rows: dict[str, Headline]) -> str:
     """What the paper's filter does, beside its two controls."""
     plain, lowest = _auroc(rows["plain"]), _auroc(rows["lowest"])
@@ -46,25 +99,21 @@ def _filter(rows: dict[str, Headline]) -> str:
         f"dropping {share} at random gives {_auroc(rows['random']).value:.3f}, "
         f"dropping the highest {share} {_auroc(rows['highest']).value:.3f}"
     )
-    caution = ""
-    if lowest.low <= plain.value <= lowest.high and plain.low <= lowest.value <= plain.high:
-        caution = " Each of the first two lies within the other's interval: do not read the difference as certain."
-    subject = f"Dropping the {share} of latent dimensions with the lowest influence"
-    return f"{subject} {verb} AUROC {path}; {controls}.{caution}"
+    subject = f"dropping the {share} of latent dimensions with the lowest influence"
+    return f"For {rows['plain'].attack}, {subject} {verb} AUROC {path}; {controls}.{_caution(rows['lowest'])}"
 
 
-def verdict(results: Results) -> tuple[str, str]:
-    """How well a random member is told from a random held-out image; and what that means, and what dropping does."""
+def verdict(results: Results) -> list[str]:
+    """How well a member is told from a held-out image; then, a paragraph each, what that means and what dropping does.
+
+    With several attacks, a paragraph between them says what the others and all together find.
+    """
     rows = strongest(results)
-    best, count = rows["chosen"], len(attacks_of(results))
-    auroc = _auroc(best)
-    attack = f"the attack {best.attack}" if count == 1 else f"{best.attack}, the strongest of {count} attacks,"
-    lead = (
-        f"An attacker who scores a random member against a random held-out image with {attack} ranks the member "
-        f"first in {auroc.value:.0%} of cases (AUROC {auroc.value:.3f}, {results.confidence:.0%} interval "
-        f"{auroc.low:.3f} to {auroc.high:.3f}); chance is 50%."
-    )
-    return lead, " ".join((_meaning(auroc), _low_rate(best, results.confidence), _filter(rows)))
+    best = rows["chosen"]
+    meaning = (_meaning(_auroc(best)), _low_rate(best, results.confidence), _picked(results))
+    others = (_together(results), _reversed(results, best))
+    paragraphs = (" ".join(filter(None, sentences)) for sentences in (meaning, others))
+    return [_lead(results, best), *filter(None, paragraphs), _filter(rows)]
 
 
 def beats_chance(results: Results, attack: str) -> bool:

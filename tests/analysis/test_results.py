@@ -7,47 +7,42 @@ from pydantic import BaseModel, ValidationError
 
 from ldm_scale.analysis import results
 from ldm_scale.analysis.results import (
+    BinPoint,
+    Calibrated,
     Choice,
+    Combined,
+    DatasetInference,
     DistortionGroup,
     Estimate,
     Headline,
+    Leakage,
     MetricSet,
     Point,
     Record,
     Results,
     RiskyMember,
     RocPoint,
+    Stability,
 )
 
 MODELS = [model for model in vars(results).values() if isinstance(model, type) and issubclass(model, Record)]
 # Keys that say what they are, or whose model's docstring does.
 SELF_EVIDENT = {
-    *(
-        "attack",
-        "row",
-        "mask",
-        "drop",
-        "timestep",
-        "quartile",
-        "metrics",
-        "auroc",
-        "fpr",
-        "tpr",
-        "value",
-        "low",
-        "high",
-    ),
-    *("members", "heldout", "sample_id", "format", "bootstrap", "confidence", "headline", "roc"),
+    *("attack", "row", "mask", "drop", "timestep", "metrics", "auroc", "fpr", "tpr", "value", "low", "high"),
+    *("sample_id", "format", "bootstrap", "confidence", "headline", "roc", "features", "inference"),
+    *("members", "heldout", "combined", "leakage", "by_bin"),
 }
 
 
 def example() -> Results:
     """One of everything."""
     estimate = Estimate(value=0.7, low=0.6, high=0.8)
-    metrics = MetricSet(auroc=estimate, asr=estimate, tpr_at_1pct_fpr=estimate, tpr_at_01pct_fpr=estimate)
-    choice = Choice(timestep=50, drop=0.4, metrics=metrics)
+    metrics = MetricSet(**dict.fromkeys(MetricSet.model_fields, estimate))
+    choice = {"timestep": None, "mask": "lowest", "drop": 0.4, "metrics": metrics, "delong": estimate}
+    calibrated = Calibrated(**choice, agreement=0.7, difference=metrics)
     shared: dict[str, Any] = {"attack": "sima", "row": "plain"}
-    group = {"quartile": 1, "low": 0.1, "high": 0.2, "members": 3, "heldout": 0, "timestep": 50, "drop": 0.0}
+    group = {"groups": 4, "group": 1, "low": 0.1, "high": 0.2, "members": 3, "heldout": 0, "timestep": 50, "drop": 0.0}
+    inference = DatasetInference(p_value=1e-300, statistic=9.0, members=3, heldout=4)
     return Results(
         fingerprint="abc",
         inputs={"shards": "1", "split": "2", "target": "3"},
@@ -56,11 +51,16 @@ def example() -> Results:
         expected=8,
         rejected={"decode: no image": 1},
         distortion_measured=7,
+        stability=Stability(correlation=0.9, overlap=0.8, probes=4),
+        repeats=10,
         bootstrap=1000,
         confidence=0.95,
-        headline=(Headline(**shared, calibrated=choice, oracle=choice),),
+        headline=(Headline(**shared, calibrated=calibrated, oracle=Choice(**choice)),),
+        combined=Combined(features=5, metrics=metrics, delong=estimate, inference=inference),
+        leakage=Leakage(attack="sima", timestep=0, correlation=estimate),
         by_timestep=(Point(attack="sima", mask="none", drop=0.0, timestep=0, auroc=0.1 + 0.2),),
         by_drop=(Point(attack="sima", mask="random", drop=0.05, timestep=0, auroc=1 / 3),),
+        by_bin=(BinPoint(attack="sima", bin=0, timestep=None, auroc=estimate),),
         by_distortion=(DistortionGroup(**shared, **group, auroc=None),),
         roc=(RocPoint(**shared, fpr=0.01, tpr=0.2),),
         at_risk=(RiskyMember(sample_id="members-000000/a", attack="sima", score=3.0, heldout_above=0.0),),
@@ -84,7 +84,11 @@ def test_json_is_read_back_as_it_was() -> None:
 
 
 def test_an_unknown_key_is_rejected_at_every_level() -> None:
-    for path in ((), ("headline", 0), ("headline", 0, "calibrated", "metrics", "auroc"), ("at_risk", 0)):
+    paths = (
+        *((), ("headline", 0), ("headline", 0, "calibrated", "difference", "auroc"), ("headline", 0, "oracle")),
+        *(("at_risk", 0), ("by_bin", 0), ("combined", "inference"), ("leakage",), ("stability",)),
+    )
+    for path in paths:
         content = example().model_dump(mode="json")
         inner = content
         for step in path:
@@ -100,6 +104,30 @@ def test_a_missing_key_is_rejected() -> None:
         del content[name]
         with pytest.raises(ValidationError, match=name):
             Results.model_validate(content)
+
+
+def test_what_may_be_absent_is_written_as_null() -> None:
+    plain = example().headline[0]
+    calibrated = plain.calibrated.model_copy(update={"difference": None})
+    headline = plain.model_copy(update={"calibrated": calibrated, "oracle": None})
+    bare = example().model_copy(update={"headline": (headline,), "stability": None})
+    written = bare.model_dump(mode="json")
+    assert written["stability"] is written["headline"][0]["oracle"] is None
+    assert Results.model_validate_json(bare.model_dump_json()) == bare
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(("headline", 0, "row"), "best"), (("by_drop", 0, "mask"), "middle"), (("by_distortion", 0, "groups"), 3)],
+)
+def test_names_outside_the_schema_are_rejected(path: tuple[Any, ...], value: Any) -> None:
+    content = example().model_dump(mode="json")
+    inner = content
+    for step in path[:-1]:
+        inner = inner[step]
+    inner[path[-1]] = value
+    with pytest.raises(ValidationError, match=path[-1]):
+        Results.model_validate(content)
 
 
 def test_results_are_frozen() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +18,31 @@ from PIL import Image
 
 from ldm_scale.analysis.ranking import RankingSums, ranking_table
 from ldm_scale.analysis.results import (
+    BinPoint,
+    Calibrated,
     Choice,
+    Combined,
+    DatasetInference,
     DistortionGroup,
     Estimate,
     Headline,
+    Leakage,
     MetricSet,
     Point,
     Results,
     RiskyMember,
     RocPoint,
+    Stability,
 )
-from ldm_scale.config import AuditConfig, digest
+from ldm_scale.config import AuditConfig, GeometryConfig, MaskConfig, digest
 from ldm_scale.data.shards import Manifest, Sample, read_manifest, write_manifest, write_shards
 from ldm_scale.errors import UsageError
+from ldm_scale.report.facts import facts
+from ldm_scale.report.headline import read_results
 from ldm_scale.report.page import write_report
 from ldm_scale.report.pictures import Picture, read_pictures
-from ldm_scale.report.plots import plot_by_distortion
+from ldm_scale.report.plots import plot_by_bin, plot_by_distortion, plot_by_timestep, plot_roc
+from ldm_scale.report.table import at_step, choice_label, p_label, print_results, row_label, step_label
 from ldm_scale.report.verdict import beats_chance, verdict
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import REJECT
@@ -41,7 +51,26 @@ from ldm_scale.storage import Location, write_table
 ATTACK = "<script>alert(1)</script>"
 SHAPE = (4, 2, 2)
 STEPS = (0, 10, 20, 30)
-ROWS = {"plain": 0.0, "lowest": 0.4, "random": 0.4, "highest": 0.4, "chosen": 0.25}
+# Row to what it leaves out, and how much of it.
+ROWS = {
+    "plain": ("none", 0.0),
+    "lowest": ("lowest", 0.4),
+    "global": ("global", 0.4),
+    "random": ("random", 0.4),
+    "highest": ("highest", 0.4),
+    "chosen": ("lowest", 0.25),
+    "geometry": ("none", 0.0),
+}
+LABELS = {
+    "plain": "plain all dimensions kept",
+    "lowest": "lowest 40% dropped the paper's filter",
+    "global": "global lowest 40% one ranking for all samples",
+    "random": "random 40% dropped control",
+    "highest": "highest 40% dropped reversed control",
+    "chosen": "chosen: lowest 25% side and share chosen, too",
+    "geometry": "geometry-calibrated minus what geometry predicts",
+}
+SEVEN = ("sima", "secmi", "pia", "pian", "epsilon", "loss", "pfami")
 PROFILE = b"bytes of a stored colour profile"
 REJECTED = {"sample_id": "heldout-000000/h<5>", "stage": "decode", "reason": "no <b>image</b>: 0 bytes"}
 
@@ -57,40 +86,48 @@ def _estimate(value: float) -> Estimate:
     return Estimate(value=value, low=value - 0.05, high=value + 0.05)
 
 
-def _choice(value: float, timestep: int, drop: float) -> Choice:
-    values = (value, value - 0.1, value / 4, value / 16)
-    names = ("auroc", "asr", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr")
-    metrics = MetricSet(**{name: _estimate(v) for name, v in zip(names, values, strict=True)})
-    return Choice(timestep=timestep, drop=drop, metrics=metrics)
+def _metrics(value: float) -> MetricSet:
+    values = (value, value - 0.1, value / 4, value / 16, value / 2)
+    return MetricSet(**{name: _estimate(v) for name, v in zip(MetricSet.model_fields, values, strict=True)})
 
 
-def _headline(attack: str, base: float) -> list[Headline]:
+def _choice(value: float, timestep: int | None, mask: str, drop: float) -> dict[str, Any]:
+    delong = Estimate(value=value, low=value - 0.04, high=value + 0.04)
+    return {"timestep": timestep, "mask": mask, "drop": drop, "metrics": _metrics(value), "delong": delong}
+
+
+def _headline(attack: str, base: float, averaged: bool) -> list[Headline]:
+    rows = []
+    for i, (row, (mask, drop)) in enumerate(ROWS.items()):
+        steps = (None, None) if averaged else (STEPS[i % 4], STEPS[(i + 1) % 4])
+        value, difference = base + 0.011 * i, None if row == "plain" else _metrics(0.011 * i)
+        calibrated = Calibrated(**_choice(value, steps[0], mask, drop), agreement=0.9 - i / 10, difference=difference)
+        oracle = None if row == "geometry" else Choice(**_choice(value + 0.003, steps[1], mask, drop))
+        rows.append(Headline(attack=attack, row=row, calibrated=calibrated, oracle=oracle))
+    return rows
+
+
+def _by_drop(attack: str, averaged: bool) -> list[Point]:
+    step = None if averaged else 10
     return [
-        Headline(
-            attack=attack,
-            row=row,
-            calibrated=_choice(base + 0.011 * i, STEPS[i % 4], drop),
-            oracle=_choice(base + 0.011 * i + 0.003, STEPS[(i + 1) % 4], drop),
-        )
-        for i, (row, drop) in enumerate(ROWS.items())
-    ]
-
-
-def _by_drop(attack: str) -> list[Point]:
-    return [
-        Point(attack=attack, mask=mask if share else "none", drop=share / 4, timestep=10, auroc=0.7 + share / 50)
-        for mask in ("lowest", "random", "highest")
+        Point(attack=attack, mask=mask if share else "none", drop=share / 4, timestep=step, auroc=0.7 + share / 50)
+        for mask in ("lowest", "global", "random", "highest")
         for share in range(4)
     ]
 
 
-def _by_timestep(attack: str) -> list[Point]:
+def _by_timestep(attack: str, averaged: bool) -> list[Point]:
     masks = (("none", 0.0), ("lowest", 0.4))
     return [
-        Point(attack=attack, mask=mask, drop=drop, timestep=t, auroc=0.6 + t / 1000)
+        Point(attack=attack, mask=mask, drop=drop, timestep=t, auroc=0.6 + (t or 0) / 1000)
         for mask, drop in masks
-        for t in STEPS
+        for t in ((None,) if averaged else STEPS)
     ]
+
+
+def _by_bin(attack: str, averaged: bool) -> list[BinPoint]:
+    step = None if averaged else 10
+    return [BinPoint(attack=attack, bin=i, timestep=step, auroc=_estimate(0.55 + i / 50)) for i in range(5)]
 
 
 def _by_distortion(attack: str) -> list[DistortionGroup]:
@@ -98,22 +135,31 @@ def _by_distortion(attack: str) -> list[DistortionGroup]:
         DistortionGroup(
             attack=attack,
             row=row,
-            quartile=quartile,
-            low=quartile - 9.0,
-            high=quartile - 8.5,
-            members=3,
-            heldout=3 if quartile > 1 else 0,
+            groups=groups,
+            group=group,
+            low=group - 9.0,
+            high=group - 8.5,
+            members=12 // groups,
+            heldout=12 // groups if group > 1 else 0,
             timestep=10,
-            drop=0.0,
-            auroc=_estimate(0.6 + quartile / 20) if quartile > 1 else None,
+            drop=0.0 if row == "plain" else 0.4,
+            auroc=_estimate(0.6 + group / 20) if group > 1 else None,
         )
         for row in ("plain", "lowest")
-        for quartile in (1, 2, 3, 4)
+        for groups in (2, 4)
+        for group in range(1, groups + 1)
     ]
+
+
+def _combined() -> Combined:
+    inference = DatasetInference(p_value=0.003, statistic=2.9, members=3, heldout=2)
+    return Combined(features=1200, metrics=_metrics(0.81), delong=_estimate(0.81), inference=inference)
 
 
 def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Results:
     rates = np.linspace(0, 1, 5)
+    # Attack to whether it is averaged over its timesteps.
+    seen = {name: name == "pfami" for name in attacks}
     return Results(
         fingerprint="0123456789abcdef",
         inputs={"shards": "5" * 64, "split": "feedc0ffee" * 6, "target": "7" * 64},
@@ -122,11 +168,18 @@ def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Res
         expected=12,
         rejected={"decode: no <b>image</b>": 1},
         distortion_measured=11,
+        stability=Stability(correlation=0.912, overlap=0.83, probes=16),
+        repeats=7,
         bootstrap=100,
         confidence=0.9,
-        headline=tuple(row for i, name in enumerate(attacks) for row in _headline(name, base - 0.1 * i)),
-        by_timestep=tuple(point for name in attacks for point in _by_timestep(name)),
-        by_drop=tuple(point for name in attacks for point in _by_drop(name)),
+        headline=tuple(
+            row for i, (name, mean) in enumerate(seen.items()) for row in _headline(name, base - i / 10, mean)
+        ),
+        combined=_combined(),
+        leakage=Leakage(attack=attacks[0], timestep=10, correlation=_estimate(0.3)),
+        by_timestep=tuple(point for name, mean in seen.items() for point in _by_timestep(name, mean)),
+        by_drop=tuple(point for name, mean in seen.items() for point in _by_drop(name, mean)),
+        by_bin=tuple(point for name, mean in seen.items() for point in _by_bin(name, mean)),
         by_distortion=tuple(group for name in attacks for group in _by_distortion(name)),
         roc=tuple(
             RocPoint(attack=name, row=row, fpr=rate, tpr=rate**0.5)
@@ -175,7 +228,9 @@ def _make_run(folder: Path, attacks: Sequence[str] = ("sima",), base: float = 0.
     results = _results(attacks, ids, base)
     (run.root / "results.json").replace(results.model_dump_json().encode())
     influence = np.random.default_rng(0).normal(size=(11, 16)).astype(np.float16)
-    write_table(run.root / "ranking.parquet", ranking_table(RankingSums.of(influence, 0.4), SHAPE))
+    write_table(
+        run.root / "ranking.parquet", ranking_table(RankingSums.of(influence, 0.4), SHAPE, np.linspace(0.4, 0.6, 16))
+    )
     return run
 
 
@@ -211,29 +266,116 @@ def test_page_loads_nothing(page: str) -> None:
     assert not re.search(r"<script|<link|<iframe|<object|@import|url\(", page)
 
 
+def _cell(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} {estimate.low:.3f} to {estimate.high:.3f}"
+
+
 def test_every_headline_row_shows_its_numbers(run: RunDirectory, page: str) -> None:
     text = _text(page)
-    results = Results.model_validate_json((run.root / "results.json").read_bytes())
-    labels = ("plain", "lowest 40% dropped", "random 40% dropped", "highest 40% dropped", "chosen: lowest 25%")
-    for label, row in zip(labels, results.headline, strict=True):
-        metrics = row.calibrated.metrics
-        estimates = (metrics.auroc, metrics.asr, metrics.tpr_at_1pct_fpr, metrics.tpr_at_01pct_fpr)
-        cells = [f"{e.value:.3f} {e.low:.3f} to {e.high:.3f}" for e in estimates]
-        oracle = f"{row.oracle.metrics.auroc.value:.3f} t {row.oracle.timestep}, drop {row.oracle.drop:.3f}"
-        choice = f"{row.calibrated.drop:.3f} {row.calibrated.timestep}"
-        assert re.search(rf"{re.escape(label)} [\w' ,]+ {choice} {' '.join(cells)} {oracle}", text), label
+    for row in read_results(run).headline:
+        calibrated, metrics = row.calibrated, row.calibrated.metrics
+        change = calibrated.difference and calibrated.difference.auroc
+        signed = f"{change.value:+.3f} {change.low:+.3f} to {change.high:+.3f}" if change else ""
+        oracle = f"{row.oracle.metrics.auroc.value:.3f} {choice_label(row.oracle)}" if row.oracle else ""
+        parts = (
+            *(LABELS[row.row], str(calibrated.timestep), f"{calibrated.agreement:.0%} agree", _cell(metrics.auroc)),
+            *(signed, _cell(metrics.asr), _cell(metrics.tpr_at_1pct_fpr), _cell(metrics.tpr_at_01pct_fpr), oracle),
+        )
+        assert " ".join(filter(None, parts)) in text, row.row
+
+
+def test_a_difference_is_shown_with_its_sign(page: str) -> None:
+    text = _text(page)
+    assert "AUROC minus plain ASR" in text
+    assert "0.711 0.661 to 0.761 +0.011 -0.039 to +0.061 0.611" in text
+    assert "all dimensions kept 0 90% agree 0.700 0.650 to 0.750 0.600 0.550 to 0.650" in text
+
+
+def test_papers_table_is_the_oracle_in_percent(page: str) -> None:
+    text = _text(page)
+    table = text[text.index("For comparison with the paper's tables") : text.index("How the attack behaves")]
+    assert "plain t 10 70.30 66.30 to 74.30 60.30 35.15" in table
+    assert "lowest dropped t 20, lowest 40% 71.40 67.40 to 75.40 61.40 35.70" in table
+    assert "chosen share t 20, lowest 25% 75.80" in table
+    assert "geometry" not in table
+    assert "held-out images as positives" in table
+
+
+def test_combined_score_and_dataset_inference(page: str) -> None:
+    text = _text(page)
+    assert "All timesteps together" in text
+    assert f"combined from 1,200 features {_cell(_estimate(0.81))} {_cell(_estimate(0.71))}" in text
+    assert "with probability p = 0.003 (Welch's one-sided t-test on 3 members and 2 held-out images" in text
+
+
+def test_latent_section_knows_leakage_and_stability(page: str) -> None:
+    text = _text(page)
+    assert "alone (sima, t 10) have a rank correlation of +0.300 (90% interval +0.250 to +0.350)" in text
+    assert "one half of a sample's 16 probes and from the other correlate by 0.912" in text
+    assert "their lowest 40% share 83% of the dimensions" in text
 
 
 def test_verdict_follows_the_chosen_row(page: str) -> None:
     text = _text(page)
-    assert "ranks the member first in 74% of cases (AUROC 0.744, 90% interval 0.694 to 0.794); chance is 50%" in text
+    assert "ranks the member first in 75% of cases (AUROC 0.755, 90% interval 0.705 to 0.805); chance is 50%" in text
     assert "lies above chance" in text
     assert (
-        "raises AUROC from 0.700 to 0.711; dropping 40% at random gives 0.722, dropping the highest 40% 0.733" in text
+        "raises AUROC from 0.700 to 0.711; dropping 40% at random gives 0.733, dropping the highest 40% 0.744" in text
     )
 
 
-@pytest.mark.parametrize(("base", "meaning"), [(0.48, "includes chance"), (0.3, "below chance"), (0.6, "above chance")])
+def _with_change(results: Results, value: float) -> Results:
+    """The same results with another paired difference of the lowest rows, give or take 0.05."""
+    rows = [
+        row.model_copy(update={"calibrated": row.calibrated.model_copy(update={"difference": _metrics(value)})})
+        if row.row == "lowest"
+        else row
+        for row in results.headline
+    ]
+    return results.model_copy(update={"headline": tuple(rows)})
+
+
+@pytest.mark.parametrize(
+    ("change", "caution"),
+    [
+        (0.011, "The paired difference, +0.011 (-0.039 to +0.061), may be nothing: its interval includes 0"),
+        (0.06, "The paired difference is +0.060 (+0.010 to +0.110); its interval excludes 0."),
+        (-0.06, "The paired difference is -0.060 (-0.110 to -0.010); its interval excludes 0."),
+    ],
+)
+def test_verdict_asks_the_paired_difference(change: float, caution: str) -> None:
+    results = _with_change(_results(("sima",), (), 0.7), change)
+    assert caution in verdict(results)[-1]
+    assert ("not certain" in verdict(results)[-1]) == (change == 0.011)
+
+
+def test_verdict_of_one_attack_speaks_of_no_others() -> None:
+    found = verdict(_results(("sima",), (), 0.7))
+    assert len(found) == 3
+    assert not re.search("combined|strongest|optimistic|direction", " ".join(found))
+
+
+def test_verdict_of_several_attacks() -> None:
+    lead, meaning, others, dropping = verdict(_results(SEVEN, (), 0.7))
+    assert "sima, the strongest of 7 attacks," in lead
+    assert "picked after seeing them all, so its numbers are optimistic" in meaning
+    assert "A combined score that learns how to weigh all attacks and timesteps reaches AUROC 0.810 (0.760" in others
+    # The intervals of secmi, pia and pian (0.455 and 0.05 to either side) do not lie below chance.
+    assert "interval: epsilon (0.355), loss (0.255), pfami (0.155). There the published direction is wrong" in others
+    assert dropping.startswith("For sima, dropping the 40%")
+
+
+def test_verdict_of_attacks_that_all_point_the_right_way() -> None:
+    assert "direction" not in " ".join(verdict(_results(("sima", "pia"), (), 0.7)))
+
+
+def test_verdict_may_have_a_winner_other_than_the_first() -> None:
+    results = _results(("sima", "pia"), (), 0.6)
+    swapped = results.model_copy(update={"headline": (*results.headline[7:], *results.headline[:7])})
+    assert "sima, the strongest of 2 attacks," in verdict(swapped)[0]
+
+
+@pytest.mark.parametrize(("base", "meaning"), [(0.45, "includes chance"), (0.3, "below chance"), (0.6, "above chance")])
 def test_verdict_knows_chance(base: float, meaning: str) -> None:
     results = _results(("sima",), ("members-000000/m0",), base)
     assert meaning in verdict(results)[1]
@@ -246,7 +388,36 @@ def test_what_was_audited(page: str) -> None:
     assert "sima: 4 timesteps 0, 10, ..., 30" in text
     assert "hutchinson, 16 probes a sample; latent 4 x 2 x 2 = 16 dimensions" in text
     assert "members/ and heldout/ (SHA-256 feedc0ffeefe)" in text
+    assert "Stability the two halves of 16 probes a sample correlate by 0.912 (Spearman)" in text
+    assert "Ranking one for all" not in text
     assert "Warnings too few held-out & more" in text
+
+
+def _facts(run: RunDirectory, results: Results, **config: Any) -> dict[str, str]:
+    record = run.read_record()
+    changed = record.model_copy(update={"config": record.config.model_copy(update=config)})
+    return dict(facts(results, changed))
+
+
+def test_facts_of_a_pooled_influence_and_a_calibrated_ranking(run: RunDirectory) -> None:
+    geometry = GeometryConfig(influence="pooled", probes=2, calibration=3000)
+    found = _facts(run, read_results(run), geometry=geometry, masks=MaskConfig(ranking="calibration"))
+    assert found["Influence"].startswith("pooled, 2 probes a sample and the mean of about 3,000 calibration samples;")
+    assert found["Ranking"] == "one for all samples, from mean influences of about 3,000 calibration samples"
+
+
+def test_facts_of_a_ranking_by_another_run(run: RunDirectory) -> None:
+    exact = read_results(run).model_copy(update={"stability": None})
+    found = _facts(run, exact, geometry=GeometryConfig(influence="exact"), masks=MaskConfig(ranking="runs/<b>"))
+    assert found["Influence"] == "exact; latent 4 x 2 x 2 = 16 dimensions"
+    assert found["Ranking"] == "one for all samples, from runs/<b>"
+    assert "Stability" not in found
+
+
+def test_facts_name_the_averaged_attacks(tmp_path: Path) -> None:
+    run = _make_run(tmp_path, attacks=("sima", "pfami"))
+    found = _facts(run, read_results(run))["Attacks"]
+    assert found == "sima: 4 timesteps 0, 10, ..., 30; pfami: 4 timesteps 0, 10, ..., 30 (the mean over them)"
 
 
 def test_hostile_text_stays_text(page: str) -> None:
@@ -323,17 +494,65 @@ def test_same_directory_same_bytes(run: RunDirectory, page: str) -> None:
     assert location.read_text() == page
 
 
+def test_distortion_is_shown_in_quarters_and_halves(page: str) -> None:
+    text = _text(page)
+    assert "nats members + held-out quarter 1 -8.0 to -7.5 3 + 0 quarter 2 -7.0 to -6.5 3 + 3" in text
+    assert "half 1 -8.0 to -7.5 6 + 0 half 2 -7.0 to -6.5 6 + 6 plain t 10 one side is empty" in text
+    cells = [_cell(_estimate(0.6 + i / 20)) for i in (2, 3, 4)]
+    empty = "one side is empty"
+    assert f"lowest dropped t 10, drop 40% {empty} {' '.join(cells)} {empty} {cells[0]}" in text
+
+
 def test_what_is_missing_is_said(page: str, tmp_path: Path) -> None:
-    measured = _text(page)
-    assert "1 (least) -8.0 to -7.5 nats 3 members, 0 held-out 2 -7.0 to -6.5 nats 3 members, 3 held-out" in measured
-    assert "lowest dropped t 10, drop 0.000 one side is empty 0.700 0.650 to 0.750 0.750" in measured
     run = _make_run(tmp_path)
-    _edit_results(run, by_distortion=[], distortion_measured=0, expected=20)
+    _edit_results(run, by_distortion=[], distortion_measured=0, expected=20, stability=None)
     without = _report(run)
     assert "Distortion was not measured in this run" in _text(without)
     assert "8 samples have neither a row nor a reject" in _text(without)
-    assert "neither a row nor a reject" not in measured
+    assert "correlate by" not in _text(without)
+    assert "neither a row nor a reject" not in _text(page)
     assert without.count('class="plot"') == page.count('class="plot"') - 1
+
+
+def test_a_row_without_an_oracle_has_an_empty_cell(page: str, tmp_path: Path) -> None:
+    run = _make_run(tmp_path)
+    content = json.loads((run.root / "results.json").read_bytes())
+    _edit_results(run, headline=[row | {"oracle": None} for row in content["headline"]])
+    empty = '<td class="number second apart"></td>'
+    assert _report(run).count(empty) == len(ROWS)
+    assert page.count(empty) == 1
+
+
+@pytest.mark.parametrize("attacks", [("sima",), ("sima", "pia")])
+def test_without_a_global_row_nothing_speaks_of_it(page: str, tmp_path: Path, attacks: tuple[str, ...]) -> None:
+    run = _make_run(tmp_path, attacks=attacks)
+    content = json.loads((run.root / "results.json").read_bytes())
+    assert "ranking for all samples" in _text(page)
+    _edit_results(
+        run,
+        headline=[row for row in content["headline"] if row["row"] != "global"],
+        roc=[point for point in content["roc"] if point["row"] != "global"],
+        by_drop=[point for point in content["by_drop"] if point["mask"] != "global"],
+    )
+    without = _text(_report(run))
+    assert "ranking for all samples" not in without
+    assert "global lowest" not in without
+
+
+def test_an_averaged_attack_alone_has_no_plot_by_timestep(page: str, tmp_path: Path) -> None:
+    averaged = _report(_make_run(tmp_path, attacks=("pfami",)))
+    text = _text(averaged)
+    assert "AUROC by timestep." in _text(page)
+    assert "AUROC by timestep." not in text
+    assert averaged.count('class="plot"') == page.count('class="plot"') - 1
+    assert "plain all dimensions kept all 90% agree 0.700" in text
+    assert "0.714 all t, lowest 40%" in text
+
+
+def test_an_averaged_attack_has_no_panel_by_timestep() -> None:
+    both = plot_by_timestep(_results(("sima", "pfami"), (), 0.7))
+    assert "sima, plain" in both.alt
+    assert "pfami" not in both.alt
 
 
 def test_quartiles_with_one_side_empty_still_draw() -> None:
@@ -344,20 +563,111 @@ def test_quartiles_with_one_side_empty_still_draw() -> None:
 
 
 def test_several_attacks_are_grouped(tmp_path: Path) -> None:
-    page = _report(_make_run(tmp_path, attacks=("sima", "pia$x$", "secmi", "loss")))
+    attacks = ("sima", "pia$x$", "secmi", "loss")
+    page = _report(_make_run(tmp_path, attacks=attacks))
     text = _text(page)
     assert "sima, the strongest of 4 attacks," in text
-    assert re.findall(r'scope="rowgroup">([^<]+)<', page) == ["sima", "pia$x$", "secmi", "loss"]
+    # The rows, the paper's table and the table of distortion.
+    assert re.findall(r'scope="rowgroup">([^<]+)<', page) == [*attacks] * 3
     for auroc in ("0.700", "0.600", "0.500", "0.400"):
-        assert f"plain all dimensions kept 0.000 0 {auroc}" in text
-    assert page.count('<figure class="wide">') == 6
+        assert f"plain all dimensions kept 0 90% agree {auroc}" in text
+    assert page.count('<figure class="wide">') == 7
+
+
+def test_several_attacks_open_with_one_line_each(page: str, tmp_path: Path) -> None:
+    text = _text(_report(_make_run(tmp_path, attacks=SEVEN)))
+    table = "AUROC plain lowest 40% global lowest 40% random 40% highest 40% chosen geometry"
+    for i, attack in enumerate(SEVEN):
+        values = " ".join(_cell(_estimate(0.7 - i / 10 + 0.011 * row)) for row in range(len(ROWS)))
+        table += f" {attack} {values}"
+    assert table in text
+    assert "All attacks and timesteps together" in text
+    assert "AUROC plain lowest" not in _text(page)
+
+
+def test_hostile_names_of_attacks_and_rankings_stay_text(tmp_path: Path) -> None:
+    run = _make_run(tmp_path, attacks=(ATTACK, "sima"))
+    record = run.read_record()
+    config = record.config.model_copy(update={"masks": MaskConfig(ranking="/runs/<b>")})
+    (run.root / "run.json").replace(record.model_copy(update={"config": config}).model_dump_json().encode())
+    page = _report(run)
+    text = _text(page)
+    assert ATTACK not in page
+    assert "/runs/<b>" not in page
+    assert f"with {ATTACK}, the strongest of 2 attacks," in text
+    assert f"alone ({ATTACK}, t 10)" in text
+    assert "one for all samples, from /runs/<b>" in text
 
 
 def test_plots_say_in_words_what_they_show(page: str) -> None:
     alts = [html.unescape(alt) for alt in re.findall(r'<img class="plot"[^>]+alt="([^"]+)"', page)]
-    assert len(alts) == 6
+    assert len(alts) == 7
     assert "plain 0.175, lowest dropped 0.178" in alts[0]
     assert "best 0.760 at t 10, 75% dropped" in alts[1]
+    assert "sima: lowest bin 0.550, highest 0.630" in alts[2]
+
+
+def _words(uri: str) -> set[str]:
+    """The text in a figure: matplotlib draws it as paths, each after a comment that says what it spells."""
+    svg = base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
+    return {comment.strip() for comment in re.findall(r"<!--(.*?)-->", svg, flags=re.S)}
+
+
+def test_plot_by_bin_has_a_panel_for_each_attack() -> None:
+    results = _results(("sima", "pfami"), (), 0.7)
+    plot = plot_by_bin(results)
+    assert plot == plot_by_bin(results)
+    assert plot.alt.endswith("sima: lowest bin 0.550, highest 0.630. pfami: lowest bin 0.550, highest 0.630.")
+    assert {"sima, t 10", "pfami, all t"} <= _words(plot.uri)
+    # One curve needs no legend.
+    assert "plain" not in _words(plot.uri)
+
+
+@pytest.mark.parametrize("attacks", [("sima",), SEVEN[:2], SEVEN[:4], SEVEN])
+def test_the_legend_names_every_curve_inside_the_figure(attacks: tuple[str, ...]) -> None:
+    plot = plot_roc(_results(attacks, (), 0.7))
+    assert {*attacks, "plain", "global lowest dropped", "geometry-calibrated", "chance"} <= _words(plot.uri)
+    assert _overhang(plot.uri) <= 0
+
+
+def _overhang(uri: str) -> float:
+    """How far the text of a figure begins left of it, in points."""
+    svg = base64.b64decode(uri.removeprefix("data:image/svg+xml;base64,")).decode()
+    return -min(float(x) for x in re.findall(r'<g (?:style="[^"]*" )?transform="translate\(([-0-9.]+) ', svg))
+
+
+def test_labels_of_timesteps() -> None:
+    assert [step_label(step) for step in (0, 20, None)] == ["0", "20", "all"]
+    assert [at_step(step) for step in (0, 20, None)] == ["t 0", "t 20", "all t"]
+
+
+@pytest.mark.parametrize(
+    ("mask", "drop", "label", "short"),
+    [
+        ("none", 0.0, "chosen: nothing", "all t"),
+        ("lowest", 0.4, "chosen: lowest 40%", "all t, lowest 40%"),
+        ("highest", 0.025, "chosen: highest 2.5%", "all t, highest 2.5%"),
+    ],
+)
+def test_labels_of_what_is_chosen(mask: str, drop: float, label: str, short: str) -> None:
+    calibrated = Calibrated(**_choice(0.7, None, mask, drop), agreement=1.0, difference=None)
+    row = Headline(attack="sima", row="chosen", calibrated=calibrated, oracle=None)
+    assert row_label(row) == label
+    assert choice_label(calibrated) == short
+
+
+def test_labels_of_p() -> None:
+    labels = [p_label(p) for p in (1.0, 0.0312, 4.5e-6, 3e-68, 0.0)]
+    assert labels == ["p = 1", "p = 0.031", "p = 4.5e-06", "p < 1e-12", "p < 1e-12"]
+
+
+def test_terminal_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_results(_make_run(tmp_path, attacks=("sima", "pfami")))
+    printed = " ".join(re.sub("[^ -~]", " ", capsys.readouterr().out).split())
+    assert "sima plain 0 0.700 (0.650-0.750) 0.175 (0.125-0.225) 0.703 (t 10)" in printed
+    assert "sima lowest 40% dropped 10 0.711 (0.661-0.761) +0.011 (-0.039 to +0.061)" in printed
+    assert "pfami chosen: lowest 25% all 0.655" in printed
+    assert "combined: AUROC 0.810 (0.760-0.860); if the target had never seen the members, p = 0.003" in printed
 
 
 def test_missing_or_foreign_results_are_refused(tmp_path: Path) -> None:
