@@ -264,8 +264,15 @@ def test_reduce_refuses_a_drop_share_between_two_bins(tmp_path: Path, fails: Fai
 
 def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "out")
-    content = {"member": True, "distortion": None, "influence": [0.0] * 4, "sima": [1.0] * 2, "sima_random": [1.0] * 2}
-    schema = row_schema(4, {"sima": 1}, 2, {})
+    content = {
+        "member": True,
+        "distortion": None,
+        "influence": [0.0] * 4,
+        "leakage": [0.0] * 4,
+        "sima": [1.0] * 2,
+        "sima_random": [1.0] * 2,
+    }
+    schema = row_schema(4, {"sima": 1}, 2, {}, one_ranking=False)
     rows = pa.Table.from_pylist([{"sample_id": f"s/{i}"} | content for i in range(3)], schema=schema)
     rejects = [{"sample_id": f"s/x{i}", "stage": "decode", "reason": f"cannot be decoded: {i}"} for i in range(2)]
     run.commit(rows, pa.Table.from_pylist(rejects, schema=REJECT))
@@ -281,8 +288,17 @@ def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_status_counts_a_row_that_was_written_twice_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "out")
-    content = {"member": True, "distortion": None, "influence": [0.0] * 4, "sima": [1.0] * 2, "sima_random": [1.0] * 2}
-    rows = pa.Table.from_pylist([{"sample_id": "s/0"} | content], schema=row_schema(4, {"sima": 1}, 2, {}))
+    content = {
+        "member": True,
+        "distortion": None,
+        "influence": [0.0] * 4,
+        "leakage": [0.0] * 4,
+        "sima": [1.0] * 2,
+        "sima_random": [1.0] * 2,
+    }
+    rows = pa.Table.from_pylist(
+        [{"sample_id": "s/0"} | content], schema=row_schema(4, {"sima": 1}, 2, {}, one_ranking=False)
+    )
     for _ in range(2):
         run.commit(rows, REJECT.empty_table())
     main(["status", str(tmp_path / "out")])
