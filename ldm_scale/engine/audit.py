@@ -101,7 +101,9 @@ def _commits(
 
     audited = pool(images, plan.record.config, AuditorActor, plan.image_size, calibration)
     commits = audited.map_batches(commit, batch_size=compute.rows_per_part, batch_format="pyarrow", num_cpus=0.1)
-    yield from commits.iter_rows()
+    # Without prefetching, so that progress is told as it is made.
+    for counts in commits.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from counts.to_pylist()
 
 
 def _schema(record: RunRecord) -> pa.Schema:

@@ -41,15 +41,14 @@ def _influence(geometry: GeometryConfig, shape: tuple[int, ...]) -> str:
     return f"{geometry.influence}{probes}{pooled}; {latent}"
 
 
-def _stability(results: Results) -> list[tuple[str, str]]:
-    """How steady the influences are, where that is known."""
+def _stability(results: Results, geometry: GeometryConfig) -> str:
+    """How steady the influences are, or why nothing can be said of it."""
     if results.stability is None:
-        return []
-    text = (
+        return "exact influences, none is estimated" if geometry.influence == "exact" else "one probe has no two halves"
+    return (
         f"the two halves of {results.stability.probes} probes a sample correlate by "
         f"{results.stability.correlation:.3f} (Spearman)"
     )
-    return [("Stability", text)]
 
 
 def _ranking(config: AuditConfig) -> list[tuple[str, str]]:
@@ -92,7 +91,7 @@ def facts(results: Results, record: RunRecord) -> list[tuple[str, str]]:
         ("Audited", f"{sides}; {sum(results.rejected.values()):,} rejected"),
         ("Attacks" if len(record.timesteps) > 1 else "Attack", _attacks(results, record)),
         ("Influence", _influence(config.geometry, record.latent_shape)),
-        *_stability(results),
+        ("Stability", _stability(results, config.geometry)),
         *_ranking(config),
         ("Distortion", _distortion(results, config.geometry)),
         ("Seed", str(config.seed)),

@@ -411,7 +411,7 @@ def test_facts_of_a_ranking_by_another_run(run: RunDirectory) -> None:
     found = _facts(run, exact, geometry=GeometryConfig(influence="exact"), masks=MaskConfig(ranking="runs/<b>"))
     assert found["Influence"] == "exact; latent 4 x 2 x 2 = 16 dimensions"
     assert found["Ranking"] == "one for all samples, from runs/<b>"
-    assert "Stability" not in found
+    assert found["Stability"] == "exact influences, none is estimated"
 
 
 def test_facts_name_the_averaged_attacks(tmp_path: Path) -> None:
