@@ -143,7 +143,8 @@ class Leakage(Record):
     attack: str
     timestep: int
     correlation: Estimate = Field(
-        description="Spearman's, over dimensions, of mean influence and the AUROC of |S_i| alone; jackknife interval"
+        description="Spearman's, over dimensions, of mean influence and the AUROC of |S_i| alone; jackknife interval. "
+        "Noise in the AUROCs pulls it towards zero, so that it is a lower bound in size"
     )
 
 

@@ -67,12 +67,12 @@ def _together(results: Results) -> str:
 
 def _reversed(results: Results, best: Headline) -> str:
     """Which of the other attacks point the wrong way."""
-    rows = [rows_of(results, attack)["chosen"] for attack in attacks_of(results) if attack != best.attack]
+    rows = [rows_of(results, attack)["plain"] for attack in attacks_of(results) if attack != best.attack]
     wrong = [f"{row.attack} ({_auroc(row).value:.3f})" for row in rows if _auroc(row).high < 0.5]
     if not wrong:
         return ""
     return (
-        f"Below chance with their whole interval: {', '.join(wrong)}. There the published direction is wrong on this "
+        f"Below chance with their whole interval, all dimensions kept: {', '.join(wrong)}. There the published direction is wrong on this "
         "target: members score lower than held-out images. Turning a score around after seeing the answer would be "
         "cheating, so it stays as published."
     )

@@ -360,8 +360,9 @@ def test_verdict_of_several_attacks() -> None:
     assert "sima, the strongest of 7 attacks," in lead
     assert "picked after seeing them all, so its numbers are optimistic" in meaning
     assert "A combined score that learns how to weigh all attacks and timesteps reaches AUROC 0.810 (0.760" in others
-    # The intervals of secmi, pia and pian (0.455 and 0.05 to either side) do not lie below chance.
-    assert "interval: epsilon (0.355), loss (0.255), pfami (0.155). There the published direction is wrong" in others
+    # The intervals of pia (0.6) and secmi (0.5, and 0.05 to either side) do not lie below chance.
+    wrong = "pian (0.400), epsilon (0.300), loss (0.200), pfami (0.100)"
+    assert f"interval, all dimensions kept: {wrong}. There the published direction is wrong" in others
     assert dropping.startswith("For sima, dropping the 40%")
 
 
