@@ -73,8 +73,8 @@ def _reversed(results: Results, best: Headline) -> str:
         return ""
     return (
         f"Below chance with their whole interval, all dimensions kept: {', '.join(wrong)}. There the published "
-        "direction is wrong on this target: members score lower than held-out images. Turning a score around after seeing the answer would be "
-        "cheating, so it stays as published."
+        "direction is wrong on this target: members score lower than held-out images. Turning a score around after "
+        "seeing the answer would be cheating, so it stays as published."
     )
 
 
