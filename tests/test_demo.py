@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import torch
 
-from ldm_scale.analysis.metrics import evaluate
+from ldm_scale.analysis.metrics import NAMES, evaluate
 from ldm_scale.analysis.results import Results
 from ldm_scale.analysis.scores import Mask, Spectra
 from ldm_scale.attacks.spectra import rank_bins, spectrum
@@ -148,22 +148,29 @@ def test_the_demo_job_runs_end_to_end(cut: Path, tmp_path: Path, capsys: pytest.
     job = runpy.run_path(str(DEMO.parents[1] / "jobs/demo.py"))
     out = tmp_path / "run"
     flags = ["--shards", str(cut), "--target", str(DEMO / "target"), "--out", str(out)]
-    flags += ["--attacks.sima.timesteps", "30,60", "--geometry.distortion-share", "0.1"]
+    for attack in job["RECIPE"]["attacks"]:
+        flags += [f"--attacks.{attack}.timesteps", "30,60"]
+    flags += ["--geometry.distortion-share", "0.1"]
     assert run_job(job["__doc__"], job["RECIPE"], flags) == 0
     printed = capsys.readouterr().out
     assert f"report: {out}/report.html" in printed
     results = Results.model_validate_json((out / "results.json").read_bytes())
     assert (results.members, results.heldout, results.rejected) == (100, 100, {})
-    rows = {row.row: row for row in results.headline}
-    assert set(rows) == {"plain", "lowest", "random", "highest", "chosen"}
+    rows = {row.row: row for row in results.headline if row.attack == "sima"}
+    assert set(rows) == {"plain", "lowest", "random", "highest", "chosen", "geometry"}
+    assert rows["plain"].oracle is not None
     assert 0.6 < rows["plain"].oracle.metrics.auroc.value < 1
     for row in results.headline:
-        for choice in (row.calibrated, row.oracle):
-            metrics = choice.metrics
-            for estimate in (metrics.auroc, metrics.asr, metrics.tpr_at_1pct_fpr, metrics.tpr_at_01pct_fpr):
+        for choice in filter(None, (row.calibrated, row.oracle)):
+            for name in NAMES:
+                estimate = getattr(choice.metrics, name)
                 assert 0 <= estimate.low <= estimate.high <= 1
                 assert 0 <= estimate.value <= 1
             assert choice.timestep in (30, 60)
+    assert 0.5 < results.combined.metrics.auroc.value < 1
+    assert 0 <= results.combined.inference.p_value < 0.05
+    assert results.stability is not None
+    assert 0.9 < results.stability.correlation < 1
     assert 5 <= results.distortion_measured <= 40
     assert len(results.at_risk) == 10
     assert "<svg" in (out / "report.html").read_text() or "data:image" in (out / "report.html").read_text()
