@@ -19,15 +19,12 @@ class Aurocs:
         half = norm.isf((1 - confidence) / 2) * np.sqrt(np.diag(self.covariance))
         return np.clip(np.stack([self.values - half, self.values + half], axis=1), 0, 1)
 
-    def difference(self, i: int, j: int, confidence: float) -> tuple[float, float, float, float]:
-        """(value, low, high, p) of AUROC i minus AUROC j; p is two-sided: DeLong's test of two correlated AUROCs."""
+    def difference(self, i: int, j: int, confidence: float) -> tuple[float, float, float]:
+        """(value, low, high) of AUROC i minus AUROC j, whose covariance narrows the interval where scores are alike."""
         value = float(self.values[i] - self.values[j])
         variance = self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]
-        deviation = float(np.sqrt(max(variance, 0.0)))
-        half = float(norm.isf((1 - confidence) / 2)) * deviation
-        # Without variance, as of a score against itself, only an equal value is likely.
-        p = float(2 * norm.sf(abs(value) / deviation)) if deviation > 0 else float(value == 0)
-        return value, value - half, value + half, p
+        half = float(norm.isf((1 - confidence) / 2) * np.sqrt(max(variance, 0.0)))
+        return value, value - half, value + half
 
 
 def wins(

@@ -50,6 +50,9 @@ class Calibrated(Choice):
     difference: MetricSet | None = Field(
         description="minus the plain row's metrics, paired: on the same halves and resamples; none for plain itself"
     )
+    delong_difference: Estimate | None = Field(
+        description="AUROC minus the plain row's with DeLong's paired interval; none for plain itself"
+    )
 
 
 class Headline(Record):

@@ -20,16 +20,18 @@ class Judged:
     """What one scorer's best candidate reaches, over r splits.
 
     picks: (r,) the candidate chosen on each split. values: (5,) metrics of NAMES. intervals: (5, 2) low and high.
-    auroc: (2,) the bounds of DeLong's interval. difference, difference_intervals: values and intervals of these metrics
-    minus the baseline's on the same samples. first: the reported half's scores on the first split.
+    difference, difference_intervals: values and intervals of these metrics minus the baseline's on the same samples.
+    auroc, auroc_difference: (2,) the bounds of DeLong's interval of the AUROC and of its difference. first: the
+    reported half's scores on the first split.
     """
 
     picks: Int[np.ndarray, " r"]
     values: Float[np.ndarray, " 5"]
     intervals: Float[np.ndarray, "5 2"]
-    auroc: Float[np.ndarray, " 2"]
     difference: Float[np.ndarray, " 5"]
     difference_intervals: Float[np.ndarray, "5 2"]
+    auroc: Float[np.ndarray, " 2"]
+    auroc_difference: Float[np.ndarray, " 2"]
     first: Float[np.ndarray, " b"]
 
     @property
@@ -102,16 +104,18 @@ def _judge_split(
         [np.stack([roc.curve(w).all() for roc in rocs]) for w in bootstrap_weights(labels, resamples, rng)], axis=1
     )
     values = [evaluate(column, labels) for column in scores]
-    exact = delong(np.stack(scores, axis=1), labels).intervals(confidence)
+    exact = delong(np.stack(scores, axis=1), labels)
+    bounds = exact.intervals(confidence)
     return {
         name: Judged(
-            np.array([picks[i]]),
-            values[i],
-            quantiles(draws[i], confidence),
-            exact[i],
-            values[i] - values[0],
-            quantiles(draws[i] - draws[0], confidence),
-            scores[i],
+            picks=np.array([picks[i]]),
+            values=values[i],
+            intervals=quantiles(draws[i], confidence),
+            difference=values[i] - values[0],
+            difference_intervals=quantiles(draws[i] - draws[0], confidence),
+            auroc=bounds[i],
+            auroc_difference=np.array(exact.difference(i, 0, confidence)[1:]),
+            first=scores[i],
         )
         for i, name in enumerate(scorers)
     }
@@ -125,8 +129,9 @@ def _mean(splits: list[Judged]) -> Judged:
         picks=np.concatenate([split.picks for split in splits]),
         values=mean("values"),
         intervals=mean("intervals"),
-        auroc=mean("auroc"),
         difference=mean("difference"),
         difference_intervals=mean("difference_intervals"),
+        auroc=mean("auroc"),
+        auroc_difference=mean("auroc_difference"),
         first=splits[0].first,
     )

@@ -153,13 +153,16 @@ class _Analysis:
         return {"timestep": self.spectra.timesteps[candidate.step], "mask": mask, "drop": candidate.drop}
 
     def _calibrated(self, row: RowName, judged: Judged) -> Calibrated:
-        plain = row == "plain"
+        paired = {
+            "difference": as_metric_set(judged.difference, judged.difference_intervals),
+            "delong_difference": estimate(judged.difference[0], judged.auroc_difference),
+        }
         return Calibrated(
             **self._described(self._pick(row)),
             metrics=as_metric_set(judged.values, judged.intervals),
             delong=estimate(judged.values[0], judged.auroc),
             agreement=judged.agreement,
-            difference=None if plain else as_metric_set(judged.difference, judged.difference_intervals),
+            **(dict.fromkeys(paired) if row == "plain" else paired),
         )
 
     def _oracle(self, row: RowName) -> Choice | None:

@@ -39,7 +39,7 @@ def example() -> Results:
     estimate = Estimate(value=0.7, low=0.6, high=0.8)
     metrics = MetricSet(**dict.fromkeys(MetricSet.model_fields, estimate))
     choice = {"timestep": None, "mask": "lowest", "drop": 0.4, "metrics": metrics, "delong": estimate}
-    calibrated = Calibrated(**choice, agreement=0.7, difference=metrics)
+    calibrated = Calibrated(**choice, agreement=0.7, difference=metrics, delong_difference=estimate)
     shared: dict[str, Any] = {"attack": "sima", "row": "plain"}
     group = {"groups": 4, "group": 1, "low": 0.1, "high": 0.2, "members": 3, "heldout": 0, "timestep": 50, "drop": 0.0}
     inference = DatasetInference(p_value=1e-300, statistic=9.0, members=3, heldout=4)

@@ -50,7 +50,7 @@ def test_halves_are_seeded_and_mix_the_samples() -> None:
 def test_it_is_the_mean_over_splits_of_what_the_other_half_says() -> None:
     scores, member = draw(0, shift=0.4)
     result = judge({"plain": fixed(scores[:, :1], member), "best": fixed(scores, member)}, member, 4, 50, 0.9, 7)
-    values, intervals, differences, exact, picks = [], [], [], [], []
+    values, intervals, differences, exact, paired, picks = [], [], [], [], [], []
     for split in range(4):
         choose, report = halves(member, 7, split)
         labels = member[report]
@@ -58,6 +58,7 @@ def test_it_is_the_mean_over_splits_of_what_the_other_half_says() -> None:
         picks.append(found)
         values.append(evaluate(scores[report, found], labels))
         exact.append(delong(scores[report, found][:, None], labels).intervals(0.9)[0])
+        paired.append(delong(scores[report][:, [found, 0]], labels).difference(0, 1, 0.9)[1:])
         weights = np.concatenate(list(bootstrap_weights(labels, 50, np.random.default_rng([7, split, 1]))))
         ours, plain = (Roc(scores[report, c], labels).curve(weights).all() for c in (found, 0))
         intervals.append(np.quantile(ours, [0.05, 0.95], axis=0).T)
@@ -67,6 +68,7 @@ def test_it_is_the_mean_over_splits_of_what_the_other_half_says() -> None:
     np.testing.assert_allclose(found.values, np.mean(values, axis=0))
     np.testing.assert_allclose(found.intervals, np.mean(intervals, axis=0))
     np.testing.assert_allclose(found.auroc, np.mean(exact, axis=0))
+    np.testing.assert_allclose(found.auroc_difference, np.mean(paired, axis=0), atol=1e-12)
     np.testing.assert_allclose(found.difference, found.values - result["plain"].values, atol=1e-12)
     np.testing.assert_allclose(found.difference_intervals, np.mean(differences, axis=0), atol=1e-12)
     assert found.agreement == picks.count(found.pick) / 4

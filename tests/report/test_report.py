@@ -101,7 +101,12 @@ def _headline(attack: str, base: float, averaged: bool) -> list[Headline]:
     for i, (row, (mask, drop)) in enumerate(ROWS.items()):
         steps = (None, None) if averaged else (STEPS[i % 4], STEPS[(i + 1) % 4])
         value, difference = base + 0.011 * i, None if row == "plain" else _metrics(0.011 * i)
-        calibrated = Calibrated(**_choice(value, steps[0], mask, drop), agreement=0.9 - i / 10, difference=difference)
+        calibrated = Calibrated(
+            **_choice(value, steps[0], mask, drop),
+            agreement=0.9 - i / 10,
+            difference=difference,
+            delong_difference=None,
+        )
         oracle = None if row == "geometry" else Choice(**_choice(value + 0.003, steps[1], mask, drop))
         rows.append(Headline(attack=attack, row=row, calibrated=calibrated, oracle=oracle))
     return rows
@@ -651,7 +656,7 @@ def test_labels_of_timesteps() -> None:
     ],
 )
 def test_labels_of_what_is_chosen(mask: str, drop: float, label: str, short: str) -> None:
-    calibrated = Calibrated(**_choice(0.7, None, mask, drop), agreement=1.0, difference=None)
+    calibrated = Calibrated(**_choice(0.7, None, mask, drop), agreement=1.0, difference=None, delong_difference=None)
     row = Headline(attack="sima", row="chosen", calibrated=calibrated, oracle=None)
     assert row_label(row) == label
     assert choice_label(calibrated) == short
