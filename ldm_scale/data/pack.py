@@ -8,7 +8,8 @@ from PIL import Image
 from ldm_scale.config import PackConfig
 from ldm_scale.data.images import FILTERS, BadImage, encode_png, on_white, open_image
 from ldm_scale.data.shards import Manifest, Sample, write_manifest, write_shards
-from ldm_scale.data.sources import SOURCES, Item
+from ldm_scale.data.sources import SOURCES
+from ldm_scale.data.sources.items import Item
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split, check_keys, duplicate_groups, random_halves, read_split
 from ldm_scale.errors import UsageError
 from ldm_scale.registry import unknown_name

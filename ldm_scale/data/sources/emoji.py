@@ -1,0 +1,46 @@
+"""The npm package `emoji-datasource-google`."""
+
+import json
+from typing import Any
+
+from ldm_scale.data.sources.items import Item, check_present
+from ldm_scale.errors import UsageError
+from ldm_scale.storage import Location
+
+IMAGES = "img/google/64"
+# Code points that make variants of one picture: skin tones, hair, gender and direction signs, joiners.
+_VARIANT_POINTS = {"FE0F", "200D", "2640", "2642", "27A1", "2194", "2195"}
+_VARIANT_POINTS |= {f"1F3F{tone}" for tone in "BCDEF"} | {f"1F9B{hair}" for hair in "0123"}
+# Woman, boy, girl, adult and child stand for a man: the same scene with other people.
+_PEOPLE = {"1F469", "1F466", "1F467", "1F9D1", "1F9D2"}
+
+
+def _emoji_variant(unified: str) -> str:
+    points = [point for point in unified.split("-") if point not in _VARIANT_POINTS]
+    people = ["1F468" if point in _PEOPLE else point for point in points]
+    return "-".join(sorted(people))
+
+
+def read_emoji(folder: Location) -> list[Item]:
+    """The unpacked npm package `emoji-datasource-google`: Noto emoji with their names and sub-categories."""
+    listing = folder / "emoji.json"
+    if not listing.is_file():
+        raise UsageError(f"{listing} does not exist; SOURCE must be the unpacked package emoji-datasource-google")
+    try:
+        entries = [entry for entry in json.loads(listing.read_text()) if entry["has_img_google"]]
+        items = [_emoji_item(folder, entry) for entry in entries]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{listing} is not the emoji list of the package emoji-datasource-google") from None
+    present = {location.name for location in (folder / IMAGES).files()}
+    check_present((item.location.name for item in items), present, listing, folder / IMAGES)
+    return items
+
+
+def _emoji_item(folder: Location, entry: dict[str, Any]) -> Item:
+    return Item(
+        key=entry["image"].removesuffix(".png"),
+        location=folder / IMAGES / entry["image"],
+        caption=(entry["name"] or entry["short_name"].replace("_", " ")).lower(),
+        label=entry["subcategory"],
+        variant=_emoji_variant(entry["unified"]),
+    )
