@@ -2,14 +2,24 @@
 
 from collections.abc import Callable
 
+from ldm_scale.data.sources.celeba import read_celeba
 from ldm_scale.data.sources.cifar10 import read_cifar10
+from ldm_scale.data.sources.coco import read_coco
 from ldm_scale.data.sources.emoji import read_emoji
+from ldm_scale.data.sources.flickr30k import read_flickr30k
 from ldm_scale.data.sources.folder import read_folder
 from ldm_scale.data.sources.items import Item
+from ldm_scale.data.sources.parquet import read_parquet
 from ldm_scale.storage import Location
 
 SOURCES: dict[str, Callable[[Location], list[Item]]] = {
+    "celeba": read_celeba,
     "cifar10": read_cifar10,
+    "coco": read_coco,
     "emoji": read_emoji,
+    "flickr30k": read_flickr30k,
     "folder": read_folder,
+    "parquet": read_parquet,
 }
+# Sources whose items come in an official order, so that index files of the papers can name them by number.
+ORDERED = frozenset(SOURCES) - {"emoji", "folder"}

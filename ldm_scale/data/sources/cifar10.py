@@ -86,7 +86,7 @@ def _binary_batch(location: Location) -> tuple[np.ndarray, np.ndarray]:
 
 def _class_names(meta: Location) -> list[str]:
     if meta.name.endswith(".txt"):
-        return meta.read_text().split()
+        return meta.read_bytes().decode(errors="replace").split()
     try:
         return list(map(str, _unpickle(meta)["label_names"]))
     except (KeyError, TypeError):

@@ -1,0 +1,157 @@
+"""Every data set in its official layout, packed; and layouts with something missing or broken."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ldm_scale.data.images import open_image
+from ldm_scale.data.pack import pack
+from ldm_scale.data.sources import SOURCES
+from ldm_scale.data.sources.items import Item
+from ldm_scale.errors import UsageError
+from ldm_scale.storage import Location
+from tests.conftest import make_image
+from tests.data.sources.official import COUNT, LAYOUTS, caption
+from tests.data.test_pack import config, packed
+
+
+def read(dataset: str, folder: Path) -> list[Item]:
+    return SOURCES[dataset](Location.of(folder))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_items_come_in_the_official_order_with_first_captions(tmp_path: Path, layout: str) -> None:
+    dataset, write = LAYOUTS[layout]
+    expected = write(tmp_path / "source")
+    items = read(dataset, tmp_path / "source")
+    assert [(item.key, item.caption) for item in items] == [(sample.key, sample.caption) for sample in expected]
+
+
+@pytest.mark.parametrize("near_duplicates", [0, 0.001])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_are_packed_byte_for_byte(tmp_path: Path, layout: str, near_duplicates: float) -> None:
+    dataset, write = LAYOUTS[layout]
+    expected = {sample.key: sample for sample in write(tmp_path / "source")}
+    pack(config(tmp_path / "source", tmp_path / "out", dataset=dataset, near_duplicates=near_duplicates))
+    sides = packed(tmp_path / "out")
+    assert {side: len(samples) for side, samples in sides.items()} == {"members": COUNT // 2, "heldout": COUNT // 2}
+    samples = sides["members"] | sides["heldout"]
+    assert set(samples) == set(expected)
+    for key, sample in samples.items():
+        assert (sample.image, sample.caption, sample.suffix) == (expected[key].image, expected[key].caption, "jpg")
+        assert open_image(sample.image, 10**6).size == (24, 16)  # EXIF rotation left alone
+
+
+@pytest.mark.parametrize("layout", [name for name, (dataset, _) in LAYOUTS.items() if dataset != "parquet"])
+def test_a_missing_image_is_named(tmp_path: Path, layout: str) -> None:
+    dataset, write = LAYOUTS[layout]
+    write(tmp_path / "source")
+    victim = sorted((tmp_path / "source").rglob("*.jpg"))[3]
+    victim.unlink()
+    with pytest.raises(UsageError, match=rf"names '{victim.name}', which is not in "):
+        read(dataset, tmp_path / "source")
+
+
+LISTINGS = [
+    ("celeba original", "Eval/list_eval_partition.txt"),
+    ("celeba kaggle", "list_eval_partition.csv"),
+    ("coco", "annotations/captions_val2017.json"),
+    ("flickr token", "results_20130124.token"),
+    ("flickr karpathy", "dataset_flickr30k.json"),
+    ("flickr csv", "flickr30k_images/results.csv"),
+    ("pokemon", "data/train-00000-of-00001-566cc9b19d7203f8.parquet"),
+]
+
+
+@pytest.mark.parametrize(("layout", "listing"), LISTINGS)
+def test_a_missing_listing_says_what_is_wanted(tmp_path: Path, layout: str, listing: str) -> None:
+    dataset, write = LAYOUTS[layout]
+    write(tmp_path / "source")
+    (tmp_path / "source" / listing).unlink()
+    wanted = {
+        "celeba": "list_eval_partition.txt",
+        "coco": "annotations/captions_NAME.json",
+        "flickr30k": "results_20130124.token, dataset_flickr30k.json, results.csv",
+        "parquet": r"no \.parquet file",
+    }
+    with pytest.raises(UsageError, match=wanted[dataset]):
+        read(dataset, tmp_path / "source")
+
+
+@pytest.mark.parametrize("content", [b"a line of prose\n" * 3, b'{"images": [{}]}', b"[1, 2]", b"\xff\xfe\xff"])
+@pytest.mark.parametrize(("layout", "listing"), LISTINGS)
+def test_a_broken_listing_is_named(tmp_path: Path, layout: str, listing: str, content: bytes) -> None:
+    dataset, write = LAYOUTS[layout]
+    write(tmp_path / "source")
+    (tmp_path / "source" / listing).write_bytes(content)
+    with pytest.raises(UsageError, match=listing.rsplit("/", 1)[-1]):
+        read(dataset, tmp_path / "source")
+
+
+def test_coco_parts_with_images_are_all_packed(tmp_path: Path) -> None:
+    dataset, write = LAYOUTS["coco"]
+    write(tmp_path)
+    (tmp_path / "train2017").mkdir()
+    for image in (tmp_path / "val2017").iterdir():
+        (tmp_path / "train2017" / image.name).write_bytes(image.read_bytes())
+    keys = [item.key for item in read(dataset, tmp_path)]
+    assert len(keys) == 2 * COUNT
+    assert keys[0] == "train2017/000000000139"
+    assert keys[COUNT] == "val2017/000000000139"
+
+
+def test_a_coco_image_without_captions_has_none(tmp_path: Path) -> None:
+    dataset, write = LAYOUTS["coco"]
+    write(tmp_path)
+    listing = tmp_path / "annotations/captions_val2017.json"
+    content = json.loads(listing.read_text())
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != 139]
+    listing.write_text(json.dumps(content))
+    assert [item.caption for item in read(dataset, tmp_path)][:2] == [None, caption(1)]
+
+
+def test_flickr_images_outside_the_list_are_left_out(tmp_path: Path) -> None:
+    dataset, write = LAYOUTS["flickr token"]
+    write(tmp_path)
+    make_image(0).save(tmp_path / "flickr30k-images/7.jpg")
+    assert len(read(dataset, tmp_path)) == COUNT
+
+
+def test_parquet_images_keep_their_format_and_need_no_captions(tmp_path: Path) -> None:
+    images = []
+    for kind in ("png", "webp", "jpeg"):
+        make_image(0).save(tmp_path / f"image.{kind}")
+        images.append((tmp_path / f"image.{kind}").read_bytes())
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
+    items = read("parquet", tmp_path)
+    assert [item.location.name.rsplit(".")[-1] for item in items] == ["png", "webp", "jpg"]
+    assert [item.caption for item in items] == [None] * 3
+
+
+@pytest.mark.parametrize("value", [None, b"", b"no image"])
+def test_a_parquet_row_without_an_image_is_named(tmp_path: Path, value: bytes | None) -> None:
+    LAYOUTS["pokemon"][1](tmp_path / "source")
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = pa.array([{"bytes": value, "path": "elsewhere.png"}] * 2, kind)
+    pq.write_table(pa.table({"image": rows}), tmp_path / "source/b.parquet")
+    with pytest.raises(UsageError, match=r"b\.parquet row group 0 row 0"):
+        pack(config(tmp_path / "source", tmp_path / "out", dataset="parquet", near_duplicates=0.01))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"picture": [b"x"]}, r"needs a column 'image'.*it has \['picture'\]"),
+        ({"image": ["a/path.png"]}, "needs a column 'image'"),
+        ({"image": [{"path": "a.png"}]}, "needs a column 'image'"),
+        ({"image": [b"x"], "text": [["one", "two"]]}, "column 'text' must hold one caption a row"),
+    ],
+)
+def test_parquet_columns_of_another_kind_are_named(tmp_path: Path, columns: dict, message: str) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match=message):
+        read("parquet", tmp_path)
