@@ -156,10 +156,10 @@ class AuditConfig(Config):
 class PackConfig(Config):
     """From a source to shards."""
 
-    dataset: str = Field(description="kind of source: folder (images, captions, labels) or emoji")
+    dataset: str = Field(description="cifar10, celeba, coco, flickr30k, parquet, folder or emoji")
     source: str = Field(description="source folder")
     out: str = Field(description="new shard folder")
-    split: str | None = Field(None, description="JSON of member and held-out keys; random halves by default")
+    split: str | None = Field(None, description="JSON of keys, or a paper's .npz of numbers; random halves by default")
     seed: int = Field(0, description="seed of the random halves")
     near_duplicates: float = Field(
         0.05, ge=0, lt=1, description="keep one of each group of images closer than this RMS; 0 keeps all"

@@ -8,9 +8,18 @@ from PIL import Image
 from ldm_scale.config import PackConfig
 from ldm_scale.data.images import FILTERS, BadImage, encode_png, on_white, open_image
 from ldm_scale.data.shards import Manifest, Sample, write_manifest, write_shards
-from ldm_scale.data.sources import SOURCES
+from ldm_scale.data.sources import ORDERED, SOURCES
 from ldm_scale.data.sources.items import Item
-from ldm_scale.data.split import HELDOUT, MEMBERS, Split, check_keys, duplicate_groups, random_halves, read_split
+from ldm_scale.data.split import (
+    HELDOUT,
+    MEMBERS,
+    Split,
+    check_keys,
+    duplicate_groups,
+    random_halves,
+    read_index_split,
+    read_split,
+)
 from ldm_scale.errors import UsageError
 from ldm_scale.registry import unknown_name
 from ldm_scale.storage import Location
@@ -56,11 +65,21 @@ def _without_duplicates(items: list[Item], config: PackConfig) -> list[Item]:
     return [items[index] for index in sorted(first)]
 
 
+def _read_split(items: list[Item], config: PackConfig, path: str) -> Split:
+    if path.endswith(".npz"):
+        if config.dataset not in ORDERED:
+            raise UsageError(
+                f"{path} numbers images, but a {config.dataset} source has no fixed order; give keys as JSON"
+            )
+        return read_index_split(Location.of(path), [item.key for item in items])
+    split = read_split(Location.of(path))
+    check_keys(split, {item.key for item in items}, f"source folder {config.source}")
+    return split
+
+
 def _choose_split(items: list[Item], config: PackConfig) -> tuple[Split, str]:
     if config.split is not None:
-        split = read_split(Location.of(config.split))
-        check_keys(split, {item.key for item in items}, f"source folder {config.source}")
-        return split, "a split file"
+        return _read_split(items, config, config.split), "a split file"
     how = f"random halves, seed {config.seed}"
     if config.near_duplicates:
         kept = _without_duplicates(items, config)

@@ -1,7 +1,9 @@
-"""Who is a member: random halves, near-duplicates kept to one side, or a split file of keys."""
+"""Who is a member: random halves, near-duplicates kept to one side, or a split file of keys or numbers."""
 
 import hashlib
+import io
 import json
+import zipfile
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +17,7 @@ from ldm_scale.storage import Location
 
 MEMBERS = "members"
 HELDOUT = "heldout"
+INDEX_ARRAYS = ("mia_train_idxs", "mia_eval_idxs")
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,39 @@ def read_split(location: Location) -> Split:
         raise UsageError(
             f'split file {location} must be JSON of the form {{"members": [key, ...], "heldout": [key, ...]}}'
         ) from None
+    _check_sides(split, location)
+    return split
+
+
+def read_index_split(location: Location, keys: Sequence[str]) -> Split:
+    """The papers' split files: .npz with the arrays `mia_train_idxs` and `mia_eval_idxs`, which number `keys` from 0.
+
+    Raises UsageError where the file is missing, malformed, one-sided, or names an image twice or outside `keys`.
+    """
+    if not location.is_file():
+        raise UsageError(f"split file {location} does not exist")
+    try:
+        with np.load(io.BytesIO(location.read_bytes()), allow_pickle=False) as content:
+            sides = [content[name] for name in INDEX_ARRAYS]
+        if not all(side.ndim == 1 and side.dtype.kind in "iu" for side in sides):
+            raise TypeError
+    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
+        raise UsageError(
+            f"split file {location} must be .npz with lists of integers {' and '.join(INDEX_ARRAYS)}"
+        ) from None
+    outside = [int(index) for side in sides for index in side if not 0 <= index < len(keys)]
+    if outside:
+        raise UsageError(f"split file {location} names image {outside[0]}; the source has {len(keys)}, numbered from 0")
+    split = Split(*(tuple(keys[index] for index in np.sort(side)) for side in sides))
+    _check_sides(split, location)
+    return split
+
+
+def _check_sides(split: Split, location: Location) -> None:
     if not split.members or not split.heldout:
         raise UsageError(f"split file {location} needs members and held-out keys; one of the two lists is empty")
     if len(split.membership()) < len(split.members) + len(split.heldout):
         raise UsageError(f"split file {location} names a key twice")
-    return split
 
 
 def check_keys(split: Split, known: set[str], origin: str) -> None:

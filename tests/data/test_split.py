@@ -1,12 +1,13 @@
 """Who is a member: seeded halves, split files, and groups of near-duplicates against a double loop."""
 
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ldm_scale.data.split import Split, check_keys, duplicate_groups, random_halves, read_split
+from ldm_scale.data.split import Split, check_keys, duplicate_groups, random_halves, read_index_split, read_split
 from ldm_scale.errors import UsageError
 from ldm_scale.storage import Location
 
@@ -116,6 +117,62 @@ def test_the_digest_says_who_is_where_whatever_the_order() -> None:
     assert split.sha256 == Split(("b", "a"), ("c",)).sha256
     others = [Split(("a",), ("b", "c")), Split(("c",), ("a", "b")), Split(("a", "b"), ("d",)), Split(("a", "b"), ())]
     assert len({split.sha256, *(other.sha256 for other in others)}) == 5
+
+
+def read_npz(folder: Path, **arrays: object) -> Split:
+    np.savez(folder / "split.npz", **arrays)
+    return read_index_split(Location.of(folder / "split.npz"), KEYS)
+
+
+def test_a_papers_index_file_numbers_the_keys(tmp_path: Path) -> None:
+    split = read_npz(tmp_path, mia_train_idxs=[100, 0], mia_eval_idxs=np.array([7], np.uint8), ratio=0.5)
+    assert split == Split(("class/000", "class/100"), ("class/007",))
+
+
+@pytest.mark.parametrize(
+    ("members", "heldout", "message"),
+    [
+        ([0, 101], [1], "names image 101; the source has 101, numbered from 0"),
+        ([0], [-1], "names image -1"),
+        ([0, 1], [1], "names a key twice"),
+        ([0, 0], [1], "names a key twice"),
+        (np.array([], int), [1], "one of the two lists is empty"),
+        ([0.0], [1], "mia_train_idxs and mia_eval_idxs"),
+        ([[0]], [1], "mia_train_idxs and mia_eval_idxs"),
+        (["a"], [1], "mia_train_idxs and mia_eval_idxs"),
+        (np.array([0, None]), [1], "mia_train_idxs and mia_eval_idxs"),  # pickled objects are not loaded
+    ],
+)
+def test_an_index_file_that_cannot_be_used_says_why(
+    tmp_path: Path, members: object, heldout: object, message: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"split\.npz .*{message}"):
+        read_npz(tmp_path, mia_train_idxs=members, mia_eval_idxs=heldout)
+
+
+def test_an_index_file_needs_both_arrays(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="mia_train_idxs and mia_eval_idxs"):
+        read_npz(tmp_path, mia_train_idxs=[0])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"PK\x03\x04broken", b"\x93NUMPY", pickle.dumps({"mia_train_idxs": [0]})]
+)
+def test_a_malformed_index_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "split.npz").write_bytes(content)
+    with pytest.raises(UsageError, match=r"split\.npz must be \.npz"):
+        read_index_split(Location.of(tmp_path / "split.npz"), KEYS)
+
+
+def test_an_array_alone_is_no_index_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "array.npy", np.arange(3))
+    with pytest.raises(UsageError, match=r"array\.npy must be \.npz"):
+        read_index_split(Location.of(tmp_path / "array.npy"), KEYS)
+
+
+def test_a_missing_index_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"gone\.npz does not exist"):
+        read_index_split(Location.of(tmp_path / "gone.npz"), KEYS)
 
 
 @pytest.mark.parametrize("radius", [0.01, 0.05, 0.12])

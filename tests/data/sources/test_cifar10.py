@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from ldm_scale.data.images import open_image
+from ldm_scale.data.pack import pack
 from ldm_scale.data.sources.cifar10 import TEST, TRAIN, read_cifar10
 from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
 from ldm_scale.storage import Location
+from tests.data.test_pack import config, packed
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COUNT = 3
@@ -162,3 +164,17 @@ def test_a_broken_binary_batch_is_named(tmp_path: Path, content: bytes) -> None:
     (folder / "data_batch_4.bin").write_bytes(content)
     with pytest.raises(UsageError, match=r"data_batch_4\.bin"):
         read(folder)
+
+
+@pytest.mark.parametrize("version", WRITERS)
+def test_the_batches_are_packed_by_a_papers_index_file(tmp_path: Path, version: str) -> None:
+    WRITERS[version](tmp_path / "cifar")
+    np.savez(tmp_path / "split.npz", mia_train_idxs=[0, 7], mia_eval_idxs=[4], ratio=0.5)
+    manifest = pack(config(tmp_path / "cifar", tmp_path / "out", dataset="cifar10", split=str(tmp_path / "split.npz")))
+    sides = packed(tmp_path / "out")
+    assert (list(sides["members"]), list(sides["heldout"])) == (["train-00000", "train-00007"], ["train-00004"])
+    sample = sides["members"]["train-00007"]
+    pixels, labels = batch(2)
+    np.testing.assert_array_equal(np.asarray(open_image(sample.image, 10**6)).transpose(2, 0, 1).ravel(), pixels[1])
+    assert manifest.classes[sample.label or 0] == NAMES[labels[1]]
+    assert sample.suffix == "png"

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,9 +14,9 @@ from ldm_scale.data.sources import SOURCES
 from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
 from ldm_scale.storage import Location
-from tests.conftest import make_image
+from tests.conftest import make_folder, make_image
 from tests.data.sources.official import COUNT, LAYOUTS, caption
-from tests.data.test_pack import config, packed
+from tests.data.test_pack import config, keys, packed
 
 
 def read(dataset: str, folder: Path) -> list[Item]:
@@ -97,10 +98,10 @@ def test_coco_parts_with_images_are_all_packed(tmp_path: Path) -> None:
     (tmp_path / "train2017").mkdir()
     for image in (tmp_path / "val2017").iterdir():
         (tmp_path / "train2017" / image.name).write_bytes(image.read_bytes())
-    keys = [item.key for item in read(dataset, tmp_path)]
-    assert len(keys) == 2 * COUNT
-    assert keys[0] == "train2017/000000000139"
-    assert keys[COUNT] == "val2017/000000000139"
+    found = [item.key for item in read(dataset, tmp_path)]
+    assert len(found) == 2 * COUNT
+    assert found[0] == "train2017/000000000139"
+    assert found[COUNT] == "val2017/000000000139"
 
 
 def test_a_coco_image_without_captions_has_none(tmp_path: Path) -> None:
@@ -155,3 +156,20 @@ def test_parquet_columns_of_another_kind_are_named(tmp_path: Path, columns: dict
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     with pytest.raises(UsageError, match=message):
         read("parquet", tmp_path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_papers_index_file_decides_in_the_official_order(tmp_path: Path, layout: str) -> None:
+    dataset, write = LAYOUTS[layout]
+    expected = [sample.key for sample in write(tmp_path / "source")]
+    split = tmp_path / "split.npz"
+    np.savez(split, mia_train_idxs=[6, 0], mia_eval_idxs=[3], ratio=0.5)
+    pack(config(tmp_path / "source", tmp_path / "out", dataset=dataset, split=str(split)))
+    assert keys(tmp_path / "out") == (sorted([expected[6], expected[0]]), [expected[3]])
+
+
+def test_an_index_file_for_a_folder_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "split.npz", mia_train_idxs=[0], mia_eval_idxs=[1])
+    source = make_folder(tmp_path / "source", 4)
+    with pytest.raises(UsageError, match=r"split\.npz numbers images, but a folder source has no fixed order"):
+        pack(config(source, tmp_path / "out", split=str(tmp_path / "split.npz")))
