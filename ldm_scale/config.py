@@ -156,7 +156,7 @@ class AuditConfig(Config):
 class PackConfig(Config):
     """From a source to shards."""
 
-    dataset: str = Field(description="cifar10, celeba, coco, flickr30k, parquet, folder or emoji")
+    dataset: str = Field(description="cifar10, celeba, imagenet, coco, flickr30k, parquet, folder or emoji")
     source: str = Field(description="source folder")
     out: str = Field(description="new shard folder")
     split: str | None = Field(None, description="JSON of keys, or a paper's .npz of numbers; random halves by default")

@@ -8,6 +8,7 @@ from ldm_scale.data.sources.coco import read_coco
 from ldm_scale.data.sources.emoji import read_emoji
 from ldm_scale.data.sources.flickr30k import read_flickr30k
 from ldm_scale.data.sources.folder import read_folder
+from ldm_scale.data.sources.imagenet import read_imagenet
 from ldm_scale.data.sources.items import Item
 from ldm_scale.data.sources.parquet import read_parquet
 from ldm_scale.storage import Location
@@ -19,6 +20,7 @@ SOURCES: dict[str, Callable[[Location], list[Item]]] = {
     "emoji": read_emoji,
     "flickr30k": read_flickr30k,
     "folder": read_folder,
+    "imagenet": read_imagenet,
     "parquet": read_parquet,
 }
 # Sources whose items come in an official order, so that index files of the papers can name them by number.
