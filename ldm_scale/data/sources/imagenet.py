@@ -43,9 +43,16 @@ def _in_folders(folder: Location) -> Iterator[tuple[str, Stored]]:
             yield relative, location
 
 
+def _members(tar: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar of so many bytes; one that was cut between two members has no end mark behind the last."""
+    yield from tar
+    if tar.offset >= size:
+        raise tarfile.ReadError("it ends without an end mark")
+
+
 def _in_class_tar(tar: Location, outer: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[tuple[str, Stored]]:
     with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
-        for file in inner:
+        for file in _members(inner, member.size):
             offset = member.offset_data + file.offset_data
             yield f"{member.name.removesuffix('.tar')}/{file.name}", TarredImage(tar, file.name, offset, file.size)
 
@@ -54,7 +61,8 @@ def _in_tar(tar: Location) -> list[tuple[str, Stored]]:
     try:
         with tar.open() as file, tarfile.open(fileobj=file, mode="r:") as outer:
             return sorted(
-                (found for member in outer for found in _in_class_tar(tar, outer, member)), key=lambda found: found[0]
+                (found for member in _members(outer, tar.size()) for found in _in_class_tar(tar, outer, member)),
+                key=lambda found: found[0],
             )
     except tarfile.TarError as error:
         raise UsageError(f"{tar} is no complete tar of class tars: {one_line(error)}") from None

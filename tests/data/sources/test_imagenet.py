@@ -79,13 +79,25 @@ def test_an_incomplete_tar_is_named(tmp_path: Path) -> None:
     write_tar(tmp_path / "source")
     tar = tmp_path / "source" / TAR
     data = tar.read_bytes()
-    for cut in (0, 100, 3000, 12000, len(data) // 2):
+    with tarfile.open(tar) as outer:
+        boundaries = [member.offset for member in outer][1:]
+    for cut in (0, 100, 3000, 12000, *boundaries):
         tar.write_bytes(data[:cut])
         with pytest.raises(UsageError, match=TAR):
             read_imagenet(Location.of(tmp_path / "source"))
 
 
-@pytest.mark.parametrize("data", [b"<html>" * 1000, b""])
+def _cut_between_members() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as inner:
+        add(inner, "n01440764_1.JPEG", bytes(512))
+    return buffer.getvalue()[:1024]
+
+
+CUT = _cut_between_members()
+
+
+@pytest.mark.parametrize("data", [b"<html>" * 1000, b"", CUT])
 def test_a_class_tar_that_is_none_is_named(tmp_path: Path, data: bytes) -> None:
     with tarfile.open(tmp_path / TAR, "w") as outer:
         add(outer, "n01440764.tar", data)
