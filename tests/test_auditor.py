@@ -1,5 +1,6 @@
 """A batch of images to rows: independent of the batch, and equal to the definitions."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ldm_scale.randomness import keyed_generator, keyed_normal, keyed_permutatio
 from ldm_scale.targets import load_target
 from ldm_scale.targets.base import to_images
 from tests.conftest import make_image
+from tests.targets import tiny
 
 COUNT = 33
 KEYS = [f"shard/{n:03d}" for n in range(COUNT)]
@@ -242,3 +244,19 @@ def test_exact_influence_and_distortion_share_one_jacobian(tiny_target: Path, mo
     monkeypatch.setattr("ldm_scale.auditor.metric", counted)
     audit(make_auditor(tiny_target, geometry={"influence": "exact", "distortion": "exact"}), [0, 1, 2])
     assert calls == [3]
+
+
+@pytest.mark.parametrize("make", [tiny.vq_ldm, tiny.class_unet, tiny.dit, tiny.stable_diffusion])
+def test_every_family_is_audited(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """Finite rows, the same alone as beside others; where there is a condition, the rows depend on it."""
+    attacks = {name: {"timesteps": [0, 50]} for name in ("sima", "loss", "pfami")}
+    auditor = make_auditor(make(tmp_path), attacks=attacks, geometry={"probes": 2, "distortion": "off"})
+    captions, labels = ["a cat", None, "a dog"], [0, 4, 2]
+    whole = auditor.audit(PIXELS[:3], KEYS[:3], captions, labels)
+    alone = auditor.audit(PIXELS[1:2], KEYS[1:2], captions[1:2], labels[1:2])
+    other = auditor.audit(PIXELS[1:2], KEYS[1:2], captions[:1], labels[:1])
+    assert whole.finite.all()
+    for name in attacks:
+        total, by_itself, conditioned = (part.spectra[name].sum(2) for part in (whole, alone, other))
+        np.testing.assert_allclose(by_itself[0], total[1], rtol=1e-3)
+        assert np.allclose(conditioned, by_itself, rtol=1e-6) == (make is tiny.vq_ldm)

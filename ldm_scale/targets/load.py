@@ -2,19 +2,38 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
+from diffusers import AutoencoderKL, DDPMScheduler, VQModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.storage import Location
 from ldm_scale.targets.base import Target
-from ldm_scale.targets.unconditional import UnconditionalTarget
+from ldm_scale.targets.families import SUPPORTED, Family, find_family
 
 # The autoencoder's folder has this name in diffusers' LDMPipeline, and that one everywhere else.
 AUTOENCODERS = ("vqvae", "vae")
+AUTOENCODER_KINDS = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+DENOISERS = ("transformer", "unet")
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The folders of a target's components; tokenizer and text encoder where its family takes them."""
+
+    family: Family
+    autoencoder: Path
+    denoiser: Path
+    scheduler: Path
+    text: tuple[Path, Path] | tuple[()]
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        return (self.autoencoder, self.denoiser, self.scheduler, *self.text)
 
 
 def _component(folder: Path, names: tuple[str, ...], what: str, config_name: str = "config.json") -> Path:
@@ -24,44 +43,100 @@ def _component(folder: Path, names: tuple[str, ...], what: str, config_name: str
     return found
 
 
-def _read_class(component: Path) -> str:
+def _read_config(path: Path, key: str) -> dict[str, Any]:
+    """The configuration in a file, which holds `key`."""
     try:
-        return str(json.loads((component / "config.json").read_text())["_class_name"])
+        config = json.loads(path.read_text())
+        config[key]
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{component / 'config.json'} is not a diffusers configuration") from None
+        raise UsageError(f"{path} is not a configuration of diffusers or transformers: it has no {key}") from None
+    return config
 
 
-def _load_model(component: Path, kind: Any, what: str) -> Any:
-    name = _read_class(component)
-    if name != kind.__name__:
-        raise UsageError(f"target {what} {component} is a {name}; {kind.__name__} is supported")
-    if not list(component.glob("*.safetensors")):
-        raise UsageError(f"target {what} {component} has no .safetensors file; other weight formats are not read")
-    try:
-        return kind.from_pretrained(
-            component,
-            use_safetensors=True,
-            torch_dtype=torch.float32,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-        )
-    except Exception as error:
-        # diffusers raises many kinds; each means that these files do not make this model.
-        raise UsageError(f"target {what} {component} cannot be loaded: {one_line(error)}") from error
+def _unsupported(folder: Path, denoiser: Path, name: str) -> UsageError:
+    index = folder / "model_index.json"
+    pipeline = f" of {_read_config(index, '_class_name')['_class_name']}" if index.is_file() else ""
+    return UsageError(f"target denoiser {denoiser} is a {name}{pipeline}; supported are {SUPPORTED}")
 
 
-def _components(address: str) -> tuple[Path, Path, Path]:
+def _find_parts(address: str) -> Parts:
     location = Location.of(address)
     if not location.is_local:
         raise UsageError(f"target {address}: only local folders can be loaded")
     folder = Path(location.uri)
     if not folder.is_dir():
         raise UsageError(f"target folder {folder} does not exist")
-    return (
+    denoiser = _component(folder, DENOISERS, "denoiser")
+    config = _read_config(denoiser / "config.json", "_class_name")
+    family = find_family(config)
+    if family is None:
+        raise _unsupported(folder, denoiser, config["_class_name"])
+    return Parts(
+        family,
         _component(folder, AUTOENCODERS, "autoencoder"),
-        _component(folder, ("unet",), "U-Net"),
+        denoiser,
         _component(folder, ("scheduler",), "scheduler", "scheduler_config.json"),
+        _find_text(folder) if family.text else (),
     )
+
+
+def _find_text(folder: Path) -> tuple[Path, Path]:
+    return (
+        _component(folder, ("tokenizer",), "tokenizer", "tokenizer_config.json"),
+        _component(folder, ("text_encoder",), "text encoder"),
+    )
+
+
+def _load(component: Path, kind: Any, what: str, **options: Any) -> Any:
+    try:
+        return kind.from_pretrained(component, local_files_only=True, **options)
+    except Exception as error:
+        # The libraries raise many kinds; each means that these files do not make this component.
+        raise UsageError(f"target {what} {component} cannot be loaded: {one_line(error)}") from error
+
+
+def _load_model(component: Path, kind: Any, what: str, device: str) -> Any:
+    if not list(component.glob("*.safetensors")):
+        raise UsageError(f"target {what} {component} has no .safetensors file; other weight formats are not read")
+    return _load(component, kind, what, use_safetensors=True, low_cpu_mem_usage=False).float().to(device)
+
+
+def _load_autoencoder(component: Path, device: str) -> AutoencoderKL | VQModel:
+    name = _read_config(component / "config.json", "_class_name")["_class_name"]
+    if name not in AUTOENCODER_KINDS:
+        raise UsageError(f"target autoencoder {component} is a {name}; supported are {', '.join(AUTOENCODER_KINDS)}")
+    return _load_model(component, AUTOENCODER_KINDS[name], "autoencoder", device)
+
+
+def _load_schedule(component: Path) -> DDPMScheduler:
+    """The schedule; betas do not depend on the sampler, and every sampler of noise prediction loads as this."""
+    name = _read_config(component / "scheduler_config.json", "_class_name")["_class_name"]
+    schedule = _load(component, DDPMScheduler, "scheduler")
+    prediction = schedule.config.prediction_type
+    if name.startswith("FlowMatch") or prediction not in PREDICTIONS:
+        raise UsageError(
+            f"target scheduler {component} is a {name} of {prediction}; supported are {' and '.join(PREDICTIONS)}"
+        )
+    return schedule
+
+
+def _load_text(tokenizer: Path, text_encoder: Path, device: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
+    names = _read_config(text_encoder / "config.json", "architectures")["architectures"]
+    if names != ["CLIPTextModel"]:
+        raise UsageError(f"target text encoder {text_encoder} is a {names}; CLIPTextModel is supported")
+    return (
+        _load(tokenizer, CLIPTokenizer, "tokenizer"),
+        _load_model(text_encoder, CLIPTextModel, "text encoder", device),
+    )
+
+
+def _check_channels(autoencoder: AutoencoderKL | VQModel, denoiser: Any) -> None:
+    latent, taken = autoencoder.config.latent_channels, denoiser.config.in_channels
+    if latent != taken:
+        raise UsageError(
+            f"the target's denoiser takes {taken} channels and its autoencoder's latents have {latent}; "
+            "inpainting and other image-conditional models are not supported"
+        )
 
 
 def load_target(address: str, device: str) -> Target:
@@ -69,30 +144,22 @@ def load_target(address: str, device: str) -> Target:
 
     Raises UsageError where the folder, a component or its safetensors weights are missing or of another kind.
     """
-    autoencoder, denoiser, schedule = _components(address)
-    return UnconditionalTarget(
-        _load_model(autoencoder, AutoencoderKL, "autoencoder").to(device),
-        _load_model(denoiser, UNet2DModel, "U-Net").to(device),
-        _load_schedule(schedule),
-    )
-
-
-def _load_schedule(component: Path) -> DDPMScheduler:
-    """The schedule; betas do not depend on the sampler, and every diffusers sampler's configuration loads as this."""
-    try:
-        return DDPMScheduler.from_pretrained(component, local_files_only=True)
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"target scheduler {component} cannot be loaded: {one_line(error)}") from error
+    parts = _find_parts(address)
+    autoencoder = _load_autoencoder(parts.autoencoder, device)
+    denoiser = _load_model(parts.denoiser, parts.family.denoiser, "denoiser", device)
+    _check_channels(autoencoder, denoiser)
+    text = _load_text(*parts.text, device) if parts.text else ()
+    return parts.family.target(autoencoder, denoiser, _load_schedule(parts.scheduler), *text)
 
 
 def target_digest(address: str) -> str:
-    """SHA-256 over the names and bytes of a target's configurations and weights.
+    """SHA-256 over the names and bytes of a target's configurations, vocabularies and weights.
 
     Raises UsageError where a component is missing.
     """
     digest = hashlib.sha256()
-    for component in _components(address):
+    for component in _find_parts(address).folders:
         for path in sorted(component.iterdir()):
-            if path.suffix in (".json", ".safetensors"):
+            if path.suffix in (".json", ".txt", ".safetensors"):
                 digest.update(f"{component.name}/{path.name}:{Location.of(path).sha256()}\n".encode())
     return digest.hexdigest()

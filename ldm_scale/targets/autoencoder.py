@@ -1,0 +1,59 @@
+"""The autoencoder of a latent diffusion model: KL (a Gaussian posterior) or VQ (a codebook)."""
+
+from typing import Any
+
+from diffusers import AutoencoderKL, VQModel
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+def freeze(model: nn.Module) -> Any:
+    """The model in eval mode, without gradients to its parameters."""
+    return model.eval().requires_grad_(False)
+
+
+class Autoencoder:
+    """A KL autoencoder between images (n, 3, H, W) and scaled latents z = (latent - shift) * scale, (n, c, h, w).
+
+    The latent is the posterior's mode, or mean + std * noise (Rombach et al. 2022, section 3.1 and appendix G).
+    """
+
+    def __init__(self, model: AutoencoderKL | VQModel) -> None:
+        self._model = freeze(model)
+        self._scale = float(model.config.scaling_factor)
+        self._shift = float(model.config.get("shift_factor") or 0.0)
+        self.factor = 2 ** (len(model.config.block_out_channels) - 1)
+
+    def encode(
+        self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None
+    ) -> Float[Tensor, "n c h w"]:
+        return (self._to_latents(images, noise) - self._shift) * self._scale
+
+    def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        return self._to_images(z / self._scale + self._shift)
+
+    def _to_latents(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        posterior = self._model.encode(images).latent_dist
+        return posterior.mode() if noise is None else posterior.mean + posterior.std * noise
+
+    def _to_images(self, latents: Tensor) -> Tensor:
+        return self._model.decode(latents).sample
+
+
+class VQAutoencoder(Autoencoder):
+    """A VQ autoencoder whose latent is the encoder's output before quantisation (Rombach et al. 2022, section 3.1).
+
+    Its posterior is a point, so noise changes nothing. Decoding leaves the quantisation out too: it is piecewise
+    constant, and the decoder's Jacobian would be zero.
+    """
+
+    def _to_latents(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        return self._model.encode(images).latents
+
+    def _to_images(self, latents: Tensor) -> Tensor:
+        return self._model.decode(latents, force_not_quantize=True).sample
+
+
+def make_autoencoder(model: AutoencoderKL | VQModel) -> Autoencoder:
+    """The autoencoder of diffusers' model."""
+    return VQAutoencoder(model) if isinstance(model, VQModel) else Autoencoder(model)

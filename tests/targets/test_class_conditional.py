@@ -1,0 +1,67 @@
+"""The class-conditional targets against diffusers' denoisers called directly."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiTTransformer2DModel, UNet2DModel
+
+from ldm_scale.errors import RunError
+from ldm_scale.targets import Target, load_target
+from tests.targets import tiny
+
+LABELS = [3, 0, 3]
+
+
+def predict(target: Target, labels: list[int], t: int) -> torch.Tensor:
+    with torch.no_grad():
+        return target.predict_noise(latents(), t, target.condition([None] * 3, labels))
+
+
+def latents() -> torch.Tensor:
+    return torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("t", [0, 640])
+@pytest.mark.parametrize("out_channels", [4, 8])
+def test_a_unet_is_given_the_classes(tmp_path: Path, out_channels: int, t: int) -> None:
+    folder = tiny.class_unet(tmp_path, out_channels)
+    unet = UNet2DModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False).eval()
+    with torch.no_grad():
+        expected = unet(latents(), torch.tensor(t), class_labels=torch.tensor(LABELS)).sample[:, :4]
+    torch.testing.assert_close(predict(load_target(str(folder), "cpu"), LABELS, t), expected)
+
+
+@pytest.mark.parametrize("t", [0, 640])
+@pytest.mark.parametrize("name", ["DiTTransformer2DModel", "Transformer2DModel"])
+def test_a_dit_is_given_the_classes_and_its_sigma_is_left_out(tmp_path: Path, name: str, t: int) -> None:
+    folder = tiny.dit(tmp_path)
+    transformer = DiTTransformer2DModel.from_pretrained(folder / "transformer", low_cpu_mem_usage=False).eval()
+    with torch.no_grad():
+        expected, sigma = transformer(latents(), torch.full((3,), t), class_labels=torch.tensor(LABELS)).sample.split(
+            4, dim=1
+        )
+    path = folder / "transformer/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": name}))
+    found = predict(load_target(str(folder), "cpu"), LABELS, t)
+    torch.testing.assert_close(found, expected)
+    assert (found - sigma).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("make", [tiny.class_unet, tiny.dit])
+def test_another_class_gives_another_prediction(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    target = load_target(str(make(tmp_path)), "cpu")
+    differs = (predict(target, [3, 0, 3], 50) - predict(target, [3, 1, 3], 50)).flatten(1).abs().amax(1) > 1e-4
+    assert differs.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("make", [tiny.class_unet, tiny.dit])
+@pytest.mark.parametrize("labels", [[0, None, None], [0, 5, -1]])
+def test_samples_without_a_known_class_are_counted(
+    tmp_path: Path, make: Callable[[Path], Path], labels: list[int | None]
+) -> None:
+    target = load_target(str(make(tmp_path)), "cpu")
+    with pytest.raises(RunError, match=r"2 of 3 samples have no class label in 0 \.\.\. 4"):
+        target.condition([None] * 3, labels)

@@ -1,0 +1,72 @@
+"""What every family's target must offer: shapes, a schedule, float32, rows of a batch that do not touch."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler
+from safetensors.torch import load_file, save_file
+
+from ldm_scale.targets import Target, load_target
+from tests.targets import tiny
+
+FAMILIES = {
+    tiny.vq_ldm: DDIMScheduler,
+    tiny.class_unet: DDPMScheduler,
+    tiny.dit: DDIMScheduler,
+    tiny.stable_diffusion: PNDMScheduler,
+}
+CAPTIONS, LABELS = ["a cat", None, "dog"], [0, 4, 2]
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda make: make.__name__)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Callable, Path]:
+    return request.param, request.param(tmp_path_factory.mktemp("family"))
+
+
+@pytest.fixture
+def target(made: tuple[Callable, Path]) -> Target:
+    return load_target(str(made[1]), "cpu")
+
+
+def test_it_is_a_target_of_these_shapes(target: Target) -> None:
+    assert isinstance(target, Target)
+    assert (target.image_size, target.latent_shape) == (16, (4, 4, 4))
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        z = target.encode(images, torch.zeros(2, 4, 4, 4))
+        torch.testing.assert_close(z, target.encode(images, None))
+        assert target.decode(z).shape == images.shape
+
+
+def test_the_schedule_is_its_own_samplers(made: tuple[Callable, Path], target: Target) -> None:
+    expected = FAMILIES[made[0]].from_pretrained(made[1] / "scheduler").alphas_cumprod
+    torch.testing.assert_close(target.alphas_cumprod, expected, rtol=0, atol=0)
+
+
+def test_a_sample_does_not_depend_on_its_batch(target: Target) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(3, 4, 4, 4, generator=generator)
+    images = torch.rand(3, 3, 16, 16, generator=generator) * 2 - 1
+    with torch.no_grad():
+        whole = target.predict_noise(z, 30, target.condition(CAPTIONS, LABELS))
+        encoded, decoded = target.encode(images, None), target.decode(z)
+        for n in range(3):
+            one = slice(n, n + 1)
+            alone = target.predict_noise(z[one], 30, target.condition(CAPTIONS[one], LABELS[one]))
+            torch.testing.assert_close(alone, whole[one], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(target.encode(images[one], None), encoded[one], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(target.decode(z[one]), decoded[one], rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision_files_are_computed_in_single(made: tuple[Callable, Path], tmp_path: Path) -> None:
+    folder = made[0](tmp_path / "half")
+    for path in list(folder.rglob("*.safetensors")):
+        halved = {name: weight.half() for name, weight in load_file(path).items()}
+        save_file(halved, path, metadata={"format": "pt"})
+    target = load_target(str(folder), "cpu")
+    with torch.no_grad():
+        z = target.encode(torch.zeros(1, 3, 16, 16), None)
+        noise = target.predict_noise(z, 10, target.condition([None], [0]))
+    assert z.dtype == noise.dtype == target.decode(z).dtype == torch.float32
