@@ -89,7 +89,7 @@ def target(tmp_path: Path, tiny_target: Path) -> Path:
         ("audit --out {out} --shards {tmp}/gone --target {target}", "shard folder .*/gone does not exist"),
         ("audit --out {out} --shards {tmp}/empty --target {target}", r"/empty holds no manifest\.json"),
         ("audit --out {out} --shards {shards} --target {tmp}/gone", "target folder .*/gone does not exist"),
-        ("audit --out {out} --shards {shards} --target {tmp}/empty", "/empty has no autoencoder"),
+        ("audit --out {out} --shards {shards} --target {tmp}/empty", "/empty has no denoiser"),
         ("audit --out {out} --shards {shards}", "give both shards and target"),
         ("audit --out {out} --shards {shards} --target {target} --split {tmp}/gone.json", r"gone\.json does not exist"),
         ("audit --out {out} --shards {shards} --target {target} --attacks simo", "'simo'; did you mean 'sima'"),
@@ -161,12 +161,12 @@ def test_what_cannot_be_used_is_named_in_one_line_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda t: shutil.rmtree(t / "unet"), r"has no U-Net: unet/config\.json is missing"),
+        (lambda t: shutil.rmtree(t / "unet"), r"has no denoiser: unet/config\.json is missing"),
         (lambda t: shutil.rmtree(t / "vqvae"), r"has no autoencoder: vae/config\.json is missing"),
         (lambda t: shutil.rmtree(t / "scheduler"), r"has no scheduler: scheduler/scheduler_config\.json is missing"),
         (
             lambda t: (t / "unet/diffusion_pytorch_model.safetensors").unlink(),
-            r"U-Net .*/unet has no \.safetensors file",
+            r"denoiser .*/unet has no \.safetensors file",
         ),
         (
             lambda t: (t / "vqvae/diffusion_pytorch_model.safetensors").rename(t / "vqvae/diffusion_pytorch_model.bin"),
@@ -174,17 +174,20 @@ def test_what_cannot_be_used_is_named_in_one_line_and_nothing_is_written(
         ),
         (
             lambda t: (t / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"cut short"),
-            "U-Net .*/unet cannot be loaded",
+            "denoiser .*/unet cannot be loaded",
         ),
-        (lambda t: (t / "unet/config.json").write_text("{"), r"unet/config\.json is not a diffusers configuration"),
-        (lambda t: (t / "unet/config.json").write_text("[]"), r"unet/config\.json is not a diffusers configuration"),
-        (lambda t: (t / "unet/config.json").write_bytes(b"\xff\xfe"), r"config\.json is not a diffusers configuration"),
+        (lambda t: (t / "unet/config.json").write_text("{"), r"unet/config\.json is not a configuration"),
+        (lambda t: (t / "unet/config.json").write_text("[]"), r"unet/config\.json is not a configuration"),
+        (lambda t: (t / "unet/config.json").write_bytes(b"\xff\xfe"), r"config\.json is not a configuration"),
         (
             lambda t: (t / "unet/config.json").write_text('{"_class_name": "Transformer2DModel"}'),
-            "unet is a Transformer2DModel; ",
+            "unet is a Transformer2DModel of LDMPipeline; ",
         ),
         (lambda t: (t / "scheduler/scheduler_config.json").write_text("{"), "scheduler"),
-        (lambda t: shutil.copytree(t / "vqvae", t / "unet", dirs_exist_ok=True), "unet is a AutoencoderKL; "),
+        (
+            lambda t: shutil.copytree(t / "vqvae", t / "unet", dirs_exist_ok=True),
+            "unet is a AutoencoderKL of LDMPipeline; ",
+        ),
     ],
 )
 def test_a_target_that_cannot_be_loaded_is_named_in_one_line(

@@ -1,6 +1,7 @@
 """The audit on a real local Ray: the same rows whatever the order and width, resume, rejects, refusals."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from ldm_scale.errors import RunError, UsageError
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.storage import Location
 from tests.conftest import make_folder
+from tests.targets import tiny
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -204,6 +206,15 @@ def test_a_truncated_shard_fails_the_run_by_name(tmp_path: Path, tiny_shards: Pa
     victim.write_bytes(victim.read_bytes()[:5000])
     with pytest.raises(RunError, match=r"heldout-000001\.tar"):
         run_audit(make_config(tmp_path / "run", shards, tiny_target))
+
+
+@pytest.mark.parametrize("make", [tiny.dit, tiny.stable_diffusion])
+def test_shards_bring_the_condition_to_the_target(
+    tmp_path: Path, tiny_shards: Path, make: Callable[[Path], Path]
+) -> None:
+    target = make(tmp_path / "target")
+    run_audit(make_config(tmp_path / "run", tiny_shards, target, attacks={"sima": {"timesteps": [0, 50]}}))
+    assert len(read_rows(tmp_path / "run")) == 48
 
 
 def split_file(path: Path, split: Split) -> Path:
