@@ -265,8 +265,8 @@ def test_reduce_refuses_a_drop_share_between_two_bins(tmp_path: Path, fails: Fai
     assert "drop = 0.41 is not a multiple of 1 /" in fails("reduce", make_run(tmp_path / "out").root, "--drop", "0.41")
 
 
-def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = make_run(tmp_path / "out")
+def make_rows(*sample_ids: str) -> pa.Table:
+    """A row for each sample, of a latent of four dimensions."""
     content = {
         "member": True,
         "distortion": None,
@@ -276,7 +276,12 @@ def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixt
         "sima_random": [1.0] * 2,
     }
     schema = row_schema(4, {"sima": 1}, 2, {}, one_ranking=False)
-    rows = pa.Table.from_pylist([{"sample_id": f"s/{i}"} | content for i in range(3)], schema=schema)
+    return pa.Table.from_pylist([{"sample_id": sample_id} | content for sample_id in sample_ids], schema=schema)
+
+
+def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "out")
+    rows = make_rows("s/0", "s/1", "s/2")
     rejects = [{"sample_id": f"s/x{i}", "stage": "decode", "reason": f"cannot be decoded: {i}"} for i in range(2)]
     run.commit(rows, pa.Table.from_pylist(rejects, schema=REJECT))
     (run.root / "results.json").replace(b"{}")
@@ -291,17 +296,7 @@ def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_status_counts_a_row_that_was_written_twice_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run(tmp_path / "out")
-    content = {
-        "member": True,
-        "distortion": None,
-        "influence": [0.0] * 4,
-        "leakage": [0.0] * 4,
-        "sima": [1.0] * 2,
-        "sima_random": [1.0] * 2,
-    }
-    rows = pa.Table.from_pylist(
-        [{"sample_id": "s/0"} | content], schema=row_schema(4, {"sima": 1}, 2, {}, one_ranking=False)
-    )
+    rows = make_rows("s/0")
     for _ in range(2):
         run.commit(rows, REJECT.empty_table())
     main(["status", str(tmp_path / "out")])

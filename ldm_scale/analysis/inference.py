@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.stats import ttest_ind
 
-from ldm_scale.analysis.combined import classifier
+from ldm_scale.analysis.combined import combined_scorer
 from ldm_scale.analysis.results import DatasetInference
 
 
@@ -19,8 +19,8 @@ def infer_dataset(
     The score is a classifier's log odds, fitted on the rows `choose` and tested on the rows `report`: under the
     hypothesis that both sides have one distribution, the fit knows nothing of the tested rows and p is uniform.
     """
-    model = classifier(features.shape[1]).fit(features[choose], member[choose])
-    scores, suspect = model.decision_function(features[report]), member[report]
+    _, scores = combined_scorer(features, member)(choose, report)
+    suspect = member[report]
     test = ttest_ind(scores[suspect], scores[~suspect], equal_var=False, alternative="greater")
     members, heldout = int(suspect.sum()), int((~suspect).sum())
     return DatasetInference(p_value=test.pvalue, statistic=test.statistic, members=members, heldout=heldout)
