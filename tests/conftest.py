@@ -1,5 +1,6 @@
-"""Shared fixtures: one local Ray for the whole session, a tiny random target, a tiny shard folder."""
+"""Shared fixtures: one local Ray and S3 for the whole session, a tiny random target, a tiny shard folder."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image  # noqa: E402
 
 from ldm_scale.config import PackConfig, TrainConfig  # noqa: E402
 from ldm_scale.data.pack import pack  # noqa: E402
+from tests import s3  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,7 +28,20 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
+def s3_server() -> Iterator[None]:
+    """An S3 server of this test session's own, which this process and those it starts find in their environment."""
+    with s3.server():
+        yield
+
+
+@pytest.fixture
+def bucket(s3_server: None) -> str:
+    """The address of a new bucket."""
+    return s3.make_bucket(f"test-{uuid.uuid4().hex}")
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_server: None) -> Iterator[None]:
     """A Ray of this test session's own; the package's session() finds it connected and leaves it so."""
     import ray
 

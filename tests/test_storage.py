@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location, sub_locations, write_table
+from ldm_scale.storage import Location, read_table, sub_locations, write_table
 
 
 def names(folder: Path) -> list[str]:
@@ -162,3 +162,31 @@ def test_folders_are_made_copied_and_removed(tmp_path: Path) -> None:
     assert (copy / "sub/x").read_text() == "x"
     copy.delete_dir()
     assert names(tmp_path / "one") == []
+
+
+def test_a_bucket_is_listed_read_and_written_like_a_folder(bucket: str) -> None:
+    root = Location.of(bucket) / "runs/one"
+    assert (root.is_dir(), root.is_file(), root.is_empty(), root.files(recursive=True)) == (False, False, True, [])
+    for name in ("b.tar", "a.tar", "c.txt", "sub/d.tar"):
+        (root / name).create(name.encode())
+    assert (root.is_dir(), root.is_empty(), (root / "a.tar").is_file()) == (True, False, True)
+    assert [relative for relative, _ in sub_locations(root, ".tar")] == ["a.tar", "b.tar", "sub/d.tar"]
+    assert [x.uri for x in root.files(".tar")] == [f"{bucket}/runs/one/a.tar", f"{bucket}/runs/one/b.tar"]
+    with pytest.raises(UsageError, match=r"a\.tar exists already"):
+        (root / "a.tar").create(b"two")
+    (root / "a.tar").replace(b"three")
+    assert (root / "a.tar").read_bytes() == b"three"
+
+
+def test_a_large_object_is_uploaded_in_parts_and_has_its_bytes(bucket: str) -> None:
+    data = bytes(range(256)) * (1 << 17)  # 32 MiB
+    location = Location.of(bucket) / "large"
+    location.create(data)
+    assert (location.size(), location.sha256()) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_tables_go_through_a_bucket(bucket: str) -> None:
+    table = pa.table({"a": [1, 2, None], "b": ["x", "y", "z"]})
+    location = Location.of(bucket) / "t.parquet"
+    write_table(location, table)
+    assert read_table(location, ["a"]).equals(table.select(["a"]))
