@@ -18,9 +18,14 @@ from ldm_scale.config import (
     check_drop,
 )
 from ldm_scale.errors import RunError, UsageError
-from ldm_scale.flags import add_attack_flags, add_flags, collect
+from ldm_scale.flags import ROOT, add_attack_flags, add_flags, at_root, collect
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.storage import Location
+
+WHERE = f"""
+What is audited must be given: by --shards, --target and --out; or by LDM_SCALE_SHARDS, LDM_SCALE_TARGET and
+LDM_SCALE_OUT; or by {ROOT}, a folder or s3:// address that has shards/{{dataset}} and targets/{{dataset}}; the run
+is then runs/{{dataset}} below it."""
 
 
 def _open_run(path: str) -> RunDirectory:
@@ -131,7 +136,7 @@ def _add_config_flags(
 ) -> None:
     if not positional:
         parser.add_argument("--config", metavar="FILE", help="YAML with the same names; flags win over it")
-    add_flags(parser, kind, positional)
+    add_flags(parser, kind, positional, recipe=recipe)
     if kind is AuditConfig:
         add_attack_flags(parser)
     parser.set_defaults(function=lambda arguments: function(build(kind, collect(arguments, kind, recipe))))
@@ -183,8 +188,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(make_parser(), argv)
 
 
-def run_job(description: str, recipe: dict[str, Any], argv: Sequence[str] | None = None) -> int:
-    """Run an audit job: a recipe of configuration values, with the flags of `ldm-scale audit` over it."""
+def run_job(
+    description: str, recipe: dict[str, Any], argv: Sequence[str] | None = None, dataset: str | None = None
+) -> int:
+    """Run an audit job: a recipe of configuration values, with the flags of `ldm-scale audit` over it.
+
+    The job of a data set has no default of what is audited, but a place for it below LDM_SCALE_ROOT.
+    """
+    if dataset is not None:
+        description, recipe = f"{description}\n{WHERE.format(dataset=dataset)}", at_root(recipe, dataset)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_config_flags(parser, AuditConfig, _audit, recipe)
     return _run(parser, argv)

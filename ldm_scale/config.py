@@ -107,10 +107,8 @@ class AuditConfig(Config):
     """One audit: what is audited, on which samples, how, and where the run directory goes."""
 
     out: str = Field(description="run directory, local or s3://; the same command again resumes it")
-    shards: str = Field(
-        str(DEMO / "shards"), description="shard folder with manifest.json; the shipped demo by default"
-    )
-    target: str = Field(str(DEMO / "target"), description="target in diffusers' layout; the shipped demo by default")
+    shards: str = Field(str(DEMO / "shards"), description="shard folder with manifest.json")
+    target: str = Field(str(DEMO / "target"), description="target in diffusers' layout")
     split: str | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
     seed: int = Field(0, description="seed of every random draw")
     latent: Literal["mode", "sample"] = Field("mode", description="the encoder's mode, or a sample of its posterior")
@@ -229,6 +227,8 @@ def build(kind: type[T], values: dict[str, Any]) -> T:
         key = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         message = {"extra_forbidden": "no such option", "missing": "must be given"}.get(first["type"], message)
+        if first["type"] == "string_type" and first["input"] is None:
+            message = "must be given (see --help)"
         raise UsageError(f"{key}: {message}" if key else message) from None
 
 

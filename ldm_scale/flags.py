@@ -3,9 +3,12 @@
 import argparse
 import dataclasses
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from ldm_scale.attacks.registry import known_attacks
 from ldm_scale.config import AuditConfig, Config, load_yaml, name_attacks
@@ -14,31 +17,49 @@ from ldm_scale.registry import unknown_name
 
 # Defaults of flags from the environment, so that a bare `ray job submit` works on a configured cluster.
 ENVIRONMENT = {"shards": "LDM_SCALE_SHARDS", "target": "LDM_SCALE_TARGET", "out": "LDM_SCALE_OUT"}
+# The folder, local or on S3, below which the jobs of the paper's data sets find and put everything.
+ROOT = "LDM_SCALE_ROOT"
 
 
-def _help(field: FieldInfo) -> str:
+def _help(field: FieldInfo, default: Any) -> str:
     text = field.description or ""
-    if field.is_required() or field.default is None:
+    if default in (None, PydanticUndefined):
         return text
-    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple | dict) else field.default
-    return f"{text} [{default}]".replace("%", "%%")
+    shown = ",".join(map(str, default)) if isinstance(default, tuple | dict) else default
+    return f"{text} [{shown}]".replace("%", "%%")
 
 
-def add_flags(parser: Any, kind: type[Config], positional: tuple[str, ...] = (), prefix: str = "") -> None:
-    """Add one flag for each leaf of the tree, sections as groups; `positional` names are given without a flag."""
+def add_flags(
+    parser: Any,
+    kind: type[Config],
+    positional: tuple[str, ...] = (),
+    prefix: str = "",
+    recipe: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Add one flag for each leaf of the tree, sections as groups; `positional` names are given without a flag.
+
+    The help names each flag's default: the recipe's, or else the configuration's own.
+    """
     for name, field in kind.model_fields.items():
         annotation = field.annotation
+        default = recipe.get(name, field.default)
         if isinstance(annotation, type) and issubclass(annotation, Config):
-            add_flags(
-                parser.add_argument_group(f"{name}: {(annotation.__doc__ or '').rstrip('.')}"),
-                annotation,
-                prefix=f"{name}.",
-            )
+            title = f"{name}: {(annotation.__doc__ or '').rstrip('.')}"
+            add_flags(parser.add_argument_group(title), annotation, (), f"{name}.", recipe.get(name, {}))
         elif name in positional:
-            parser.add_argument(name, metavar=name.upper(), help=_help(field))
+            parser.add_argument(name, metavar=name.upper(), help=_help(field, default))
         else:
             flag = f"--{prefix}{name}".replace("_", "-")
-            parser.add_argument(flag, dest=prefix + name, metavar="X", default=None, help=_help(field))
+            parser.add_argument(flag, dest=prefix + name, metavar="X", default=None, help=_help(field, default))
+
+
+def at_root(recipe: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """The recipe of a data set's job: shards, target and run below LDM_SCALE_ROOT, or else none, none and runs/."""
+    root = os.environ.get(ROOT, "").rstrip("/")
+    if not root:
+        return {"shards": None, "target": None, "out": f"runs/{dataset}", **recipe}
+    places = {"shards": "shards", "target": "targets", "out": "runs"}
+    return {**{key: f"{root}/{folder}/{dataset}" for key, folder in places.items()}, **recipe}
 
 
 def add_attack_flags(parser: argparse.ArgumentParser) -> None:

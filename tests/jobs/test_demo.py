@@ -1,7 +1,6 @@
 """The demo job, submitted both ways to a real Ray of the test's own."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,17 +8,7 @@ import pytest
 
 from ldm_scale.analysis.results import Results
 from tests.jobs.cluster import head, submit
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository's code, without what git ignores."""
-    copy = tmp_path_factory.mktemp("checkout")
-    for name in ("ldm_scale", "jobs"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return copy
+from tests.jobs.conftest import ROOT
 
 
 @pytest.fixture(scope="module")

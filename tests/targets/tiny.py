@@ -56,6 +56,12 @@ def vq_ldm(folder: Path) -> Path:
     return save(folder, "LDMPipeline", DDIMScheduler(), vqvae=autoencoder, unet=unet)
 
 
+def unconditional(folder: Path) -> Path:
+    torch.manual_seed(0)
+    unet = UNet2DModel(**UNET, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+    return save(folder, "LDMPipeline", DDPMScheduler(), vqvae=kl(), unet=unet)
+
+
 def class_unet(folder: Path, out_channels: int = 4) -> Path:
     """A U-Net of classes; 8 output channels are a prediction and a learned sigma."""
     torch.manual_seed(0)

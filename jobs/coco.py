@@ -1,0 +1,23 @@
+#!/usr/bin/env python
+"""Audit a Stable Diffusion model that was fine-tuned on MS-COCO 2017: the paper's fifth row.
+
+2,500 members and 2,500 held-out images of val2017; shorter side to the model's own 512 px (bilinear), centre crop; each
+image's first caption is the condition. 16,384 dimensions. Distortion, which takes 300 decoder products, is measured on
+a fifth.
+"""
+
+import sys
+
+from ldm_scale.cli import run_job
+
+# The paper's timesteps for Stable Diffusion.
+TIMESTEPS = "0:200:10"
+RECIPE = {
+    "attacks": {name: {"timesteps": TIMESTEPS} for name in ("sima", "loss", "pia", "secmi")},
+    "images": {"filter": "bilinear"},
+    "geometry": {"influence": "hutchinson", "probes": 8, "distortion": "truncated", "distortion_share": 0.2},
+    "masks": {"ranking": "calibration"},
+}
+
+if __name__ == "__main__":
+    sys.exit(run_job(__doc__, RECIPE, dataset="coco"))

@@ -1,0 +1,23 @@
+#!/usr/bin/env python
+"""Audit a Stable Diffusion model that was fine-tuned on the Pokemon images with BLIP captions: the paper's fourth row.
+
+416 members, 417 held-out; shorter side to the model's own 512 px (bilinear), centre crop; each
+image's first caption is the condition. 16,384 dimensions. Distortion, which takes 300 decoder products, is measured on
+all images.
+"""
+
+import sys
+
+from ldm_scale.cli import run_job
+
+# The paper's timesteps for Stable Diffusion.
+TIMESTEPS = "0:200:10"
+RECIPE = {
+    "attacks": {name: {"timesteps": TIMESTEPS} for name in ("sima", "loss", "pia", "secmi")},
+    "images": {"filter": "bilinear"},
+    "geometry": {"influence": "hutchinson", "probes": 8, "distortion": "truncated", "distortion_share": 1.0},
+    "masks": {"ranking": "calibration"},
+}
+
+if __name__ == "__main__":
+    sys.exit(run_job(__doc__, RECIPE, dataset="pokemon"))

@@ -1,0 +1,77 @@
+"""The paper's six rows: a small source in the official layout, packed, and its job on a tiny target of its kind."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ldm_scale.analysis.results import Results
+from ldm_scale.cli import main
+from ldm_scale.rundir import RunDirectory
+from ldm_scale.storage import Location
+from tests.data.sources import official, test_cifar10, test_imagenet
+from tests.jobs.cluster import head, submit
+from tests.targets import tiny
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the paper: how its source is made and packed, its target, and what its recipe must resolve to."""
+
+    pack: str
+    source: Callable[[Path], Any]
+    target: Callable[[Path], Path]
+    timesteps: int
+    images: dict[str, Any]
+
+
+ROWS = {
+    "cifar10": Row("cifar10", test_cifar10.write_binary, tiny.unconditional, 30, {"crop": None}),
+    "celeba": Row("celeba", official.celeba_original, tiny.unconditional, 30, {"crop": 140, "filter": "bilinear"}),
+    "imagenet": Row("imagenet", test_imagenet.write_tar, tiny.class_unet, 30, {"crop": None, "filter": "bicubic"}),
+    "pokemon": Row("parquet", official.pokemon, tiny.stable_diffusion, 20, {"crop": None, "filter": "bilinear"}),
+    "coco": Row("coco", official.coco, tiny.stable_diffusion, 20, {"crop": None, "filter": "bilinear"}),
+    "flickr": Row("flickr30k", official.flickr_token, tiny.stable_diffusion, 20, {"crop": None, "filter": "bilinear"}),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What LDM_SCALE_ROOT names: shards/DATASET and targets/DATASET of every row."""
+    root = tmp_path_factory.mktemp("place")
+    (root / "sources").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(official, "COUNT", 16)
+        for name, row in ROWS.items():
+            row.source(root / "sources" / name)
+            arguments = ["pack", row.pack, str(root / "sources" / name), str(root / "shards" / name)]
+            assert main(arguments) == 0
+            row.target(root / "targets" / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cluster(checkout: Path, place: Path) -> Iterator[dict[str, str]]:
+    with head(checkout, {"LDM_SCALE_ROOT": str(place)}) as environment:
+        yield environment
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_bare_submit_audits_the_row(name: str, cluster: dict[str, str], checkout: Path, place: Path) -> None:
+    """`ray job submit jobs/NAME.py` on a cluster that knows where things are."""
+    done = submit(cluster, checkout, f"jobs/{name}.py")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    run = place / "runs" / name
+    manifest = json.loads((place / "shards" / name / "manifest.json").read_text())
+    results = Results.model_validate_json((run / "results.json").read_bytes())
+    assert results.members + results.heldout == sum(shard["samples"] for shard in manifest["shards"]) > 10
+    assert {row.attack for row in results.headline} == {"sima", "loss", "pia", "secmi"}
+    record = RunDirectory(Location.of(run)).read_record()
+    assert {name: len(steps) for name, steps in record.timesteps.items()} == dict.fromkeys(
+        ("sima", "loss", "pia", "secmi"), ROWS[name].timesteps
+    )
+    assert ROWS[name].images.items() <= record.config.images.model_dump().items()
+    assert (run / "report.html").is_file()
