@@ -14,6 +14,7 @@ from ldm_scale.config import (
     Config,
     PackConfig,
     TrainConfig,
+    ValidateConfig,
     build,
     check_drop,
 )
@@ -53,6 +54,18 @@ def _pack(config: PackConfig) -> None:
 
     manifest = pack(config)
     print(f"{config.out}: {manifest.samples} samples in {len(manifest.shards)} shards; {manifest.split}")
+
+
+def _validate(config: ValidateConfig) -> None:
+    from ldm_scale.engine.validate import run_validation
+
+    found = run_validation(config)
+    print(*found.facts, sep="\n")
+    for problem in found.problems:
+        print(f"problem: {problem}")
+    if found.problems:
+        raise RunError(f"{len(found.problems)} problems were found")
+    print("no problem was found")
 
 
 def _train(config: TrainConfig) -> None:
@@ -156,6 +169,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_config_command(
         commands, "pack", PackConfig, _pack, "make shards, manifest and split from a source", positional
     )
+    _add_config_command(commands, "validate", ValidateConfig, _validate, "check shards and a target before an audit")
     _add_config_command(commands, "train", TrainConfig, _train, "train a target on the members of a shard folder")
     _add_config_command(commands, "benchmark", BenchmarkConfig, _benchmark, "time the geometry beside plain loops")
     reduce = _add_run_command(

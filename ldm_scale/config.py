@@ -193,6 +193,17 @@ class TrainConfig(Config):
     images: ImageConfig = ImageConfig()
 
 
+class ValidateConfig(Config):
+    """What is checked before an audit, without a GPU."""
+
+    shards: str | None = Field(None, description="shard folder with manifest.json: every byte is read")
+    target: str | None = Field(None, description="target in diffusers' layout: loaded and tried on a few images")
+    split: str | None = Field(None, description="JSON of member and held-out keys, looked up in the shards")
+    decode_share: float = Field(0.05, ge=0, le=1, description="share of the images that are decoded, drawn by key")
+    seed: int = Field(0, description="seed of that draw")
+    images: ImageConfig = ImageConfig()
+
+
 class BenchmarkConfig(Config):
     """How the geometry's speed is measured."""
 

@@ -1,0 +1,136 @@
+"""Check shards and a target before anything is audited: Ray reads the shards, the target runs on one CPU."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+
+from ldm_scale.config import ImageConfig, ValidateConfig
+from ldm_scale.data.images import BadImage, open_image, preprocess
+from ldm_scale.data.inspection import Inspection, inspect_shard
+from ldm_scale.data.shards import Manifest, Sample, ShardInfo, read_manifest, read_shard
+from ldm_scale.data.split import HELDOUT, MEMBERS, read_split
+from ldm_scale.engine.progress import say
+from ldm_scale.engine.session import session
+from ldm_scale.errors import UsageError
+from ldm_scale.storage import Location
+from ldm_scale.targets import load_target
+from ldm_scale.targets.trial import Trial, try_target
+
+# Images of the first shard that the target is tried on.
+TRIED = 8
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What was checked, as lines to read, and what is wrong, as lines that name it."""
+
+    facts: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+@ray.remote(num_cpus=0.5)
+def _inspect(folder: Location, shard: ShardInfo, classes: int, share: float, seed: int, max_pixels: int) -> Inspection:
+    return inspect_shard(folder, shard, classes, share, seed, max_pixels)
+
+
+def _inspect_all(folder: Location, manifest: Manifest, config: ValidateConfig) -> Inspection:
+    """Every shard, in parallel; what was found, in the manifest's order."""
+    options = (len(manifest.classes), config.decode_share, config.seed, config.images.max_pixels)
+    pending = [_inspect.remote(folder, shard, *options) for shard in manifest.shards]
+    total = Inspection()
+    for number, reference in enumerate(pending, start=1):
+        total.add(ray.get(reference))
+        if number % max(1, len(pending) // 10) == 0:
+            say(f"{number} of {len(pending)} shards read")
+    return total
+
+
+def _describe_shards(folder: Location, manifest: Manifest, found: Inspection) -> Iterator[str]:
+    sides = {side: sum(shard.samples for shard in manifest.shards if shard.side == side) for side in (MEMBERS, HELDOUT)}
+    other = manifest.samples - sum(sides.values())
+    size = sum(shard.bytes for shard in manifest.shards) / 1e6
+    yield (
+        f"{folder}: {len(manifest.shards)} shards, {size:,.1f} MB, {len(found.keys)} samples; by the manifest "
+        f"{sides[MEMBERS]} members, {sides[HELDOUT]} held-out" + (f", {other} in neither folder" if other else "")
+    )
+    files = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.files.items()))
+    pixels = (
+        f"; {found.decoded} images decoded, sides of {found.sides[0]} to {found.sides[1]} px" if found.sides else ""
+    )
+    yield f"  files: {files}{pixels}"
+    labels = [label for _, label in found.conditions if label is not None]
+    classes = f"; classes {min(labels)} to {max(labels)}, the manifest names {len(manifest.classes)}" if labels else ""
+    captions = sum(count for (caption, _), count in found.conditions.items() if caption)
+    yield f"  captions: {captions}{classes}"
+
+
+def _split_problems(config: ValidateConfig, found: Inspection) -> Iterator[str]:
+    """Keys of the split file that are absent, or that more than one sample has."""
+    if config.split is None:
+        return
+    split = read_split(Location.of(config.split))
+    counts: dict[str, int] = {}
+    for key in found.keys:
+        counts[key] = counts.get(key, 0) + 1
+    wanted = (*split.members, *split.heldout)
+    if absent := [key for key in wanted if key not in counts]:
+        yield f"{config.split}: {len(absent)} keys are in no shard, the first is {absent[0]!r}"
+    if doubled := [key for key in wanted if counts.get(key, 0) > 1]:
+        yield f"{config.split}: {len(doubled)} keys are in more than one shard, the first is {doubled[0]!r}"
+
+
+def _first_images(folder: Location, manifest: Manifest, images: ImageConfig) -> Iterator[Sample]:
+    """The first samples of the first shard whose images can be decoded."""
+    taken = 0
+    for sample in read_shard(folder, manifest.shards[0]):
+        try:
+            open_image(sample.image, images.max_pixels)
+        except BadImage:
+            continue
+        yield sample
+        taken += 1
+        if taken == TRIED:
+            return
+
+
+def _try(config: ValidateConfig, samples: list[Sample]) -> Trial:
+    assert config.target is not None
+    target = load_target(config.target, "cpu")
+    images = [
+        preprocess(open_image(sample.image, config.images.max_pixels), config.images, target.image_size)
+        for sample in samples
+    ]
+    return try_target(target, images, [s.caption for s in samples], [s.label for s in samples], config.seed)
+
+
+def run_validation(config: ValidateConfig) -> Validation:
+    """Check the shards, the split file and the target that are given.
+
+    Raises UsageError where one of them cannot be used at all.
+    """
+    if config.shards is None and config.target is None:
+        raise UsageError("nothing to check: give --shards, --target or both")
+    facts: list[str] = []
+    problems: list[str] = []
+    samples: list[Sample] = []
+    found = Inspection()
+    if config.shards is not None:
+        folder = Location.of(config.shards)
+        manifest = read_manifest(folder)
+        with session():
+            found = _inspect_all(folder, manifest, config)
+        facts += _describe_shards(folder, manifest, found)
+        problems += (f"{problem} ({count}; the first: {first})" for problem, (count, first) in found.problems.items())
+        problems += _split_problems(config, found)
+        if not found.problems:
+            samples = list(_first_images(folder, manifest, config.images))
+    if config.target is not None:
+        trial = _try(config, samples)
+        facts += trial.facts
+        problems += trial.problems
+        problems += (
+            f"{config.target} cannot take {count} samples: {reason}"
+            for reason, count in trial.refused(found.conditions).items()
+        )
+    return Validation(tuple(facts), tuple(problems))

@@ -1,0 +1,75 @@
+"""One short trial of a target: what it is, whether its numbers are finite, and whether its parts belong together."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from ldm_scale.randomness import keyed_normal
+from ldm_scale.targets.base import Target, to_images
+
+# Halfway up the schedule, where a denoiser that knows its latents predicts most of the noise.
+SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the target is and did, as lines to read, and what is wrong with it."""
+
+    target: Target
+    facts: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    def refused(self, conditions: Mapping[tuple[bool, int | None], int]) -> Counter[str]:
+        """Samples that the target cannot take, by reason; `conditions` counts them by (has a caption, class)."""
+        reasons: Counter[str] = Counter()
+        for (captioned, label), count in conditions.items():
+            if reason := self.target.refusal("a caption" if captioned else None, label):
+                reasons[reason] += count
+        return reasons
+
+
+def _describe(target: Target) -> str:
+    channels, height, width = target.latent_shape
+    return (
+        f"{type(target).__name__}: {target.image_size} px images, {channels} x {height} x {width} latents "
+        f"({channels * height * width:,} dimensions), {len(target.alphas_cumprod)} timesteps"
+    )
+
+
+@torch.inference_mode()
+def try_target(
+    target: Target,
+    images: Sequence[UInt8[np.ndarray, "3 H W"]],
+    captions: Sequence[str | None],
+    labels: Sequence[int | None],
+    seed: int,
+) -> Trial:
+    """Encode, decode and denoise these images, as many as there are.
+
+    Told are the reconstruction's mean absolute error (of a range of 2), the scaled latents' standard deviation (about 1
+    where the scaling factor is right) and the mean squared error of the noise predicted half-way up the schedule (1 for
+    a denoiser that says nothing, far below for one whose latents, schedule and condition are right).
+    """
+    kept = [i for i, pair in enumerate(zip(captions, labels, strict=True)) if target.refusal(*pair) is None]
+    if not kept:
+        return Trial(target, (_describe(target),), ())
+    x = to_images(np.stack([images[i] for i in kept]), target.alphas_cumprod.device)
+    z = target.encode(x, None)
+    error = (target.decode(z) - x).abs().mean().item()
+    t = int(len(target.alphas_cumprod) * SHARE)
+    abar = target.alphas_cumprod[t]
+    noise = torch.from_numpy(np.stack([keyed_normal(seed, str(i), "trial", target.latent_shape) for i in kept])).to(z)
+    condition = target.condition([captions[i] for i in kept], [labels[i] for i in kept])
+    predicted = target.predict_noise(abar.sqrt() * z + (1 - abar).sqrt() * noise, t, condition)
+    squared = (predicted - noise).square().mean().item()
+    facts = (
+        _describe(target),
+        f"  {len(kept)} images: mean error of reconstruction {error:.3f} of 2, standard deviation of the scaled "
+        f"latents {z.std().item():.2f}, mean squared error of predicted noise at t = {t} {squared:.3f} (1 says nothing)",
+    )
+    finite = np.isfinite([error, squared]).all() and bool(z.isfinite().all())
+    return Trial(target, facts, () if finite else (f"{type(target).__name__} gives numbers that are not finite",))
