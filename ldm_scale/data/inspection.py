@@ -161,7 +161,7 @@ def inspect_shard(
 
 
 def _inspect_sample(found: Inspection, where: str, parts: dict[str, bytes], count: int, classes: int) -> None:
-    found.files.update(parts)
+    found.files.update(list(parts))
     label, complaint = _label(parts.get("cls"), classes)
     found.conditions["txt" in parts, label] += 1
     for problem in (*_problems_of(parts, count), *([complaint] if complaint else [])):

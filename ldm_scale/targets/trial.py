@@ -69,7 +69,8 @@ def try_target(
     facts = (
         _describe(target),
         f"  {len(kept)} images: mean error of reconstruction {error:.3f} of 2, standard deviation of the scaled "
-        f"latents {z.std().item():.2f}, mean squared error of predicted noise at t = {t} {squared:.3f} (1 says nothing)",
+        f"latents {z.std().item():.2f}, mean squared error of predicted noise at t = {t} {squared:.3f} (1 says "
+        "nothing)",
     )
     finite = np.isfinite([error, squared]).all() and bool(z.isfinite().all())
     return Trial(target, facts, () if finite else (f"{type(target).__name__} gives numbers that are not finite",))
