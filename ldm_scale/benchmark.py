@@ -12,7 +12,7 @@ from ldm_scale.config import BenchmarkConfig
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, probe_squares
 from ldm_scale.geometry.pullback import Decoder, metric
-from ldm_scale.targets import load_target
+from ldm_scale.targets import fetch_weights
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _together(decode: Decoder, z: Float[Tensor, "n c h w"], memory: int) -> Floa
 
 def run_benchmark(config: BenchmarkConfig) -> Iterator[Comparison]:
     """Time batched against looped Hutchinson influence, and one Jacobian against two for exact geometry."""
-    target = load_target(config.target, config.device)
+    target = fetch_weights(config.target).load(config.device)
     device = target.alphas_cumprod.device
     generator = torch.Generator().manual_seed(config.seed)
     z = torch.randn(config.samples, *target.latent_shape, generator=generator).to(device)

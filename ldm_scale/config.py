@@ -107,8 +107,14 @@ class AuditConfig(Config):
     """One audit: what is audited, on which samples, how, and where the run directory goes."""
 
     out: str = Field(description="run directory, local or s3://; the same command again resumes it")
-    shards: str = Field(str(DEMO / "shards"), description="shard folder with manifest.json")
-    target: str = Field(str(DEMO / "target"), description="target in diffusers' layout")
+    shards: str = Field(str(DEMO / "shards"), description="shard folder with manifest.json, local or s3://")
+    target: str = Field(
+        str(DEMO / "target"), description="target in diffusers' layout: folder, s3:// or hub id[@revision]"
+    )
+    lora: str | None = Field(
+        None, description="LoRA fused into the target's weights: file, folder, s3:// or hub id[@revision]"
+    )
+    lora_scale: float = Field(1.0, description="factor of the LoRA's change to the weights")
     split: str | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
     seed: int = Field(0, description="seed of every random draw")
     latent: Literal["mode", "sample"] = Field("mode", description="the encoder's mode, or a sample of its posterior")
@@ -136,6 +142,8 @@ class AuditConfig(Config):
             raise ValueError("attacks: name at least one")
         if ("shards" in self.model_fields_set) != ("target" in self.model_fields_set):
             raise ValueError("give both shards and target; only together do they default to the demo")
+        if self.lora is None and self.lora_scale != 1:
+            raise ValueError("lora_scale: there is no lora to scale")
         try:
             check_drop(self.analysis.drop, self.masks.bins)
         except UsageError as error:
@@ -198,6 +206,7 @@ class ValidateConfig(Config):
 
     shards: str | None = Field(None, description="shard folder with manifest.json: every byte is read")
     target: str | None = Field(None, description="target in diffusers' layout: loaded and tried on a few images")
+    lora: str | None = Field(None, description="LoRA fused into the target's weights first")
     split: str | None = Field(None, description="JSON of member and held-out keys, looked up in the shards")
     decode_share: float = Field(0.05, ge=0, le=1, description="share of the images that are decoded, drawn by key")
     seed: int = Field(0, description="seed of that draw")
@@ -207,7 +216,9 @@ class ValidateConfig(Config):
 class BenchmarkConfig(Config):
     """How the geometry's speed is measured."""
 
-    target: str = Field(str(DEMO / "target"), description="target in diffusers' layout; the shipped demo by default")
+    target: str = Field(
+        str(DEMO / "target"), description="target in diffusers' layout: folder, s3:// or hub id[@revision]"
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
     seed: int = Field(0, description="seed of latents and probes")
     samples: int = Field(32, gt=0, description="latents of the Hutchinson comparison")

@@ -93,6 +93,15 @@ class Location:
             key=str,
         )
 
+    def versions(self) -> dict[str, tuple[int, int]]:
+        """(bytes, nanoseconds of last change) of every file below a folder, by its path there."""
+        selector = pafs.FileSelector(self._path, allow_not_found=True, recursive=True)
+        return {
+            info.path.removeprefix(self._path + "/"): (info.size, info.mtime_ns)
+            for info in self._fs.get_file_info(selector)
+            if info.type == pafs.FileType.File
+        }
+
     def is_empty(self) -> bool:
         """True where nothing is there, or a folder with nothing in it."""
         selector = pafs.FileSelector(self._path, allow_not_found=True, recursive=False)

@@ -62,6 +62,7 @@ def test_an_unknown_key_is_named(kind: type[Config], values: dict[str, Any], mes
         ({"out": "o", "attacks": []}, "^attacks: name at least one$"),
         ({"out": "o", "attacks": 3}, "^attacks: "),
         ({"out": "o", "attacks": {"sima": 3}}, r"^attacks\.sima: "),
+        ({"out": "o", "lora_scale": 0.5}, "^lora_scale: there is no lora to scale$"),
         ({"out": "o", "shards": "s"}, "^give both shards and target"),
         ({"out": "o", "target": "t"}, "^give both shards and target"),
     ],
@@ -116,6 +117,8 @@ CHANGES: dict[str, Any] = {
     "out": "other",
     "shards": "other",
     "target": "other",
+    "lora": "other",
+    "lora_scale": 0.5,
     "split": "file.json",
     "seed": 1,
     "latent": "sample",
@@ -156,11 +159,14 @@ CHANGES: dict[str, Any] = {
 def test_rows_depend_on_everything_but_addresses_memory_compute_and_analysis(name: str) -> None:
     section, _, leaf = name.rpartition(".")
     value = CHANGES[name]
-    changed = audit(**{section: {leaf: value}} if section else {leaf: value})
+    needed = {"lora": "other"} if name == "lora_scale" else {}
+    changed = audit(**{section: {leaf: value}} if section else {leaf: value}, **needed)
     apart = {
         "out",
         "shards",
         "target",
+        "lora",
+        "lora_scale",
         "split",
         "max_reject_fraction",
         "compute",

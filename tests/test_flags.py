@@ -21,8 +21,8 @@ FLAGS = {
         --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device --compute.gpus-per-actor
         --compute.min-actors --compute.rows-per-part --config --geometry.calibration --geometry.distortion
         --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes --help --images.crop
-        --images.filter --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --masks.bins
-        --masks.ranking --max-reject-fraction --out --seed --shards --split --target -h
+        --images.filter --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --lora
+        --lora-scale --masks.bins --masks.ranking --max-reject-fraction --out --seed --shards --split --target -h
     """,
     "benchmark": """
         --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h

@@ -99,7 +99,7 @@ def _commits(
         run.commit(rows.cast(schema), rejects.cast(REJECT))
         return pa.table({"rows": [len(rows)], "rejects": [len(rejects)]})
 
-    audited = pool(images, plan.record.config, AuditorActor, plan.image_size, calibration)
+    audited = pool(images, plan.record, AuditorActor, plan.image_size, calibration)
     commits = audited.map_batches(commit, batch_size=compute.rows_per_part, batch_format="pyarrow", num_cpus=0.1)
     # Without prefetching, so that progress is told as it is made.
     for counts in commits.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -116,8 +116,8 @@ def _schema(record: RunRecord) -> pa.Schema:
 class AuditorActor:
     """Holds a target on its device and turns decoded images into rows; rejected samples pass through with a reason."""
 
-    def __init__(self, config: AuditConfig, device: str, image_size: int, calibration: Calibration) -> None:
-        self._auditor = load_auditor(config, device, calibration)
+    def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
+        self._auditor = load_auditor(record, device, calibration)
         self._size = image_size
 
     def __call__(self, batch: pa.Table) -> pa.Table:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import torch
 
 from ldm_scale.auditor import Calibration
-from ldm_scale.config import CALIBRATED, AuditConfig
+from ldm_scale.config import CALIBRATED
 from ldm_scale.engine.plan import Plan
 from ldm_scale.engine.pool import load_auditor, pool
 from ldm_scale.engine.progress import say
@@ -13,7 +13,7 @@ from ldm_scale.engine.reading import ShardTask, as_pixels, stream_images
 from ldm_scale.errors import RunError
 from ldm_scale.geometry.pooled import Profile
 from ldm_scale.randomness import keyed_generator
-from ldm_scale.rundir import CalibrationRecord, RunDirectory
+from ldm_scale.rundir import CalibrationRecord, RunDirectory, RunRecord
 
 INFLUENCES = pa.schema([("sample_id", pa.string()), ("influence", pa.list_(pa.float32()))])
 
@@ -56,7 +56,7 @@ def _measure(plan: Plan) -> CalibrationRecord:
     tasks = draw_calibration(plan.tasks, plan.expected(), config.geometry.calibration, config.seed)
     images = stream_images(tasks, config.images, plan.image_size, config.compute)
     # A few hundred rows; sorted by id, so that sums do not depend on which actor was first.
-    batches = pool(images, config, CalibrationActor, plan.image_size).iter_batches(batch_format="pyarrow")
+    batches = pool(images, plan.record, CalibrationActor, plan.image_size).iter_batches(batch_format="pyarrow")
     table = pa.concat_tables(list(batches)).sort_by("sample_id")
     if len(table) < 2:
         raise RunError(f"{len(table)} samples of the calibration set could be measured; raise geometry.calibration")
@@ -69,8 +69,8 @@ def _measure(plan: Plan) -> CalibrationRecord:
 class CalibrationActor:
     """Turns decoded images into their influences; what cannot be measured is left for the audit to reject."""
 
-    def __init__(self, config: AuditConfig, device: str, image_size: int) -> None:
-        self._auditor = load_auditor(config, device)
+    def __init__(self, record: RunRecord, device: str, image_size: int) -> None:
+        self._auditor = load_auditor(record, device)
         self._size = image_size
 
     def __call__(self, batch: pa.Table) -> pa.Table:

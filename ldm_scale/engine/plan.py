@@ -18,7 +18,7 @@ from ldm_scale.engine.reading import ShardTask
 from ldm_scale.errors import UsageError
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.storage import Location
-from ldm_scale.targets import Target, load_target, target_digest
+from ldm_scale.targets import Target, fetch_weights
 
 VERSIONED = ("ldm_scale", "ray", "torch", "diffusers", "numpy", "pyarrow", "scikit-learn")
 
@@ -65,7 +65,8 @@ def check_inputs(config: AuditConfig) -> Inputs:
     folder = Location.of(config.shards)
     manifest = read_manifest(folder)
     split = read_split(Location.of(config.split)) if config.split is not None else None
-    target = load_target(config.target, "cpu")
+    weights = fetch_weights(config.target, config.lora, config.lora_scale)
+    target = weights.load("cpu")
     _check_fit(config, target, attacks)
     ranking = _read_ranking(config, target)
     resolved = config.model_copy(
@@ -74,7 +75,9 @@ def check_inputs(config: AuditConfig) -> Inputs:
             "leakage": resolve_leakage(config.leakage, attacks),
             "masks": config.masks if ranking is None else _absolute(config.masks),
             # Absolute: workers, and whoever reads run.json, stand elsewhere.
-            **{name: Location.of(getattr(config, name)).uri for name in ("out", "shards", "target")},
+            **{name: Location.of(getattr(config, name)).uri for name in ("out", "shards")},
+            # Pinned too: a branch may move while the run goes on.
+            **weights.addresses,
         }
     )
     science: dict[str, Any] = {
@@ -82,7 +85,7 @@ def check_inputs(config: AuditConfig) -> Inputs:
         "ranking": config.masks.ranking if ranking is None else digest(ranking.tolist()),
         "shards": manifest.sha256,
         "split": split.sha256 if split else manifest.split_sha256,
-        "target": target_digest(config.target),
+        **weights.science(),
     }
     return Inputs(resolved, folder, manifest, split, target, attacks, ranking, science)
 

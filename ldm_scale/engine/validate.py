@@ -14,7 +14,7 @@ from ldm_scale.engine.progress import say
 from ldm_scale.engine.session import session
 from ldm_scale.errors import UsageError
 from ldm_scale.storage import Location
-from ldm_scale.targets import load_target
+from ldm_scale.targets import fetch_weights
 from ldm_scale.targets.trial import Trial, try_target
 
 # Images of the first shard that the target is tried on.
@@ -96,7 +96,7 @@ def _first_images(folder: Location, manifest: Manifest, images: ImageConfig) -> 
 
 def _try(config: ValidateConfig, samples: list[Sample]) -> Trial:
     assert config.target is not None
-    target = load_target(config.target, "cpu")
+    target = fetch_weights(config.target, config.lora).load("cpu")
     images = [
         preprocess(open_image(sample.image, config.images.max_pixels), config.images, target.image_size)
         for sample in samples

@@ -69,6 +69,15 @@ def _distortion(results: Results, geometry: GeometryConfig) -> str:
     )
 
 
+def _lora(record: RunRecord) -> list[tuple[str, str]]:
+    """The LoRA that was fused into the target, where there is one."""
+    config = record.config
+    if config.lora is None:
+        return []
+    digest = record.science["lora"]["weights"][:SHORT]
+    return [("LoRA", f"{config.lora} at scale {config.lora_scale:g} (SHA-256 {digest})")]
+
+
 def missing(results: Results) -> int:
     """Samples that have neither a row nor a reject."""
     return max(results.expected - results.members - results.heldout - sum(results.rejected.values()), 0)
@@ -86,6 +95,7 @@ def facts(results: Results, record: RunRecord) -> list[tuple[str, str]]:
     sides = f"{_side(results.members, record.members)} members, {_side(results.heldout, record.heldout)} held-out"
     return [
         ("Target", named["target"]),
+        *_lora(record),
         ("Shards", named["shards"]),
         ("Split", named["split"]),
         ("Audited", f"{sides}; {sum(results.rejected.values()):,} rejected"),

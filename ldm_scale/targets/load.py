@@ -13,6 +13,7 @@ from ldm_scale.errors import UsageError, one_line
 from ldm_scale.storage import Location
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.families import SUPPORTED, Family, find_family
+from ldm_scale.targets.lora import Lora, fuse_lora
 
 # The autoencoder's folder has this name in diffusers' LDMPipeline, and that one everywhere else.
 AUTOENCODERS = ("vqvae", "vae")
@@ -59,11 +60,7 @@ def _unsupported(folder: Path, denoiser: Path, name: str) -> UsageError:
     return UsageError(f"target denoiser {denoiser} is a {name}{pipeline}; supported are {SUPPORTED}")
 
 
-def _find_parts(address: str) -> Parts:
-    location = Location.of(address)
-    if not location.is_local:
-        raise UsageError(f"target {address}: only local folders can be loaded")
-    folder = Path(location.uri)
+def _find_parts(folder: Path) -> Parts:
     if not folder.is_dir():
         raise UsageError(f"target folder {folder} does not exist")
     denoiser = _component(folder, DENOISERS, "denoiser")
@@ -139,26 +136,32 @@ def _check_channels(autoencoder: AutoencoderKL | VQModel, denoiser: Any) -> None
         )
 
 
-def load_target(address: str, device: str) -> Target:
-    """The target of a folder in diffusers' layout, in float32 on a device, in eval mode.
+def load_target(folder: str | Path, device: str, lora: Lora | None = None) -> Target:
+    """The target of a folder in diffusers' layout, in float32 on a device, in eval mode, with a LoRA fused into it.
 
-    Raises UsageError where the folder, a component or its safetensors weights are missing or of another kind.
+    Raises UsageError where the folder, a component or its safetensors weights are missing or of another kind, or the
+    LoRA does not fit.
     """
-    parts = _find_parts(address)
+    parts = _find_parts(Path(folder))
     autoencoder = _load_autoencoder(parts.autoencoder, device)
     denoiser = _load_model(parts.denoiser, parts.family.denoiser, "denoiser", device)
     _check_channels(autoencoder, denoiser)
     text = _load_text(*parts.text, device) if parts.text else ()
+    if lora is not None:
+        models = {parts.denoiser.name: denoiser}
+        if text:
+            models["text_encoder"] = text[1]
+        fuse_lora(lora, models)
     return parts.family.target(autoencoder, denoiser, _load_schedule(parts.scheduler), *text)
 
 
-def target_digest(address: str) -> str:
+def target_digest(folder: str | Path) -> str:
     """SHA-256 over the names and bytes of a target's configurations, vocabularies and weights.
 
     Raises UsageError where a component is missing.
     """
     digest = hashlib.sha256()
-    for component in _find_parts(address).folders:
+    for component in _find_parts(Path(folder)).folders:
         for path in sorted(component.iterdir()):
             if path.suffix in (".json", ".txt", ".safetensors"):
                 digest.update(f"{component.name}/{path.name}:{Location.of(path).sha256()}\n".encode())

@@ -15,11 +15,15 @@ from ldm_scale.data.pack import pack
 from ldm_scale.data.shards import MANIFEST, read_manifest
 from ldm_scale.data.split import Split
 from ldm_scale.engine.audit import run_audit
+from ldm_scale.engine.plan import check_inputs, plan_audit
+from ldm_scale.engine.pool import load_auditor
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.storage import Location
 from tests.conftest import make_folder
 from tests.targets import tiny
+from tests.targets.test_fetch import upload
+from tests.targets.test_lora import diffusers_file, make_weights
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -240,3 +244,48 @@ def test_a_split_file_naming_absent_keys_is_refused(tmp_path: Path, tiny_shards:
     with pytest.raises(UsageError, match=r"1 keys absent from .*, the first is 'bird/999'"):
         run_audit(make_config(tmp_path / "run", tiny_shards, tiny_target, split=str(path)))
     assert not (tmp_path / "run").exists()
+
+
+BRIEF = {"attacks": {"sima": {"timesteps": [0, 50]}}, "geometry": {"influence": "exact"}, "masks": {"bins": 5}}
+
+
+def test_a_lora_is_another_target_and_is_recorded(tmp_path: Path, tiny_shards: Path) -> None:
+    target = tiny.stable_diffusion(tmp_path / "target")
+    file = diffusers_file(tmp_path / "lora.safetensors", make_weights(target))
+    for name, lora in {"base": {}, "fused": {"lora": str(file), "lora_scale": 0.5}}.items():
+        run_audit(make_config(tmp_path / name, tiny_shards, target, **BRIEF, **lora))
+    base, fused = (RunDirectory(Location.of(tmp_path / name)).read_record() for name in ("base", "fused"))
+    assert base.fingerprint != fused.fingerprint
+    assert {**base.science, "lora": {"weights": Location.of(file).sha256(), "scale": 0.5}} == fused.science
+    assert (fused.config.lora, fused.config.lora_scale) == (str(file), 0.5)
+    ours, theirs = read_rows(tmp_path / "fused"), read_rows(tmp_path / "base")
+    # The decoder is the same, the noise is not.
+    np.testing.assert_allclose(column(ours, "influence"), column(theirs, "influence"), rtol=1e-3)
+    assert np.abs(column(ours, "sima") / column(theirs, "sima") - 1).mean() > 0.01
+    assert str(file) in (tmp_path / "fused/report.html").read_text()
+    with pytest.raises(UsageError, match=r"holds another run \(lora\.scale was 0\.5, is now 0\.25\)"):
+        run_audit(make_config(tmp_path / "fused", tiny_shards, target, **BRIEF, lora=str(file), lora_scale=0.25))
+
+
+def test_a_target_on_s3_gives_the_rows_of_the_local_one(
+    tmp_path: Path, tiny_shards: Path, tiny_target: Path, bucket: str, undisturbed: Path
+) -> None:
+    address = upload(tiny_target, f"{bucket}/target")
+    run_audit(make_config(tmp_path / "run", tiny_shards, Path("unused"), target=address))
+    assert_same_rows(read_rows(tmp_path / "run"), read_rows(undisturbed))
+    records = [RunDirectory(Location.of(out)).read_record() for out in (tmp_path / "run", undisturbed)]
+    assert records[0].fingerprint == records[1].fingerprint
+    assert records[0].config.target == address
+
+
+def test_a_target_that_changes_before_an_auditor_loads_it_fails_the_run_by_name(
+    tmp_path: Path, tiny_shards: Path, tiny_target: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_target, tmp_path / "target"))
+    inputs = check_inputs(make_config(tmp_path / "run", tiny_shards, folder))
+    record = plan_audit(inputs).record
+    load_auditor(record, "cpu")
+    file = folder / "unet/diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunError, match=rf"^target {folder} is not the one the run began with"):
+        load_auditor(record, "cpu")

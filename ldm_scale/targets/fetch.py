@@ -1,0 +1,197 @@
+"""From an address to files on this node: a local path, s3:// (copied once a node) or a hub id with revision."""
+
+import glob
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock
+from huggingface_hub import snapshot_download
+
+from ldm_scale.config import digest
+from ldm_scale.errors import RunError, UsageError, one_line
+from ldm_scale.storage import Location
+
+CACHE = "LDM_SCALE_CACHE"
+HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+COMPONENTS = (
+    *("vae", "vqvae", "unet", "transformer", "scheduler"),
+    *("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3"),
+)
+# Configurations, vocabularies, and weights whole or in parts, as diffusers and transformers name them. No other
+# format of weights: most of them can run code.
+READ = (
+    *("*.json", "*.txt"),
+    *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors"),
+    *("model.safetensors", "model-*-of-*.safetensors"),
+)
+LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Which files of a folder are fetched: patterns, and those that are added in view of what the first ones found."""
+
+    what: str
+    form: str
+    depth: int
+    patterns: tuple[str, ...]
+    more: Callable[[Collection[str]], tuple[str, ...]]
+
+    @property
+    def deeper(self) -> str:
+        """The pattern of the names that lie too deep; a `*` takes slashes, too."""
+        return "/".join("*" * (self.depth + 1))
+
+
+def _half_precision(names: Collection[str]) -> tuple[str, ...]:
+    """The fp16 weights of the components that have no others."""
+    weighted = {name.split("/")[0] for name in names if name.endswith(".safetensors")}
+    bare = [part for part in COMPONENTS if f"{part}/config.json" in names and part not in weighted]
+    return tuple(f"{part}/*.fp16*.safetensors" for part in bare)
+
+
+def _any_weights(names: Collection[str]) -> tuple[str, ...]:
+    return () if names else ("*.safetensors",)
+
+
+TARGET = Kind(
+    "target",
+    "folder",
+    2,
+    ("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in READ)),
+    _half_precision,
+)
+LORA = Kind("lora", "file or folder", 1, (LORA_WEIGHTS,), _any_weights)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file or folder on this node, and the address it came from, pinned to its commit on the hub."""
+
+    address: str
+    path: Path
+    is_copy: bool
+
+    def digest(self, compute: Callable[[Path], str]) -> str:
+        """compute(path); of a copy, which never changes, once a node."""
+        if not self.is_copy:
+            return compute(self.path)
+        note = _cache() / f"{digest([str(self.path), version('ldm_scale')])}.sha256"
+        with FileLock(f"{note}.lock"):
+            if not note.is_file():
+                Location.of(note).replace(compute(self.path).encode())
+        return note.read_text()
+
+
+def fetch(address: str, kind: Kind) -> Source:
+    """The file or folder of an address, on this node.
+
+    Raises UsageError where there is none, or it cannot be read; RunError where it changes while it is read.
+    """
+    location = Location.of(address)
+    if not location.is_local:
+        return Source(location.uri, _from_s3(location, kind), is_copy=True)
+    path = Path(location.uri)
+    if path.exists():
+        return Source(location.uri, path, is_copy=False)
+    hub_id = HUB_ID.fullmatch(address)
+    if hub_id is None:
+        raise UsageError(
+            f"{kind.what} {kind.form} {path} does not exist; give a local path, s3://bucket/prefix or a hub id "
+            "(organisation/name or organisation/name@revision)"
+        )
+    folder = _from_hub(hub_id["name"], hub_id["revision"], kind)
+    return Source(f"{hub_id['name']}@{folder.name}", folder, is_copy=True)
+
+
+def _from_hub(name: str, revision: str | None, kind: Kind) -> Path:
+    """The snapshot of a hub repository, a folder named by its commit; huggingface_hub keeps it and resumes it."""
+
+    def download(revision: str | None, patterns: tuple[str, ...]) -> Path:
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(patterns), ignore_patterns=[kind.deeper])
+        )
+
+    try:
+        folder = download(revision, kind.patterns)
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        if more := kind.more(_matching(names, kind.patterns, kind)):
+            # By the commit: a branch may have moved since.
+            download(folder.name, more)
+    except Exception as error:
+        # The library raises errors of three packages; each means that the hub does not give this.
+        asked = f"{name}@{revision}" if revision else name
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"{kind.what} {asked} is no local path, and the hub does not give it: {type(error).__name__}: {reason}"
+        ) from error
+    return folder
+
+
+def _matching(names: Iterable[str], patterns: tuple[str, ...], kind: Kind) -> set[str]:
+    return {
+        name for name in names if any(fnmatch(name, pattern) for pattern in patterns) and not fnmatch(name, kind.deeper)
+    }
+
+
+def _cache() -> Path:
+    folder = Path(os.environ.get(CACHE, "~/.cache/ldm_scale")).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _from_s3(root: Location, kind: Kind) -> Path:
+    """The copy of a file or folder in this node's cache, named by its address and the versions of its files."""
+    if root.name.endswith(".safetensors"):
+        one_file = replace(kind, depth=1, patterns=(glob.escape(root.name),), more=lambda _: ())
+        return _from_s3_folder(Location(root.uri.rsplit("/", 1)[0]), one_file) / root.name
+    return _from_s3_folder(root, kind)
+
+
+def _from_s3_folder(root: Location, kind: Kind) -> Path:
+    try:
+        listing = _listing(root, kind)
+        if not listing:
+            raise UsageError(f"{kind.what} {root} does not exist, or holds no file of a {kind.what}")
+        folder = _cache() / digest([root.uri, listing])
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                _copy(root, listing, kind, folder)
+    except OSError as error:
+        raise UsageError(f"{kind.what} {root} cannot be read: {one_line(error)}") from error
+    return folder
+
+
+def _listing(root: Location, kind: Kind) -> dict[str, tuple[int, int]]:
+    """Size and time of change of each file that is read, by its name below the folder."""
+    found = root.versions()
+    first = _matching(found, kind.patterns, kind)
+    names = first | _matching(found, kind.more(first), kind)
+    # Below the folder in name only: a key may say "..".
+    return {name: found[name] for name in sorted(names) if ".." not in name.split("/")}
+
+
+def _copy(root: Location, listing: Mapping[str, tuple[int, int]], kind: Kind, folder: Path) -> None:
+    """Copy files under another name first, so that the folder is there whole or not at all."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+
+    def copy(name: str) -> int:
+        path = partial / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (root / name).open_stream() as stream, path.open("wb") as file:
+            shutil.copyfileobj(stream, file, 1 << 20)
+        return path.stat().st_size
+
+    with ThreadPoolExecutor(8) as threads:
+        sizes = dict(zip(listing, threads.map(copy, listing), strict=True))
+    if sizes != {name: size for name, (size, _) in listing.items()} or _listing(root, kind) != listing:
+        raise RunError(f"{kind.what} {root} changed while it was copied")
+    partial.rename(folder)

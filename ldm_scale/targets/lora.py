@@ -1,0 +1,114 @@
+"""Low-rank adaptations (LoRA) of a target, fused into its weights before anything is measured."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel
+from diffusers.loaders import (
+    FluxLoraLoaderMixin,
+    SD3LoraLoaderMixin,
+    StableDiffusionLoraLoaderMixin,
+    StableDiffusionXLLoraLoaderMixin,
+)
+from safetensors import safe_open
+from torch import nn
+
+from ldm_scale.errors import UsageError, one_line
+from ldm_scale.targets.fetch import LORA_WEIGHTS
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A file of LoRA weights, and the factor they are applied with."""
+
+    file: Path
+    scale: float
+
+
+def find_weights(path: Path) -> Path:
+    """The LoRA's file: the path itself, or in a folder the one of diffusers' name, or the only .safetensors file.
+
+    Raises UsageError where that is none, or not one.
+    """
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise UsageError(f"lora {path} is no .safetensors file; other weight formats are not read")
+        return path
+    if (path / LORA_WEIGHTS).is_file():
+        return path / LORA_WEIGHTS
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) != 1:
+        raise UsageError(f"lora {path} has {len(found)} .safetensors files; give the address of one")
+    return found[0]
+
+
+def fuse_lora(lora: Lora, models: Mapping[str, nn.Module]) -> None:
+    """Add a LoRA to the weights of a target's models in place: W + scale * (alpha / r) * B A (Hu et al. 2022, eq. 3).
+
+    models: denoiser and text encoders, by the names of their folders. The file is of any format that diffusers'
+    loader of this kind of model reads: its own, and kohya's.
+
+    Raises UsageError where the denoiser takes no LoRA, or not every weight of the file has its place in the models.
+    """
+    pipeline = _make_pipeline(lora.file, models)
+    try:
+        given = _count_weights(lora.file)
+        pipeline.load_lora_weights(
+            str(lora.file.parent), weight_name=lora.file.name, use_safetensors=True, local_files_only=True
+        )
+        _check_loaded(given, pipeline.components)
+        # safe: weights that are not finite are refused.
+        pipeline.fuse_lora(list(pipeline.components), lora_scale=lora.scale, safe_fusing=True)
+    except Exception as error:
+        # The libraries raise many kinds; each means that this file does not fit this target.
+        raise UsageError(f"lora {lora.file} cannot be applied to this target: {one_line(error)}") from error
+    pipeline.unload_lora_weights()
+
+
+def _count_weights(file: Path) -> int:
+    """Tensors of a LoRA's file, the scalars alpha left out."""
+    with safe_open(file, framework="pt") as tensors:
+        count = sum(not name.endswith(".alpha") for name in tensors.keys())  # noqa: SIM118, it is no mapping
+    if not count:
+        raise ValueError("it holds no weights")
+    return count
+
+
+def _check_loaded(given: int, models: Mapping[str, nn.Module]) -> None:
+    """The loaders pass over what they do not know; a LoRA that is half applied is another model."""
+    loaded = sum(".lora_" in name for model in models.values() for name, _ in model.named_parameters())
+    if loaded < given:
+        raise ValueError(f"{given - loaded} of its {given} weights have no place in {' and '.join(models)}")
+
+
+class _Components:
+    """As much of a diffusers pipeline as its LoRA loaders ask for."""
+
+    hf_device_map = None
+
+    def __init__(self, components: Mapping[str, nn.Module]) -> None:
+        self.components = dict(components)
+        vars(self).update(components)
+
+
+def _make_pipeline(file: Path, models: Mapping[str, nn.Module]) -> Any:
+    denoiser = next(model for name, model in models.items() if not name.startswith("text_encoder"))
+    loader = _find_loader(denoiser, "text_encoder_2" in models)
+    if loader is None:
+        raise UsageError(f"lora {file}: a target with a {type(denoiser).__name__} takes no LoRA")
+    taken = {name: model for name, model in models.items() if name in loader._lora_loadable_modules}
+    return type("LoraPipeline", (_Components, loader), {})(taken)
+
+
+def _find_loader(denoiser: nn.Module, two_encoders: bool) -> Any:
+    """diffusers' loader for a kind of denoiser, whose file formats it knows."""
+    match denoiser:
+        case UNet2DConditionModel():
+            return StableDiffusionXLLoraLoaderMixin if two_encoders else StableDiffusionLoraLoaderMixin
+        case SD3Transformer2DModel():
+            return SD3LoraLoaderMixin
+        case FluxTransformer2DModel():
+            return FluxLoraLoaderMixin
+    return None

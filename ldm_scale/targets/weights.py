@@ -1,0 +1,59 @@
+"""The weights of an audit: a target from any address, and a LoRA that is fused into it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldm_scale.errors import RunError
+from ldm_scale.storage import Location
+from ldm_scale.targets.base import Target
+from ldm_scale.targets.fetch import LORA, TARGET, Source, fetch
+from ldm_scale.targets.load import load_target, target_digest
+from ldm_scale.targets.lora import Lora, find_weights
+
+
+def _lora_digest(path: Path) -> str:
+    return Location.of(find_weights(path)).sha256()
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A target and its LoRA, if any, as they lie on this node."""
+
+    target: Source
+    lora: Source | None
+    lora_scale: float
+
+    @property
+    def addresses(self) -> dict[str, str | None]:
+        """Where they came from, pinned: local paths are absolute, hub ids name their commit."""
+        return {"target": self.target.address, "lora": self.lora.address if self.lora else None}
+
+    def science(self) -> dict[str, Any]:
+        """What they are: SHA-256 digests of the files that are read, and the LoRA's scale."""
+        target = {"target": self.target.digest(target_digest)}
+        if self.lora is None:
+            return target
+        return {**target, "lora": {"weights": self.lora.digest(_lora_digest), "scale": self.lora_scale}}
+
+    def check(self, science: dict[str, Any]) -> None:
+        """Raise RunError where these are not the weights that a run began with."""
+        for name, found in self.science().items():
+            if found != science[name]:
+                raise RunError(
+                    f"{name} {self.addresses[name]} is not the one the run began with: on this node it is {found}, "
+                    f"it was {science[name]}"
+                )
+
+    def load(self, device: str) -> Target:
+        """The target on a device, in float32 and eval mode."""
+        lora = Lora(find_weights(self.lora.path), self.lora_scale) if self.lora else None
+        return load_target(self.target.path, device, lora)
+
+
+def fetch_weights(target: str, lora: str | None = None, lora_scale: float = 1.0) -> Weights:
+    """The weights of a target and a LoRA, from local paths, s3:// or hub ids, brought to this node.
+
+    Raises UsageError for an address that cannot be read.
+    """
+    return Weights(fetch(target, TARGET), fetch(lora, LORA) if lora is not None else None, lora_scale)

@@ -1,0 +1,226 @@
+"""LoRA: the weights that fusing gives are those of the formula, in each format, and what does not fit is refused."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ldm_scale.errors import UsageError
+from ldm_scale.targets import load_target
+from ldm_scale.targets.lora import Lora, find_weights
+from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
+from tests.targets import tiny
+
+RANK, ALPHA = 2, 3.0
+UNET = (
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+    "up_blocks.1.attentions.1.transformer_blocks.0.attn2.to_out.0",
+    "mid_block.attentions.0.proj_in",
+)
+# With an out_proj: diffusers knows kohya's names of attention by it, and kohya's files have them all.
+TEXT = ("encoder.layers.0.self_attn.q_proj", "encoder.layers.0.self_attn.out_proj", "encoder.layers.1.mlp.fc1")
+# Weights of a low rank, by the model's folder and the module in it: A of (r, in), B of (out, r).
+Weights = dict[tuple[str, str], tuple[Tensor, Tensor]]
+Writer = Callable[[Path, Weights], Path]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.stable_diffusion(tmp_path_factory.mktemp("lora") / "target")
+
+
+def models_of(target: Path) -> dict[str, nn.Module]:
+    return {
+        "unet": UNet2DConditionModel.from_pretrained(target / "unet"),
+        "text_encoder": CLIPTextModel.from_pretrained(target / "text_encoder"),
+    }
+
+
+def make_weights(target: Path, unet: tuple[str, ...] = UNET, text: tuple[str, ...] = TEXT) -> Weights:
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for name, model in models_of(target).items():
+        for module in {"unet": unet, "text_encoder": text}[name]:
+            outside, inside, *window = model.get_submodule(module).weight.shape
+            a = torch.randn(RANK, inside, *window, generator=generator)
+            weights[name, module] = (a, torch.randn(outside, RANK, *[1] * len(window), generator=generator))
+    return weights
+
+
+def diffusers_file(path: Path, weights: Weights) -> Path:
+    """diffusers' own names; without an alpha of its own alpha is r."""
+    tensors = {}
+    for (model, module), (a, b) in weights.items():
+        tensors |= {f"{model}.{module}.lora_A.weight": a, f"{model}.{module}.lora_B.weight": b}
+    save_file(tensors, path)
+    return path
+
+
+def kohya_file(path: Path, weights: Weights) -> Path:
+    tensors = {}
+    for (model, module), (a, b) in weights.items():
+        prefix = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}[model] + module.replace(".", "_")
+        tensors |= {f"{prefix}.lora_down.weight": a, f"{prefix}.lora_up.weight": b}
+        tensors[f"{prefix}.alpha"] = torch.tensor(ALPHA)
+    save_file(tensors, path)
+    return path
+
+
+def merged_by_hand(target: Path, weights: Weights, factor: float) -> StableDiffusionTarget:
+    """W + factor * B A."""
+    models = models_of(target)
+    for (model, module), (a, b) in weights.items():
+        weight = models[model].get_submodule(module).weight
+        weight.data += factor * (b.flatten(1) @ a.flatten(1)).reshape(weight.shape)
+    return StableDiffusionTarget(
+        AutoencoderKL.from_pretrained(target / "vae"),
+        models["unet"],
+        DDPMScheduler.from_pretrained(target / "scheduler"),
+        CLIPTokenizer.from_pretrained(target / "tokenizer"),
+        models["text_encoder"],
+    )
+
+
+def outputs(target: StableDiffusionTarget) -> tuple[Tensor, Tensor]:
+    condition = target.condition(["cat", "do cat"], [None, None])
+    z = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    return condition, target.predict_noise(z, 100, condition)
+
+
+def assert_same(found: StableDiffusionTarget, expected: StableDiffusionTarget) -> None:
+    torch.testing.assert_close(outputs(found), outputs(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5, -2.0])
+@pytest.mark.parametrize(("write", "alpha"), [(diffusers_file, RANK), (kohya_file, ALPHA)])
+def test_the_formula_by_hand_gives_the_same_target(
+    target: Path, tmp_path: Path, write: Writer, alpha: float, scale: float
+) -> None:
+    weights = make_weights(target)
+    file = write(tmp_path / "lora.safetensors", weights)
+    expected = merged_by_hand(target, weights, scale * alpha / RANK)
+    found = load_target(target, "cpu", Lora(file, scale))
+    assert_same(found, expected)
+    # Of another size than rounding: the base model is another one, in its text and in its noise.
+    for changed, base in zip(outputs(expected), outputs(load_target(target, "cpu")), strict=True):
+        assert (changed - base).abs().max() > 1e-2
+
+
+def test_fused_models_have_the_parameters_of_the_base(target: Path, tmp_path: Path) -> None:
+    file = diffusers_file(tmp_path / "lora.safetensors", make_weights(target))
+    found, base = load_target(target, "cpu", Lora(file, 1.0)), load_target(target, "cpu")
+    for part in ("_denoiser", "_text_encoder"):
+        fused = getattr(found, part)
+        assert [name for name, _ in fused.named_parameters()] == [n for n, _ in getattr(base, part).named_parameters()]
+        assert not any(weight.requires_grad for weight in fused.parameters())
+        assert not fused.training
+
+
+def test_scale_zero_is_the_base(target: Path, tmp_path: Path) -> None:
+    file = kohya_file(tmp_path / "lora.safetensors", make_weights(target))
+    torch.testing.assert_close(
+        outputs(load_target(target, "cpu", Lora(file, 0.0))), outputs(load_target(target, "cpu")), rtol=0, atol=0
+    )
+
+
+def test_a_lora_of_one_model_leaves_the_other(target: Path, tmp_path: Path) -> None:
+    weights = make_weights(target, text=())
+    file = diffusers_file(tmp_path / "lora.safetensors", weights)
+    assert_same(load_target(target, "cpu", Lora(file, 1.0)), merged_by_hand(target, weights, 1.0))
+
+
+def test_a_lora_as_diffusers_saves_it_keeps_its_alpha(target: Path, tmp_path: Path) -> None:
+    """save_lora_weights writes alpha into the file's header."""
+    config = LoraConfig(r=RANK, lora_alpha=5, target_modules=["to_q", "to_v"], init_lora_weights=False)
+    unet = models_of(target)["unet"]
+    unet.add_adapter(config)
+    layers = {name: weight for name, weight in unet.named_parameters() if ".lora_" in name}
+    StableDiffusionPipeline.save_lora_weights(
+        tmp_path,
+        unet_lora_layers={name.replace(".default", ""): weight for name, weight in layers.items()},
+        unet_lora_adapter_metadata=config.to_dict(),
+    )
+    weights: Weights = {
+        ("unet", name.split(".lora_A")[0]): (weight.data, layers[name.replace("lora_A", "lora_B")].data)
+        for name, weight in layers.items()
+        if ".lora_A" in name
+    }
+    assert weights
+    found = load_target(target, "cpu", Lora(find_weights(tmp_path), 1.0))
+    assert_same(found, merged_by_hand(target, weights, 5 / RANK))
+
+
+def refused(target: Path, file: Path, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        load_target(target, "cpu", Lora(file, 1.0))
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("write", [diffusers_file, kohya_file])
+def test_weights_that_have_no_place_are_refused(target: Path, tmp_path: Path, write: Writer) -> None:
+    weights = make_weights(target)
+    a, b = weights["unet", UNET[0]]
+    lost = {("unet", UNET[0].replace("down_blocks.0", "down_blocks.7")): (a.clone(), b.clone())}
+    refused(target, write(tmp_path / "a.safetensors", lost), "cannot be applied")
+    file = write(tmp_path / "b.safetensors", weights | lost)
+    refused(target, file, "2 of its 14 weights have no place in unet and text_encoder")
+
+
+def test_weights_of_another_shape_are_refused(target: Path, tmp_path: Path) -> None:
+    weights = {key: (a[:, :-1].contiguous(), b) for key, (a, b) in make_weights(target).items()}
+    refused(target, diffusers_file(tmp_path / "lora.safetensors", weights), "cannot be applied")
+
+
+def test_weights_that_are_not_finite_are_refused(target: Path, tmp_path: Path) -> None:
+    weights = {key: (a * torch.nan, b) for key, (a, b) in make_weights(target).items()}
+    refused(target, diffusers_file(tmp_path / "lora.safetensors", weights), "cannot be applied")
+
+
+def test_files_that_are_no_lora_are_refused(target: Path, tmp_path: Path) -> None:
+    file = tmp_path / "lora.safetensors"
+    file.write_bytes(b"not weights")
+    refused(target, file, "cannot be applied")
+    save_file({}, file)
+    refused(target, file, "it holds no weights")
+    save_file({"unet.conv_in.weight": torch.zeros(3)}, file)
+    refused(target, file, "cannot be applied")
+
+
+def test_a_dora_is_refused_and_not_taken_for_a_lora(target: Path, tmp_path: Path) -> None:
+    weights = make_weights(target, text=())
+    file = kohya_file(tmp_path / "lora.safetensors", weights)
+    name = "lora_unet_" + UNET[0].replace(".", "_")
+    save_file(load_file(file) | {f"{name}.dora_scale": torch.ones(1, 8)}, file)
+    refused(target, file, "1 of its 7 weights have no place")
+
+
+def test_a_target_without_a_loader_takes_no_lora(tmp_path: Path, target: Path) -> None:
+    file = diffusers_file(tmp_path / "lora.safetensors", make_weights(target))
+    refused(tiny.dit(tmp_path / "dit"), file, "a target with a DiTTransformer2DModel takes no LoRA")
+
+
+def test_the_file_of_a_folder_is_found(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has 0 \.safetensors files"):
+        find_weights(tmp_path)
+    (tmp_path / "mine.safetensors").touch()
+    assert find_weights(tmp_path) == tmp_path / "mine.safetensors" == find_weights(tmp_path / "mine.safetensors")
+    (tmp_path / "other.safetensors").touch()
+    with pytest.raises(UsageError, match=r"has 2 \.safetensors files; give the address of one"):
+        find_weights(tmp_path)
+    shutil.copy(tmp_path / "mine.safetensors", tmp_path / "pytorch_lora_weights.safetensors")
+    assert find_weights(tmp_path).name == "pytorch_lora_weights.safetensors"
+
+
+def test_a_pickle_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_lora_weights.bin").touch()
+    with pytest.raises(UsageError, match=r"is no \.safetensors file"):
+        find_weights(tmp_path / "pytorch_lora_weights.bin")
