@@ -127,7 +127,7 @@ def _without_duplicates(items: list[Item], config: PackConfig, run: Run) -> tupl
     sound: list[Item] = []
     rejects: list[Reject] = []
     look = functools.partial(_thumbnails, max_pixels=config.max_pixels)
-    for chunk, found in zip(chunks, run(look, chunks, "thumbnails of 512 images"), strict=True):
+    for chunk, found in zip(chunks, run(look, chunks, f"thumbnails, {LOOKED_AT} images a task"), strict=True):
         for item, small in zip(chunk, found, strict=True):
             if isinstance(small, str):
                 rejects.append(Reject(key=item.key, reason=small))
