@@ -11,6 +11,7 @@ _HOMES = {
     "RunError": "ldm_scale.errors",
     "UsageError": "ldm_scale.errors",
     "pack": "ldm_scale.data.pack",
+    "run_pack": "ldm_scale.engine.pack",
     "run_audit": "ldm_scale.engine.audit",
     "run_training": "ldm_scale.engine.train",
 }

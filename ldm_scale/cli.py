@@ -50,9 +50,9 @@ def _audit(config: AuditConfig) -> None:
 
 
 def _pack(config: PackConfig) -> None:
-    from ldm_scale.data.pack import pack
+    from ldm_scale.engine.pack import run_pack
 
-    manifest = pack(config)
+    manifest = run_pack(config)
     print(f"{config.out}: {manifest.samples} samples in {len(manifest.shards)} shards; {manifest.split}")
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -26,9 +26,13 @@ def _filesystem(root: str) -> pafs.FileSystem:
 
 @dataclass(frozen=True)
 class Location:
-    """A file or folder, local or on S3; only its address is kept, so it travels to any worker."""
+    """A file or folder, local or on S3; only its address is kept, so it travels to any worker.
+
+    listed: bytes of the file, where a listing named them.
+    """
 
     uri: str
+    listed: int | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, uri: "str | os.PathLike[str] | Location") -> "Location":
@@ -77,8 +81,8 @@ class Location:
         return bool(self._info().type == pafs.FileType.Directory)
 
     def size(self) -> int:
-        """Bytes of a file."""
-        return int(self._info().size)
+        """Bytes of a file, as a listing named them or else as they are now."""
+        return int(self._info().size) if self.listed is None else self.listed
 
     def files(self, suffix: str = "", recursive: bool = False) -> list["Location"]:
         """The files below a folder whose names end with `suffix`, sorted by address; none if there is no folder."""
@@ -86,7 +90,7 @@ class Location:
         prefix = "" if self.is_local else "s3://"
         return sorted(
             (
-                Location(prefix + info.path)
+                Location(prefix + info.path, info.size)
                 for info in self._fs.get_file_info(selector)
                 if info.type == pafs.FileType.File and info.path.endswith(suffix)
             ),
@@ -101,6 +105,12 @@ class Location:
             for info in self._fs.get_file_info(selector)
             if info.type == pafs.FileType.File
         }
+
+    def folders(self) -> list["Location"]:
+        """The folders in a folder, sorted by address."""
+        selector = pafs.FileSelector(self._path, allow_not_found=True)
+        found = (info for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.Directory)
+        return sorted((self / info.base_name for info in found), key=str)
 
     def is_empty(self) -> bool:
         """True where nothing is there, or a folder with nothing in it."""

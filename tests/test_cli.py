@@ -303,13 +303,6 @@ def test_status_counts_a_row_that_was_written_twice_once(tmp_path: Path, capsys:
     assert ": 1 of 9 samples done" in capsys.readouterr().out
 
 
-def test_pack_says_what_it_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = make_folder(tmp_path / "source", 5)
-    argv = ["pack", "folder", str(source), str(tmp_path / "out"), "--near-duplicates", "0", "--shard-samples", "2"]
-    assert main(argv) == 0
-    assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'}: 5 samples in 3 shards; random halves, seed 0")
-
-
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])

@@ -28,7 +28,8 @@ FLAGS = {
         --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h
     """,
     "pack": """
-        --help --max-pixels --max-samples --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE
+        --caption-column --heldout --help --image-column --max-pixels --max-reject-fraction --max-samples --members
+        --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE
     """,
     "train": """
         --config --device --half --help --images.crop --images.filter --images.max-pixels --images.size --kl-weight

@@ -1,132 +1,223 @@
-"""From a source to shards with a manifest and a split into members and held-out samples."""
+"""From a source to shards with a manifest and a split into members and held-out samples.
 
-from collections.abc import Iterator
+First all is planned: what the source holds, who is on which side, and which items make which shard. The plan is kept in
+`pack.json`, which is a split file too. Then each shard is written on its own, from nothing but its items, and described
+in `.pack/`; so an interrupted pack goes on where it stopped, and the shards are the same however many write them. The
+manifest comes last.
+"""
 
-import numpy as np
-from PIL import Image
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ldm_scale.config import PackConfig
-from ldm_scale.data.images import FILTERS, BadImage, encode_png, on_white, open_image
-from ldm_scale.data.shards import Manifest, Sample, write_manifest, write_shards
-from ldm_scale.data.sources import ORDERED, SOURCES
-from ldm_scale.data.sources.items import Item
-from ldm_scale.data.split import (
-    HELDOUT,
-    MEMBERS,
-    Split,
-    check_keys,
-    duplicate_groups,
-    random_halves,
-    read_index_split,
-    read_split,
+from ldm_scale.data.choose import (
+    Choice,
+    Reject,
+    check_rejects,
+    choose,
+    decode,
+    read_given_split,
+    read_image,
+    read_items,
 )
+from ldm_scale.data.images import FILTERS, BadImage, encode_png
+from ldm_scale.data.shards import MANIFEST, Manifest, Sample, ShardInfo, read_manifest, write_manifest, write_shard
+from ldm_scale.data.sources.items import Item
+from ldm_scale.data.split import HELDOUT, MEMBERS, Split
+from ldm_scale.data.work import Run, one_by_one
 from ldm_scale.errors import UsageError
-from ldm_scale.registry import unknown_name
+from ldm_scale.rundir import differences
 from ldm_scale.storage import Location
 
-THUMBNAIL = 32
+PLAN = "pack.json"
+COMMITTED = ".pack"
+REJECTS = "rejects.json"
+SHARD_BYTES = 256 << 20
 
 
-def _read_items(config: PackConfig) -> list[Item]:
-    if config.dataset not in SOURCES:
-        raise unknown_name("data set", config.dataset, SOURCES)
-    source = Location.of(config.source)
-    if not source.is_dir():
-        raise UsageError(f"source folder {source} does not exist")
-    items = SOURCES[config.dataset](source)
-    if not items:
-        raise UsageError(f"source folder {source} holds no images (jpg, jpeg, png, webp)")
-    keys = [item.key for item in items]
-    if len(set(keys)) < len(keys):
-        doubled = next(key for key in keys if keys.count(key) > 1)
-        raise UsageError(f"two images of {source} have the key {doubled!r}; rename one")
-    return items
+class Plan(BaseModel):
+    """pack.json: what was asked of which source, and who is on which side."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    request: dict[str, Any]
+    how: str
+    rejects: tuple[Reject, ...]
+    members: tuple[str, ...]
+    heldout: tuple[str, ...]
 
 
-def _open(item: Item, config: PackConfig) -> Image.Image:
+class Written(BaseModel):
+    """.pack/STEM.json: one shard as it was written, and what was rejected meanwhile."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shard: ShardInfo
+    rejects: tuple[Reject, ...]
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to write: its name and its items."""
+
+    name: str
+    items: list[Item]
+
+
+def _listing_digest(items: Iterable[Item]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        line = [item.key, item.location.size(), item.caption, item.label, item.metadata]
+        digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _check_free(out: Location) -> None:
+    if not (out / PLAN).is_file() and not out.is_empty():
+        raise UsageError(f"{out} is not empty and holds no pack; give a new folder, nothing is overwritten")
+
+
+def _read_plan(out: Location, request: dict[str, Any]) -> Plan | None:
+    """The plan of an earlier pack into this folder; raises UsageError, with the differences, where it was another."""
+    path = out / PLAN
+    if not path.is_file():
+        return None
     try:
-        return on_white(open_image(item.location.read_bytes(), config.max_pixels))
-    except BadImage as error:
-        raise UsageError(
-            f"{item.location} {error}; remove it, or copy files as they are: --near-duplicates 0 and no --size"
-        ) from None
+        plan = Plan.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UsageError(f"{path} is not the plan of a pack: {error.errors()[0]['msg']}") from None
+    if changes := differences(plan.request, request):
+        raise UsageError(f"{out} holds another pack ({'; '.join(changes)}); give a new folder, nothing is overwritten")
+    return plan
 
 
-def _thumbnail(item: Item, config: PackConfig) -> np.ndarray:
-    small = _open(item, config).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32).ravel() / 255
+def _begin(out: Location, request: dict[str, Any], choice: Choice) -> Plan:
+    plan = Plan(
+        request=request,
+        how=choice.how,
+        rejects=choice.rejects,
+        members=choice.split.members,
+        heldout=choice.split.heldout,
+    )
+    (out / PLAN).create(plan.model_dump_json().encode())
+    return plan
 
 
-def _without_duplicates(items: list[Item], config: PackConfig) -> list[Item]:
-    """One item of each group of near-duplicates, so that no picture stands on both sides of the split."""
-    thumbnails = np.stack([_thumbnail(item, config) for item in items])
-    groups = duplicate_groups(thumbnails, [item.variant or item.key for item in items], config.near_duplicates)
-    _, first = np.unique(groups, return_index=True)
-    return [items[index] for index in sorted(first)]
+def cut(sizes: Sequence[int], max_samples: int, max_bytes: int) -> Iterator[slice]:
+    """Runs of consecutive samples, each of at most `max_samples` and `max_bytes`, but of one sample at least."""
+    start = total = 0
+    for place, size in enumerate(sizes):
+        if place > start and (place - start >= max_samples or total + size > max_bytes):
+            yield slice(start, place)
+            start, total = place, 0
+        total += size
+    if start < len(sizes):
+        yield slice(start, len(sizes))
 
 
-def _read_split(items: list[Item], config: PackConfig, path: str) -> Split:
-    if path.endswith(".npz"):
-        if config.dataset not in ORDERED:
-            raise UsageError(
-                f"{path} numbers images, but a {config.dataset} source has no fixed order; give keys as JSON"
-            )
-        return read_index_split(Location.of(path), [item.key for item in items])
-    split = read_split(Location.of(path))
-    check_keys(split, {item.key for item in items}, f"source folder {config.source}")
-    return split
-
-
-def _choose_split(items: list[Item], config: PackConfig) -> tuple[Split, str]:
-    if config.split is not None:
-        return _read_split(items, config, config.split), "a split file"
-    how = f"random halves, seed {config.seed}"
-    if config.near_duplicates:
-        kept = _without_duplicates(items, config)
-        how += (
-            f", one of each group of near-duplicates (RMS {config.near_duplicates}; {len(items) - len(kept)} removed)"
-        )
-        items = kept
-    keys = [item.key for item in items]
-    if config.max_samples is not None and len(keys) > config.max_samples:
-        keys = list(np.random.default_rng(config.seed).choice(sorted(keys), config.max_samples, replace=False))
-    if len(keys) < 2:
-        raise UsageError(f"{config.source}: {len(keys)} images are left after near-duplicates; a split needs two")
-    return random_halves(keys, config.seed), how
+def _plan_shards(side: str, items: list[Item], config: PackConfig) -> list[ShardTask]:
+    # A PNG has at most about as many bytes as its pixels.
+    sizes = [item.location.size() if config.size is None else 3 * config.size**2 for item in items]
+    runs = cut(sizes, config.shard_samples, SHARD_BYTES)
+    return [ShardTask(f"{side}/{side}-{number:06d}.tar", items[run]) for number, run in enumerate(runs)]
 
 
 def _load(item: Item, config: PackConfig, classes: dict[str, int]) -> Sample:
     if config.size is None:
-        data, suffix = item.location.read_bytes(), item.location.name.rsplit(".", 1)[-1].lower()
+        data, suffix = read_image(item), item.location.name.rsplit(".", 1)[-1].lower()
     else:
-        data, suffix = encode_png(_open(item, config).resize((config.size, config.size), FILTERS["bicubic"])), "png"
-    label = classes[item.label] if item.label is not None else None
-    return Sample(item.key, data, suffix, item.caption, label)
+        image = decode(item, config.max_pixels).resize((config.size, config.size), FILTERS["bicubic"])
+        data, suffix = encode_png(image), "png"
+    label = classes[item.label] if isinstance(item.label, str) else item.label
+    return Sample(item.key, data, suffix, item.caption, label, item.metadata)
 
 
-def pack(config: PackConfig) -> Manifest:
-    """Write `config.source` as shards below `config.out`, members and held-out apart, and the manifest last.
+def _commit_of(out: Location, name: str) -> Location:
+    return out / COMMITTED / name.rsplit("/", 1)[-1].replace(".tar", ".json")
 
-    Images are copied byte for byte, unless `config.size` asks for PNGs of that size.
-    Raises UsageError for a source, split or output folder that cannot be used; nothing is overwritten.
+
+def write_task(task: ShardTask, out: Location, config: PackConfig, classes: dict[str, int]) -> Written:
+    """Write one shard and then its description, in place of what an interrupted try may have left.
+
+    Raises RunError where an image that was listed cannot be read.
     """
-    out = Location.of(config.out)
-    if not out.is_empty():
-        raise UsageError(f"{out} is not empty; give a new folder, nothing is overwritten")
-    items = {item.key: item for item in _read_items(config)}
-    split, how = _choose_split(list(items.values()), config)
-    if config.size is not None:
-        # Before the first shard is written: a picture that cannot be resized leaves no half-written folder.
-        for key in (*split.members, *split.heldout):
-            _open(items[key], config)
-    names = sorted({item.label for item in items.values() if item.label is not None})
-    classes = {name: number for number, name in enumerate(names)}
+    rejects: list[Reject] = []
 
-    def samples(keys: tuple[str, ...]) -> Iterator[Sample]:
-        return (_load(items[key], config, classes) for key in keys)
+    def samples() -> Iterator[Sample]:
+        for item in task.items:
+            try:
+                yield _load(item, config, classes)
+            except BadImage as error:
+                rejects.append(Reject(key=item.key, reason=str(error)))
 
-    members = write_shards(samples(split.members), out, MEMBERS, config.shard_samples)
-    heldout = write_shards(samples(split.heldout), out, HELDOUT, config.shard_samples)
-    manifest = Manifest(shards=(*members, *heldout), classes=tuple(names), split=how, split_sha256=split.sha256)
+    written = Written(shard=write_shard(samples(), out, task.name), rejects=tuple(rejects))
+    _commit_of(out, task.name).replace(written.model_dump_json().encode())
+    return written
+
+
+def _write_all(
+    tasks: list[ShardTask], out: Location, config: PackConfig, classes: dict[str, int], run: Run
+) -> list[Written]:
+    """Every shard in order, those that are committed already as they were described then."""
+    done = {commit: Written.model_validate_json(commit.read_bytes()) for commit in (out / COMMITTED).files(".json")}
+    todo = [task for task in tasks if _commit_of(out, task.name) not in done]
+    rejects = [reject for written in done.values() for reject in written.rejects]
+    samples = sum(len(task.items) for task in tasks)
+    check_rejects(rejects, samples, config)
+    write = functools.partial(write_task, out=out, config=config, classes=classes)
+    for task, written in zip(todo, run(write, todo, "shards"), strict=True):
+        done[_commit_of(out, task.name)] = written
+        rejects.extend(written.rejects)
+        check_rejects(rejects, samples, config)
+    return [done[_commit_of(out, task.name)] for task in tasks]
+
+
+def _finish(out: Location, plan: Plan, written: list[Written], classes: Iterable[str]) -> Manifest:
+    rejects = [*plan.rejects, *(reject for shard in written for reject in shard.rejects)]
+    how = plan.how
+    if rejects:
+        (out / REJECTS).replace(TypeAdapter(list[Reject]).dump_json(rejects, indent=1))
+        how += f"; {len(rejects)} rejected, see {REJECTS}"
+    left_out = {reject.key for reject in rejects}
+    sides = (tuple(key for key in side if key not in left_out) for side in (plan.members, plan.heldout))
+    manifest = Manifest(
+        shards=tuple(shard.shard for shard in written),
+        classes=tuple(classes),
+        split=how,
+        split_sha256=Split(*sides).sha256,
+    )
     write_manifest(out, manifest)
     return manifest
+
+
+def pack(config: PackConfig, run: Run = one_by_one) -> Manifest:
+    """Write `config.source` as shards below `config.out`, members and held-out apart, and the manifest last.
+
+    Images are copied byte for byte, unless `config.size` asks for PNGs of that size. `run` does the work, here or on a
+    cluster, with the same result. The same call again resumes a pack, and leaves a finished one as it is.
+    Raises UsageError for a source, split or output folder that cannot be used, RunError where too many images are bad
+    or one that was listed cannot be read; nothing else is overwritten.
+    """
+    out = Location.of(config.out)
+    _check_free(out)
+    items = read_items(config)
+    given = read_given_split(items, config)
+    request = {**config.science(), "listing": _listing_digest(items), "split": given.sha256 if given else None}
+    plan = _read_plan(out, request) or _begin(out, request, choose(items, given, config, run))
+    if (out / MANIFEST).is_file():
+        return read_manifest(out)
+    classes = {name: number for number, name in enumerate(sorted({i.label for i in items if isinstance(i.label, str)}))}
+    by_key = {item.key: item for item in items}
+    tasks = [
+        task
+        for side, keys in ((MEMBERS, plan.members), (HELDOUT, plan.heldout))
+        for task in _plan_shards(side, [by_key[key] for key in keys], config)
+    ]
+    return _finish(out, plan, _write_all(tasks, out, config, classes, run), classes)

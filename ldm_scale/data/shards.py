@@ -1,8 +1,9 @@
 """WebDataset shards with a manifest: a writer, and a reader that loses no sample.
 
-A shard is a tar file that holds, for each key, an image (jpg, jpeg, png or webp) and optionally `txt` (the caption)
-and `cls` (the class index). A shard folder has a `manifest.json` that names each shard with its number of samples,
-bytes and SHA-256, so that a truncated shard is noticed: a tar cut on a member boundary reads without any error.
+A shard is a tar file that holds, for each key, an image (jpg, jpeg, png or webp) and optionally `txt` (the caption),
+`cls` (the class index) and `json` (an object of metadata). A shard folder has a `manifest.json` that names each shard
+with its number of samples, bytes and SHA-256, so that a truncated shard is noticed: a tar cut on a member boundary
+reads without any error.
 """
 
 import hashlib
@@ -34,6 +35,7 @@ class Sample:
     suffix: str
     caption: str | None = None
     label: int | None = None
+    metadata: dict[str, Any] | None = None
 
 
 class ShardInfo(BaseModel):
@@ -110,45 +112,45 @@ def _encode(sample: Sample) -> dict[str, Any]:
         entry["txt"] = sample.caption.encode()
     if sample.label is not None:
         entry["cls"] = str(sample.label).encode()
+    if sample.metadata is not None:
+        entry["json"] = json.dumps(sample.metadata, sort_keys=True).encode()
     return entry
 
 
-def _chunks(samples: Iterable[Sample], max_samples: int, max_bytes: int) -> Iterator[list[Sample]]:
-    chunk: list[Sample] = []
-    size = 0
-    for sample in samples:
-        if chunk and (len(chunk) >= max_samples or size + len(sample.image) > max_bytes):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(sample)
-        size += len(sample.image)
-    if chunk:
-        yield chunk
+def write_shard(samples: Iterable[Sample], folder: Location, name: str) -> ShardInfo:
+    """Write samples, in order, as the shard `name` of a folder, whole or not at all; equal samples give equal bytes."""
+    buffer = io.BytesIO()
+    count = 0
+    with wds.TarWriter(buffer, encoder=False, mtime=0, user="", group="") as writer:
+        for sample in samples:
+            writer.write(_encode(sample))
+            count += 1
+    data = buffer.getvalue()
+    (folder / name).replace(data)
+    return ShardInfo(name=name, samples=count, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def write_shards(
-    samples: Iterable[Sample], folder: Location, prefix: str, max_samples: int = 10_000, max_bytes: int = 256 << 20
-) -> list[ShardInfo]:
-    """Write samples, in order, as `<prefix>/<prefix>-000000.tar` and so on; the same samples give the same bytes."""
-    infos = []
-    for number, chunk in enumerate(_chunks(samples, max_samples, max_bytes)):
-        name = f"{prefix}/{prefix}-{number:06d}.tar"
-        buffer = io.BytesIO()
-        with wds.TarWriter(buffer, encoder=False, mtime=0, user="", group="") as writer:
-            for sample in chunk:
-                writer.write(_encode(sample))
-        data = buffer.getvalue()
-        (folder / name).create(data)
-        infos.append(ShardInfo(name=name, samples=len(chunk), bytes=len(data), sha256=hashlib.sha256(data).hexdigest()))
-    return infos
+def as_metadata(data: bytes) -> dict[str, Any] | None:
+    """The JSON object in some bytes, or None: nothing rests on metadata, so bad ones are no reason to lose a sample."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def as_label(data: bytes) -> int | None:
+    """The class index in some bytes, or None where they are no number of 64 bits."""
+    return int(data) if data.strip().isdigit() and len(data.strip()) < 19 else None
 
 
 def _decode(entry: dict[str, Any]) -> Sample:
     suffix = next((name for name in IMAGE_SUFFIXES if name in entry), "")
     caption = entry["txt"].decode("utf-8", errors="replace") if "txt" in entry else None
-    label = int(entry["cls"]) if entry.get("cls", b"").strip().isdigit() else None
+    label = as_label(entry.get("cls", b""))
+    metadata = as_metadata(entry["json"]) if "json" in entry else None
     # A sample without an image is kept, with no bytes: it is rejected by name where images are decoded.
-    return Sample(entry["__key__"], entry.get(suffix, b""), suffix, caption, label)
+    return Sample(entry["__key__"], entry.get(suffix, b""), suffix, caption, label, metadata)
 
 
 def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:

@@ -1,16 +1,13 @@
-"""Who is a member: random halves, near-duplicates kept to one side, or a split file of keys or numbers."""
+"""Who is a member: random halves, sides by how keys begin, or a split file of keys or numbers."""
 
 import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.neighbors import NearestNeighbors
 
 from ldm_scale.errors import UsageError
 from ldm_scale.storage import Location
@@ -105,18 +102,24 @@ def random_halves(keys: Sequence[str], seed: int) -> Split:
     return Split(tuple(sorted(ordered[:half])), tuple(sorted(ordered[half:])))
 
 
-def duplicate_groups(thumbnails: np.ndarray, variants: Sequence[Hashable], radius: float) -> np.ndarray:
-    """Group samples that show one picture: equal `variants`, or thumbnails within `radius` of each other.
+def split_by_prefix(keys: Sequence[str], members: tuple[str, ...], heldout: tuple[str, ...]) -> Split:
+    """Held-out are the keys that begin with one of `heldout`; members those with one of `members`, or all others.
 
-    thumbnails: float32 (n, p), intensities in [0, 1]; the distance is the root mean square over the p values.
-    Groups are the connected components, so a chain of near pairs is one group. Returns a group number a sample, (n,).
+    Raises UsageError where a side is empty or a key begins with one of both.
     """
-    n, values = thumbnails.shape
-    neighbours = NearestNeighbors(radius=radius * values**0.5).fit(thumbnails)
-    near = neighbours.radius_neighbors_graph(thumbnails).tocoo()
-    first = {variant: index for index, variant in reversed(list(enumerate(variants)))}
-    same = np.array([first[variant] for variant in variants])
-    rows = np.concatenate([near.row, np.arange(n)])
-    columns = np.concatenate([near.col, same])
-    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n, n))
-    return np.asarray(connected_components(graph, directed=False)[1])
+    theirs = tuple(sorted(key for key in keys if key.startswith(heldout)))
+    known = set(theirs)
+    ours = tuple(sorted(key for key in keys if (key.startswith(members) if members else key not in known)))
+    if both := next((key for key in ours if key in known), None):
+        raise UsageError(f"the key {both!r} begins as members and as held-out do")
+    for side, found, prefixes in ((MEMBERS, ours, members), (HELDOUT, theirs, heldout)):
+        if not found:
+            raise UsageError(f"{side}: no key begins with {' or '.join(prefixes) or 'anything else'}")
+    return Split(ours, theirs)
+
+
+def draw(keys: Sequence[str], count: int, seed: int) -> tuple[str, ...]:
+    """So many keys at random, or all where there are no more, sorted; the order of `keys` does not matter."""
+    if len(keys) <= count:
+        return tuple(sorted(keys))
+    return tuple(sorted(np.random.default_rng(seed).choice(np.array(sorted(keys), object), count, replace=False)))

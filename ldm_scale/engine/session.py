@@ -77,7 +77,8 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
 def own_error(error: BaseException) -> UsageError | RunError:
     """The package's own error inside what Ray raised, or else a RunError with the innermost cause in one line."""
     cause: BaseException = error
-    while not isinstance(cause, UsageError | RunError):
+    # What a task raises comes as both its own kind and Ray's, with a traceback as its message.
+    while isinstance(cause, RayError) or not isinstance(cause, UsageError | RunError):
         inner = getattr(cause, "cause", None) or cause.__cause__
         if not isinstance(inner, BaseException):
             return RunError(f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}")

@@ -1,7 +1,9 @@
 """Packing a source: copies, splits without near-duplicates on both sides, and refusals that touch nothing."""
 
 import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ from PIL import Image
 
 from ldm_scale.config import PackConfig
 from ldm_scale.data.images import open_image
-from ldm_scale.data.pack import pack
+from ldm_scale.data.pack import cut, pack
 from ldm_scale.data.shards import Manifest, Sample, read_manifest, read_shard
 from ldm_scale.data.split import Split
-from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.data.work import Run
+from ldm_scale.errors import RunError, UsageError
+from ldm_scale.storage import Location, sub_locations
 from tests.conftest import make_folder, make_image
 
 
@@ -198,31 +201,65 @@ def test_at_most_the_asked_number_is_drawn_after_near_duplicates(tmp_path: Path,
     assert pack(config(doubled, tmp_path / "all", near_duplicates=0.05, max_samples=99)).samples == 10
 
 
-@pytest.mark.parametrize(
-    "changes", [{"near_duplicates": 0.05}, {"near_duplicates": 0, "size": 8}, {"near_duplicates": 0.05, "size": 8}]
-)
-@pytest.mark.parametrize("content", [b"", b"<html>", b"\x89PNG\r\n\x1a\nbroken"])
-def test_a_broken_image_is_named_before_anything_is_written(
-    tmp_path: Path, changes: dict[str, object], content: bytes
-) -> None:
-    source = make_folder(tmp_path / "source", 4)
-    (source / "broken.png").write_bytes(content)
-    with pytest.raises(UsageError, match=r"broken\.png"):
-        pack(config(source, tmp_path / "out", **changes))
-    assert not (tmp_path / "out").exists()
+DECODING = [{"near_duplicates": 0.05}, {"size": 8}, {"near_duplicates": 0.05, "size": 8}]
+
+
+def rejected(out: Path) -> dict[str, str]:
+    return {reject["key"]: reject["reason"] for reject in json.loads((out / "rejects.json").read_text())}
+
+
+@pytest.mark.parametrize("changes", DECODING)
+def test_bad_images_are_rejected_with_a_reason_and_counted(tmp_path: Path, changes: dict[str, object]) -> None:
+    source = make_folder(tmp_path / "source", 6)
+    bad = {"empty": b"", "foreign": b"<html>", "broken": b"\x89PNG\r\n\x1a\nbroken"}
+    for name, data in bad.items():
+        (source / f"{name}.png").write_bytes(data)
+    make_image(9, 40).save(source / "large.png")
+    manifest = pack(config(source, tmp_path / "out", max_pixels=1000, max_reject_fraction=0.4, **changes))
+    members, heldout = keys(tmp_path / "out")
+    assert {key.split("/")[0] for key in members + heldout} == {"cat", "dog"}
+    assert manifest.samples == len(members + heldout) == 6
+    assert manifest.split.endswith("; 4 rejected, see rejects.json")
+    assert manifest.split_sha256 == Split(tuple(members), tuple(heldout)).sha256
+    reasons = rejected(tmp_path / "out")
+    assert set(reasons) == {*bad, "large"}
+    assert (reasons["empty"], reasons["large"]) == ("no image", "more than max_pixels = 1000 (40 x 40)")
+    assert reasons["foreign"] == "cannot be decoded: no JPEG, PNG or WebP"
+
+
+@pytest.mark.parametrize("changes", DECODING)
+def test_too_many_bad_images_fail_the_pack_and_the_first_is_named(tmp_path: Path, changes: dict[str, object]) -> None:
+    source = make_folder(tmp_path / "source", 6)
+    for name in ("a", "b"):
+        (source / f"{name}.png").write_bytes(b"<html>")
+    message = r"2 of 8 images are rejected, more than max_reject_fraction = 0\.2; the first is 'a': cannot be decoded"
+    with pytest.raises(RunError, match=message):
+        pack(config(source, tmp_path / "out", max_reject_fraction=0.2, **changes))
+    assert not (tmp_path / "out/manifest.json").exists()
+    # The same command that allows more goes on.
+    assert pack(config(source, tmp_path / "out", max_reject_fraction=0.25, **changes)).samples == 6
+
+
+def test_a_split_files_bad_images_are_rejected_too(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 6)
+    (source / "dog/002.png").write_bytes(b"<html>")
+    split = write_split(tmp_path / "split.json", ["dog/000", "dog/002"], ["cat/001"])
+    pack(config(source, tmp_path / "out", split=split, size=8, max_reject_fraction=0.5))
+    assert keys(tmp_path / "out") == (["dog/000"], ["cat/001"])
+    assert set(rejected(tmp_path / "out")) == {"dog/002"}
+
+
+def test_an_image_without_bytes_is_rejected_even_where_files_are_copied(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 6)
+    (source / "dog/002.png").write_bytes(b"")
+    assert pack(config(source, tmp_path / "out", max_reject_fraction=0.2)).samples == 5
+    assert rejected(tmp_path / "out") == {"dog/002": "no image"}
 
 
 def test_broken_images_are_copied_where_nothing_needs_to_look_at_them(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "source", 3)
     (source / "broken.png").write_bytes(b"not an image")
     assert pack(config(source, tmp_path / "out")).samples == 4
-
-
-def test_an_image_of_too_many_pixels_is_named(tmp_path: Path) -> None:
-    source = make_folder(tmp_path / "source", 3)
-    make_image(9, 40).save(source / "large.png")
-    with pytest.raises(UsageError, match=r"large\.png more than max_pixels = 1000 \(40 x 40\)"):
-        pack(config(source, tmp_path / "out", near_duplicates=0.05, max_pixels=1000))
 
 
 def test_images_of_one_key_are_refused(tmp_path: Path) -> None:
@@ -268,3 +305,198 @@ def test_samples_without_class_folders_have_no_labels(tmp_path: Path) -> None:
     sides = packed(tmp_path / "out")
     assert manifest.classes == ()
     assert {sample.label for side in sides.values() for sample in side.values()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([40, 60, 1, 500, 99], [[40, 60], [1], [500], [99]]),
+        ([1] * 7, [[1] * 3, [1] * 3, [1]]),
+        ([1] * 6, [[1] * 3, [1] * 3]),
+        ([0], [[0]]),
+        ([], []),
+    ],
+)
+def test_shards_are_cut_by_samples_and_bytes_but_hold_one_sample_at_least(
+    sizes: list[int], expected: list[list[int]]
+) -> None:
+    assert [sizes[run] for run in cut(sizes, 3, 100)] == expected
+
+
+class Interrupted(Exception):
+    pass
+
+
+def stopping(at: int) -> Run:
+    """Runs one by one, and stops before task number `at` of all."""
+    count = 0
+
+    def run(function: Callable[[Any], Any], tasks: Sequence[Any], what: str) -> Iterator[Any]:
+        nonlocal count
+        for task in tasks:
+            if count == at:
+                raise Interrupted
+            count += 1
+            yield function(task)
+
+    return run
+
+
+# One task of thumbnails, then three shards a side.
+@pytest.mark.parametrize("at", range(7))
+def test_an_interrupted_pack_goes_on_to_the_same_bytes(tmp_path: Path, doubled: Path, at: int) -> None:
+    changes = {"near_duplicates": 0.05, "shard_samples": 2, "size": 16}
+    whole = pack(config(doubled, tmp_path / "whole", **changes))
+    with pytest.raises(Interrupted):
+        pack(config(doubled, tmp_path / "out", **changes), stopping(at))
+    assert not (tmp_path / "out/manifest.json").exists()
+    with pytest.raises(Interrupted):
+        pack(config(doubled, tmp_path / "out", **changes), stopping(6 - at))
+    # Six of seven tasks are done, and only the last is left: no thumbnail and no committed shard once more.
+    done: list[str] = []
+
+    def counting(function: Callable[[Any], Any], tasks: Sequence[Any], what: str) -> Iterator[Any]:
+        done.extend(task.name for task in tasks)
+        return map(function, tasks)
+
+    assert pack(config(doubled, tmp_path / "out", **changes), counting) == whole
+    assert done == ["heldout/heldout-000002.tar"]
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_shard_that_was_written_but_not_committed_is_written_again(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 8)
+    whole = pack(config(source, tmp_path / "whole", shard_samples=2))
+    with pytest.raises(Interrupted):
+        pack(config(source, tmp_path / "out", shard_samples=2), stopping(2))
+    (tmp_path / "out/members/members-000001.tar").write_bytes(b"half")
+    (tmp_path / "out/.pack/members-000001.json").unlink()
+    assert pack(config(source, tmp_path / "out", shard_samples=2)) == whole
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_file_that_vanishes_after_it_was_listed_fails_by_name_and_the_pack_goes_on(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 8)
+    victim = source / "dog/004.png"
+    data = victim.read_bytes()
+    whole = pack(config(source, tmp_path / "whole", shard_samples=2))
+
+    def vanishing(function: Callable[[Any], Any], tasks: Sequence[Any], what: str) -> Iterator[Any]:
+        victim.unlink()
+        return map(function, tasks)
+
+    with pytest.raises(RunError, match=r"dog/004\.png was listed but cannot be read: .*(No such file|not exist)"):
+        pack(config(source, tmp_path / "out", shard_samples=2), vanishing)
+    victim.write_bytes(data)
+    assert pack(config(source, tmp_path / "out", shard_samples=2)) == whole
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_a_finished_pack_is_left_as_it_is(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 8)
+    first = pack(config(source, tmp_path / "out"))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    assert pack(config(source, tmp_path / "out")) == first
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"seed": 1}, "seed was 0, is now 1"),
+        ({"size": 8}, "size was null, is now 8"),
+        ({"max_samples": 4}, "max_samples was null, is now 4"),
+        ({"split": "split.json"}, r"split was null, is now \"[0-9a-f]+"),
+        ({"source": "other"}, r"listing was \"[0-9a-f]+.*, is now"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_pack_into_the_same_folder_is_refused_with_the_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], difference: str, finished: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = make_folder(tmp_path / "source", 8)
+    make_folder(tmp_path / "other", 9)
+    write_split(tmp_path / "split.json", ["dog/000"], ["cat/001"])
+    if finished:
+        pack(config(source, tmp_path / "out"))
+    else:
+        with pytest.raises(Interrupted):
+            pack(config(source, tmp_path / "out"), stopping(0))
+    before = tree(tmp_path / "out")
+    with pytest.raises(UsageError, match=rf"out holds another pack \({difference}"):
+        pack(config(source, tmp_path / "out").model_copy(update=changes))
+    assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"members": ["mine"], "heldout": []}'])
+def test_a_plan_that_is_none_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/pack.json").write_text(content)
+    with pytest.raises(UsageError, match=r"pack\.json is not the plan of a pack"):
+        pack(config(make_folder(tmp_path / "source", 4), tmp_path / "out"))
+    assert tree(tmp_path / "out") == {"pack.json": content.encode()}
+
+
+def test_the_plan_is_a_split_file(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 8)
+    first = pack(config(source, tmp_path / "out", seed=3))
+    again = pack(config(source, tmp_path / "again", split=str(tmp_path / "out/pack.json")))
+    assert [shard.sha256 for shard in again.shards] == [shard.sha256 for shard in first.shards]
+    assert again.split_sha256 == first.split_sha256
+
+
+def test_sides_by_how_keys_begin(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 12)
+    manifest = pack(config(source, tmp_path / "out", heldout="cat/"))
+    members, heldout = keys(tmp_path / "out")
+    assert ({key[:4] for key in members}, len(members)) == ({"dog/"}, 6)
+    assert ({key[:4] for key in heldout}, len(heldout)) == ({"cat/"}, 6)
+    assert manifest.split == "held-out begin with cat/, seed 0"
+    pack(config(source, tmp_path / "narrow", members="dog/00", heldout="cat/0"))
+    assert keys(tmp_path / "narrow")[0] == ["dog/000", "dog/002", "dog/004", "dog/006", "dog/008"]
+    pack(config(source, tmp_path / "drawn", heldout="cat/", max_samples=7))
+    drawn = keys(tmp_path / "drawn")
+    assert (len(drawn[0]), len(drawn[1])) == (3, 4)
+    assert set(drawn[0]) < set(members)
+    assert set(drawn[1]) < set(heldout)
+
+
+def test_a_near_duplicate_across_the_sides_is_no_held_out_sample(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 12)
+    make_image(0).save(source / "val-copy.png")
+    make_image(100).save(source / "val-other.png")
+    manifest = pack(config(source, tmp_path / "out", heldout="val-", near_duplicates=0.01))
+    members, heldout = keys(tmp_path / "out")
+    assert (len(members), heldout) == (12, ["val-other"])
+    assert "RMS 0.01; 1 removed" in manifest.split
+
+
+def test_sides_that_ask_for_two_things_are_refused(tmp_path: Path) -> None:
+    for changes, message in [
+        ({"members": "train/"}, "members: give heldout too"),
+        ({"heldout": "val/", "split": "split.json"}, "give a split file or heldout, not both"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            config(tmp_path, tmp_path / "out", **changes)
+
+
+def test_from_a_bucket_to_a_bucket_gives_the_same_bytes(tmp_path: Path, bucket: str) -> None:
+    source = make_folder(tmp_path / "source", 12)
+    (source / "broken.png").write_bytes(b"<html>")
+    for name, path in {str(path.relative_to(source)): path for path in source.rglob("*.*")}.items():
+        (Location.of(bucket) / "source" / name).replace(path.read_bytes())
+    changes = {"near_duplicates": 0.01, "shard_samples": 4, "max_reject_fraction": 0.1}
+    whole = pack(config(source, tmp_path / "whole", **changes))
+    there = PackConfig.model_validate(
+        config(source, tmp_path, **changes).model_dump() | {"source": f"{bucket}/source", "out": f"{bucket}/out"}
+    )
+    with pytest.raises(Interrupted):
+        pack(there, stopping(3))
+    assert pack(there) == whole
+    assert pack(there) == whole
+    written = dict(sub_locations(Location.of(f"{bucket}/out"), ""))
+    assert {name: location.read_bytes() for name, location in written.items()} == tree(tmp_path / "whole")
+    (Location.of(bucket) / "other/notes.txt").replace(b"mine")
+    with pytest.raises(UsageError, match="other is not empty"):
+        pack(there.model_copy(update={"out": f"{bucket}/other"}))

@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from ldm_scale.data.shards import (
     read_manifest,
     read_shard,
     write_manifest,
-    write_shards,
+    write_shard,
 )
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.storage import Location
@@ -25,13 +26,13 @@ SAMPLES = [
     Sample("b", b"second image", "webp", "naïve 猫 🐱\nsecond line", 0),
     Sample("cat/0001", b"third", "png", None, 12),
     Sample("dog/with space-é", b"fourth", "jpeg", "", None),
-    Sample("e", b"fifth", "webp", "the last caption", 7),
+    Sample("e", b"fifth", "webp", "the last caption", 7, {"Male": -1, "where": "Zürich \ud800", "more": [None]}),
 ]
 
 
 def write(folder: Path, samples: list[Sample] = SAMPLES) -> Path:
     """One shard of these samples."""
-    return folder / write_shards(samples, Location.of(folder), "members")[0].name
+    return folder / write_shard(samples, Location.of(folder), "members/members-000000.tar").name
 
 
 def described(path: Path, samples: int = len(SAMPLES), size: int | None = None) -> ShardInfo:
@@ -80,37 +81,26 @@ def test_long_file_names_are_kept(tmp_path: Path) -> None:
     assert read(write(tmp_path, samples), 2) == samples
 
 
-def test_shards_hold_at_most_the_asked_number_of_samples(tmp_path: Path) -> None:
-    samples = [Sample(f"{i:02d}", b"x" * i, "png") for i in range(7)]
-    infos = write_shards(iter(samples), Location.of(tmp_path), "heldout", max_samples=3)
-    assert [info.name for info in infos] == [f"heldout/heldout-{i:06d}.tar" for i in range(3)]
-    assert [info.samples for info in infos] == [3, 3, 1]
-    assert [s for info in infos for s in read(tmp_path / info.name, info.samples)] == samples
-
-
-def test_shards_hold_at_most_the_asked_number_of_bytes_but_always_a_sample(tmp_path: Path) -> None:
-    samples = [Sample(str(i), b"x" * size, "png") for i, size in enumerate([40, 60, 1, 500, 99])]
-    infos = write_shards(samples, Location.of(tmp_path), "members", max_bytes=100)
-    assert [info.samples for info in infos] == [2, 1, 1, 1]
-
-
 def test_a_shard_is_described_by_its_size_and_digest(tmp_path: Path) -> None:
-    info = write_shards(SAMPLES, Location.of(tmp_path), "members")[0]
+    info = write_shard(SAMPLES, Location.of(tmp_path), "members/members-000000.tar")
+    assert info.samples == len(SAMPLES)
     assert info.stem == "members-000000"
     assert info.bytes == (tmp_path / info.name).stat().st_size
     assert info.sha256 == Location.of(tmp_path / info.name).sha256()
 
 
-def test_no_samples_make_no_shards(tmp_path: Path) -> None:
-    assert write_shards([], Location.of(tmp_path), "members") == []
+def test_a_shard_of_no_samples_is_read_back(tmp_path: Path) -> None:
+    assert read(write(tmp_path, []), 0) == []
+
+
+def test_a_shard_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
+    def samples() -> Iterator[Sample]:
+        yield SAMPLES[0]
+        raise RunError("a reason")
+
+    with pytest.raises(RunError, match="a reason"):
+        write_shard(samples(), Location.of(tmp_path), "members/members-000000.tar")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_shard_is_never_overwritten(tmp_path: Path) -> None:
-    before = write(tmp_path).read_bytes()
-    with pytest.raises(UsageError, match=r"members-000000\.tar exists already"):
-        write(tmp_path, SAMPLES[:1])
-    assert (tmp_path / "members/members-000000.tar").read_bytes() == before
 
 
 def test_a_shard_cut_before_any_of_its_files_names_the_shard(tmp_path: Path) -> None:
@@ -173,17 +163,20 @@ def test_a_repeated_key_is_an_error(tmp_path: Path) -> None:
 def test_foreign_shards_are_read_for_what_is_known(tmp_path: Path) -> None:
     path = tmp_path / "shard.tar"
     entries = [("a.JPG", b"one"), ("a.json", b"{}"), ("b.txt", b"alone \xff"), ("c.png", b"two"), ("c.cls", b"cat")]
+    entries += [("d.png", b"three"), ("d.json", b"{broken"), ("d.cls", b"9" * 30), ("e.png", b"4"), ("e.json", b"[1]")]
     path.write_bytes(tar([("./", b""), *entries, ("README", b"no suffix")]))
-    assert read(path, 3) == [
-        Sample("a", b"one", "jpg"),
+    assert read(path, 5) == [
+        Sample("a", b"one", "jpg", metadata={}),
         Sample("b", b"", "", "alone \ufffd"),
         Sample("c", b"two", "png"),
+        Sample("d", b"three", "png"),
+        Sample("e", b"4", "png"),
     ]
 
 
 def test_a_manifest_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     written = Manifest(
-        shards=tuple(write_shards(SAMPLES, Location.of(tmp_path), "members")),
+        shards=(write_shard(SAMPLES, Location.of(tmp_path), "members/members-000000.tar"),),
         classes=("cat", "dög"),
         split="random halves, seed 0",
         split_sha256="abc",

@@ -1,4 +1,4 @@
-"""Who is a member: seeded halves, split files, and groups of near-duplicates against a double loop."""
+"""Who is a member: seeded halves, sides by how keys begin, and split files."""
 
 import json
 import pickle
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldm_scale.data.split import Split, check_keys, duplicate_groups, random_halves, read_index_split, read_split
+from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
 from ldm_scale.errors import UsageError
 from ldm_scale.storage import Location
 
@@ -18,24 +18,6 @@ def read(folder: Path, content: object) -> Split:
     path = folder / "split.json"
     path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     return read_split(Location.of(path))
-
-
-def same_groups(groups: np.ndarray) -> set[frozenset[int]]:
-    return {frozenset(np.flatnonzero(groups == group).tolist()) for group in set(groups.tolist())}
-
-
-def naive_groups(thumbnails: np.ndarray, variants: list[str], radius: float) -> set[frozenset[int]]:
-    """Merge the groups of each pair that belongs together, again and again."""
-    label = list(range(len(variants)))
-    pairs = []
-    for i, one in enumerate(thumbnails.astype(float)):
-        for j, other in enumerate(thumbnails.astype(float)):
-            if np.sqrt(np.mean((one - other) ** 2)) <= radius or variants[i] == variants[j]:
-                pairs.append((i, j))
-    for _ in label:
-        for i, j in pairs:
-            label[i] = label[j] = min(label[i], label[j])
-    return same_groups(np.array(label))
 
 
 def test_halves_are_disjoint_complete_and_equal() -> None:
@@ -175,35 +157,36 @@ def test_a_missing_index_file_is_named(tmp_path: Path) -> None:
         read_index_split(Location.of(tmp_path / "gone.npz"), KEYS)
 
 
-@pytest.mark.parametrize("radius", [0.01, 0.05, 0.12])
-def test_groups_match_a_double_loop(radius: float) -> None:
-    rng = np.random.default_rng(0)
-    centres = rng.random((8, 12))
-    thumbnails = (centres[rng.integers(0, 8, 40)] + radius * 0.9 * rng.standard_normal((40, 12))).astype(np.float32)
-    variants = [str(v) for v in rng.integers(0, 60, 40)]
-    groups = duplicate_groups(thumbnails, variants, radius)
-    assert same_groups(groups) == naive_groups(thumbnails, variants, radius)
-    assert 1 < len(set(groups.tolist())) < 40
+CIFAR = [*(f"train-{number}" for number in range(5)), *(f"test-{number}" for number in range(3)), "valid-0"]
 
 
-def test_a_chain_of_near_pairs_is_one_group() -> None:
-    # Each step is 0.04, the ends are 0.36 apart; the last one stands alone.
-    values = np.array([*np.arange(10) * 0.04, 0.9], dtype=np.float32)
-    thumbnails = np.repeat(values[:, None], 5, axis=1)
-    groups = duplicate_groups(thumbnails, list("abcdefghijk"), 0.05)
-    assert same_groups(groups) == {frozenset(range(10)), frozenset([10])}
+def test_sides_are_told_by_how_keys_begin() -> None:
+    split = split_by_prefix(CIFAR, (), ("test-", "valid-"))
+    assert split == Split(tuple(f"train-{n}" for n in range(5)), ("test-0", "test-1", "test-2", "valid-0"))
+    assert split_by_prefix(CIFAR, ("train-",), ("test-",)).heldout == ("test-0", "test-1", "test-2")
+    assert "valid-0" not in split_by_prefix(CIFAR, ("train-",), ("test-",)).membership()
 
 
-def test_variants_join_whatever_they_look_like_and_bridge_chains() -> None:
-    thumbnails = np.array([[0.0], [1.0], [0.51], [0.5]], dtype=np.float32)
-    assert same_groups(duplicate_groups(thumbnails, ["x", "x", "y", "z"], 0.02)) == {
-        frozenset([0, 1]),
-        frozenset([2, 3]),
-    }
-    assert same_groups(duplicate_groups(thumbnails, ["x", "y", "y", "x"], 0.02)) == {frozenset(range(4))}
+@pytest.mark.parametrize(
+    ("members", "heldout", "message"),
+    [
+        ((), ("val/",), "heldout: no key begins with val/"),
+        (("tarin-",), ("test-",), "members: no key begins with tarin-"),
+        ((), ("t", "v"), "members: no key begins with anything else"),
+        (("t",), ("test-",), "the key 'test-0' begins as members and as held-out do"),
+    ],
+)
+def test_sides_that_cannot_be_told_are_refused(
+    members: tuple[str, ...], heldout: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        split_by_prefix(CIFAR, members, heldout)
 
 
-def test_the_distance_is_a_root_mean_square_whatever_the_number_of_pixels() -> None:
-    for pixels in (3, 300):
-        thumbnails = np.repeat(np.array([[0.0], [0.1], [0.3]], dtype=np.float32), pixels, axis=1)
-        assert same_groups(duplicate_groups(thumbnails, [0, 1, 2], 0.11)) == {frozenset([0, 1]), frozenset([2])}
+def test_a_draw_is_seeded_and_does_not_depend_on_the_order() -> None:
+    shuffled = np.random.default_rng(0).permutation(KEYS).tolist()
+    drawn = draw(KEYS, 10, 1)
+    assert draw(shuffled, 10, 1) == drawn == tuple(sorted(set(drawn)))
+    assert len(drawn) == 10
+    assert draw(KEYS, 10, 2) != drawn
+    assert draw(shuffled, 200, 1) == tuple(KEYS)

@@ -7,11 +7,12 @@ import pytest
 
 from ldm_scale.config import ImageConfig
 from ldm_scale.data.images import preprocess
-from ldm_scale.data.shards import Sample, ShardInfo, read_manifest, write_shards
+from ldm_scale.data.shards import Sample, ShardInfo, read_manifest
 from ldm_scale.engine import reading
 from ldm_scale.engine.reading import ShardTask, decode_block, read_blocks
 from ldm_scale.storage import Location
 from tests.conftest import make_image
+from tests.shards import write_shards
 
 
 @pytest.fixture

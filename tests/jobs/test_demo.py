@@ -1,4 +1,4 @@
-"""The demo job, submitted both ways to a real Ray of the test's own."""
+"""The demo job, submitted both ways to a real Ray of the test's own; and packing as a job."""
 
 import os
 from collections.abc import Iterator
@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from ldm_scale.analysis.results import Results
+from ldm_scale.data.shards import read_manifest
+from ldm_scale.storage import Location
+from tests.conftest import make_folder
 from tests.jobs.cluster import head, submit
 from tests.jobs.conftest import ROOT
 
@@ -46,6 +49,16 @@ def test_submitted_with_its_working_directory(cluster: dict[str, str], checkout:
     done = submit(cluster, checkout, "--working-dir", ".", "--", *job)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     check(tmp_path / "run")
+
+
+def test_a_pack_is_a_job_too(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
+    """`ray job submit jobs/pack.py -- folder SOURCE OUT`."""
+    source = make_folder(tmp_path / "source", 12)
+    flags = ("--near-duplicates", "0.01", "--shard-samples", "4")
+    done = submit(cluster, checkout, "jobs/pack.py", "--", "folder", str(source), str(tmp_path / "out"), *flags)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert f"{tmp_path / 'out'}: 12 samples in 4 shards; random halves, seed 0" in done.stdout
+    assert read_manifest(Location.of(tmp_path / "out")).samples == 12
 
 
 def test_a_usage_error_fails_the_job_in_one_line(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:

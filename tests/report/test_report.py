@@ -35,7 +35,7 @@ from ldm_scale.analysis.results import (
     Stability,
 )
 from ldm_scale.config import AuditConfig, GeometryConfig, MaskConfig, digest
-from ldm_scale.data.shards import Manifest, Sample, read_manifest, write_manifest, write_shards
+from ldm_scale.data.shards import Manifest, Sample, read_manifest, write_manifest
 from ldm_scale.errors import UsageError
 from ldm_scale.report.facts import facts
 from ldm_scale.report.headline import read_results
@@ -47,6 +47,7 @@ from ldm_scale.report.verdict import beats_chance, verdict
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import REJECT
 from ldm_scale.storage import Location, write_table
+from tests.shards import write_shards
 
 ATTACK = "<script>alert(1)</script>"
 SHAPE = (4, 2, 2)

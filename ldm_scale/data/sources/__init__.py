@@ -11,6 +11,7 @@ from ldm_scale.data.sources.folder import read_folder
 from ldm_scale.data.sources.imagenet import read_imagenet
 from ldm_scale.data.sources.items import Item
 from ldm_scale.data.sources.parquet import read_parquet
+from ldm_scale.data.sources.webdataset import read_webdataset
 from ldm_scale.storage import Location
 
 SOURCES: dict[str, Callable[[Location], list[Item]]] = {
@@ -22,6 +23,7 @@ SOURCES: dict[str, Callable[[Location], list[Item]]] = {
     "folder": read_folder,
     "imagenet": read_imagenet,
     "parquet": read_parquet,
+    "webdataset": read_webdataset,
 }
 # Sources whose items come in an official order, so that index files of the papers can name them by number.
 ORDERED = frozenset(SOURCES) - {"emoji", "folder"}

@@ -52,6 +52,9 @@ class ArrayImage:
     def __str__(self) -> str:
         return f"{self.batch} image {self.number}"
 
+    def size(self) -> int:
+        return self.pixels.nbytes
+
     def read_bytes(self) -> bytes:
         return encode_png(Image.fromarray(self.pixels.transpose(1, 2, 0)))
 

@@ -28,18 +28,18 @@ def read_emoji(folder: Location) -> list[Item]:
         raise UsageError(f"{listing} does not exist; SOURCE must be the unpacked package emoji-datasource-google")
     try:
         entries = [entry for entry in json.loads(listing.read_text()) if entry["has_img_google"]]
-        items = [_emoji_item(folder, entry) for entry in entries]
+        names = [str(entry["image"]) for entry in entries]
+        images = {location.name: location for location in (folder / IMAGES).files()}
+        check_present(names, images, listing, folder / IMAGES)
+        return [_emoji_item(images[name], entry) for name, entry in zip(names, entries, strict=True)]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{listing} is not the emoji list of the package emoji-datasource-google") from None
-    present = {location.name for location in (folder / IMAGES).files()}
-    check_present((item.location.name for item in items), present, listing, folder / IMAGES)
-    return items
 
 
-def _emoji_item(folder: Location, entry: dict[str, Any]) -> Item:
+def _emoji_item(image: Location, entry: dict[str, Any]) -> Item:
     return Item(
-        key=entry["image"].removesuffix(".png"),
-        location=folder / IMAGES / entry["image"],
+        key=image.name.removesuffix(".png"),
+        location=image,
         caption=(entry["name"] or entry["short_name"].replace("_", " ")).lower(),
         label=entry["subcategory"],
         variant=_emoji_variant(entry["unified"]),

@@ -1,82 +1,111 @@
-"""ImageNet-1K: class folders in `train/` and `val/`, or the official tar of class tars, read without unpacking.
+"""ImageNet-1K: class folders in `train/` and `val/`, or the official tars, read without unpacking; and ImageNetV2.
 
-Keys are `train/n01440764/n01440764_10026` and so on; items come by class and file name, as torchvision orders them, so
-that the class index is the place among the sorted WordNet ids.
+Keys are `train/n01440764/n01440764_10026`, `val/n01440764/ILSVRC2012_val_00000293` from class folders,
+`val/ILSVRC2012_val_00000293` from the official validation set, and `imagenetv2-.../0/...`. Within each part items come
+by key, as torchvision orders them; labels are WordNet ids, so that the class index is the place among the sorted ids.
 """
 
+import io
 import re
-import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+
+import scipy.io
+from scipy.io.matlab import MatReadError
 
 from ldm_scale.data.sources.items import Item, Stored, is_image, key_of
-from ldm_scale.errors import UsageError, one_line
+from ldm_scale.data.sources.tars import tarred_files
+from ldm_scale.errors import UsageError
 from ldm_scale.storage import Location, sub_locations
 
-TAR = "ILSVRC2012_img_train.tar"
-SIDES = ("train", "val")
+TRAIN_TAR = "ILSVRC2012_img_train.tar"
+VAL_TAR = "ILSVRC2012_img_val.tar"
+V2_PREFIX = "imagenetv2-"
+DEVKIT = "ILSVRC2012_devkit_t12/data"
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _CLASS = re.compile(r"n\d{8}")
+_VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+
+# (path below a part such as train, image) by path.
+Images = list[tuple[str, Stored]]
 
 
-@dataclass(frozen=True)
-class TarredImage:
-    """One image inside a tar, however deep: its bytes lie there as they are."""
-
-    tar: Location
-    name: str
-    offset: int
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.tar} {self.name}"
-
-    def read_bytes(self) -> bytes:
-        with self.tar.open() as file:
-            file.seek(self.offset)
-            return bytes(file.read(self.size))
+def _images(files: Iterable[tuple[str, Stored]]) -> Images:
+    return sorted(((path, stored) for path, stored in files if is_image(path)), key=lambda image: image[0])
 
 
-def _in_folders(folder: Location) -> Iterator[tuple[str, Stored]]:
-    for relative, location in sub_locations(folder, ""):
-        wnid, _, name = relative.partition("/")
-        if _CLASS.fullmatch(wnid) and is_image(name):
-            yield relative, location
+def _in_classes(images: Images) -> Images:
+    return [(path, stored) for path, stored in images if "/" in path and _CLASS.fullmatch(path.split("/")[0])]
 
 
-def _members(tar: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar of so many bytes; one that was cut between two members has no end mark behind the last."""
-    yield from tar
-    if tar.offset >= size:
-        raise tarfile.ReadError("it ends without an end mark")
-
-
-def _in_class_tar(tar: Location, outer: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[tuple[str, Stored]]:
-    with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as inner:
-        for file in _members(inner, member.size):
-            offset = member.offset_data + file.offset_data
-            yield f"{member.name.removesuffix('.tar')}/{file.name}", TarredImage(tar, file.name, offset, file.size)
-
-
-def _in_tar(tar: Location) -> list[tuple[str, Stored]]:
+def _wnids_by_number(meta: Location) -> dict[int, str]:
+    """The devkit's meta.mat: ILSVRC2012_ID to WordNet id."""
     try:
-        with tar.open() as file, tarfile.open(fileobj=file, mode="r:") as outer:
-            return sorted(
-                (found for member in _members(outer, tar.size()) for found in _in_class_tar(tar, outer, member)),
-                key=lambda found: found[0],
+        synsets = scipy.io.loadmat(io.BytesIO(meta.read_bytes()), squeeze_me=True)["synsets"]
+        return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+    except (OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError, MatReadError):
+        raise UsageError(f"{meta} is not the list of synsets of ILSVRC2012_devkit_t12") from None
+
+
+def _validation_labels(devkit: Location) -> list[str]:
+    """The WordNet ids of the validation images, in the order of their numbers."""
+    for name in (TRUTH, "meta.mat"):
+        if not (devkit / name).is_file():
+            raise UsageError(
+                f"{devkit / name} does not exist; the validation images need ILSVRC2012_devkit_t12, unpacked"
             )
-    except tarfile.TarError as error:
-        raise UsageError(f"{tar} is no complete tar of class tars: {one_line(error)}") from None
+    wnids = _wnids_by_number(devkit / "meta.mat")
+    try:
+        return [wnids[int(line)] for line in (devkit / TRUTH).read_text().split()]
+    except (ValueError, KeyError):
+        raise UsageError(f"{devkit / TRUTH} must hold a number of a synset of meta.mat a line") from None
+
+
+def _read_train(folder: Location) -> Iterator[Item]:
+    images = _in_classes(_images(sub_locations(folder / "train", "")))
+    if not images and (folder / TRAIN_TAR).is_file():
+        images = _in_classes(_images((file.name, file) for file in tarred_files(folder / TRAIN_TAR, nested=True)))
+    for path, stored in images:
+        yield Item(f"train/{key_of(path)}", stored, label=path.split("/")[0])
+
+
+def _read_val(folder: Location) -> Iterator[Item]:
+    """Class folders as most people arrange them, or the images as they are published, with the devkit's labels."""
+    images = _images(sub_locations(folder / "val", ""))
+    if classes := _in_classes(images):
+        for path, stored in classes:
+            yield Item(f"val/{key_of(path)}", stored, label=path.split("/")[0])
+        return
+    if not images and (folder / VAL_TAR).is_file():
+        images = _images((file.name, file) for file in tarred_files(folder / VAL_TAR))
+    numbered = [(path, stored, int(match[1])) for path, stored in images if (match := _VAL_NAME.fullmatch(path))]
+    if not numbered:
+        return
+    labels = _validation_labels(folder / DEVKIT)
+    if beyond := next((path for path, _, number in numbered if not 1 <= number <= len(labels)), None):
+        raise UsageError(f"{folder / DEVKIT / TRUTH} has {len(labels)} labels, none for {beyond}")
+    for path, stored, number in numbered:
+        yield Item(f"val/{key_of(path)}", stored, label=labels[number - 1])
+
+
+def _read_v2(folder: Location, wnids: list[str]) -> Iterator[Item]:
+    """ImageNetV2, whose folders are named by the class index."""
+    for path, stored in _images(sub_locations(folder, "")):
+        index = path.split("/")[0]
+        if not index.isdecimal() or int(index) >= len(wnids):
+            raise UsageError(f"{folder}/{path}: {index!r} numbers none of the {len(wnids)} classes of the other images")
+        yield Item(key_of(f"{folder.name}/{path}"), stored, label=wnids[int(index)])
 
 
 def read_imagenet(folder: Location) -> list[Item]:
-    """The training images, then the validation images where there are class folders of them; labels are WordNet ids."""
-    found = {side: list(_in_folders(folder / side)) for side in SIDES}
-    if not found["train"] and (folder / TAR).is_file():
-        found["train"] = _in_tar(folder / TAR)
-    if not any(found.values()):
-        raise UsageError(f"{folder} holds neither class folders (train/n01440764/ and so on) nor {TAR}")
-    return [
-        Item(f"{side}/{key_of(relative)}", location, label=relative.split("/")[0])
-        for side, images in found.items()
-        for relative, location in images
-    ]
+    """The training images, the validation images, and those of each ImageNetV2 folder, as far as they are there.
+
+    Raises UsageError where there are none, a tar is incomplete, or labels are missing.
+    """
+    items = [*_read_train(folder), *_read_val(folder)]
+    if not items:
+        raise UsageError(f"{folder} holds neither class folders (train/n01440764/ and so on) nor {TRAIN_TAR}")
+    wnids = sorted({str(item.label) for item in items})
+    for part in folder.folders():
+        if part.name.startswith(V2_PREFIX):
+            items += _read_v2(part, wnids)
+    return items

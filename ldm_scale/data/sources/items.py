@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ldm_scale.data.shards import IMAGE_SUFFIXES
 from ldm_scale.errors import UsageError
@@ -16,19 +16,27 @@ class Stored(Protocol):
     def name(self) -> str:
         """A file name; its suffix says how the image is encoded."""
 
+    def size(self) -> int:
+        """About how many bytes it has, without reading it: shards are cut by these."""
+
     def read_bytes(self) -> bytes:
-        """The encoded image."""
+        """The encoded image; empty where the source has none."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
-    """One image of a source, not yet read. Items of one `variant` show the same picture (skin tones, say)."""
+    """One image of a source, not yet read.
+
+    label: the name of its class, to be numbered among all names, or the number itself.
+    variant: items of one variant show the same picture (skin tones, say).
+    """
 
     key: str
     location: Stored
     caption: str | None = None
-    label: str | None = None
+    label: str | int | None = None
     variant: str | None = None
+    metadata: dict[str, Any] | None = None
 
 
 def key_of(relative: str) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class Expected:
     key: str
     image: bytes
     caption: str | None
+    metadata: dict[str, Any] | None = None
+    label: int | None = None
 
 
 def caption(number: int) -> str:
@@ -56,7 +59,7 @@ def celeba_original(folder: Path) -> list[Expected]:
     (folder / "Anno/list_attr_celeba.txt").write_text(
         f"{COUNT}\nMale Young \n" + "".join(f"{n} -1  1\n" for n in names)
     )
-    return _celeba_expected(names)
+    return _celeba_expected(names, {"Male": -1, "Young": 1})
 
 
 def celeba_kaggle(folder: Path) -> list[Expected]:
@@ -65,13 +68,13 @@ def celeba_kaggle(folder: Path) -> list[Expected]:
     lines = ["image_id,partition", *(f"{name},{number * 3 // COUNT}" for number, name in enumerate(names))]
     (folder / "list_eval_partition.csv").write_text("\n".join(lines) + "\n")
     (folder / "list_attr_celeba.csv").write_text("image_id,Male\n" + "".join(f"{name},-1\n" for name in names))
-    return _celeba_expected(names)
+    return _celeba_expected(names, {"Male": -1})
 
 
-def _celeba_expected(names: list[str]) -> list[Expected]:
+def _celeba_expected(names: list[str], attributes: dict[str, int]) -> list[Expected]:
     sides = [("train", "valid", "test")[number * 3 // COUNT] for number in range(COUNT)]
     keys = [f"{side}-{name.removesuffix('.jpg')}" for side, name in zip(sides, names, strict=True)]
-    return [Expected(key, odd_jpeg(number), None) for number, key in enumerate(keys)]
+    return [Expected(key, odd_jpeg(number), None, attributes) for number, key in enumerate(keys)]
 
 
 def coco(folder: Path) -> list[Expected]:
@@ -164,6 +167,43 @@ def binary_parquet(folder: Path) -> list[Expected]:
     return [Expected(f"part_{n // 4}-{n % 4:06d}", odd_jpeg(n), caption(n)) for n in range(COUNT)]
 
 
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def img2dataset(folder: Path) -> list[Expected]:
+    """Two shards of five; the download of 000000004 and that of 000010001 failed and left no file."""
+    folder.mkdir()
+    expected = []
+    for shard in range(2):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for place in range(5):
+                n, key = 4 * shard + place - shard * (place > 1), f"{shard:05d}{place:04d}"
+                if place == (4, 1)[shard]:
+                    continue
+                record = {"url": f"https://example.org/{n}.jpg", "key": key, "status": "success", "caption": caption(n)}
+                add(tar, f"{key}.jpg", odd_jpeg(n))
+                add(tar, f"{key}.json", json.dumps(record, indent=4).encode())
+                add(tar, f"{key}.txt", caption(n).encode())
+                expected.append(Expected(f"{shard:05d}/{key}", odd_jpeg(n), caption(n), record))
+        table = pa.table({"key": [f"{shard:05d}{place:04d}" for place in range(5)]})
+        pq.write_table(table, folder / f"{shard:05d}.parquet")
+        (folder / f"{shard:05d}_stats.json").write_text(json.dumps({"count": 5, "successes": 4}))
+    return expected
+
+
+def labelled_webdataset(folder: Path) -> list[Expected]:
+    """Shards of a hub's ImageNet: class numbers, no captions, upper-case suffixes, folders inside."""
+    (folder / "train").mkdir(parents=True)
+    with tarfile.open(folder / "train/part-0.tar", "w") as tar:
+        for n in range(COUNT):
+            add(tar, f"./some.folder/{n}.cls", f"{11 * n}\n".encode())
+            add(tar, f"./some.folder/{n}.JPG", odd_jpeg(n))
+    return [Expected(f"train/part-0/some.folder/{n}", odd_jpeg(n), None, None, 11 * n) for n in range(COUNT)]
+
+
 LAYOUTS = {
     "celeba original": ("celeba", celeba_original),
     "celeba kaggle": ("celeba", celeba_kaggle),
@@ -173,4 +213,6 @@ LAYOUTS = {
     "flickr csv": ("flickr30k", flickr_csv),
     "pokemon": ("parquet", pokemon),
     "parquet binary": ("parquet", binary_parquet),
+    "img2dataset": ("webdataset", img2dataset),
+    "webdataset with labels": ("webdataset", labelled_webdataset),
 }

@@ -1,6 +1,7 @@
 """Every data set in its official layout, packed; and layouts with something missing or broken."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
 from ldm_scale.storage import Location
 from tests.conftest import make_folder, make_image
-from tests.data.sources.official import COUNT, LAYOUTS, caption
-from tests.data.test_pack import config, keys, packed
+from tests.data.sources.official import COUNT, LAYOUTS, add, caption, odd_jpeg
+from tests.data.test_pack import config, keys, packed, rejected
 
 
 def read(dataset: str, folder: Path) -> list[Item]:
@@ -43,10 +44,11 @@ def test_images_are_packed_byte_for_byte(tmp_path: Path, layout: str, near_dupli
     assert set(samples) == set(expected)
     for key, sample in samples.items():
         assert (sample.image, sample.caption, sample.suffix) == (expected[key].image, expected[key].caption, "jpg")
+        assert (sample.metadata, sample.label) == (expected[key].metadata, expected[key].label)
         assert open_image(sample.image, 10**6).size == (24, 16)  # EXIF rotation left alone
 
 
-@pytest.mark.parametrize("layout", [name for name, (dataset, _) in LAYOUTS.items() if dataset != "parquet"])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name.startswith(("celeba", "coco", "flickr"))])
 def test_a_missing_image_is_named(tmp_path: Path, layout: str) -> None:
     dataset, write = LAYOUTS[layout]
     write(tmp_path / "source")
@@ -64,6 +66,7 @@ LISTINGS = [
     ("flickr karpathy", "dataset_flickr30k.json"),
     ("flickr csv", "flickr30k_images/results.csv"),
     ("pokemon", "data/train-00000-of-00001-566cc9b19d7203f8.parquet"),
+    ("webdataset with labels", "train/part-0.tar"),
 ]
 
 
@@ -77,6 +80,7 @@ def test_a_missing_listing_says_what_is_wanted(tmp_path: Path, layout: str, list
         "coco": "annotations/captions_NAME.json",
         "flickr30k": "results_20130124.token, dataset_flickr30k.json, results.csv",
         "parquet": r"no \.parquet file",
+        "webdataset": r"no \.tar shards",
     }
     with pytest.raises(UsageError, match=wanted[dataset]):
         read(dataset, tmp_path / "source")
@@ -133,14 +137,15 @@ def test_parquet_images_keep_their_format_and_need_no_captions(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("value", [None, b"", b"no image"])
-def test_a_parquet_row_without_an_image_is_named(tmp_path: Path, value: bytes | None) -> None:
+def test_parquet_rows_without_an_image_are_rejected(tmp_path: Path, value: bytes | None) -> None:
     LAYOUTS["pokemon"][1](tmp_path / "source")
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     rows = pa.array([{"bytes": value, "path": "elsewhere.png"}] * 2, kind)
     pq.write_table(pa.table({"image": rows}), tmp_path / "source/b.parquet")
-    with pytest.raises(UsageError, match=r"b\.parquet row group 0 row 0"):
-        pack(config(tmp_path / "source", tmp_path / "out", dataset="parquet", near_duplicates=0.01))
-    assert not (tmp_path / "out").exists()
+    changes = {"dataset": "parquet", "near_duplicates": 0.001, "max_reject_fraction": 0.2}
+    manifest = pack(config(tmp_path / "source", tmp_path / "out", **changes))
+    assert manifest.samples == COUNT
+    assert set(rejected(tmp_path / "out")) == {"b-000000", "b-000001"}
 
 
 @pytest.mark.parametrize(
@@ -173,3 +178,76 @@ def test_an_index_file_for_a_folder_is_refused(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "source", 4)
     with pytest.raises(UsageError, match=r"split\.npz numbers images, but a folder source has no fixed order"):
         pack(config(source, tmp_path / "out", split=str(tmp_path / "split.npz")))
+
+
+def test_parquet_columns_are_named(tmp_path: Path) -> None:
+    columns = {"jpg": [odd_jpeg(n) for n in range(4)], "alt": [caption(n) for n in range(4)], "text": ["other"] * 4}
+    (tmp_path / "source").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "source/a.parquet")
+    changes = {"dataset": "parquet", "image_column": "jpg", "caption_column": "alt"}
+    pack(config(tmp_path / "source", tmp_path / "out", **changes))
+    sides = packed(tmp_path / "out")
+    found = {sample.image: sample.caption for side in sides.values() for sample in side.values()}
+    assert found == dict(zip(columns["jpg"], columns["alt"], strict=True))
+    for name, column in (("image_column", "image"), ("caption_column", "caption")):
+        with pytest.raises(UsageError, match=rf"column '{column}'"):
+            pack(config(tmp_path / "source", tmp_path / "other", **changes | {name: column}))
+
+
+def test_parquet_items_are_about_as_large_as_their_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.bytes(length) for length in (20_000, 40_000, 90_000, 10_000, 10_000)]
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet", row_group_size=3)
+    sizes = [item.location.size() for item in read("parquet", tmp_path)]
+    np.testing.assert_allclose(sizes, [50_000] * 3 + [10_000] * 2, rtol=0.05)
+
+
+@pytest.mark.parametrize("layout", [name for name, (dataset, _) in LAYOUTS.items() if dataset != "parquet"])
+def test_sizes_are_known_without_reading(tmp_path: Path, layout: str) -> None:
+    dataset, write = LAYOUTS[layout]
+    expected = {sample.key: len(sample.image) for sample in write(tmp_path / "source")}
+    assert {item.key: item.location.size() for item in read(dataset, tmp_path / "source")} == expected
+
+
+def test_celeba_needs_no_attributes(tmp_path: Path) -> None:
+    LAYOUTS["celeba original"][1](tmp_path)
+    (tmp_path / "Anno/list_attr_celeba.txt").unlink()
+    assert {str(item.metadata) for item in read("celeba", tmp_path)} == {"None"}
+
+
+@pytest.mark.parametrize("content", ["", "8\n", "8\nMale\n", "8\nMale\n000001.jpg 1 1\n", "8\nMale\n000001.jpg 2\n"])
+def test_a_broken_list_of_attributes_is_named(tmp_path: Path, content: str) -> None:
+    LAYOUTS["celeba original"][1](tmp_path)
+    (tmp_path / "Anno/list_attr_celeba.txt").write_text(content)
+    with pytest.raises(UsageError, match=r"list_attr_celeba\.txt"):
+        read("celeba", tmp_path)
+
+
+def test_a_failed_download_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    with tarfile.open(tmp_path / "source/0.tar", "w") as tar:
+        for key in "abc":
+            add(tar, f"{key}.jpg", odd_jpeg(0))
+        add(tar, "d.json", b"{}")
+    changes = {"dataset": "webdataset", "max_reject_fraction": 0.3}
+    assert pack(config(tmp_path / "source", tmp_path / "out", **changes)).samples == 3
+    assert rejected(tmp_path / "out") == {"0/d": "no image"}
+
+
+def test_a_shard_that_names_a_file_twice_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for name in ("a.jpg", "a.JPG"):
+            add(tar, name, odd_jpeg(0))
+    with pytest.raises(UsageError, match=r"0\.tar holds a\.JPG twice"):
+        read("webdataset", tmp_path)
+
+
+def test_our_own_shards_are_packed_again_with_labels_and_captions(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 12)
+    pack(config(source, tmp_path / "first", shard_samples=3))
+    pack(config(tmp_path / "first", tmp_path / "again", dataset="webdataset", seed=5))
+    first, again = (
+        [*found["members"].values(), *found["heldout"].values()]
+        for found in (packed(tmp_path / name) for name in ("first", "again"))
+    )
+    assert {(s.image, s.caption, s.label) for s in first} == {(s.image, s.caption, s.label) for s in again}

@@ -1,0 +1,181 @@
+"""Which items of a source are packed, and on which side: split files, near-duplicates, bad images, random draws."""
+
+import functools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from pydantic import BaseModel, ConfigDict
+
+from ldm_scale.config import PackConfig
+from ldm_scale.data.duplicates import SHAPE, duplicate_groups, thumbnail
+from ldm_scale.data.images import BadImage, on_white, open_image
+from ldm_scale.data.sources import ORDERED, SOURCES
+from ldm_scale.data.sources.items import Item
+from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
+from ldm_scale.data.work import Run
+from ldm_scale.errors import RunError, UsageError, one_line
+from ldm_scale.registry import unknown_name
+from ldm_scale.storage import Location
+
+# Items whose thumbnails one task makes.
+LOOKED_AT = 512
+
+
+class Reject(BaseModel):
+    """One image that is left out, and why."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who is on which side, how that was chosen, and what was rejected on the way."""
+
+    split: Split
+    how: str
+    rejects: tuple[Reject, ...] = ()
+
+
+def read_items(config: PackConfig) -> list[Item]:
+    """The items of the source, in its order.
+
+    Raises UsageError where the source cannot be used, is empty, or names two images alike.
+    """
+    if config.dataset not in SOURCES:
+        raise unknown_name("data set", config.dataset, SOURCES)
+    source = Location.of(config.source)
+    if not source.is_dir():
+        raise UsageError(f"source folder {source} does not exist")
+    columns = {"image": config.image_column, "caption": config.caption_column} if config.dataset == "parquet" else {}
+    items = SOURCES[config.dataset](source, **columns)
+    if not items:
+        raise UsageError(f"source folder {source} holds no images (jpg, jpeg, png, webp)")
+    key, count = Counter(item.key for item in items).most_common(1)[0]
+    if count > 1:
+        raise UsageError(f"two images of {source} have the key {key!r}; rename one")
+    return items
+
+
+def read_given_split(items: Sequence[Item], config: PackConfig) -> Split | None:
+    """The split that `config.split` names, if it does.
+
+    Raises UsageError where the file cannot be used or names what the source has not.
+    """
+    if config.split is None:
+        return None
+    if config.split.endswith(".npz"):
+        if config.dataset not in ORDERED:
+            raise UsageError(
+                f"{config.split} numbers images, but a {config.dataset} source has no fixed order; give keys as JSON"
+            )
+        return read_index_split(Location.of(config.split), [item.key for item in items])
+    split = read_split(Location.of(config.split))
+    check_keys(split, {item.key for item in items}, f"source folder {config.source}")
+    return split
+
+
+def read_image(item: Item) -> bytes:
+    """The encoded image of an item.
+
+    Raises BadImage where the source has none, RunError where it cannot be read although it was listed.
+    """
+    try:
+        data = item.location.read_bytes()
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{item.location} was listed but cannot be read: {one_line(error)}") from error
+    if not data:
+        raise BadImage("no image")
+    return data
+
+
+def decode(item: Item, max_pixels: int) -> Image.Image:
+    """The image of an item as RGB on white; raises BadImage and RunError as `open_image` and `read_image` do."""
+    return on_white(open_image(read_image(item), max_pixels))
+
+
+def check_rejects(rejects: Sequence[Reject], looked_at: int, config: PackConfig) -> None:
+    """Raise RunError, with the first reject, where there are more than `config.max_reject_fraction` allows."""
+    if len(rejects) > config.max_reject_fraction * looked_at:
+        raise RunError(
+            f"{len(rejects)} of {looked_at} images are rejected, more than max_reject_fraction = "
+            f"{config.max_reject_fraction}; the first is {rejects[0].key!r}: {rejects[0].reason}"
+        )
+
+
+def _thumbnails(items: Sequence[Item], max_pixels: int) -> list[np.ndarray | str]:
+    """Each item's thumbnail, or the reason why it has none."""
+    found: list[np.ndarray | str] = []
+    for item in items:
+        try:
+            found.append(thumbnail(decode(item, max_pixels)))
+        except BadImage as error:
+            found.append(str(error))
+    return found
+
+
+def _without_duplicates(items: list[Item], config: PackConfig, run: Run) -> tuple[list[Item], list[Reject], int]:
+    """The first item of each group of near-duplicates, the rejects, and how many near-duplicates were removed."""
+    chunks = [items[start : start + LOOKED_AT] for start in range(0, len(items), LOOKED_AT)]
+    thumbnails = np.empty((len(items), *SHAPE), np.uint8)
+    sound: list[Item] = []
+    rejects: list[Reject] = []
+    look = functools.partial(_thumbnails, max_pixels=config.max_pixels)
+    for chunk, found in zip(chunks, run(look, chunks, f"thumbnails, {LOOKED_AT} images a task"), strict=True):
+        for item, small in zip(chunk, found, strict=True):
+            if isinstance(small, str):
+                rejects.append(Reject(key=item.key, reason=small))
+            else:
+                thumbnails[len(sound)] = small
+                sound.append(item)
+        check_rejects(rejects, len(items), config)
+    variants = [item.variant or item.key for item in sound]
+    groups = duplicate_groups(thumbnails[: len(sound)], variants, config.near_duplicates)
+    _, first = np.unique(groups, return_index=True)
+    return [sound[index] for index in sorted(first)], rejects, len(sound) - len(first)
+
+
+def _keys(items: Iterable[Item]) -> list[str]:
+    return [item.key for item in items]
+
+
+def _by_prefix(keys: list[str], config: PackConfig) -> Split:
+    split = split_by_prefix(keys, config.members, config.heldout)
+    if config.max_samples is None:
+        return split
+    half = config.max_samples // 2
+    return Split(draw(split.members, half, config.seed), draw(split.heldout, config.max_samples - half, config.seed))
+
+
+def _at_random(keys: list[str], config: PackConfig) -> Split:
+    drawn = keys if config.max_samples is None else draw(keys, config.max_samples, config.seed)
+    if len(drawn) < 2:
+        raise UsageError(f"{config.source}: {len(drawn)} images are left after near-duplicates; a split needs two")
+    return random_halves(drawn, config.seed)
+
+
+def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run) -> Choice:
+    """Who is a member: as a split file says, or by how keys begin, or by random halves, of no near-duplicates.
+
+    Near-duplicates are removed across the sides as well; the first in the source's order stays.
+    Raises UsageError where a side is empty, RunError where too many images are bad or one cannot be read.
+    """
+    if given is not None:
+        return Choice(given, "a split file")
+    how = f"random halves, seed {config.seed}"
+    if config.heldout:
+        wanted = split_by_prefix(_keys(items), config.members, config.heldout).membership()
+        items = [item for item in items if item.key in wanted]
+        how = f"held-out begin with {' or '.join(config.heldout)}, seed {config.seed}"
+    rejects: list[Reject] = []
+    if config.near_duplicates:
+        items, rejects, removed = _without_duplicates(items, config, run)
+        how += f", one of each group of near-duplicates (RMS {config.near_duplicates}; {removed} removed)"
+    split = (_by_prefix if config.heldout else _at_random)(_keys(items), config)
+    return Choice(split, how, tuple(rejects))

@@ -1,0 +1,76 @@
+"""Tar files that are read without unpacking: where each file lies in them, however deep."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import IO
+
+from ldm_scale.errors import UsageError, one_line
+from ldm_scale.storage import Location
+
+# Headers lie between images: on S3 a request for each would cost more than reading past the images.
+S3_BUFFER = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TarredFile:
+    """One file inside a tar: its bytes lie there as they are, from `offset` on; small ones may be kept as `content`."""
+
+    tar: Location
+    name: str
+    offset: int
+    length: int
+    content: bytes | None = None
+
+    def __str__(self) -> str:
+        return f"{self.tar} {self.name}"
+
+    def size(self) -> int:
+        return self.length
+
+    def read_bytes(self) -> bytes:
+        """The file's bytes; raises OSError where the tar ends before them."""
+        if self.content is not None:
+            return self.content
+        with self.tar.open() as file:
+            file.seek(self.offset)
+            data = bytes(file.read(self.length))
+        if len(data) < self.length:
+            raise OSError("the tar is shorter than when it was listed")
+        return data
+
+
+def _walk(
+    tar: Location, file: IO[bytes], start: int, size: int, nested: bool, keep: tuple[str, ...]
+) -> Iterator[TarredFile]:
+    """The files of the tar of `size` bytes that begins at `start`; one cut between two members lacks its end mark."""
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isfile() else None
+            if content is None:
+                continue
+            offset = start + member.offset_data
+            if nested:
+                folder = member.name.removesuffix(".tar")
+                for inner in _walk(tar, content, offset, member.size, False, keep):
+                    yield replace(inner, name=f"{folder}/{inner.name}")
+            else:
+                kept = content.read() if member.name.endswith(keep) else None
+                yield TarredFile(tar, member.name, offset, member.size, kept)
+        if archive.offset >= size:
+            raise tarfile.ReadError("it ends without an end mark")
+
+
+def tarred_files(tar: Location, nested: bool = False, keep: tuple[str, ...] = ()) -> list[TarredFile]:
+    """Every file of an uncompressed tar in its order; those whose names end with one of `keep` with their content.
+
+    nested: it is a tar of tars, each of which stands for a folder.
+    Raises UsageError where the tar, or one within, is none or is incomplete.
+    """
+    try:
+        with tar.open() as opened:
+            file = opened if tar.is_local else io.BufferedReader(opened, S3_BUFFER)
+            return list(_walk(tar, file, 0, tar.size(), nested, keep))
+    except (tarfile.TarError, EOFError) as error:
+        raise UsageError(f"{tar} is no complete tar file: {one_line(error)}") from None
