@@ -183,8 +183,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(make_parser(), argv)
 
 
+def _run_job(
+    description: str,
+    kind: type[Config],
+    function: Callable[[Any], None],
+    recipe: dict[str, Any],
+    argv: Sequence[str] | None,
+) -> int:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_config_flags(parser, kind, function, recipe)
+    return _run(parser, argv)
+
+
 def run_job(description: str, recipe: dict[str, Any], argv: Sequence[str] | None = None) -> int:
     """Run an audit job: a recipe of configuration values, with the flags of `ldm-scale audit` over it."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_config_flags(parser, AuditConfig, _audit, recipe)
-    return _run(parser, argv)
+    return _run_job(description, AuditConfig, _audit, recipe, argv)
+
+
+def run_training_job(description: str, recipe: dict[str, Any], argv: Sequence[str] | None = None) -> int:
+    """Run a training job: a recipe of configuration values, with the flags of `ldm-scale train` over it."""
+    return _run_job(description, TrainConfig, _train, recipe, argv)

@@ -104,7 +104,7 @@ class RunDirectory:
         if self._record.is_file():
             earlier = self.read_record()
             if earlier.fingerprint != fingerprint:
-                changes = "; ".join(_differences(earlier.science, science))
+                changes = "; ".join(differences(earlier.science, science))
                 raise UsageError(
                     f"{self.root} holds another run ({changes}); give a new out folder, nothing is overwritten"
                 )
@@ -157,12 +157,12 @@ class RunDirectory:
         return dict(counts.most_common())
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """Each key whose value changed, with both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = sorted({*old, *new})
         return [
-            line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+            line for name in names for line in differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
         ]
     return [] if old == new else [f"{key} was {_short(old)}, is now {_short(new)}"]
 

@@ -134,7 +134,7 @@ def target(tmp_path: Path, tiny_target: Path) -> Path:
         ("train --shards {tmp}/gone --out {out}", "shard folder .*/gone does not exist"),
         ("train --shards {tmp}/empty --out {out}", r"/empty holds no manifest\.json"),
         ("train --shards {shards}", "out: must be given"),
-        ("train --shards {shards} --out {out} --vae-channels a,b", "vae_channels: "),
+        ("train --shards {shards} --out {out} --denoiser.channels a,b", "denoiser.channels: "),
         ("reduce {tmp}/gone", r"/gone holds no run\.json"),
         ("report {tmp}/empty", r"/empty holds no run\.json"),
         ("status {tmp}/gone", r"/gone holds no run\.json"),

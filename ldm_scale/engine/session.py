@@ -74,12 +74,24 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
     return device
 
 
+def find_own_error(error: BaseException) -> UsageError | RunError | None:
+    """The package's own error inside what Ray raised, if there is one."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UsageError | RunError):
+        cause = _inner(cause)
+    return cause
+
+
 def own_error(error: BaseException) -> UsageError | RunError:
     """The package's own error inside what Ray raised, or else a RunError with the innermost cause in one line."""
-    cause: BaseException = error
-    while not isinstance(cause, UsageError | RunError):
-        inner = getattr(cause, "cause", None) or cause.__cause__
-        if not isinstance(inner, BaseException):
-            return RunError(f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}")
+    if own := find_own_error(error):
+        return own
+    cause = error
+    while inner := _inner(cause):
         cause = inner
-    return cause
+    return RunError(f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}")
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    inner = getattr(error, "cause", None) or error.__cause__
+    return inner if isinstance(inner, BaseException) else None
