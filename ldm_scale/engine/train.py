@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import ray
@@ -61,9 +62,12 @@ def run_training(config: TrainConfig) -> None:
     shards = _member_shards(manifest, folder)
     config = find_sources(config)
     job = _make_job(config, manifest, shards)
-    _begin(job, manifest, out, partial)
+    identity = {name: value for name, value in job.record.items() if name != "versions"} | {"shards": manifest.sha256}
+    _check_free(identity, out, partial)
     with session():
-        checkpoint = _fit(job, shards, partial)
+        device = _find_device(config)
+        _begin(identity, partial)
+        checkpoint = _fit(job, shards, partial, device)
         out.make_dir()
         out.copy_from(checkpoint.filesystem, f"{checkpoint.path}/{TARGET}")
         partial.delete_dir()
@@ -82,13 +86,12 @@ def _make_job(config: TrainConfig, manifest: Manifest, shards: list[ShardTask]) 
     return Job(config, sum(task.shard.samples for task in shards), len(manifest.classes), record)
 
 
-def _begin(job: Job, manifest: Manifest, out: Location, partial: Location) -> None:
-    """Note in the folder of checkpoints what is trained there, or see that it is this.
+def _check_free(identity: dict[str, Any], out: Location, partial: Location) -> None:
+    """Raise UsageError where other files are in the way, or the checkpoints are another training's.
 
-    The target is copied out of that folder at the end, so while it is there, what `out` holds is an unfinished copy.
+    The target is copied from the checkpoints' folder at the end, so while that is there, what `out` holds is an
+    unfinished copy.
     """
-    identity = {name: value for name, value in job.record.items() if name != "versions"}
-    identity["shards"] = manifest.sha256
     record = partial / RECORD
     if record.is_file():
         if changes := differences(json.loads(record.read_bytes()), identity):
@@ -99,19 +102,27 @@ def _begin(job: Job, manifest: Manifest, out: Location, partial: Location) -> No
     for place in (out, partial):
         if not place.is_empty():
             raise UsageError(f"{place} is not empty; give a new folder, nothing is overwritten")
-    partial.make_dir()
-    record.create(json.dumps(identity, indent=1).encode())
 
 
-def _fit(job: Job, shards: list[ShardTask], partial: Location) -> ray.train.Checkpoint:
+def _find_device(config: TrainConfig) -> str:
+    device = resolve_device(config.device)
+    if device == "cpu" and config.precision == "float16":
+        raise UsageError("precision float16 works on cuda only; take bfloat16 or float32")
+    return device
+
+
+def _begin(identity: dict[str, Any], partial: Location) -> None:
+    """Note in the checkpoints' folder what is trained there."""
+    if not (partial / RECORD).is_file():
+        partial.make_dir()
+        (partial / RECORD).create(json.dumps(identity, indent=1).encode())
+
+
+def _fit(job: Job, shards: list[ShardTask], partial: Location, device: str) -> ray.train.Checkpoint:
     """Train from the last checkpoint on, again where workers fail; the checkpoint that holds the target.
 
     Ray Train could do the latter itself, but would try again, too, where a sample is at fault.
     """
-    config = job.config
-    device = resolve_device(config.device)
-    if device == "cpu" and config.precision == "float16":
-        raise UsageError("precision float16 works on cuda only; take bfloat16 or float32")
     for failures in itertools.count(1):
         try:
             return _attempt(job, shards, partial, device)
@@ -121,7 +132,7 @@ def _fit(job: Job, shards: list[ShardTask], partial: Location) -> ray.train.Chec
             if own is not None:
                 raise own from error
             said = f"{type(causes[0]).__name__}: {one_line(causes[0])}"
-            if failures > config.failures:
+            if failures > job.config.failures:
                 raise RunError(
                     f"training failed ({said}); the same command again goes on from its checkpoint"
                 ) from error

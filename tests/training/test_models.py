@@ -61,7 +61,7 @@ def test_lora_trains_adapters_of_every_attention_projection_alone(tmp_path: Path
 def test_what_cannot_be_trained_is_refused_by_name(tmp_path: Path, tiny_target: Path) -> None:
     with pytest.raises(UsageError, match=r"^denoiser\.classes: the manifest of unused names no classes$"):
         make_models(tiny_recipe(denoiser={"classes": True}), 0, CPU)
-    with pytest.raises(UsageError, match="^size = 20: .* multiples of 8$"):
+    with pytest.raises(UsageError, match=r"^size = 20: .* multiples of 8$"):
         make_models(tiny_recipe(size=20), 0, CPU)
     with pytest.raises(UsageError, match=f"{tmp_path} has no .safetensors file"):
         make_models(tiny_recipe(autoencoder={"pretrained": str(tmp_path)}), 0, CPU)
@@ -70,7 +70,7 @@ def test_what_cannot_be_trained_is_refused_by_name(tmp_path: Path, tiny_target: 
     with pytest.raises(UsageError, match="is no Stable Diffusion"):
         check_base(tiny_recipe(base=str(tiny_target)))
     base = str(tiny.stable_diffusion(tmp_path / "base"))
-    with pytest.raises(UsageError, match="^size = 32: the base .* takes 16 px$"):
+    with pytest.raises(UsageError, match=r"^size = 32: the base .* takes 16 px$"):
         check_base(tiny_recipe(base=base, size=32))
     check_base(tiny_recipe(base=base))
 
