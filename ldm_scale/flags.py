@@ -14,6 +14,7 @@ from ldm_scale.attacks.registry import known_attacks
 from ldm_scale.config import AuditConfig, Config, load_yaml, name_attacks
 from ldm_scale.errors import UsageError
 from ldm_scale.registry import unknown_name
+from ldm_scale.values import merge
 
 # Defaults of flags from the environment, so that a bare `ray job submit` works on a configured cluster.
 ENVIRONMENT = {"shards": "LDM_SCALE_SHARDS", "target": "LDM_SCALE_TARGET", "out": "LDM_SCALE_OUT"}
@@ -84,20 +85,12 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merge(base[key], value) if both else value
-    return merged
-
-
 def _merge_attacks(chosen: Any, names: str | None, options: dict[str, Any]) -> Any:
     """The attacks of the file or recipe, or those named on the command line, with their options from there."""
     chosen = name_attacks(names if names is not None else chosen)
     if stray := next((name for name in options if name not in chosen), None):
         raise UsageError(f"--attacks.{stray}: that attack is not run; add it to --attacks")
-    return _merge(chosen, options)
+    return merge(chosen, options)
 
 
 def collect(arguments: argparse.Namespace, kind: type[Config], recipe: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +99,7 @@ def collect(arguments: argparse.Namespace, kind: type[Config], recipe: dict[str,
     Raises UsageError for an unusable --config file or a name that no option has.
     """
     given = {key: value for key, value in vars(arguments).items() if value is not None}
-    values = _merge(recipe, load_yaml(given["config"])) if "config" in given else recipe
+    values = merge(recipe, load_yaml(given["config"])) if "config" in given else recipe
     if stray := next((name for name in values if name not in kind.model_fields), None):
         raise unknown_name("option", stray, kind.model_fields)
     if kind is AuditConfig:
@@ -120,4 +113,4 @@ def collect(arguments: argparse.Namespace, kind: type[Config], recipe: dict[str,
         for key, value in given.items()
         if key.split(".")[0] in kind.model_fields and key.split(".")[0] != "attacks"
     }
-    return _merge(values, _nest(known))
+    return merge(values, _nest(known))

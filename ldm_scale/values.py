@@ -1,4 +1,4 @@
-"""Values as people write them: sizes such as 512MiB, integers such as 0:200:10, fractions, names."""
+"""Values as people write them: sizes such as 512MiB, integers such as 0:200:10, fractions, names; laid over others."""
 
 import re
 from typing import Annotated, Any
@@ -38,6 +38,15 @@ def parse_names(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested values over others, option by option."""
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = merge(base[key], value) if both else value
+    return merged
 
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]

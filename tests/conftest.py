@@ -16,6 +16,7 @@ from PIL import Image  # noqa: E402
 
 from ldm_scale.config import PackConfig, TrainConfig  # noqa: E402
 from ldm_scale.data.pack import pack  # noqa: E402
+from ldm_scale.values import merge  # noqa: E402
 from tests import s3  # noqa: E402
 
 
@@ -73,11 +74,11 @@ def tiny_recipe(**changes: object) -> TrainConfig:
         "shards": "unused",
         "out": "unused",
         "size": 16,
-        "vae_channels": (8, 8, 16),
-        "unet_channels": (8, 16),
+        "autoencoder": {"channels": (8, 8, 16)},
+        "denoiser": {"channels": (8, 16)},
         "half": False,
     }
-    return TrainConfig.model_validate(values | changes)
+    return TrainConfig.model_validate(merge(values, changes))
 
 
 @pytest.fixture(scope="session")
@@ -85,14 +86,14 @@ def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A target with random weights."""
     import torch
 
-    from ldm_scale.training import build_autoencoder, build_denoiser, build_schedule, save_target
+    from ldm_scale.training.models import make_models
+    from ldm_scale.training.saving import save_target
 
     folder = tmp_path_factory.mktemp("target")
     torch.manual_seed(0)
-    config = tiny_recipe()
-    autoencoder = build_autoencoder(config)
-    autoencoder.register_to_config(scaling_factor=1.5)
-    save_target(folder, autoencoder, build_denoiser(config), build_schedule(), config.half, {})
+    models = make_models(tiny_recipe(), 0, torch.device("cpu"))
+    models.autoencoder.register_to_config(scaling_factor=1.5)
+    save_target(folder, models, half=False, record={})
     return folder
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from ldm_scale import cli
-from ldm_scale.cli import main, run_job
+from ldm_scale.cli import main, run_job, run_training_job
 from ldm_scale.config import AuditConfig
 from ldm_scale.data.shards import read_manifest
 from ldm_scale.errors import RunError
@@ -134,7 +134,7 @@ def target(tmp_path: Path, tiny_target: Path) -> Path:
         ("train --shards {tmp}/gone --out {out}", "shard folder .*/gone does not exist"),
         ("train --shards {tmp}/empty --out {out}", r"/empty holds no manifest\.json"),
         ("train --shards {shards}", "out: must be given"),
-        ("train --shards {shards} --out {out} --vae-channels a,b", "vae_channels: "),
+        ("train --shards {shards} --out {out} --denoiser.channels a,b", "denoiser.channels: "),
         ("reduce {tmp}/gone", r"/gone holds no run\.json"),
         ("report {tmp}/empty", r"/empty holds no run\.json"),
         ("status {tmp}/gone", r"/gone holds no run\.json"),
@@ -358,6 +358,18 @@ def test_a_job_is_a_recipe_under_the_flags_of_audit(
     flags = ["--attacks", "sima", "--shards", str(tiny_shards), "--masks.bins", "5000"]
     assert run_job("A job.", recipe, flags) == 2
     assert "masks.bins = 5000 is more than the latent's" in capsys.readouterr().err
+
+
+def test_a_training_job_checks_recipe_and_flags_before_it_starts_ray(
+    tmp_path: Path, tiny_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {"preset": "lora", "out": str(tmp_path / "out"), "shards": "gone"}
+    assert run_training_job("A job.", recipe, []) == 2
+    assert "preset lora: give base\n" in capsys.readouterr().err
+    assert run_training_job("A job.", recipe, ["--base", "nowhere"]) == 2
+    assert "gone does not exist" in capsys.readouterr().err
+    assert run_training_job("A job.", recipe, ["--base", "nowhere", "--shards", str(tiny_shards)]) == 2
+    assert "base: nowhere is not a local folder" in capsys.readouterr().err
 
 
 def test_a_job_with_a_stray_option_names_it(capsys: pytest.CaptureFixture[str]) -> None:

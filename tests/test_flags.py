@@ -32,9 +32,11 @@ FLAGS = {
         --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE
     """,
     "train": """
-        --config --device --half --help --images.crop --images.filter --images.max-pixels --images.size --kl-weight
-        --out --seed --shards --size --unet-batch --unet-channels --unet-layers --unet-lr --unet-steps --vae-batch
-        --vae-channels --vae-lr --vae-steps --workers -h
+        --autoencoder.batch --autoencoder.channels --autoencoder.epochs --autoencoder.kl-weight --autoencoder.layers
+        --autoencoder.pretrained --autoencoder.rate --base --checkpoint-steps --config --denoiser.attention
+        --denoiser.batch --denoiser.channels --denoiser.classes --denoiser.ema --denoiser.epochs --denoiser.layers
+        --denoiser.rate --device --failures --half --help --images.crop --images.filter --images.max-pixels
+        --images.size --lora-rank --out --precision --preset --seed --shards --size --workers -h
     """,
     "reduce": "--average --bootstrap --confidence --drop --help --repeats -h RUN",
     "report": "--help -h RUN",

@@ -51,8 +51,8 @@ def test_integers_are_lists_or_ranges(text: object, expected: object) -> None:
 
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "1.5", "0:10:0", "1:", "1:2:3:4", "::"])
 def test_what_is_no_list_of_integers_is_a_usage_error_of_one_line(text: str) -> None:
-    with pytest.raises(UsageError, match=r"^vae_channels: ") as caught:
-        build(TrainConfig, {"shards": "s", "out": "o", "vae_channels": text})
+    with pytest.raises(UsageError, match=r"^denoiser.channels: ") as caught:
+        build(TrainConfig, {"shards": "s", "out": "o", "denoiser": {"channels": text}})
     assert "\n" not in str(caught.value)
 
 
@@ -71,6 +71,7 @@ def test_what_is_no_list_of_fractions_is_refused(text: str) -> None:
 
 def test_configurations_take_both_spellings() -> None:
     assert build(GeometryConfig, {"memory": "1MiB"}).memory == 2**20
-    assert build(TrainConfig, {"shards": "s", "out": "o", "vae_channels": "8,16"}).vae_channels == (8, 16)
+    train = build(TrainConfig, {"shards": "s", "out": "o", "denoiser": {"channels": "8,16"}})
+    assert train.denoiser.channels == (8, 16)
     with pytest.raises(UsageError, match=r"^memory: 'much' is not a size such as 512MiB"):
         build(GeometryConfig, {"memory": "much"})

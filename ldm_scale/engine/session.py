@@ -74,13 +74,27 @@ def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
     return device
 
 
-def own_error(error: BaseException) -> UsageError | RunError:
-    """The package's own error inside what Ray raised, or else a RunError with the innermost cause in one line."""
-    cause: BaseException = error
+def find_own_error(error: BaseException) -> UsageError | RunError | None:
+    """The package's own error inside what Ray raised, if there is one."""
+    cause: BaseException | None = error
     # What a task raises comes as both its own kind and Ray's, with a traceback as its message.
     while isinstance(cause, RayError) or not isinstance(cause, UsageError | RunError):
-        inner = getattr(cause, "cause", None) or cause.__cause__
-        if not isinstance(inner, BaseException):
-            return RunError(f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}")
-        cause = inner
+        if cause is None:
+            return None
+        cause = _inner(cause)
     return cause
+
+
+def own_error(error: BaseException) -> UsageError | RunError:
+    """The package's own error inside what Ray raised, or else a RunError with the innermost cause in one line."""
+    if own := find_own_error(error):
+        return own
+    cause = error
+    while inner := _inner(cause):
+        cause = inner
+    return RunError(f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}")
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    inner = getattr(error, "cause", None) or error.__cause__
+    return inner if isinstance(inner, BaseException) else None

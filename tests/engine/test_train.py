@@ -1,47 +1,233 @@
-"""`ldm-scale train` on a real Ray: members in, a target out."""
+"""`ldm-scale train` on a real Ray: members in, a target of each kind out, through failures and stops."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
+import torch
+from diffusers import StableDiffusionPipeline
 
 from ldm_scale.cli import main
+from ldm_scale.config import PackConfig
+from ldm_scale.data.pack import pack
 from ldm_scale.data.shards import read_manifest
-from ldm_scale.engine.train import _epochs, _member_shards
+from ldm_scale.engine.train import _epochs, _member_shards, _position
 from ldm_scale.storage import Location
 from ldm_scale.targets import load_target
-from tests.conftest import tiny_recipe
+from tests.conftest import make_folder, tiny_recipe
+from tests.targets import tiny
 
-TINY = ["--size", "16", "--vae-channels", "8,8,16", "--unet-channels", "8,16", "--vae-batch", "8", "--unet-batch", "8"]
+AUTOENCODER = ("--autoencoder.channels", "8,8,16", "--autoencoder.batch", "8", "--autoencoder.rate", "1e-2")
+DENOISER = ("--denoiser.channels", "8,16", "--denoiser.batch", "8", "--denoiser.rate", "1e-2")
+TINY = ("--size", "16", "--device", "cpu", *AUTOENCODER, *DENOISER)
+
+
+def run(shards: object, out: object, *flags: object) -> int:
+    return main(["train", "--shards", str(shards), "--out", str(out), *map(str, (*TINY, *flags))])
+
+
+def epochs(autoencoder: float, denoiser: float) -> tuple[object, ...]:
+    return ("--autoencoder.epochs", autoencoder, "--denoiser.epochs", denoiser)
+
+
+def losses(printed: str, stage: str) -> list[float]:
+    """Of each progress line of a stage."""
+    return [float(line.split("loss ")[1].split(",")[0]) for line in printed.splitlines() if line.startswith(stage)]
+
+
+def record(out: Path) -> dict[str, object]:
+    return json.loads((out / "training.json").read_text())
+
+
+def fell(printed: str, stage: str) -> bool:
+    found = losses(printed, stage)
+    return sum(found[-5:]) < sum(found[:5])
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 members in one shard, which is read once an epoch; pictures with captions, in two classes."""
+    folder = tmp_path_factory.mktemp("shards")
+    source = make_folder(folder / "source", 48)
+    pack(PackConfig(dataset="folder", source=str(source), out=str(folder / "packed"), near_duplicates=0))
+    return folder / "packed"
+
+
+def predicts(target: str, labels: list[int] | None = None, captions: list[str] | None = None) -> bool:
+    """Whether a target loads and predicts finite noise."""
+    loaded = load_target(target, "cpu")
+    z = torch.randn(2, *loaded.latent_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        condition = loaded.condition(captions or [None, None], labels or [None, None])
+        return bool(loaded.predict_noise(z, 10, condition).isfinite().all())
 
 
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_few_steps_make_a_target(
-    tmp_path: Path, tiny_shards: Path, workers: int, capsys: pytest.CaptureFixture[str]
+def test_both_stages_from_scratch(tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On two workers, in mixed precision, with an average of the weights."""
+    out = tmp_path / "target"
+    flags = ("--workers", 2, "--precision", "bfloat16", "--denoiser.ema", 0.9)
+    assert run(shards, out, *epochs(20, 20), *flags) == 0
+    assert predicts(str(out))
+    found = record(out)
+    assert found["split_sha256"] == read_manifest(Location.of(shards)).split_sha256
+    assert found["recipe"]["autoencoder"]["epochs"] == 20
+    assert found["resumed"] == 0
+    printed = capsys.readouterr().out
+    for stage in ("autoencoder", "denoiser"):
+        assert f"{stage}: step 60 of 60, loss " in printed
+        assert fell(printed, stage)
+        assert found["final_losses"][stage] == pytest.approx(losses(printed, stage)[-1], abs=1e-4)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_class_conditional_unet_on_a_pretrained_autoencoder(
+    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, source = tmp_path / "target", tmp_path / "vae"
+    torch.manual_seed(0)
+    tiny.kl().save_pretrained(source)
+    flags = ("--autoencoder.pretrained", source, "--denoiser.epochs", 20, "--denoiser.attention", 1)
+    assert run(shards, out, "--preset", "imagenet", "--denoiser.layers", 1, *flags) == 0
+    assert predicts(str(out), labels=[0, 1])
+    name = "diffusion_pytorch_model.safetensors"
+    assert (out / "vqvae" / name).read_bytes() == (source / name).read_bytes()
+    printed = capsys.readouterr().out
+    assert "autoencoder: " not in printed
+    assert fell(printed, "denoiser")
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("preset", ["finetune", "lora"])
+def test_stable_diffusion_on_captions(
+    tmp_path: Path, shards: Path, preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, base = tmp_path / "target", tiny.stable_diffusion(tmp_path / "base")
+    assert run(shards, out, "--preset", preset, "--base", base, "--denoiser.epochs", 20, "--half", "false") == 0
+    assert fell(capsys.readouterr().out, "denoiser")
+    assert record(out)["source_sha256"] is not None
+    if preset == "finetune":
+        assert predicts(str(out), captions=["cat", "dog"])
+    else:
+        layers = StableDiffusionPipeline.lora_state_dict(out, local_files_only=True)[0]
+        sides = [weight for name, weight in layers.items() if ".lora_B." in name]
+        # B starts at zero.
+        assert sides
+        assert all(weight.abs().max() > 0 for weight in sides)
+
+
+def at_checkpoint(out: object, function: Callable[[], None]) -> threading.Thread:
+    """Call a function as soon as the training towards `out` has a checkpoint to go on from."""
+
+    def wait() -> None:
+        deadline = time.monotonic() + 120
+        while not _position(Location.of(f"{out}.partial")):
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.1)
+        function()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def kill_worker() -> None:
+    """Of this process's own Ray."""
+    for process in psutil.Process().children(recursive=True):
+        if any("RayTrainWorker" in word for word in process.cmdline()):
+            process.kill()
+
+
+def steps_after(printed: str, line: str) -> list[int]:
+    lines = [found for found in printed.split(line)[1].splitlines() if ": step " in found]
+    return [int(found.split(": step ")[1].split()[0]) for found in lines]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_killed_worker_goes_on_from_its_checkpoint_on_s3(
+    bucket: str, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = f"{bucket}/models/target"
+    thread = at_checkpoint(out, kill_worker)
+    try:
+        assert run(shards, out, *epochs(10, 10), "--checkpoint-steps", 10) == 0
+    finally:
+        thread.join()
+    printed = capsys.readouterr().out
+    later = steps_after(printed, "; going on from the last checkpoint")
+    assert later[0] > 1
+    assert "denoiser: step 30 of 30" in printed
+    assert not Location.of(f"{out}.partial").files(recursive=True)
+    fetched = tmp_path / "fetched"
+    for file in Location.of(out).files(recursive=True):
+        path = fetched / file.uri.removeprefix(f"{out}/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(file.read_bytes())
+    assert predicts(str(fetched))
+    assert record(fetched)["resumed"] == 1
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_killed_driver_goes_on_with_the_same_command(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "target"
-    steps = ["--vae-steps", "20", "--unet-steps", "10", "--device", "cpu", "--workers", str(workers)]
-    assert main(["train", "--shards", str(tiny_shards), "--out", str(out), *TINY, *steps]) == 0
-    assert load_target(str(out), "cpu").latent_shape == (4, 4, 4)
-    record = json.loads((out / "training.json").read_text())
-    assert record["split_sha256"] == read_manifest(Location.of(tiny_shards)).split_sha256
-    assert record["recipe"]["vae_steps"] == 20
+    flags = (*epochs(10, 10), "--checkpoint-steps", 10)
+    command = ["train", "--shards", str(shards), "--out", str(out), *map(str, (*TINY, *flags))]
+    script = f"import sys; from ldm_scale.cli import main; sys.exit(main({command!r}))"
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "RAY_ADDRESS": address})
+    at_checkpoint(out, driver.kill).join()
+    assert driver.wait(timeout=60) == -signal.SIGKILL
+
+    assert run(shards, out, *flags, "--seed", 1) == 2
+    assert "holds another training (recipe.seed was 0, is now 1)" in capsys.readouterr().err
+    assert run(shards, out, *flags) == 0
     printed = capsys.readouterr().out
-    first = float(printed.split("autoencoder: step 1 of 20, loss ")[1].split()[0])
-    assert record["final_losses"]["autoencoder"] < first
-    assert "denoiser: step 10 of 10" in printed
-    assert not list(tmp_path.glob("*.partial"))
+    assert "autoencoder: step 1 of 30" not in printed
+    assert "denoiser: step 30 of 30" in printed
+    assert record(out)["resumed"] == 1
+    assert predicts(str(out))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_sample_that_cannot_be_trained_on_is_named_and_not_tried_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = make_folder(tmp_path / "source", 8)
+    for path in source.rglob("*.txt"):
+        path.unlink()
+    packed, base = tmp_path / "packed", tiny.stable_diffusion(tmp_path / "base")
+    pack(PackConfig(dataset="folder", source=str(source), out=str(packed), near_duplicates=0))
+    assert run(packed, tmp_path / "target", "--preset", "finetune", "--base", base) == 1
+    captured = capsys.readouterr()
+    assert "training sample members-000000/" in captured.err
+    assert "has no caption" in captured.err
+    assert "going on" not in captured.out
 
 
 def test_only_members_are_trained_on_and_often_enough(tiny_shards: Path) -> None:
     folder = Location.of(tiny_shards)
     shards = _member_shards(read_manifest(folder), folder)
     assert {task.shard.name.split("/")[0] for task in shards} == {"members"}
-    config = tiny_recipe(vae_steps=7, vae_batch=8, unet_steps=5, unet_batch=16, workers=2)
-    stream = _epochs(config, shards)
+    stages = {"autoencoder": {"epochs": 7 / 3, "batch": 8}, "denoiser": {"epochs": 10 / 3, "batch": 16}}
+    config = tiny_recipe(**stages, workers=2)
+    assert [stage.steps(24) for stage in config.stages().values()] == [7, 5]
+    stream = _epochs(config, shards, position=0)
     assert sum(task.shard.samples for task in stream) >= 7 * 8 + 24 + 5 * 16
-    assert stream == _epochs(config, shards)
+    assert stream == _epochs(config, shards, position=0)
+    assert stream != _epochs(config, shards, position=10)
     assert {task.shard.name for task in stream[: len(shards)]} == {task.shard.name for task in shards}
 
 
@@ -50,3 +236,10 @@ def test_an_out_folder_in_use_is_refused(tmp_path: Path, tiny_shards: Path, caps
     assert main(["train", "--shards", str(tiny_shards), "--out", str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_float16_is_refused_on_cpus(tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(shards, tmp_path / "target", "--precision", "float16") == 2
+    assert "precision float16 works on cuda only" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,258 @@
+"""What a Ray Train worker does: the stages of a training on its part of the members, from the last checkpoint on."""
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train.torch import get_device, prepare_model
+from ray.util.queue import Queue
+from torch import nn
+
+from ldm_scale.config import StageConfig, TrainConfig
+from ldm_scale.engine.reading import as_pixels
+from ldm_scale.errors import RunError
+from ldm_scale.targets.base import to_images
+from ldm_scale.training.conditions import Batch, Condition
+from ldm_scale.training.losses import AutoencoderLoss, DenoiserLoss
+from ldm_scale.training.models import Models, make_models
+from ldm_scale.training.networks import set_scaling_factor
+from ldm_scale.training.optimiser import Optimiser
+from ldm_scale.training.saving import save_target
+
+# Samples that fix the latents' scale between the two stages.
+SCALE_SAMPLES = 1024
+# Rows taken from Ray Data at a time, and the decoded bytes among which they are shuffled.
+ROWS = 32
+SHUFFLED_BYTES = 256 << 20
+# Seconds between progress lines, where the twentieth part of a stage takes longer.
+SAY_SECONDS = 60.0
+TARGET = "target"
+_STATE = "state.pt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told: the configuration, what the manifest says, and what is recorded with the target."""
+
+    config: TrainConfig
+    members: int
+    classes: int
+    record: dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """Where a training stands, as its checkpoints hold it: steps done of the stage and of all, and the weights."""
+
+    stage: str | None
+    step: int = 0
+    position: int = 0
+    resumed: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+    autoencoder: dict[str, Any] | None = None
+    optimiser: dict[str, Any] | None = None
+
+
+def _restore(first_stage: str) -> Progress:
+    """The last checkpoint's progress, or the beginning."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return Progress(first_stage)
+    with checkpoint.as_directory() as folder:
+        progress = Progress(**torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True))
+    progress.resumed += 1
+    return progress
+
+
+def _report(progress: Progress, rank: int, folder: Path) -> None:
+    """A checkpoint of the first worker; a barrier for all."""
+    metrics = {"position": progress.position}
+    if rank > 0:
+        ray.train.report(metrics)
+        return
+    torch.save(vars(progress), folder / _STATE)
+    ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+class Members:
+    """Shuffled batches of any size from this worker's part of the stream."""
+
+    def __init__(self, job: Job, condition: Condition, position: int) -> None:
+        self._size = job.config.size
+        self._condition = condition
+        held = SHUFFLED_BYTES // (3 * job.config.size**2)
+        self._chunks = ray.train.get_dataset_shard("members").iter_batches(
+            batch_size=min(ROWS, job.members),
+            batch_format="pyarrow",
+            local_shuffle_buffer_size=max(1, min(job.members, 4096, held)),
+            local_shuffle_seed=job.config.seed + position,
+        )
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Batches of `size` samples.
+
+        Raises RunError, with its name, for a sample that cannot be trained on.
+        """
+        held: list[dict[str, Any]] = []
+        for chunk in self._chunks:
+            rows = chunk.to_pylist()
+            for row in rows:
+                self._check(row)
+            held.extend(rows)
+            while len(held) >= size:
+                yield self._batch(held[:size])
+                held = held[size:]
+        raise RunError("the stream of training samples ended early")
+
+    def _check(self, row: dict[str, Any]) -> None:
+        if row["reject"]:
+            raise RunError(f"training image {row['sample_id']} {row['reject']}; run `ldm-scale pack` again without it")
+        if lacking := self._condition.lacks(row["label"], row["caption"]):
+            raise RunError(
+                f"training sample {row['sample_id']} has no {lacking}; run `ldm-scale pack` again without it"
+            )
+
+    def _batch(self, rows: list[dict[str, Any]]) -> Batch:
+        pixels = as_pixels((row["pixels"] for row in rows), self._size)
+        images = to_images(pixels, get_device())
+        return Batch(images, [row["label"] for row in rows], [row["caption"] for row in rows])
+
+
+class _Lines:
+    """Progress lines of one stage, every twentieth part of it and at least once a minute."""
+
+    def __init__(self, name: str, steps: int, batch: int, queue: Queue | None) -> None:
+        self._name, self._steps, self._batch, self._queue = name, steps, batch, queue
+        self._recent: list[torch.Tensor] = []
+        self._since = time.monotonic()
+        self.mean = math.nan
+
+    def add(self, step: int, loss: torch.Tensor) -> None:
+        """Note a step's loss.
+
+        Raises RunError where the losses since the last line are not finite.
+        """
+        self._recent.append(loss)
+        seconds = time.monotonic() - self._since
+        if step % max(1, self._steps // 20) and step < self._steps and seconds < SAY_SECONDS:
+            return
+        self.mean = torch.stack(self._recent).mean().item()
+        if not math.isfinite(self.mean):
+            raise RunError(f"{self._name}: the loss is {self.mean} at step {step}; lower {self._name}.rate")
+        if self._queue is not None:
+            self._queue.put(self._line(step, seconds / len(self._recent)))
+        self._recent, self._since = [], time.monotonic()
+
+    def _line(self, step: int, seconds: float) -> str:
+        minutes = math.ceil((self._steps - step) * seconds / 60)
+        return (
+            f"{self._name}: step {step} of {self._steps}, loss {self.mean:.4f}, "
+            f"{self._batch / seconds:.0f} images/s, {minutes} min left"
+        )
+
+
+class _Training:
+    """One worker's way through the stages."""
+
+    def __init__(self, job: Job, queue: Queue | None) -> None:
+        context = ray.train.get_context()
+        self._job = job
+        self._workers, self._rank = context.get_world_size(), context.get_world_rank()
+        # ray.train.report costs seconds each; lines of the first worker go straight to the driver.
+        self._queue = queue if self._rank == 0 else None
+        self._progress = _restore(next(iter(job.config.stages())))
+
+    def run(self) -> None:
+        """Train what is left, and report the target with the last checkpoint."""
+        config, progress = self._job.config, self._progress
+        if progress.stage is None:
+            return
+        # Ray gives a worker one thread a CPU it reserves; a lone CPU worker may use the machine.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // self._workers))
+        torch.manual_seed(config.seed)
+        models = make_models(config, self._job.classes, get_device())
+        if progress.autoencoder is not None:
+            models.autoencoder.load_state_dict(progress.autoencoder["weights"])
+            models.autoencoder.register_to_config(scaling_factor=progress.autoencoder["scaling_factor"])
+        members = Members(self._job, models.condition, progress.position)
+        # Other random numbers on each worker, and none again after a checkpoint.
+        torch.manual_seed(config.seed + 1 + self._rank + self._workers * progress.position)
+        if progress.stage == "autoencoder":
+            self._train_autoencoder(models, members)
+            self._checkpoint()
+        self._train_denoiser(models, members)
+        self._report_target(models)
+
+    def _train_autoencoder(self, models: Models, members: Members) -> None:
+        config, autoencoder = self._job.config.autoencoder, models.autoencoder
+        self._stage("autoencoder", autoencoder, AutoencoderLoss(autoencoder, config.kl_weight), members, config)
+        autoencoder.eval()
+        set_scaling_factor(autoencoder, next(members.batches(min(SCALE_SAMPLES, self._job.members))).images)
+        scale = torch.tensor(autoencoder.config.scaling_factor, dtype=torch.float64, device=get_device())
+        if self._workers > 1:
+            # Each worker saw other images; all go on with what the first one found.
+            torch.distributed.broadcast(scale, src=0)
+        autoencoder.register_to_config(scaling_factor=scale.item())
+        self._progress.autoencoder = {"weights": autoencoder.state_dict(), "scaling_factor": scale.item()}
+        self._progress.stage = "denoiser"
+
+    def _train_denoiser(self, models: Models, members: Members) -> None:
+        config = self._job.config.denoiser
+        loss = DenoiserLoss(models.denoiser, models.autoencoder, models.schedule, models.condition)
+        self._stage("denoiser", models.denoiser, loss, members, config, config.ema)
+        self._progress.stage = None
+
+    def _stage(
+        self,
+        name: str,
+        network: nn.Module,
+        loss: nn.Module,
+        members: Members,
+        config: StageConfig,
+        ema: float | None = None,
+    ) -> None:
+        """Train one network to its stage's end; its last loss goes into the progress."""
+        progress, steps = self._progress, config.steps(self._job.members)
+        optimiser = Optimiser(network, prepare_model(loss), steps, config.rate, self._job.config.precision, ema)
+        if progress.optimiser is not None:
+            optimiser.load_state_dict(progress.optimiser)
+        batches = members.batches(config.batch // self._workers)
+        lines = _Lines(name, steps, config.batch, self._queue)
+        while progress.step < steps:
+            value = optimiser.step(next(batches))
+            progress.step += 1
+            progress.position += 1
+            lines.add(progress.step, value)
+            if progress.step % self._job.config.checkpoint_steps == 0 and progress.step < steps:
+                progress.optimiser = optimiser.state_dict()
+                self._checkpoint()
+        optimiser.finish()
+        progress.losses[name] = lines.mean
+        progress.step, progress.optimiser = 0, None
+
+    def _checkpoint(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            _report(self._progress, self._rank, Path(folder))
+
+    def _report_target(self, models: Models) -> None:
+        progress = self._progress
+        progress.autoencoder = None
+        record = {**self._job.record, "final_losses": progress.losses, "resumed": progress.resumed}
+        with tempfile.TemporaryDirectory() as folder:
+            if self._rank == 0:
+                target = Path(folder) / TARGET
+                target.mkdir()
+                save_target(target, models, self._job.config.half, record)
+            _report(progress, self._rank, Path(folder))
+
+
+def train_worker(arguments: dict[str, Any]) -> None:
+    """Ray Train's function of a worker: arguments["job"] to its end, with lines into arguments["progress"]."""
+    _Training(arguments["job"], arguments["progress"]).run()

@@ -1,0 +1,58 @@
+"""The two losses of a latent diffusion model: the autoencoder's, and the denoiser's on its latents."""
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ldm_scale.targets.autoencoder import make_autoencoder
+from ldm_scale.training.conditions import Batch, Condition
+
+
+class AutoencoderLoss(nn.Module):
+    """L1 of the reconstruction, mean over pixels, + kl_weight * KL(q(z|x) || N(0, I)), mean over latent elements."""
+
+    def __init__(self, autoencoder: AutoencoderKL, kl_weight: float) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.kl_weight = kl_weight
+
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        moments = self.autoencoder.encode(batch.images).latent_dist.parameters
+        # In float32, whatever the precision of the network: the KL term takes the exponential of the log variance.
+        posterior = DiagonalGaussianDistribution(moments.float())
+        latents = posterior.sample()
+        reconstruction = self.autoencoder.decode(latents).sample.float()
+        divergence = posterior.kl().sum() / latents.numel()
+        return (reconstruction - batch.images).abs().mean() + self.kl_weight * divergence
+
+
+class DenoiserLoss(nn.Module):
+    """Mean squared error of the network's output at a uniformly random timestep (Ho et al. 2020, eq. 14).
+
+    The output is compared with the noise, or, where the schedule predicts v, with
+    v = sqrt(abar) noise - sqrt(1 - abar) z (Salimans & Ho 2022). z is the posterior's mode, which is also the latent
+    that an audit looks at by default; a frozen autoencoder makes it, in float32.
+    """
+
+    def __init__(
+        self, denoiser: ModelMixin, autoencoder: AutoencoderKL, schedule: DDPMScheduler, condition: Condition
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        # Neither is a module of this one: they are not trained.
+        self._autoencoder = make_autoencoder(autoencoder)
+        self._condition = condition
+        self._schedule = schedule
+
+    def forward(self, batch: Batch) -> Float[Tensor, ""]:
+        with torch.no_grad(), torch.autocast(batch.images.device.type, enabled=False):
+            z = self._autoencoder.encode(batch.images, None)
+            told = self._condition(batch)
+        noise = torch.randn_like(z)
+        steps = torch.randint(self._schedule.config.num_train_timesteps, (len(z),), device=z.device)
+        output = self.denoiser(self._schedule.add_noise(z, noise, steps), steps, **told).sample
+        predicts_v = self._schedule.config.prediction_type == "v_prediction"
+        wanted = self._schedule.get_velocity(z, noise, steps) if predicts_v else noise
+        return nn.functional.mse_loss(output.float(), wanted)

@@ -1,0 +1,63 @@
+"""The networks of the paper's from-scratch latent diffusion model, untrained."""
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm_scale.config import AutoencoderConfig, DenoiserConfig
+
+LATENT_CHANNELS = 4
+
+
+def _groups(channels: tuple[int, ...]) -> int:
+    """The most GroupNorm groups, up to 32, that divide every width and hold two channels or more."""
+    return next(groups for groups in (32, 16, 8, 4, 2, 1) if all(width % (2 * groups) == 0 for width in channels))
+
+
+def build_autoencoder(config: AutoencoderConfig, size: int) -> AutoencoderKL:
+    """An untrained KL autoencoder that halves the resolution once a width after the first; no mid attention."""
+    depth = len(config.channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * depth,
+        up_block_types=("UpDecoderBlock2D",) * depth,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=_groups(config.channels),
+        sample_size=size,
+        mid_block_add_attention=False,
+    )
+
+
+def build_denoiser(config: DenoiserConfig, latent_channels: int, side: int, classes: int | None) -> UNet2DModel:
+    """An untrained U-Net on latents of `side` x `side`; unconditional where `classes` is None.
+
+    The lowest `config.attention` resolutions have self-attention of one head (Ho et al. 2020, appendix B).
+    """
+    plain, attentive = len(config.channels) - config.attention, config.attention
+    return UNet2DModel(
+        sample_size=side,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * attentive,
+        up_block_types=("AttnUpBlock2D",) * attentive + ("UpBlock2D",) * plain,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers,
+        norm_num_groups=_groups(config.channels),
+        attention_head_dim=None,
+        add_attention=attentive > 0,
+        num_class_embeds=classes,
+    )
+
+
+def build_schedule() -> DDPMScheduler:
+    """1,000 linear-beta steps of noise prediction, as in the paper."""
+    return DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type="epsilon", clip_sample=False)
+
+
+@torch.no_grad()
+def set_scaling_factor(autoencoder: AutoencoderKL, images: Float[Tensor, "n 3 H W"]) -> None:
+    """Set the scaling factor to 1 / standard deviation of the latents, as in Rombach et al. 2022, appendix G."""
+    latents = torch.cat([autoencoder.encode(some).latent_dist.mode() for some in images.split(64)])
+    autoencoder.register_to_config(scaling_factor=1 / latents.std().item())

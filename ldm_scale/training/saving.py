@@ -1,0 +1,74 @@
+"""How a trained target is stored: in diffusers' layout, safetensors only, with a record of its training."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ModelMixin, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft.utils import get_peft_model_state_dict
+
+from ldm_scale.training.models import Models
+
+RECORD = "training.json"
+# Configurations, vocabularies and weights; nothing that could hold code.
+COPIED_SUFFIXES = (".json", ".txt", ".safetensors")
+
+
+def save_target(folder: Path, models: Models, half: bool, record: dict[str, Any]) -> None:
+    """Write what was trained, with `record` as training.json: a target's folder, or LoRA weights for its base.
+
+    The networks of `models` are converted to the precision that is stored.
+    """
+    dtype = torch.float16 if half else torch.float32
+    if getattr(models.denoiser, "peft_config", None):
+        _save_lora(folder, models.denoiser.to(dtype))
+    else:
+        _save_components(folder, models, dtype)
+    (folder / RECORD).write_text(json.dumps(record, indent=1))
+
+
+def _save_components(folder: Path, models: Models, dtype: torch.dtype) -> None:
+    for name, source in models.copied.items():
+        (folder / name).mkdir(parents=True)
+        for path in source.iterdir():
+            if path.suffix in COPIED_SUFFIXES:
+                shutil.copyfile(path, folder / name / path.name)
+    models.denoiser.to(dtype).save_pretrained(folder / "unet", safe_serialization=True)
+    index: dict[str, Any]
+    if isinstance(models.denoiser, UNet2DConditionModel):
+        index = _stable_diffusion(folder)
+    else:
+        if "vqvae" not in models.copied:
+            models.autoencoder.to(dtype).save_pretrained(folder / "vqvae", safe_serialization=True)
+        models.schedule.save_pretrained(folder / "scheduler")
+        index = {
+            "_class_name": "LDMPipeline",
+            "vqvae": ["diffusers", "AutoencoderKL"],
+            "unet": ["diffusers", "UNet2DModel"],
+            "scheduler": ["diffusers", "DDPMScheduler"],
+        }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+
+
+def _stable_diffusion(folder: Path) -> dict[str, Any]:
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "vae": ["diffusers", "AutoencoderKL"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "safety_checker": [None, None],
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+    }
+
+
+def _save_lora(folder: Path, denoiser: ModelMixin) -> None:
+    """pytorch_lora_weights.safetensors, as StableDiffusionPipeline.load_lora_weights reads it."""
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser))
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
