@@ -19,10 +19,11 @@ FLAGS = {
         --attacks.pian.p --attacks.pian.timesteps --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps
         --attacks.sima.p --attacks.sima.timesteps --compute.actors --compute.batch-size --compute.cpus-per-actor
         --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device --compute.gpus-per-actor
-        --compute.min-actors --compute.rows-per-part --config --geometry.calibration --geometry.distortion
-        --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes --help --images.crop
-        --images.filter --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --masks.bins
-        --masks.ranking --max-reject-fraction --out --seed --shards --split --target -h
+        --compute.min-actors --compute.rows-per-part --conditioning --config --geometry.calibration
+        --geometry.distortion --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes
+        --help --images.crop --images.filter --images.max-pixels --images.size --latent --leakage.attack
+        --leakage.timestep --masks.bins --masks.ranking --max-reject-fraction --out --seed --shards --split --target
+        -h
     """,
     "benchmark": """
         --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h

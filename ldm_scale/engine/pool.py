@@ -18,7 +18,7 @@ def load_auditor(config: AuditConfig, device: str, calibration: Calibration | No
     if device == "cpu":
         # As many auditors as CPUs: more threads than one each would only contend.
         torch.set_num_threads(1)
-    return Auditor(load_target(config.target, device), config, calibration)
+    return Auditor(load_target(config.target, device, config.images.size), config, calibration)
 
 
 def pool(images: Dataset, config: AuditConfig, actor: type, *arguments: Any) -> Dataset:
