@@ -23,7 +23,7 @@ from ldm_scale.geometry.truncated import truncated_distortion
 from ldm_scale.randomness import keyed_generator, keyed_normal, keyed_permutation
 from ldm_scale.registry import unknown_name
 from ldm_scale.schema import control, globally
-from ldm_scale.targets.base import Target, to_images
+from ldm_scale.targets.base import Condition, Target, to_images
 
 AUTO_EXACT_DIMENSIONS = 1024
 # How many draws an estimator of distortion takes: the paper's rank 20 and 30 more, and its scripts' 16 probes.
@@ -98,6 +98,10 @@ class Auditor:
         self._leakage = resolve_leakage(config.leakage, self._attacks)
         self._device = target.alphas_cumprod.device
 
+    def refusal(self, caption: str | None, label: int | None) -> str | None:
+        """Why a sample with this caption and label cannot be audited; None where it can."""
+        return self._target.refusal(caption, label) if self._config.conditioning == "sample" else None
+
     def audit(
         self,
         pixels: UInt8[np.ndarray, "n 3 H W"],
@@ -109,7 +113,7 @@ class Auditor:
         z = self._encode(pixels, sample_ids)
         influence, stability, metrics = self._influence(z, sample_ids)
         distortion, measured = self._distortion(z, sample_ids, metrics)
-        spectra, leakage = self._attack(z, influence, sample_ids, self._target.condition(captions, labels))
+        spectra, leakage = self._attack(z, influence, sample_ids, self._condition(captions, labels))
         finite = influence.isfinite().all(1) & (distortion.isfinite() | ~measured)
         for values in spectra.values():
             finite &= values.isfinite().flatten(1).all(1)
@@ -121,6 +125,11 @@ class Auditor:
             {name: values.cpu().numpy() for name, values in spectra.items()},
             finite.cpu().numpy(),
         )
+
+    def _condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
+        if self._config.conditioning == "none":
+            captions, labels = [None] * len(captions), [None] * len(labels)
+        return self._target.condition(captions, labels)
 
     def calibrate(self, pixels: UInt8[np.ndarray, "n 3 H W"], sample_ids: Sequence[str]) -> Float[np.ndarray, "n d"]:
         """Influences of samples of a calibration set, each from its own probes alone; float32."""

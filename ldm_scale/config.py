@@ -28,7 +28,7 @@ class Config(BaseModel):
 class ImageConfig(Config):
     """How stored images become the target's input; the papers' loaders, on Pillow."""
 
-    size: int | None = Field(None, gt=0, description="side in pixels; the target's own by default")
+    size: int | None = Field(None, gt=0, description="side in pixels, one that the target takes; its own by default")
     crop: int | None = Field(None, gt=0, description="centre crop to this side before resizing (CelebA: 140)")
     filter: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field("bicubic", description="resize filter")
     max_pixels: int = Field(64_000_000, gt=0, description="larger images are rejected before they are decoded")
@@ -120,6 +120,9 @@ class AuditConfig(Config):
     split: str | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
     seed: int = Field(0, description="seed of every random draw")
     latent: Literal["mode", "sample"] = Field("mode", description="the encoder's mode, or a sample of its posterior")
+    conditioning: Literal["sample", "none"] = Field(
+        "sample", description="each sample's caption or class, or none: the empty prompt, a DiT's null class"
+    )
     max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected samples than this fail the run")
     attacks: dict[str, dict[str, Any]] = Field(
         {"sima": {}}, description="attacks by name, with options in YAML; or names, comma-separated"
@@ -156,7 +159,7 @@ class AuditConfig(Config):
         """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""
         return self.model_dump(
             mode="json",
-            include={"seed", "latent", "attacks", "images", "geometry", "masks", "leakage"},
+            include={"seed", "latent", "conditioning", "attacks", "images", "geometry", "masks", "leakage"},
             exclude={"geometry": {"memory"}, "masks": {"ranking"}},
         )
 

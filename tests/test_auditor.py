@@ -55,6 +55,15 @@ def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> Audited
     )
 
 
+@pytest.mark.parametrize(("conditioning", "differ"), [("sample", True), ("none", False)])
+def test_the_captions_count_unless_there_is_no_conditioning(tmp_path: Path, conditioning: str, differ: bool) -> None:
+    """Without conditioning every sample has the empty prompt."""
+    auditor = make_auditor(tiny.stable_diffusion(tmp_path), conditioning=conditioning)
+    cat, empty = (auditor.audit(PIXELS[:2], KEYS[:2], [text] * 2, [None] * 2).spectra["sima"] for text in ("a cat", ""))
+    assert np.allclose(cat, empty, rtol=1e-6) != differ
+    assert auditor.refusal(None, None) == ("no caption" if differ else None)
+
+
 def far_from_boundaries(influence: np.ndarray, bins: int, tolerance: float) -> np.ndarray:
     """Samples no two of whose influences at a bin's edge are so near that rounding may swap them; (n,) bool."""
     ordered = np.sort(influence, axis=1)

@@ -115,7 +115,7 @@ def target(tmp_path: Path, tiny_target: Path) -> Path:
             "audit --out {out} --shards {shards} --target {target} --attacks secmi --attacks.secmi.timesteps 5:5",
             r"attacks\.secmi\.timesteps: give at least one",
         ),
-        ("audit --out {out} --shards {shards} --target {target} --images.size 64", "images.size = 64.* takes 16 px"),
+        ("audit --out {out} --shards {shards} --target {target} --images.size 18", "images.size = 18.* takes 16 px"),
         (
             "audit --out {out} --shards {shards} --target {target} --masks.bins 5000",
             "masks.bins = 5000 is more than the latent's",

@@ -122,6 +122,7 @@ CHANGES: dict[str, Any] = {
     "split": "file.json",
     "seed": 1,
     "latent": "sample",
+    "conditioning": "none",
     "max_reject_fraction": 0.5,
     "attacks": {"sima": {"p": 2}},
     "images.size": 64,

@@ -19,10 +19,11 @@ FLAGS = {
         --attacks.pian.p --attacks.pian.timesteps --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps
         --attacks.sima.p --attacks.sima.timesteps --compute.actors --compute.batch-size --compute.cpus-per-actor
         --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device --compute.gpus-per-actor
-        --compute.min-actors --compute.rows-per-part --config --geometry.calibration --geometry.distortion
-        --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes --help --images.crop
-        --images.filter --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --lora
-        --lora-scale --masks.bins --masks.ranking --max-reject-fraction --out --seed --shards --split --target -h
+        --compute.min-actors --compute.rows-per-part --conditioning --config --geometry.calibration
+        --geometry.distortion --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes
+        --help --images.crop --images.filter --images.max-pixels --images.size --latent --leakage.attack
+        --leakage.timestep --lora --lora-scale --masks.bins --masks.ranking --max-reject-fraction --out --seed --shards
+        --split --target -h
     """,
     "benchmark": """
         --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h
@@ -37,6 +38,10 @@ FLAGS = {
         --denoiser.batch --denoiser.channels --denoiser.classes --denoiser.ema --denoiser.epochs --denoiser.layers
         --denoiser.rate --device --failures --half --help --images.crop --images.filter --images.max-pixels
         --images.size --lora-rank --out --precision --preset --seed --shards --size --workers -h
+    """,
+    "validate": """
+        --config --decode-share --help --images.crop --images.filter --images.max-pixels --images.size --lora --seed
+        --shards --split --target -h
     """,
     "reduce": "--average --bootstrap --confidence --drop --help --repeats -h RUN",
     "report": "--help -h RUN",

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -124,16 +125,23 @@ class AuditorActor:
         good = batch.filter(batch["reject"].is_null())
         bad = batch.filter(batch["reject"].is_valid())
         tables = [_rejects(bad["sample_id"], "decode", bad["reject"])]
+        refusals = pa.array(list(map(self._auditor.refusal, *_columns(good, "caption", "label"))), pa.string())
+        tables.append(_rejects(good["sample_id"].filter(refusals.is_valid()), "condition", refusals.drop_null()))
+        good = good.filter(refusals.is_null())
         if len(good):
             tables += self._audit(good)
         return pa.concat_tables(tables, promote_options="default")
 
     def _audit(self, good: pa.Table) -> list[pa.Table]:
-        columns = [good[name].to_pylist() for name in ("sample_id", "caption", "label")]
-        audited = self._auditor.audit(as_pixels(good["pixels"].to_pylist(), self._size), *columns)
+        pixels, *columns = _columns(good, "pixels", "sample_id", "caption", "label")
+        audited = self._auditor.audit(as_pixels(pixels, self._size), *columns)
         broken = good["sample_id"].filter(pa.array(~audited.finite))
         reasons = pa.repeat("a number is not finite", len(broken))
         return [_rows(good, audited).filter(pa.array(audited.finite)), _rejects(broken, "audit", reasons)]
+
+
+def _columns(table: pa.Table, *names: str) -> list[list[Any]]:
+    return [table[name].to_pylist() for name in names]
 
 
 def _rejects(sample_ids: pa.ChunkedArray, stage: str, reasons: pa.Array | pa.ChunkedArray) -> pa.Table:

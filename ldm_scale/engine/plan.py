@@ -66,7 +66,7 @@ def check_inputs(config: AuditConfig) -> Inputs:
     manifest = read_manifest(folder)
     split = read_split(Location.of(config.split)) if config.split is not None else None
     weights = fetch_weights(config.target, config.lora, config.lora_scale)
-    target = weights.load("cpu")
+    target = weights.load("cpu", config.images.size)
     _check_fit(config, target, attacks)
     ranking = _read_ranking(config, target)
     resolved = config.model_copy(
@@ -108,14 +108,17 @@ def _read_ranking(config: AuditConfig, target: Target) -> np.ndarray | None:
 
 
 def _check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) -> None:
+    """Raise UsageError for what the target cannot be asked."""
     steps, dimensions = len(target.alphas_cumprod), math.prod(target.latent_shape)
     for name, attack in attacks.items():
         if not attack.timesteps:
             raise UsageError(f"attacks.{name}.timesteps: give at least one")
         if bad := [t for t in attack.evaluated if not 0 <= t < steps]:
             raise UsageError(f"attacks.{name}.timesteps: {bad[0]} is not among the target's {steps}, and is evaluated")
-    if config.images.size not in (None, target.image_size):
-        raise UsageError(f"images.size = {config.images.size}: the target takes {target.image_size} px")
+        if bad := [t for t in attack.evaluated if target.alphas_cumprod[t] == 0]:
+            raise UsageError(f"attacks.{name}.timesteps: at {bad[0]} the target sees nothing but noise")
+    if config.conditioning == "none":
+        target.condition([None], [None])
     if config.masks.bins > dimensions:
         raise UsageError(f"masks.bins = {config.masks.bins} is more than the latent's {dimensions} dimensions")
 

@@ -25,7 +25,7 @@ def load_auditor(record: RunRecord, device: str, calibration: Calibration | None
     config = record.config
     weights = fetch_weights(config.target, config.lora, config.lora_scale)
     weights.check(record.science)
-    return Auditor(weights.load(device), config, calibration)
+    return Auditor(weights.load(device, config.images.size), config, calibration)
 
 
 def pool(images: Dataset, record: RunRecord, actor: type, *arguments: Any) -> Dataset:

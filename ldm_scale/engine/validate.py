@@ -96,7 +96,7 @@ def _first_images(folder: Location, manifest: Manifest, images: ImageConfig) -> 
 
 def _try(config: ValidateConfig, samples: list[Sample]) -> Trial:
     assert config.target is not None
-    target = fetch_weights(config.target, config.lora).load("cpu")
+    target = fetch_weights(config.target, config.lora).load("cpu", config.images.size)
     images = [
         preprocess(open_image(sample.image, config.images.max_pixels), config.images, target.image_size)
         for sample in samples

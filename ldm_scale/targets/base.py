@@ -30,8 +30,15 @@ class Target(Protocol):
         """Scaled latents to images, decode(z / scale + shift), never clamped."""
         ...
 
+    def refusal(self, caption: str | None, label: int | None) -> str | None:
+        """Why a sample with this caption and label has no condition of its own; None where it has."""
+        ...
+
     def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
-        """What predict_noise takes for these samples."""
+        """What predict_noise takes for these samples; no caption is the empty prompt, no label the null class.
+
+        Raises UsageError where the target has no null class.
+        """
         ...
 
     def predict_noise(self, z: Float[Tensor, "n c h w"], t: int, condition: Condition) -> Float[Tensor, "n c h w"]:

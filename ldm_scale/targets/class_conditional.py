@@ -1,13 +1,13 @@
-"""Class-conditional latent diffusion: a UNet2DModel with class embeddings, or a DiT."""
+"""Class-conditional latent diffusion: a U-Net with class embeddings, or a DiT."""
 
 from collections.abc import Sequence
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, VQModel
-from jaxtyping import Float, Int
+from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, UNet2DConditionModel, VQModel
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-from ldm_scale.errors import RunError
+from ldm_scale.errors import UsageError
 from ldm_scale.targets.latent_diffusion import LatentDiffusion
 
 
@@ -15,27 +15,41 @@ class ClassConditionalTarget(LatentDiffusion):
     """eps(z, t, y) with a class y. A learned sigma is left out.
 
     A network with a learned sigma has 2 C output channels: the prediction, then the variance's interpolation
-    (Nichol & Dhariwal 2021, eq. 15; DiT, Peebles & Xie 2023, section 3.1).
+    (Nichol & Dhariwal 2021, eq. 15; DiT, Peebles & Xie 2023, section 3.1). A DiT's null class is the embedding after
+    the last class, that of the labels it dropped in training; U-Nets have no such convention.
     """
 
-    def __init__(self, autoencoder: AutoencoderKL | VQModel, denoiser: ModelMixin, schedule: SchedulerMixin) -> None:
-        super().__init__(autoencoder, denoiser, schedule)
-        self._classes = int(denoiser.config.get("num_class_embeds") or denoiser.config.num_embeds_ada_norm)
+    def __init__(
+        self,
+        autoencoder: AutoencoderKL | VQModel,
+        denoiser: ModelMixin,
+        schedule: SchedulerMixin,
+        *,
+        size: int | None = None,
+    ) -> None:
+        super().__init__(autoencoder, denoiser, schedule, size=size)
+        self._null: int | None = denoiser.config.get("num_embeds_ada_norm")
+        self._classes = int(self._null or denoiser.config.num_class_embeds)
+        # A UNet2DConditionModel must be given a text, which one without cross-attention does not look at.
+        self._text = {"encoder_hidden_states": None} if isinstance(denoiser, UNet2DConditionModel) else {}
+
+    def refusal(self, caption: str | None, label: int | None) -> str | None:
+        if label is None:
+            return "no class label"
+        if not 0 <= label < self._classes:
+            return f"the class label is not in 0 ... {self._classes - 1} ({label})"
+        return None
 
     def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Int[Tensor, " n"]:
-        """The classes.
+        """The classes; no label is the null class.
 
-        Raises RunError where a sample has none, or one that the model does not know.
+        Raises UsageError where there is no label and the model has no null class.
         """
-        known = [label for label in labels if label is not None and 0 <= label < self._classes]
-        if unknown := len(labels) - len(known):
-            raise RunError(
-                f"{unknown} of {len(labels)} samples have no class label in 0 ... {self._classes - 1}; "
-                "a class-conditional target needs one of each (a cls member in its shard)"
-            )
-        return torch.tensor(known, device=self._device)
+        if self._null is None and None in labels:
+            raise UsageError("conditioning = none: a class-conditional U-Net has no null class; only a DiT has one")
+        return torch.tensor([self._null if label is None else label for label in labels], device=self._device)
 
     def _denoise(
-        self, z: Float[Tensor, "n c h w"], steps: Int[Tensor, " n"], condition: Int[Tensor, " n"]
+        self, z: Float[Tensor, "n c h w"], steps: Num[Tensor, " n"], condition: Int[Tensor, " n"]
     ) -> Float[Tensor, "n c h w"]:
-        return self._denoiser(z, steps, class_labels=condition).sample[:, : z.shape[1]]
+        return self._denoiser(z, steps, class_labels=condition, **self._text).sample[:, : z.shape[1]]

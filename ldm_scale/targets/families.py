@@ -4,27 +4,66 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    DiTTransformer2DModel,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from ldm_scale.targets.class_conditional import ClassConditionalTarget
+from ldm_scale.targets.flux import PACK, FluxTarget
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
+from ldm_scale.targets.stable_diffusion_3 import StableDiffusion3Target
+from ldm_scale.targets.stable_diffusion_xl import StableDiffusionXLTarget
 from ldm_scale.targets.unconditional import UnconditionalTarget
 
 SUPPORTED = (
-    "unconditional and class-conditional UNet2DModel, DiTTransformer2DModel, and the UNet2DConditionModel of Stable "
-    "Diffusion 1.x and 2.x"
+    "unconditional and class-conditional UNet2DModel, class-conditional UNet2DConditionModel without cross-attention, "
+    "DiTTransformer2DModel, the UNet2DConditionModel of Stable Diffusion 1.x, 2.x and XL, SD3Transformer2DModel and "
+    "FluxTransformer2DModel"
 )
 # What the U-Nets of other pipelines have, and those of Stable Diffusion 1.x and 2.x have not.
 ADDED_CONDITIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
 
 
 @dataclass(frozen=True)
+class Text:
+    """The folders of a tokenizer and its encoder, their classes, and the file that the tokenizer is read from."""
+
+    tokenizer: str
+    encoder: str
+    tokenizer_kind: Any
+    encoder_kind: Any
+    vocabulary: str = "tokenizer_config.json"
+    optional: bool = False
+
+
+def _clip(number: str = "", kind: Any = CLIPTextModel) -> Text:
+    return Text(f"tokenizer{number}", f"text_encoder{number}", CLIPTokenizer, kind)
+
+
+def _t5(number: str, optional: bool = False) -> Text:
+    # Without tokenizer.json it would be made anew from SentencePiece's file, which needs another library.
+    return Text(
+        f"tokenizer{number}", f"text_encoder{number}", T5TokenizerFast, T5EncoderModel, "tokenizer.json", optional
+    )
+
+
+@dataclass(frozen=True)
 class Family:
-    """The classes of a family's denoiser and target, and whether the target takes a tokenizer and a text encoder."""
+    """The classes of a family's denoiser and target, its texts, and whether its schedule is one of flow matching.
+
+    packing: channels of the denoiser for each of the latent's.
+    """
 
     denoiser: Any
     target: Any
-    text: bool = False
+    texts: tuple[Text, ...] = ()
+    flow: bool = False
+    packing: int = 1
 
 
 def find_family(config: Mapping[str, Any]) -> Family | None:
@@ -36,6 +75,25 @@ def find_family(config: Mapping[str, Any]) -> Family | None:
         # The first DiTs were published under the name that diffusers' class had then.
         case "DiTTransformer2DModel" | "Transformer2DModel" if config.get("norm_type") == "ada_norm_zero":
             return Family(DiTTransformer2DModel, ClassConditionalTarget)
-        case "UNet2DConditionModel" if all(config.get(name) is None for name in ADDED_CONDITIONS):
-            return Family(UNet2DConditionModel, StableDiffusionTarget, text=True)
+        case "UNet2DConditionModel":
+            return _find_conditional(config)
+        case "SD3Transformer2DModel":
+            clips = _clip("", CLIPTextModelWithProjection), _clip("_2", CLIPTextModelWithProjection)
+            texts = (*clips, _t5("_3", optional=True))
+            return Family(SD3Transformer2DModel, StableDiffusion3Target, texts, flow=True)
+        case "FluxTransformer2DModel":
+            return Family(FluxTransformer2DModel, FluxTarget, (_clip(), _t5("_2")), flow=True, packing=PACK**2)
+    return None
+
+
+def _find_conditional(config: Mapping[str, Any]) -> Family | None:
+    added = {name: config[name] for name in ADDED_CONDITIONS if config.get(name) is not None}
+    if not added:
+        return Family(UNet2DConditionModel, StableDiffusionTarget, (_clip(),))
+    if added == {"addition_embed_type": "text_time"}:
+        texts = (_clip(), _clip("_2", CLIPTextModelWithProjection))
+        return Family(UNet2DConditionModel, StableDiffusionXLTarget, texts)
+    blocks = (*config["down_block_types"], config["mid_block_type"], *config["up_block_types"])
+    if added.keys() == {"num_class_embeds"} and not any("CrossAttn" in str(name) for name in blocks):
+        return Family(UNet2DConditionModel, ClassConditionalTarget)
     return None

@@ -31,6 +31,7 @@ READ = (
     *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors"),
     *("model.safetensors", "model-*-of-*.safetensors"),
 )
+HALF = "*.fp16*.safetensors"
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
@@ -54,7 +55,7 @@ def _half_precision(names: Collection[str]) -> tuple[str, ...]:
     """The fp16 weights of the components that have no others."""
     weighted = {name.split("/")[0] for name in names if name.endswith(".safetensors")}
     bare = [part for part in COMPONENTS if f"{part}/config.json" in names and part not in weighted]
-    return tuple(f"{part}/*.fp16*.safetensors" for part in bare)
+    return tuple(f"{part}/{HALF}" for part in bare)
 
 
 def _any_weights(names: Collection[str]) -> tuple[str, ...]:

@@ -1,28 +1,40 @@
-"""What all latent diffusion models with a noise schedule share; a family adds its condition."""
+"""What all latent diffusion models have in common; a family adds its condition."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, VQModel
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 from torch import Tensor
 
+from ldm_scale.errors import UsageError
 from ldm_scale.targets.autoencoder import freeze, make_autoencoder
-from ldm_scale.targets.base import Condition, to_noise
+from ldm_scale.targets.base import Condition
+from ldm_scale.targets.schedules import make_schedule
 
 
 class LatentDiffusion(ABC):
-    """An autoencoder, a denoiser that predicts eps or v on its scaled latents, and a schedule of alphas_cumprod."""
+    """An autoencoder, a denoiser of its scaled latents, and a schedule; for images of the model's own size or another.
 
-    def __init__(self, autoencoder: AutoencoderKL | VQModel, denoiser: ModelMixin, schedule: SchedulerMixin) -> None:
+    Raises UsageError for a size that the model cannot take.
+    """
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderKL | VQModel,
+        denoiser: ModelMixin,
+        schedule: SchedulerMixin,
+        *,
+        size: int | None = None,
+    ) -> None:
         self._autoencoder = make_autoencoder(autoencoder)
         self._denoiser = freeze(denoiser)
-        self._prediction_type = str(schedule.config.prediction_type)
         self._device = next(denoiser.parameters()).device
-        self.alphas_cumprod = schedule.alphas_cumprod.to(self._device)
-        side = int(denoiser.config.sample_size)
-        self.latent_shape = (int(denoiser.config.in_channels), side, side)
+        side = self._find_side(self._own_side(autoencoder), size)
+        self._schedule = make_schedule(schedule, (side // self._grain()) ** 2)
+        self.alphas_cumprod = self._schedule.alphas_cumprod.to(self._device)
+        self.latent_shape = (int(autoencoder.config.latent_channels), side, side)
         self.image_size = side * self._autoencoder.factor
 
     def encode(
@@ -33,17 +45,42 @@ class LatentDiffusion(ABC):
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         return self._autoencoder.decode(z)
 
+    def refusal(self, caption: str | None, label: int | None) -> str | None:
+        return None
+
     @abstractmethod
     def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
         """What _denoise takes for these samples."""
 
     def predict_noise(self, z: Float[Tensor, "n c h w"], t: int, condition: Condition) -> Float[Tensor, "n c h w"]:
-        steps = torch.full((len(z),), t, device=self._device)
-        output = self._denoise(z, steps, condition)
-        return to_noise(output, z, self.alphas_cumprod[t].item(), self._prediction_type)
+        def network(x: Tensor, time: int | float) -> Tensor:
+            return self._denoise(x, torch.full((len(x),), time, device=self._device), condition)
+
+        return self._schedule.predict_noise(network, z, t)
 
     @abstractmethod
     def _denoise(
-        self, z: Float[Tensor, "n c h w"], steps: Int[Tensor, " n"], condition: Condition
+        self, z: Float[Tensor, "n c h w"], steps: Num[Tensor, " n"], condition: Condition
     ) -> Float[Tensor, "n c h w"]:
-        """The network's own output, eps or v."""
+        """The network's own output."""
+
+    def _own_side(self, autoencoder: AutoencoderKL | VQModel) -> int | None:
+        """The side of the latents that the model was made for, where its configuration says."""
+        return self._denoiser.config.sample_size
+
+    def _grain(self) -> int:
+        """What the side of a latent is a multiple of: a transformer's patch, or what a U-Net halves it to."""
+        config = self._denoiser.config
+        return int(config.get("patch_size") or 2 ** (len(config.block_out_channels) - 1))
+
+    def _find_side(self, own: int | None, size: int | None) -> int:
+        if own is not None and size in (None, own * self._autoencoder.factor):
+            return int(own)
+        side, rest = divmod(size or 0, self._autoencoder.factor)
+        grain, most = self._grain(), self._denoiser.config.get("pos_embed_max_size")
+        if rest or side % grain or side == 0 or (most and side > most * grain):
+            takes = [] if own is None else [f"{own * self._autoencoder.factor} px"]
+            limit = f" up to {most * grain * self._autoencoder.factor} px" if most else ""
+            takes.append(f"multiples of {grain * self._autoencoder.factor} px{limit}")
+            raise UsageError(f"images.size = {size}: the target takes {' and '.join(takes)}")
+        return side

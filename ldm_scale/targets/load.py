@@ -3,38 +3,46 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from diffusers import AutoencoderKL, DDPMScheduler, VQModel
-from transformers import CLIPTextModel, CLIPTokenizer
+import diffusers
+import transformers
+from diffusers import AutoencoderKL, DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin, VQModel
 
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.storage import Location
 from ldm_scale.targets.base import Target
-from ldm_scale.targets.families import SUPPORTED, Family, find_family
+from ldm_scale.targets.families import SUPPORTED, Family, Text, find_family
+from ldm_scale.targets.fetch import HALF, READ
 from ldm_scale.targets.lora import Lora, fuse_lora
+from ldm_scale.targets.text import TextEncoder
 
 # The autoencoder's folder has this name in diffusers' LDMPipeline, and that one everywhere else.
 AUTOENCODERS = ("vqvae", "vae")
 AUTOENCODER_KINDS = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 DENOISERS = ("transformer", "unet")
 PREDICTIONS = ("epsilon", "v_prediction")
+FLOW_SCHEDULER = FlowMatchEulerDiscreteScheduler
+# Samplers whose noise does not follow from betas: flow matching, and Karras et al. 2022.
+UNLIKE_DDPM = ("FlowMatch", "EDM")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The folders of a target's components; tokenizer and text encoder where its family takes them."""
+    """The folders of a target's components; a tokenizer and an encoder for each text of its family that is there."""
 
     family: Family
     autoencoder: Path
     denoiser: Path
     scheduler: Path
-    text: tuple[Path, Path] | tuple[()]
+    texts: tuple[tuple[Path, Path] | None, ...]
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        return (self.autoencoder, self.denoiser, self.scheduler, *self.text)
+        texts = [folder for text in self.texts if text is not None for folder in text]
+        return (self.autoencoder, self.denoiser, self.scheduler, *texts)
 
 
 def _component(folder: Path, names: tuple[str, ...], what: str, config_name: str = "config.json") -> Path:
@@ -73,14 +81,16 @@ def _find_parts(folder: Path) -> Parts:
         _component(folder, AUTOENCODERS, "autoencoder"),
         denoiser,
         _component(folder, ("scheduler",), "scheduler", "scheduler_config.json"),
-        _find_text(folder) if family.text else (),
+        tuple(_find_text(folder, text) for text in family.texts),
     )
 
 
-def _find_text(folder: Path) -> tuple[Path, Path]:
+def _find_text(folder: Path, text: Text) -> tuple[Path, Path] | None:
+    if text.optional and not (folder / text.encoder).is_dir():
+        return None
     return (
-        _component(folder, ("tokenizer",), "tokenizer", "tokenizer_config.json"),
-        _component(folder, ("text_encoder",), "text encoder"),
+        _component(folder, (text.tokenizer,), "tokenizer", text.vocabulary),
+        _component(folder, (text.encoder,), "text encoder"),
     )
 
 
@@ -93,66 +103,95 @@ def _load(component: Path, kind: Any, what: str, **options: Any) -> Any:
 
 
 def _load_model(component: Path, kind: Any, what: str, device: str) -> Any:
-    if not list(component.glob("*.safetensors")):
+    weights = [path.name for path in component.glob("*.safetensors")]
+    if not weights:
         raise UsageError(f"target {what} {component} has no .safetensors file; other weight formats are not read")
-    return _load(component, kind, what, use_safetensors=True, low_cpu_mem_usage=False).float().to(device)
+    model, found = _load(
+        component,
+        kind,
+        what,
+        use_safetensors=True,
+        low_cpu_mem_usage=False,
+        # Of a folder with both precisions, the full one.
+        variant="fp16" if all(".fp16" in name for name in weights) else None,
+        output_loading_info=True,
+    )
+    # The libraries would go on with random numbers in their place.
+    if missing := sorted(found["missing_keys"]):
+        raise UsageError(
+            f"target {what} {component}: {len(missing)} weights are not in its files, the first is {missing[0]}"
+        )
+    return model.float().to(device)
 
 
 def _load_autoencoder(component: Path, device: str) -> AutoencoderKL | VQModel:
-    name = _read_config(component / "config.json", "_class_name")["_class_name"]
+    config = _read_config(component / "config.json", "_class_name")
+    name = config["_class_name"]
+    if config.get("latents_mean") is not None:
+        raise UsageError(f"target autoencoder {component} scales its latents by channel, which is not supported")
     if name not in AUTOENCODER_KINDS:
         raise UsageError(f"target autoencoder {component} is a {name}; supported are {', '.join(AUTOENCODER_KINDS)}")
     return _load_model(component, AUTOENCODER_KINDS[name], "autoencoder", device)
 
 
-def _load_schedule(component: Path) -> DDPMScheduler:
-    """The schedule; betas do not depend on the sampler, and every sampler of noise prediction loads as this."""
+def _load_schedule(component: Path, flow: bool) -> SchedulerMixin:
+    """The schedule; betas do not depend on the sampler, and every sampler of noise prediction loads as DDPM's."""
     name = _read_config(component / "scheduler_config.json", "_class_name")["_class_name"]
+    if flow:
+        if name != FLOW_SCHEDULER.__name__:
+            raise UsageError(f"target scheduler {component} is a {name}; supported is {FLOW_SCHEDULER.__name__}")
+        return _load(component, FLOW_SCHEDULER, "scheduler")
     schedule = _load(component, DDPMScheduler, "scheduler")
     prediction = schedule.config.prediction_type
-    if name.startswith("FlowMatch") or prediction not in PREDICTIONS:
+    if name.startswith(UNLIKE_DDPM) or prediction not in PREDICTIONS:
         raise UsageError(
             f"target scheduler {component} is a {name} of {prediction}; supported are {' and '.join(PREDICTIONS)}"
         )
     return schedule
 
 
-def _load_text(tokenizer: Path, text_encoder: Path, device: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
-    names = _read_config(text_encoder / "config.json", "architectures")["architectures"]
-    if names != ["CLIPTextModel"]:
-        raise UsageError(f"target text encoder {text_encoder} is a {names}; CLIPTextModel is supported")
-    return (
-        _load(tokenizer, CLIPTokenizer, "tokenizer"),
-        _load_model(text_encoder, CLIPTextModel, "text encoder", device),
+def _load_text(text: Text, folders: tuple[Path, Path] | None, device: str) -> TextEncoder | None:
+    if folders is None:
+        return None
+    tokenizer, encoder = folders
+    names = _read_config(encoder / "config.json", "architectures")["architectures"]
+    if names != [text.encoder_kind.__name__]:
+        raise UsageError(f"target text encoder {encoder} is a {names}; {text.encoder_kind.__name__} is supported")
+    return TextEncoder(
+        _load(tokenizer, text.tokenizer_kind, "tokenizer"),
+        _load_model(encoder, text.encoder_kind, "text encoder", device),
     )
 
 
-def _check_channels(autoencoder: AutoencoderKL | VQModel, denoiser: Any) -> None:
+def _check_channels(autoencoder: AutoencoderKL | VQModel, denoiser: Any, packing: int) -> None:
     latent, taken = autoencoder.config.latent_channels, denoiser.config.in_channels
-    if latent != taken:
+    if latent * packing != taken:
+        packed = f", {latent * packing} when packed" if packing > 1 else ""
         raise UsageError(
-            f"the target's denoiser takes {taken} channels and its autoencoder's latents have {latent}; "
+            f"the target's denoiser takes {taken} channels and its autoencoder's latents have {latent}{packed}; "
             "inpainting and other image-conditional models are not supported"
         )
 
 
-def load_target(folder: str | Path, device: str, lora: Lora | None = None) -> Target:
+def load_target(folder: str | Path, device: str, size: int | None = None, lora: Lora | None = None) -> Target:
     """The target of a folder in diffusers' layout, in float32 on a device, in eval mode, with a LoRA fused into it.
 
-    Raises UsageError where the folder, a component or its safetensors weights are missing or of another kind, or the
-    LoRA does not fit.
+    size: side of its images in pixels, the model's own by default. Raises UsageError where the folder, a component or
+    its safetensors weights are missing or of another kind, the model cannot take the size, or the LoRA does not fit.
     """
+    # Bars of loading are no use in a worker's log.
+    transformers.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
     parts = _find_parts(Path(folder))
     autoencoder = _load_autoencoder(parts.autoencoder, device)
-    denoiser = _load_model(parts.denoiser, parts.family.denoiser, "denoiser", device)
-    _check_channels(autoencoder, denoiser)
-    text = _load_text(*parts.text, device) if parts.text else ()
+    family = parts.family
+    denoiser = _load_model(parts.denoiser, family.denoiser, "denoiser", device)
+    _check_channels(autoencoder, denoiser, family.packing)
+    texts = [_load_text(text, found, device) for text, found in zip(family.texts, parts.texts, strict=True)]
     if lora is not None:
-        models = {parts.denoiser.name: denoiser}
-        if text:
-            models["text_encoder"] = text[1]
-        fuse_lora(lora, models)
-    return parts.family.target(autoencoder, denoiser, _load_schedule(parts.scheduler), *text)
+        encoders = {text.encoder: found.model for text, found in zip(family.texts, texts, strict=True) if found}
+        fuse_lora(lora, {parts.denoiser.name: denoiser, **encoders})
+    return family.target(autoencoder, denoiser, _load_schedule(parts.scheduler, family.flow), *texts, size=size)
 
 
 def target_digest(folder: str | Path) -> str:
@@ -162,7 +201,15 @@ def target_digest(folder: str | Path) -> str:
     """
     digest = hashlib.sha256()
     for component in _find_parts(Path(folder)).folders:
-        for path in sorted(component.iterdir()):
-            if path.suffix in (".json", ".txt", ".safetensors"):
-                digest.update(f"{component.name}/{path.name}:{Location.of(path).sha256()}\n".encode())
+        for path in _read_files(component):
+            digest.update(f"{component.name}/{path.name}:{Location.of(path).sha256()}\n".encode())
     return digest.hexdigest()
+
+
+def _read_files(component: Path) -> list[Path]:
+    """The files that a component is made of, as they are fetched: half precision only where there is no other."""
+    names = [path.name for path in component.iterdir()]
+    read = [name for name in names if any(fnmatch(name, pattern) for pattern in READ)]
+    if not any(name.endswith(".safetensors") for name in read):
+        read += [name for name in names if fnmatch(name, HALF)]
+    return [component / name for name in sorted(read)]

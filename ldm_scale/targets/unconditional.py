@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from ldm_scale.targets.latent_diffusion import LatentDiffusion
@@ -15,6 +15,6 @@ class UnconditionalTarget(LatentDiffusion):
         return None
 
     def _denoise(
-        self, z: Float[Tensor, "n c h w"], steps: Int[Tensor, " n"], condition: None
+        self, z: Float[Tensor, "n c h w"], steps: Num[Tensor, " n"], condition: None
     ) -> Float[Tensor, "n c h w"]:
         return self._denoiser(z, steps).sample

@@ -45,10 +45,10 @@ class Weights:
                     f"it was {science[name]}"
                 )
 
-    def load(self, device: str) -> Target:
-        """The target on a device, in float32 and eval mode."""
+    def load(self, device: str, size: int | None = None) -> Target:
+        """The target on a device, in float32 and eval mode, for images of this side (by default the model's own)."""
         lora = Lora(find_weights(self.lora.path), self.lora_scale) if self.lora else None
-        return load_target(self.target.path, device, lora)
+        return load_target(self.target.path, device, size, lora)
 
 
 def fetch_weights(target: str, lora: str | None = None, lora_scale: float = 1.0) -> Weights:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -212,13 +213,70 @@ def test_a_truncated_shard_fails_the_run_by_name(tmp_path: Path, tiny_shards: Pa
         run_audit(make_config(tmp_path / "run", shards, tiny_target))
 
 
-@pytest.mark.parametrize("make", [tiny.dit, tiny.stable_diffusion])
+@pytest.mark.parametrize("make", [tiny.dit, tiny.stable_diffusion, tiny.stable_diffusion_3])
 def test_shards_bring_the_condition_to_the_target(
     tmp_path: Path, tiny_shards: Path, make: Callable[[Path], Path]
 ) -> None:
     target = make(tmp_path / "target")
     run_audit(make_config(tmp_path / "run", tiny_shards, target, attacks={"sima": {"timesteps": [0, 50]}}))
     assert len(read_rows(tmp_path / "run")) == 48
+
+
+def test_a_sample_without_a_caption_is_rejected_and_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 24)
+    (source / "cat/007.txt").unlink()
+    shards, target = tmp_path / "shards", tiny.stable_diffusion(tmp_path / "target")
+    pack(PackConfig(dataset="folder", source=str(source), out=str(shards), near_duplicates=0, shard_samples=8))
+    options = {
+        "attacks": {"sima": {"timesteps": [0, 50]}},
+        "geometry": {"probes": 2},
+        "masks": {"bins": 5},
+        "max_reject_fraction": 0.1,
+    }
+    run_audit(make_config(tmp_path / "run", shards, target, **options))
+    (reject,) = RunDirectory(Location.of(tmp_path / "run")).rejects().to_pylist()
+    assert reject["sample_id"].endswith("/cat/007")
+    assert (reject["stage"], reject["reason"]) == ("condition", "no caption")
+
+    rows = read_rows(tmp_path / "run")
+    keys = {
+        side: [key.split("/", 1)[1] for key in rows.filter(pc.equal(rows["member"], side))["sample_id"].to_pylist()]
+        for side in (True, False)
+    }
+    split = split_file(tmp_path / "split.json", Split(tuple(keys[True]), tuple(keys[False])))
+    run_audit(make_config(tmp_path / "without", shards, target, **options, split=str(split)))
+    without = read_rows(tmp_path / "without")
+    assert without["sample_id"].to_pylist() == rows["sample_id"].to_pylist()
+    assert len(rows) == 23
+    np.testing.assert_allclose(column(without, "influence"), column(rows, "influence"), rtol=0, atol=4e-3)
+    np.testing.assert_allclose(column(without, "sima"), column(rows, "sima"), rtol=2e-3)
+
+
+def test_labels_that_the_target_does_not_know_fail_the_run(tmp_path: Path, tiny_shards: Path) -> None:
+    """Its calibration set has them, too."""
+    target = tiny.dit(tmp_path / "target", classes=1)
+    with pytest.raises(RunError, match="samples were rejected, more than max_reject_fraction"):
+        run_audit(make_config(tmp_path / "run", tiny_shards, target))
+    rejects = RunDirectory(Location.of(tmp_path / "run")).rejects().to_pylist()
+    assert {(row["stage"], row["reason"]) for row in rejects} == {
+        ("condition", "the class label is not in 0 ... 0 (1)")
+    }
+
+
+def test_without_conditioning_labels_are_not_looked_at(tmp_path: Path, tiny_shards: Path) -> None:
+    target = tiny.dit(tmp_path / "target", classes=1)
+    options = {"attacks": {"sima": {"timesteps": [0, 50]}}, "conditioning": "none"}
+    results = run_audit(make_config(tmp_path / "run", tiny_shards, target, **options))
+    assert (results.members + results.heldout, results.rejected) == (48, {})
+
+
+def test_what_a_target_cannot_be_asked_is_refused_before_the_run(tmp_path: Path, tiny_shards: Path) -> None:
+    out, unet, flow = tmp_path / "run", tiny.class_unet(tmp_path / "unet"), tiny.stable_diffusion_3(tmp_path / "sd3")
+    with pytest.raises(UsageError, match="conditioning = none: a class-conditional U-Net has no null class"):
+        run_audit(make_config(out, tiny_shards, unet, conditioning="none"))
+    with pytest.raises(UsageError, match=r"attacks\.loss\.timesteps: at 999 the target sees nothing but noise"):
+        run_audit(make_config(out, tiny_shards, flow, attacks={"loss": {"timesteps": [0, 999]}}))
+    assert not out.exists()
 
 
 def split_file(path: Path, split: Split) -> Path:

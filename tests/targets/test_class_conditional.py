@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel, UNet2DModel
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 
-from ldm_scale.errors import RunError
+from ldm_scale.errors import UsageError
 from ldm_scale.targets import Target, load_target
 from tests.targets import tiny
 
@@ -50,18 +50,48 @@ def test_a_dit_is_given_the_classes_and_its_sigma_is_left_out(tmp_path: Path, na
     assert (found - sigma).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("make", [tiny.class_unet, tiny.dit])
+@pytest.mark.parametrize("t", [0, 640])
+def test_a_conditional_unet_without_cross_attention_is_given_the_classes(tmp_path: Path, t: int) -> None:
+    folder = tiny.class_conditional_unet(tmp_path)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", low_cpu_mem_usage=False).eval()
+    text = torch.randn(3, 2, 1280)  # which it must not look at
+    with torch.no_grad():
+        expected = unet(latents(), torch.tensor(t), text, class_labels=torch.tensor(LABELS)).sample
+    torch.testing.assert_close(predict(load_target(str(folder), "cpu"), LABELS, t), expected)
+
+
+MAKERS = [tiny.class_unet, tiny.class_conditional_unet, tiny.dit]
+
+
+@pytest.mark.parametrize("make", MAKERS)
 def test_another_class_gives_another_prediction(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     target = load_target(str(make(tmp_path)), "cpu")
     differs = (predict(target, [3, 0, 3], 50) - predict(target, [3, 1, 3], 50)).flatten(1).abs().amax(1) > 1e-4
     assert differs.tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("make", [tiny.class_unet, tiny.dit])
-@pytest.mark.parametrize("labels", [[0, None, None], [0, 5, -1]])
-def test_samples_without_a_known_class_are_counted(
-    tmp_path: Path, make: Callable[[Path], Path], labels: list[int | None]
-) -> None:
+@pytest.mark.parametrize("make", MAKERS)
+def test_samples_without_a_known_class_are_refused(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     target = load_target(str(make(tmp_path)), "cpu")
-    with pytest.raises(RunError, match=r"2 of 3 samples have no class label in 0 \.\.\. 4"):
-        target.condition([None] * 3, labels)
+    assert [target.refusal(None, label) for label in (0, 4, None, 5, -1)] == [
+        None,
+        None,
+        "no class label",
+        "the class label is not in 0 ... 4 (5)",
+        "the class label is not in 0 ... 4 (-1)",
+    ]
+
+
+def test_a_dits_null_class_is_the_embedding_after_the_last(tmp_path: Path) -> None:
+    """The one that diffusers' label embedding puts in place of a dropped label."""
+    folder = tiny.dit(tmp_path)
+    transformer = DiTTransformer2DModel.from_pretrained(folder / "transformer", low_cpu_mem_usage=False).eval()
+    embedder = transformer.transformer_blocks[0].norm1.emb.class_embedder
+    dropped = embedder.token_drop(torch.tensor(LABELS), force_drop_ids=torch.ones(3))
+    assert load_target(str(folder), "cpu").condition([None] * 3, [None] * 3).tolist() == dropped.tolist()
+
+
+@pytest.mark.parametrize("make", MAKERS[:2])
+def test_a_unet_has_no_null_class(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    with pytest.raises(UsageError, match="conditioning = none: a class-conditional U-Net has no null class"):
+        load_target(str(make(tmp_path)), "cpu").condition([None], [None])

@@ -5,9 +5,14 @@ import pickle
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
-from diffusers import UNet2DModel
+import torch
+import transformers
+from diffusers import FluxTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from ldm_scale.errors import UsageError
 from ldm_scale.targets import load_target, target_digest
@@ -53,9 +58,9 @@ def change(path: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
-        ({"_class_name": "FluxTransformer2DModel"}, "FluxTransformer2DModel"),
+        ({"_class_name": "PixArtTransformer2DModel"}, "PixArtTransformer2DModel"),
         ({"_class_name": "Transformer2DModel", "norm_type": "ada_norm_single"}, "Transformer2DModel"),
-        ({"_class_name": "UNet2DConditionModel", "addition_embed_type": "text_time"}, "UNet2DConditionModel"),
+        ({"_class_name": "UNet2DConditionModel", "addition_embed_type": "image"}, "UNet2DConditionModel"),
         ({"class_embed_type": "timestep"}, "UNet2DModel"),
     ],
 )
@@ -72,7 +77,26 @@ def test_an_autoencoder_of_another_class_is_named(copy: Path) -> None:
     refused(copy, "is a AutoencoderDC; supported are AutoencoderKL, VQModel")
 
 
-@pytest.mark.parametrize("changes", [{"prediction_type": "sample"}, {"_class_name": "FlowMatchEulerDiscreteScheduler"}])
+def test_an_autoencoder_with_a_scale_for_each_channel_is_named(copy: Path) -> None:
+    change(copy / "vqvae/config.json", latents_mean=[0.0] * 4)
+    refused(copy, "vqvae scales its latents by channel, which is not supported")
+
+
+@pytest.mark.parametrize("kinds", [("CrossAttnDownBlock2D", None), ("DownBlock2D", "UNetMidBlock2DCrossAttn")])
+def test_a_unet_of_classes_and_text_is_named(tmp_path: Path, kinds: tuple[str, str | None]) -> None:
+    folder = tiny.class_conditional_unet(tmp_path)
+    change(folder / "unet/config.json", down_block_types=[kinds[0], "DownBlock2D"], mid_block_type=kinds[1])
+    refused(folder, "is a UNet2DConditionModel of LDMPipeline; supported are unconditional")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prediction_type": "sample"},
+        {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+        {"_class_name": "EDMDPMSolverMultistepScheduler"},
+    ],
+)
 def test_a_schedule_that_predicts_no_noise_is_named(copy: Path, changes: dict[str, object]) -> None:
     change(copy / "scheduler/scheduler_config.json", **changes)
     refused(copy, "supported are epsilon and v_prediction")
@@ -82,6 +106,88 @@ def test_a_denoiser_of_more_than_the_latent_is_named(copy: Path) -> None:
     blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
     UNet2DModel(**tiny.UNET | blocks | {"in_channels": 9}).save_pretrained(copy / "unet")
     refused(copy, "denoiser takes 9 channels and its autoencoder's latents have 4")
+
+
+def test_flow_matching_needs_its_own_schedule(tmp_path: Path) -> None:
+    folder = tiny.flux(tmp_path)
+    change(folder / "scheduler/scheduler_config.json", _class_name="DDPMScheduler")
+    refused(folder, "is a DDPMScheduler; supported is FlowMatchEulerDiscreteScheduler")
+
+
+def test_a_packed_denoiser_of_more_than_the_latent_is_named(tmp_path: Path) -> None:
+    folder = tiny.flux(tmp_path)
+    FluxTransformer2DModel(**tiny.FLUX | {"in_channels": 32}).save_pretrained(folder / "transformer")
+    refused(folder, "takes 32 channels and its autoencoder's latents have 4, 16 when packed")
+
+
+@pytest.mark.parametrize(("component", "what"), [("tokenizer_3", "tokenizer"), ("text_encoder_2", "text encoder")])
+def test_a_missing_part_of_several_texts_is_named(tmp_path: Path, component: str, what: str) -> None:
+    folder = tiny.stable_diffusion_3(tmp_path)
+    shutil.rmtree(folder / component)
+    refused(folder, f"has no {what}: {component}/")
+
+
+def noise_of(folder: Path) -> torch.Tensor:
+    z = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    target = load_target(str(folder), "cpu")
+    return target.predict_noise(z, 100, target.condition(["a cat"], [None]))
+
+
+MODELS = (("unet", UNet2DConditionModel), ("text_encoder", CLIPTextModel))
+
+
+def resave(folder: Path, **options: Any) -> None:
+    """Write denoiser and text encoder anew, after removing their weights."""
+    for name, kind in MODELS:
+        model = kind.from_pretrained(folder / name)
+        for path in folder.glob(f"{name}/*.safetensors"):
+            path.unlink()
+        model.save_pretrained(folder / name, **options)
+
+
+def test_weights_in_several_files_are_read(text_target: Path) -> None:
+    expected = noise_of(text_target)
+    resave(text_target, max_shard_size="4KB")
+    for name, _ in MODELS:
+        assert len(list(text_target.glob(f"{name}/*-of-*.safetensors"))) > 1
+    torch.testing.assert_close(noise_of(text_target), expected)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": "4KB"}])
+def test_half_precision_is_read_where_there_is_no_other(text_target: Path, options: dict[str, str]) -> None:
+    expected = noise_of(text_target)
+    resave(text_target, variant="fp16", **options)
+    for name, _ in MODELS:
+        assert all(".fp16" in path.name for path in text_target.glob(f"{name}/*.safetensors"))
+    torch.testing.assert_close(noise_of(text_target), expected)
+
+
+def test_full_precision_is_read_where_there_are_both(text_target: Path) -> None:
+    expected = noise_of(text_target)
+    for name, _ in MODELS:
+        for path in list(text_target.glob(f"{name}/*.safetensors")):
+            zeros = {key: torch.zeros_like(value) for key, value in load_file(path).items()}
+            save_file(zeros, path.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
+    torch.testing.assert_close(noise_of(text_target), expected)
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [("unet/diffusion_pytorch_model", "conv_in.bias"), ("text_encoder/model", "embeddings.position_embedding.weight")],
+)
+def test_missing_weights_are_not_made_up(text_target: Path, part: str, name: str) -> None:
+    path = text_target / f"{part}.safetensors"
+    weights = load_file(path)
+    (key,) = [key for key in weights if key.endswith(name)]
+    del weights[key]
+    save_file(weights, path, metadata={"format": "pt"})
+    refused(text_target, f"1 weights are not in its files, the first is {key}")
+
+
+def test_loading_shows_no_bars(text_target: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    transformers.logging.enable_progress_bar()
+    load_target(str(text_target), "cpu")
+    assert "Loading" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("component", "what"), [("tokenizer", "tokenizer"), ("text_encoder", "text encoder")])

@@ -36,6 +36,11 @@ def test_captions_are_padded_and_embedded(tmp_path: Path, pad: str, number: int)
     assert not found.requires_grad
 
 
+def test_only_no_caption_is_refused(tmp_path: Path) -> None:
+    target = load_target(str(tiny.stable_diffusion(tmp_path)), "cpu")
+    assert [target.refusal(caption, None) for caption in ("a cat", "", None)] == [None, None, "no caption"]
+
+
 def test_a_long_caption_is_cut(tmp_path: Path) -> None:
     folder = tiny.stable_diffusion(tmp_path)
     cut = torch.tensor([[START, *[CAT] * (tiny.TOKENS - 2), END]])

@@ -9,14 +9,27 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DiTTransformer2DModel,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
     ModelMixin,
     PNDMScheduler,
     SchedulerMixin,
+    SD3Transformer2DModel,
     UNet2DConditionModel,
     UNet2DModel,
     VQModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 CLASSES = 5
 TOKENS = 12
@@ -27,6 +40,13 @@ KL = {
     "norm_num_groups": 2,
     "latent_channels": 4,
 }
+# Blocks of a text-conditional U-Net, and Stable Diffusion's schedule.
+ATTENDING = {
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "attention_head_dim": 2,
+}
+BETAS = (1000, 0.00085, 0.012, "scaled_linear")
 UNET = {
     "sample_size": 4,
     "in_channels": 4,
@@ -36,12 +56,28 @@ UNET = {
     "norm_num_groups": 4,
 }
 
+FLUX = {
+    "in_channels": 16,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 8,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 24,
+    "pooled_projection_dim": 8,
+    "axes_dims_rope": (2, 2, 4),
+}
 
-def save(folder: Path, name: str, scheduler: SchedulerMixin, **models: ModelMixin) -> Path:
-    """Write the components of a pipeline, each with save_pretrained."""
+
+def save(folder: Path, name: str, scheduler: SchedulerMixin, **models: ModelMixin | PreTrainedModel) -> Path:
+    """Write the components of a pipeline, each with save_pretrained, beside the tokenizers that are there."""
+    index: dict[str, object] = {"_class_name": name}
     for part, model in {**models, "scheduler": scheduler}.items():
         model.save_pretrained(folder / part)
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": name}))
+        index[part] = [type(model).__module__.split(".")[0], type(model).__name__]
+    for path in folder.glob("tokenizer*"):
+        kind = T5TokenizerFast if (path / "tokenizer.json").is_file() else CLIPTokenizer
+        index[path.name] = ["transformers", kind.__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
 
@@ -70,7 +106,21 @@ def class_unet(folder: Path, out_channels: int = 4) -> Path:
     return save(folder, "LDMPipeline", DDPMScheduler(), vae=kl(), unet=unet)
 
 
-def dit(folder: Path) -> Path:
+def class_conditional_unet(folder: Path) -> Path:
+    """The other class of U-Net, of classes and without cross-attention."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        **UNET,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2D",
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=4,
+        num_class_embeds=CLASSES,
+    )
+    return save(folder, "LDMPipeline", DDPMScheduler(), vae=kl(), unet=unet)
+
+
+def dit(folder: Path, classes: int = CLASSES) -> Path:
     torch.manual_seed(0)
     transformer = DiTTransformer2DModel(
         num_attention_heads=2,
@@ -80,7 +130,7 @@ def dit(folder: Path) -> Path:
         num_layers=2,
         norm_num_groups=2,
         sample_size=4,
-        num_embeds_ada_norm=CLASSES,
+        num_embeds_ada_norm=classes,
     )
     return save(folder, "DiTPipeline", DDIMScheduler(), vae=kl(), transformer=transformer)
 
@@ -100,28 +150,112 @@ def write_tokenizer(folder: Path, pad: str) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def stable_diffusion(folder: Path, prediction_type: str = "epsilon", pad: str = "<|endoftext|>") -> Path:
-    """Stable Diffusion 1.x; 2.x predicts v and pads with "!"."""
-    torch.manual_seed(0)
-    words = write_tokenizer(folder / "tokenizer", pad)
-    config = CLIPTextConfig(
+def clip_config(words: CLIPTokenizer, width: int, layers: int = 2) -> CLIPTextConfig:
+    return CLIPTextConfig(
         vocab_size=len(words),
-        hidden_size=8,
+        hidden_size=width,
         intermediate_size=16,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         max_position_embeddings=TOKENS,
+        projection_dim=width // 2,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
     )
+
+
+def write_t5_tokenizer(folder: Path) -> T5TokenizerFast:
+    """T5's tokenizer over the letters and two words, in JSON alone."""
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *letters, "\u2581cat", "\u2581do"]
+    vocabulary = [(piece, -float(number)) for number, piece in enumerate(pieces)]
+    tokenizer = T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=512)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def t5(words: T5TokenizerFast, width: int) -> T5EncoderModel:
+    config = T5Config(vocab_size=len(words), d_model=width, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
+    return T5EncoderModel(config)
+
+
+def stable_diffusion(folder: Path, prediction_type: str = "epsilon", pad: str = "<|endoftext|>") -> Path:
+    """Stable Diffusion 1.x; 2.x predicts v and pads with "!"."""
+    torch.manual_seed(0)
+    text_encoder = CLIPTextModel(clip_config(write_tokenizer(folder / "tokenizer", pad), 8))
+    unet = UNet2DConditionModel(**UNET, **ATTENDING, cross_attention_dim=8)
+    schedule = PNDMScheduler(*BETAS, prediction_type=prediction_type)
+    models = {"vae": kl(), "unet": unet, "text_encoder": text_encoder}
+    return save(folder, "StableDiffusionPipeline", schedule, **models)
+
+
+def stable_diffusion_xl(folder: Path) -> Path:
+    torch.manual_seed(0)
+    first = clip_config(write_tokenizer(folder / "tokenizer", "<|endoftext|>"), 8)
+    second = clip_config(write_tokenizer(folder / "tokenizer_2", "!"), 12, layers=3)
     unet = UNet2DConditionModel(
         **UNET,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=8,
-        attention_head_dim=2,
+        **ATTENDING,
+        cross_attention_dim=20,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=6 * 4 + second.projection_dim,
     )
-    schedule = PNDMScheduler(1000, 0.00085, 0.012, "scaled_linear", prediction_type=prediction_type)
-    models = {"vae": kl(), "unet": unet, "text_encoder": CLIPTextModel(config)}
-    return save(folder, "StableDiffusionPipeline", schedule, **models)
+    models = {
+        "vae": kl(),
+        "unet": unet,
+        "text_encoder": CLIPTextModel(first),
+        "text_encoder_2": CLIPTextModelWithProjection(second),
+    }
+    return save(folder, "StableDiffusionXLPipeline", EulerDiscreteScheduler(*BETAS), **models)
+
+
+def flow_kl() -> AutoencoderKL:
+    """An autoencoder as SD3 and FLUX have it: with a shift, without convolutions about the latent."""
+    options = {"shift_factor": 0.06, "use_quant_conv": False, "use_post_quant_conv": False, "sample_size": 16}
+    return AutoencoderKL(**KL, scaling_factor=1.3, **options)
+
+
+def stable_diffusion_3(folder: Path, with_t5: bool = True) -> Path:
+    torch.manual_seed(0)
+    first = clip_config(write_tokenizer(folder / "tokenizer", "<|endoftext|>"), 8)
+    second = clip_config(write_tokenizer(folder / "tokenizer_2", "!"), 12, layers=3)
+    transformer = SD3Transformer2DModel(
+        sample_size=4,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=24,
+        caption_projection_dim=16,
+        pooled_projection_dim=first.projection_dim + second.projection_dim,
+        pos_embed_max_size=6,
+    )
+    models = {
+        "vae": flow_kl(),
+        "transformer": transformer,
+        "text_encoder": CLIPTextModelWithProjection(first),
+        "text_encoder_2": CLIPTextModelWithProjection(second),
+    }
+    if with_t5:
+        models["text_encoder_3"] = t5(write_t5_tokenizer(folder / "tokenizer_3"), 24)
+    return save(folder, "StableDiffusion3Pipeline", FlowMatchEulerDiscreteScheduler(shift=3.0), **models)
+
+
+def flux(folder: Path, guidance_embeds: bool = True) -> Path:
+    """FLUX.1 dev, or schnell, which has no guidance and no dynamic shift."""
+    torch.manual_seed(0)
+    clip = clip_config(write_tokenizer(folder / "tokenizer", "<|endoftext|>"), 8)
+    transformer = FluxTransformer2DModel(**FLUX, guidance_embeds=guidance_embeds)
+    models = {
+        "vae": flow_kl(),
+        "transformer": transformer,
+        "text_encoder": CLIPTextModel(clip),
+        "text_encoder_2": t5(write_t5_tokenizer(folder / "tokenizer_2"), 24),
+    }
+    schedule = FlowMatchEulerDiscreteScheduler(
+        shift=3.0 if guidance_embeds else 1.0, use_dynamic_shifting=guidance_embeds
+    )
+    return save(folder, "FluxPipeline", schedule, **models)

@@ -1,0 +1,66 @@
+"""How noisy each training timestep is, and how a network's output becomes a prediction of the noise."""
+
+from collections.abc import Callable
+
+import numpy as np
+from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm_scale.targets.base import to_noise
+
+# A denoiser of one condition: (x, the number it is told for the time) -> output.
+Network = Callable[[Tensor, int | float], Tensor]
+
+
+class NoiseSchedule:
+    """Diffusion: x_t = sqrt(abar_t) z + sqrt(1 - abar_t) e, and a network that predicts e or v."""
+
+    def __init__(self, scheduler: SchedulerMixin) -> None:
+        self.alphas_cumprod: Float[Tensor, " steps"] = scheduler.alphas_cumprod
+        self._prediction_type = str(scheduler.config.prediction_type)
+
+    def predict_noise(self, network: Network, x: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
+        """eps(x_t, t)."""
+        return to_noise(network(x, t), x, self.alphas_cumprod[t].item(), self._prediction_type)
+
+
+def dynamic_shift(tokens: int, scheduler: FlowMatchEulerDiscreteScheduler) -> float:
+    """mu, the log of the shift of images of so many tokens: linear between two lengths, as FLUX's pipeline has it."""
+    low, high = scheduler.config.base_image_seq_len, scheduler.config.max_image_seq_len
+    base, most = scheduler.config.base_shift or 0.5, scheduler.config.max_shift or 1.15
+    return base + (most - base) * (tokens - low) / (high - low)
+
+
+class FlowSchedule:
+    """Rectified flow (Liu et al. 2023; SD3, Esser et al. 2024): x_sigma = (1 - sigma) z + sigma e, v = e - z.
+
+    Hence e = x_sigma + (1 - sigma) v. Attacks speak of variance-preserving diffusion, which differs by a factor:
+    with abar_t = (1 - sigma_t)^2 / ((1 - sigma_t)^2 + sigma_t^2),
+    x_sigma = x_t sqrt((1 - sigma_t)^2 + sigma_t^2). sigma_t are the sampler's own for as many steps as there are
+    training timesteps, its shift (and the dynamic one of an image of so many tokens) included; t counts upwards
+    from the least noise. The network is told sigma_t times the number of training timesteps. float64, for 1 - abar_t
+    of small t.
+    """
+
+    def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, tokens: int) -> None:
+        self._steps = int(scheduler.config.num_train_timesteps)
+        evenly = np.linspace(1, 1 / self._steps, self._steps)
+        # mu is ignored where the shift is static; the last sigma is the 0 after the last step.
+        scheduler.set_timesteps(sigmas=evenly, mu=dynamic_shift(tokens, scheduler))
+        self.sigmas: Float[Tensor, " steps"] = scheduler.sigmas[:-1].flip(0).double()
+        signal, noise = (1 - self.sigmas) ** 2, self.sigmas**2
+        self.alphas_cumprod: Float[Tensor, " steps"] = signal / (signal + noise)
+
+    def predict_noise(self, network: Network, x: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
+        """eps(x_t, t)."""
+        sigma = self.sigmas[t].item()
+        scaled = x * ((1 - sigma) ** 2 + sigma**2) ** 0.5
+        return scaled + (1 - sigma) * network(scaled, sigma * self._steps)
+
+
+def make_schedule(scheduler: SchedulerMixin, tokens: int) -> NoiseSchedule | FlowSchedule:
+    """The schedule of diffusers' sampler, for images of so many tokens."""
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return FlowSchedule(scheduler, tokens)
+    return NoiseSchedule(scheduler)

@@ -1,0 +1,51 @@
+"""Text to embeddings: a tokenizer with its encoder, and what all text-conditional targets have in common."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, VQModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ldm_scale.targets.autoencoder import freeze
+from ldm_scale.targets.latent_diffusion import LatentDiffusion
+
+
+class TextEncoder:
+    """A tokenizer and the encoder of its tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+        self._tokenizer = tokenizer
+        self.model = freeze(model)
+
+    def __call__(self, captions: Sequence[str | None], length: int | None = None, hidden: bool = False) -> Any:
+        """The encoder's output, with all hidden states if asked, for captions padded and cut to a number of tokens.
+
+        That number is the tokenizer's own by default. No caption is the empty prompt.
+        """
+        tokens = self._tokenizer(
+            [caption or "" for caption in captions],
+            padding="max_length",
+            max_length=length or self._tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        return self.model(tokens.input_ids.to(self.model.device), output_hidden_states=hidden)
+
+
+class TextConditionalTarget(LatentDiffusion):
+    """A target with text encoders, in the order of diffusers' pipeline; None for an optional one that is not there."""
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderKL | VQModel,
+        denoiser: ModelMixin,
+        schedule: SchedulerMixin,
+        *texts: TextEncoder | None,
+        size: int | None = None,
+    ) -> None:
+        super().__init__(autoencoder, denoiser, schedule, size=size)
+        # Any: a family knows which of them may be None.
+        self._texts: tuple[Any, ...] = texts
+
+    def refusal(self, caption: str | None, label: int | None) -> str | None:
+        return "no caption" if caption is None else None
