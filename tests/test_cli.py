@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from ldm_scale import cli
-from ldm_scale.cli import main, run_job, run_training_job
+from ldm_scale.cli import main, run_job
 from ldm_scale.config import AuditConfig
 from ldm_scale.data.shards import read_manifest
 from ldm_scale.errors import RunError
@@ -360,15 +360,15 @@ def test_a_job_is_a_recipe_under_the_flags_of_audit(
     assert "masks.bins = 5000 is more than the latent's" in capsys.readouterr().err
 
 
-def test_a_training_job_checks_recipe_and_flags_before_it_starts_ray(
+def test_training_is_checked_before_it_starts_ray(
     tmp_path: Path, tiny_shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = {"preset": "lora", "out": str(tmp_path / "out"), "shards": "gone"}
-    assert run_training_job("A job.", recipe, []) == 2
+    command = ["train", "--preset", "lora", "--out", str(tmp_path / "out"), "--shards"]
+    assert main([*command, "gone"]) == 2
     assert "preset lora: give base\n" in capsys.readouterr().err
-    assert run_training_job("A job.", recipe, ["--base", "nowhere"]) == 2
+    assert main([*command, "gone", "--base", "nowhere"]) == 2
     assert "gone does not exist" in capsys.readouterr().err
-    assert run_training_job("A job.", recipe, ["--base", "nowhere", "--shards", str(tiny_shards)]) == 2
+    assert main([*command, str(tiny_shards), "--base", "nowhere"]) == 2
     assert "base: nowhere is not a local folder" in capsys.readouterr().err
 
 

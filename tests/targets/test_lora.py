@@ -17,6 +17,7 @@ from ldm_scale.errors import UsageError
 from ldm_scale.targets import load_target
 from ldm_scale.targets.lora import Lora, find_weights
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
+from ldm_scale.targets.text import TextEncoder
 from tests.targets import tiny
 
 RANK, ALPHA = 2, 3.0
@@ -84,8 +85,7 @@ def merged_by_hand(target: Path, weights: Weights, factor: float) -> StableDiffu
         AutoencoderKL.from_pretrained(target / "vae"),
         models["unet"],
         DDPMScheduler.from_pretrained(target / "scheduler"),
-        CLIPTokenizer.from_pretrained(target / "tokenizer"),
-        models["text_encoder"],
+        TextEncoder(CLIPTokenizer.from_pretrained(target / "tokenizer"), models["text_encoder"]),
     )
 
 
@@ -107,7 +107,7 @@ def test_the_formula_by_hand_gives_the_same_target(
     weights = make_weights(target)
     file = write(tmp_path / "lora.safetensors", weights)
     expected = merged_by_hand(target, weights, scale * alpha / RANK)
-    found = load_target(target, "cpu", Lora(file, scale))
+    found = load_target(target, "cpu", lora=Lora(file, scale))
     assert_same(found, expected)
     # Of another size than rounding: the base model is another one, in its text and in its noise.
     for changed, base in zip(outputs(expected), outputs(load_target(target, "cpu")), strict=True):
@@ -116,10 +116,9 @@ def test_the_formula_by_hand_gives_the_same_target(
 
 def test_fused_models_have_the_parameters_of_the_base(target: Path, tmp_path: Path) -> None:
     file = diffusers_file(tmp_path / "lora.safetensors", make_weights(target))
-    found, base = load_target(target, "cpu", Lora(file, 1.0)), load_target(target, "cpu")
-    for part in ("_denoiser", "_text_encoder"):
-        fused = getattr(found, part)
-        assert [name for name, _ in fused.named_parameters()] == [n for n, _ in getattr(base, part).named_parameters()]
+    found, base = load_target(target, "cpu", lora=Lora(file, 1.0)), load_target(target, "cpu")
+    for fused, plain in ((found._denoiser, base._denoiser), (found._texts[0].model, base._texts[0].model)):
+        assert [name for name, _ in fused.named_parameters()] == [name for name, _ in plain.named_parameters()]
         assert not any(weight.requires_grad for weight in fused.parameters())
         assert not fused.training
 
@@ -127,14 +126,14 @@ def test_fused_models_have_the_parameters_of_the_base(target: Path, tmp_path: Pa
 def test_scale_zero_is_the_base(target: Path, tmp_path: Path) -> None:
     file = kohya_file(tmp_path / "lora.safetensors", make_weights(target))
     torch.testing.assert_close(
-        outputs(load_target(target, "cpu", Lora(file, 0.0))), outputs(load_target(target, "cpu")), rtol=0, atol=0
+        outputs(load_target(target, "cpu", lora=Lora(file, 0.0))), outputs(load_target(target, "cpu")), rtol=0, atol=0
     )
 
 
 def test_a_lora_of_one_model_leaves_the_other(target: Path, tmp_path: Path) -> None:
     weights = make_weights(target, text=())
     file = diffusers_file(tmp_path / "lora.safetensors", weights)
-    assert_same(load_target(target, "cpu", Lora(file, 1.0)), merged_by_hand(target, weights, 1.0))
+    assert_same(load_target(target, "cpu", lora=Lora(file, 1.0)), merged_by_hand(target, weights, 1.0))
 
 
 def test_a_lora_as_diffusers_saves_it_keeps_its_alpha(target: Path, tmp_path: Path) -> None:
@@ -154,13 +153,13 @@ def test_a_lora_as_diffusers_saves_it_keeps_its_alpha(target: Path, tmp_path: Pa
         if ".lora_A" in name
     }
     assert weights
-    found = load_target(target, "cpu", Lora(find_weights(tmp_path), 1.0))
+    found = load_target(target, "cpu", lora=Lora(find_weights(tmp_path), 1.0))
     assert_same(found, merged_by_hand(target, weights, 5 / RANK))
 
 
 def refused(target: Path, file: Path, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)) as caught:
-        load_target(target, "cpu", Lora(file, 1.0))
+        load_target(target, "cpu", lora=Lora(file, 1.0))
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
 
