@@ -120,7 +120,7 @@ def test_stable_diffusion_on_captions(
         assert predicts(str(out), captions=["cat", "dog"])
     else:
         layers = StableDiffusionPipeline.lora_state_dict(out, local_files_only=True)[0]
-        sides = [weight for name, weight in layers.items() if ".lora_B." in name]
+        sides = [weight for name, weight in layers.items() if ".lora.up." in name or ".lora_B." in name]
         # B starts at zero.
         assert sides
         assert all(weight.abs().max() > 0 for weight in sides)
