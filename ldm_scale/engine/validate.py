@@ -1,5 +1,6 @@
 """Check shards and a target before anything is audited: Ray reads the shards, the target runs on one CPU."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from ldm_scale.storage import Location
 from ldm_scale.targets import fetch_weights
 from ldm_scale.targets.trial import Trial, try_target
 
-# Images of the first shard that the target is tried on.
+# The first images, on which the target is tried.
 TRIED = 8
 
 
@@ -80,18 +81,15 @@ def _split_problems(config: ValidateConfig, found: Inspection) -> Iterator[str]:
         yield f"{config.split}: {len(doubled)} keys are in more than one shard, the first is {doubled[0]!r}"
 
 
-def _first_images(folder: Location, manifest: Manifest, images: ImageConfig) -> Iterator[Sample]:
-    """The first samples of the first shard whose images can be decoded."""
-    taken = 0
-    for sample in read_shard(folder, manifest.shards[0]):
-        try:
-            open_image(sample.image, images.max_pixels)
-        except BadImage:
-            continue
-        yield sample
-        taken += 1
-        if taken == TRIED:
-            return
+def _good_samples(folder: Location, manifest: Manifest, images: ImageConfig) -> Iterator[Sample]:
+    """The samples, in order, whose images can be decoded."""
+    for shard in manifest.shards:
+        for sample in read_shard(folder, shard):
+            try:
+                open_image(sample.image, images.max_pixels)
+            except BadImage:
+                continue
+            yield sample
 
 
 def _try(config: ValidateConfig, samples: list[Sample]) -> Trial:
@@ -124,13 +122,12 @@ def run_validation(config: ValidateConfig) -> Validation:
         problems += (f"{problem} ({count}; the first: {first})" for problem, (count, first) in found.problems.items())
         problems += _split_problems(config, found)
         if not found.problems:
-            samples = list(_first_images(folder, manifest, config.images))
+            samples = list(itertools.islice(_good_samples(folder, manifest, config.images), TRIED))
     if config.target is not None:
         trial = _try(config, samples)
         facts += trial.facts
         problems += trial.problems
-        problems += (
-            f"{config.target} cannot take {count} samples: {reason}"
-            for reason, count in trial.refused(found.conditions).items()
-        )
+        if refused := trial.refused(found.conditions):
+            reason = refused.most_common(1)[0][0]
+            problems.append(f"{config.target} cannot take {refused.total()} samples, most often because of {reason}")
     return Validation(tuple(facts), tuple(problems))

@@ -37,7 +37,7 @@ class ClassConditionalTarget(LatentDiffusion):
         if label is None:
             return "no class label"
         if not 0 <= label < self._classes:
-            return f"the class label is not in 0 ... {self._classes - 1} ({label})"
+            return f"a class label {label}, which is not in 0 ... {self._classes - 1}"
         return None
 
     def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Int[Tensor, " n"]:

@@ -40,7 +40,7 @@ ATTACKS: dict[str, dict[str, object]] = {
 }
 
 
-def make_config(out: Path, shards: Path, target: Path, **changes: object) -> AuditConfig:
+def make_config(out: Path, shards: Path | str, target: Path | str, **changes: object) -> AuditConfig:
     values: dict[str, object] = {
         "out": str(out),
         "shards": str(shards),
@@ -259,7 +259,7 @@ def test_labels_that_the_target_does_not_know_fail_the_run(tmp_path: Path, tiny_
         run_audit(make_config(tmp_path / "run", tiny_shards, target))
     rejects = RunDirectory(Location.of(tmp_path / "run")).rejects().to_pylist()
     assert {(row["stage"], row["reason"]) for row in rejects} == {
-        ("condition", "the class label is not in 0 ... 0 (1)")
+        ("condition", "a class label 1, which is not in 0 ... 0")
     }
 
 
@@ -329,7 +329,7 @@ def test_a_target_on_s3_gives_the_rows_of_the_local_one(
     tmp_path: Path, tiny_shards: Path, tiny_target: Path, bucket: str, undisturbed: Path
 ) -> None:
     address = upload(tiny_target, f"{bucket}/target")
-    run_audit(make_config(tmp_path / "run", tiny_shards, Path("unused"), target=address))
+    run_audit(make_config(tmp_path / "run", tiny_shards, address))
     assert_same_rows(read_rows(tmp_path / "run"), read_rows(undisturbed))
     records = [RunDirectory(Location.of(out)).read_record() for out in (tmp_path / "run", undisturbed)]
     assert records[0].fingerprint == records[1].fingerprint

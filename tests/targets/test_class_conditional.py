@@ -77,8 +77,8 @@ def test_samples_without_a_known_class_are_refused(tmp_path: Path, make: Callabl
         None,
         None,
         "no class label",
-        "the class label is not in 0 ... 4 (5)",
-        "the class label is not in 0 ... 4 (-1)",
+        "a class label 5, which is not in 0 ... 4",
+        "a class label -1, which is not in 0 ... 4",
     ]
 
 
