@@ -33,7 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # About 80,000 members (half of the training images): 40,000 and 320,000 steps.
     "celeba": {
         "size": 64,
-        "images": {"crop": 140},
+        "images": {"crop": 140, "filter": "bilinear"},
         "autoencoder": {
             "channels": (64, 128, 256),
             "layers": 2,
