@@ -219,7 +219,7 @@ class AutoencoderConfig(StageConfig):
     """the KL autoencoder: trained first, or taken as it is."""
 
     pretrained: str | None = Field(
-        None, description="folder of a frozen AutoencoderKL to use instead, e.g. sd-vae-ft-mse"
+        None, description="frozen AutoencoderKL to use instead: folder, s3:// or hub id (stabilityai/sd-vae-ft-mse)"
     )
     channels: Integers = Field((16, 16, 32), description="channels, one a resolution; the first is the image's")
     layers: int = Field(1, gt=0, description="residual blocks a resolution")
@@ -250,7 +250,7 @@ class TrainConfig(Config):
     shards: str = Field(description="shard folder with manifest.json; only its members are used")
     out: str = Field(description="new target folder, local or s3://; the same command again resumes")
     base: str | None = Field(
-        None, description="Stable Diffusion folder whose U-Net is fine-tuned on captions, instead of training anew"
+        None, description="Stable Diffusion whose U-Net is fine-tuned on captions: folder, s3:// or hub id[@revision]"
     )
     lora_rank: int | None = Field(None, gt=0, description="train LoRA weights of this rank on the base's attention")
     seed: int = Field(0, ge=0, description="seed of initial weights, order and noise")

@@ -369,7 +369,7 @@ def test_training_is_checked_before_it_starts_ray(
     assert main([*command, "gone", "--base", "nowhere"]) == 2
     assert "gone does not exist" in capsys.readouterr().err
     assert main([*command, str(tiny_shards), "--base", "nowhere"]) == 2
-    assert "base: nowhere is not a local folder" in capsys.readouterr().err
+    assert "nowhere does not exist; give a local path" in capsys.readouterr().err
 
 
 def test_a_job_with_a_stray_option_names_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,6 +58,10 @@ def _half_precision(names: Collection[str]) -> tuple[str, ...]:
     return tuple(f"{part}/{HALF}" for part in bare)
 
 
+def _any_half(names: Collection[str]) -> tuple[str, ...]:
+    return () if any(name.endswith(".safetensors") for name in names) else (HALF,)
+
+
 def _any_weights(names: Collection[str]) -> tuple[str, ...]:
     return () if names else ("*.safetensors",)
 
@@ -68,6 +72,10 @@ TARGET = Kind(
     2,
     ("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in READ)),
     _half_precision,
+)
+# An autoencoder by itself, its files not below a folder of a target.
+AUTOENCODER = Kind(
+    "autoencoder", "folder", 1, ("config.json", *(pattern for pattern in READ if "diffusion" in pattern)), _any_half
 )
 LORA = Kind("lora", "file or folder", 1, (LORA_WEIGHTS,), _any_weights)
 

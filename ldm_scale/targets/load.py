@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin, VQModel
 
@@ -57,7 +58,7 @@ def _read_config(path: Path, key: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
         config[key]
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is not a configuration of diffusers or transformers: it has no {key}") from None
     return config
 
@@ -94,7 +95,8 @@ def _find_text(folder: Path, text: Text) -> tuple[Path, Path] | None:
     )
 
 
-def _load(component: Path, kind: Any, what: str, **options: Any) -> Any:
+def load_component(component: Path, kind: Any, what: str, **options: Any) -> Any:
+    """A component of a class that has from_pretrained, from its local folder; UsageError where that fails."""
     try:
         return kind.from_pretrained(component, local_files_only=True, **options)
     except Exception as error:
@@ -102,11 +104,15 @@ def _load(component: Path, kind: Any, what: str, **options: Any) -> Any:
         raise UsageError(f"target {what} {component} cannot be loaded: {one_line(error)}") from error
 
 
-def _load_model(component: Path, kind: Any, what: str, device: str) -> Any:
+def load_model(component: Path, kind: Any, what: str, device: str | torch.device) -> Any:
+    """A model in float32 on a device, every weight of it from the safetensors of its local folder.
+
+    Raises UsageError where there are none, or not those of this class.
+    """
     weights = [path.name for path in component.glob("*.safetensors")]
     if not weights:
         raise UsageError(f"target {what} {component} has no .safetensors file; other weight formats are not read")
-    model, found = _load(
+    model, found = load_component(
         component,
         kind,
         what,
@@ -124,14 +130,15 @@ def _load_model(component: Path, kind: Any, what: str, device: str) -> Any:
     return model.float().to(device)
 
 
-def _load_autoencoder(component: Path, device: str) -> AutoencoderKL | VQModel:
+def load_autoencoder(component: Path, device: str | torch.device) -> AutoencoderKL | VQModel:
+    """The autoencoder of a local folder; raises UsageError where that holds none that is supported."""
     config = _read_config(component / "config.json", "_class_name")
     name = config["_class_name"]
     if config.get("latents_mean") is not None:
         raise UsageError(f"target autoencoder {component} scales its latents by channel, which is not supported")
     if name not in AUTOENCODER_KINDS:
         raise UsageError(f"target autoencoder {component} is a {name}; supported are {', '.join(AUTOENCODER_KINDS)}")
-    return _load_model(component, AUTOENCODER_KINDS[name], "autoencoder", device)
+    return load_model(component, AUTOENCODER_KINDS[name], "autoencoder", device)
 
 
 def _load_schedule(component: Path, flow: bool) -> SchedulerMixin:
@@ -140,8 +147,8 @@ def _load_schedule(component: Path, flow: bool) -> SchedulerMixin:
     if flow:
         if name != FLOW_SCHEDULER.__name__:
             raise UsageError(f"target scheduler {component} is a {name}; supported is {FLOW_SCHEDULER.__name__}")
-        return _load(component, FLOW_SCHEDULER, "scheduler")
-    schedule = _load(component, DDPMScheduler, "scheduler")
+        return load_component(component, FLOW_SCHEDULER, "scheduler")
+    schedule = load_component(component, DDPMScheduler, "scheduler")
     prediction = schedule.config.prediction_type
     if name.startswith(UNLIKE_DDPM) or prediction not in PREDICTIONS:
         raise UsageError(
@@ -158,8 +165,8 @@ def _load_text(text: Text, folders: tuple[Path, Path] | None, device: str) -> Te
     if names != [text.encoder_kind.__name__]:
         raise UsageError(f"target text encoder {encoder} is a {names}; {text.encoder_kind.__name__} is supported")
     return TextEncoder(
-        _load(tokenizer, text.tokenizer_kind, "tokenizer"),
-        _load_model(encoder, text.encoder_kind, "text encoder", device),
+        load_component(tokenizer, text.tokenizer_kind, "tokenizer"),
+        load_model(encoder, text.encoder_kind, "text encoder", device),
     )
 
 
@@ -183,9 +190,9 @@ def load_target(folder: str | Path, device: str, size: int | None = None, lora: 
     transformers.logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
     parts = _find_parts(Path(folder))
-    autoencoder = _load_autoencoder(parts.autoencoder, device)
+    autoencoder = load_autoencoder(parts.autoencoder, device)
     family = parts.family
-    denoiser = _load_model(parts.denoiser, family.denoiser, "denoiser", device)
+    denoiser = load_model(parts.denoiser, family.denoiser, "denoiser", device)
     _check_channels(autoencoder, denoiser, family.packing)
     texts = [_load_text(text, found, device) for text, found in zip(family.texts, parts.texts, strict=True)]
     if lora is not None:

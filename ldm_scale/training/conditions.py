@@ -6,9 +6,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from ldm_scale.targets.autoencoder import freeze
+from ldm_scale.targets.text import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -56,23 +55,14 @@ class ByClass:
 
 
 class ByCaption:
-    """The last hidden states of a frozen CLIP text encoder, padded and cut to its length (Rombach et al. 2022)."""
+    """The last hidden states of a frozen CLIP text encoder, as an audit takes them (Rombach et al. 2022)."""
 
-    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
-        self._tokenizer = tokenizer
-        self._text_encoder = freeze(text_encoder)
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder = encoder
 
     def lacks(self, label: int | None, caption: str | None) -> str | None:
         return None if caption and caption.strip() else "caption"
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        tokens = self._tokenizer(
-            batch.captions,
-            padding="max_length",
-            max_length=self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        states = self._text_encoder(tokens.input_ids.to(batch.images.device)).last_hidden_state
-        return {"encoder_hidden_states": states}
+        return {"encoder_hidden_states": self._encoder(batch.captions).last_hidden_state}

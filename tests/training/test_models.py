@@ -11,6 +11,7 @@ from ldm_scale.errors import UsageError
 from ldm_scale.training.models import check_base, find_sources, make_models, source_digest
 from tests.conftest import tiny_recipe
 from tests.targets import tiny
+from tests.targets.test_fetch import upload
 from tests.training.cases import CPU, models
 
 
@@ -63,10 +64,13 @@ def test_what_cannot_be_trained_is_refused_by_name(tmp_path: Path, tiny_target: 
         make_models(tiny_recipe(denoiser={"classes": True}), 0, CPU)
     with pytest.raises(UsageError, match=r"^size = 20: .* multiples of 8$"):
         make_models(tiny_recipe(size=20), 0, CPU)
-    with pytest.raises(UsageError, match=f"{tmp_path} has no .safetensors file"):
-        make_models(tiny_recipe(autoencoder={"pretrained": str(tmp_path)}), 0, CPU)
-    with pytest.raises(UsageError, match="unet holds a UNet2DModel; AutoencoderKL is wanted"):
-        make_models(tiny_recipe(autoencoder={"pretrained": str(tiny_target / "unet")}), 0, CPU)
+    for folder, message in {
+        tmp_path: r"config\.json is not a configuration",
+        tiny_target / "unet": "unet is a UNet2DModel; supported are",
+        tiny.vq_ldm(tmp_path / "vq") / "vqvae": "vqvae is a VQModel; a denoiser is trained on a KL one",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            make_models(tiny_recipe(autoencoder={"pretrained": str(folder)}), 0, CPU)
     with pytest.raises(UsageError, match="is no Stable Diffusion"):
         check_base(tiny_recipe(base=str(tiny_target)))
     base = str(tiny.stable_diffusion(tmp_path / "base"))
@@ -79,7 +83,7 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path: Path)
     tiny.kl().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"latent_channels": 3}))
-    with pytest.raises(UsageError, match=f"{tmp_path} cannot be loaded as a AutoencoderKL"):
+    with pytest.raises(UsageError, match=f"autoencoder {tmp_path} cannot be loaded"):
         make_models(tiny_recipe(autoencoder={"pretrained": str(tmp_path)}), 0, CPU)
 
 
@@ -94,5 +98,25 @@ def test_sources_become_absolute_and_have_a_digest(tmp_path: Path, monkeypatch: 
     assert digests[0] != digests[1]
     assert digests == [source_digest(config) for config in configs]
     assert source_digest(find_sources(tiny_recipe())) is None
-    with pytest.raises(UsageError, match=r"^base: gone is not a local folder$"):
+    with pytest.raises(UsageError, match=r"^base folder .*gone does not exist; give a local path, s3://"):
         find_sources(tiny_recipe(base="gone"))
+
+
+def test_sources_come_from_s3_too(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDM_SCALE_CACHE", str(tmp_path / "cache"))
+    tiny.kl().save_pretrained(tmp_path / "vae")
+    tiny.stable_diffusion(tmp_path / "base")
+    local, there = (
+        [
+            {"autoencoder": {"pretrained": f"{root}/vae"}},
+            {"base": f"{root}/base"},
+        ]
+        for root in (tmp_path, bucket)
+    )
+    for name in ("vae", "base"):
+        upload(tmp_path / name, f"{bucket}/{name}")
+    for ours, theirs in zip(local, there, strict=True):
+        assert source_digest(find_sources(tiny_recipe(**theirs))) == source_digest(find_sources(tiny_recipe(**ours)))
+        found, expected = models(**theirs), models(**ours)
+        pairs = zip(found.autoencoder.parameters(), expected.autoencoder.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
