@@ -127,8 +127,9 @@ class Auditor:
         )
 
     def _condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
-        if self._config.conditioning == "none":
-            captions, labels = [None] * len(captions), [None] * len(labels)
+        chosen = self._config.conditioning
+        if chosen != "sample":
+            captions, labels = [None] * len(captions), [None if chosen == "none" else chosen] * len(labels)
         return self._target.condition(captions, labels)
 
     def calibrate(self, pixels: UInt8[np.ndarray, "n 3 H W"], sample_ids: Sequence[str]) -> Float[np.ndarray, "n d"]:

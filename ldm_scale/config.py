@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.presets import NEEDED, PRESETS
@@ -120,8 +120,10 @@ class AuditConfig(Config):
     split: str | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
     seed: int = Field(0, description="seed of every random draw")
     latent: Literal["mode", "sample"] = Field("mode", description="the encoder's mode, or a sample of its posterior")
-    conditioning: Literal["sample", "none"] = Field(
-        "sample", description="each sample's caption or class, or none: the empty prompt, a DiT's null class"
+    conditioning: Literal["sample", "none"] | NonNegativeInt = Field(
+        "sample",
+        description="each sample's caption or class; none: the empty prompt, a DiT's null class; or the number of one "
+        "class for all: a U-Net's null class",
     )
     max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected samples than this fail the run")
     attacks: dict[str, dict[str, Any]] = Field(

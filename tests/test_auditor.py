@@ -64,6 +64,16 @@ def test_the_captions_count_unless_there_is_no_conditioning(tmp_path: Path, cond
     assert auditor.refusal(None, None) == ("no caption" if differ else None)
 
 
+def test_one_class_may_stand_for_all(tmp_path: Path) -> None:
+    """As if every sample were of that class: the null class of a U-Net that was trained with one."""
+    target = tiny.class_unet(tmp_path)
+    of_all, own = make_auditor(target, conditioning="3"), make_auditor(target)
+    found = of_all.audit(PIXELS[:2], KEYS[:2], [None] * 2, [0, None]).spectra["sima"]
+    np.testing.assert_allclose(found, own.audit(PIXELS[:2], KEYS[:2], [None] * 2, [3, 3]).spectra["sima"], rtol=1e-6)
+    assert not np.allclose(found[0], own.audit(PIXELS[:1], KEYS[:1], [None], [0]).spectra["sima"][0], rtol=1e-3)
+    assert (of_all.refusal(None, None), own.refusal(None, None)) == (None, "no class label")
+
+
 def far_from_boundaries(influence: np.ndarray, bins: int, tolerance: float) -> np.ndarray:
     """Samples no two of whose influences at a bin's edge are so near that rounding may swap them; (n,) bool."""
     ordered = np.sort(influence, axis=1)

@@ -1,50 +1,17 @@
-"""Packing on Ray: thumbnails and shards are tasks, a bounded number of them at a time."""
+"""Packing on Ray: thumbnails and shards are tasks."""
 
-import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, TypeVar
-
-import ray
+from typing import TypeVar
 
 from ldm_scale.config import PackConfig
 from ldm_scale.data.pack import pack
 from ldm_scale.data.shards import Manifest
-from ldm_scale.engine.progress import say
+from ldm_scale.engine.parallel import in_parallel
 from ldm_scale.engine.session import session
-
-# Reading waits for disks and networks, decoding does not: two tasks a CPU keep both busy.
-CPUS = 0.5
-# Seconds between two progress lines.
-EVERY = 30
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@ray.remote(num_cpus=CPUS)
-def _apply(function: Callable[[Any], Any], task: Any) -> Any:
-    return function(task)
-
-
-def _in_flight() -> int:
-    """Twice as many tasks as the cluster, as large as it is now, can run at a time: none waits for work."""
-    return 2 * max(1, int(ray.cluster_resources().get("CPU", 1) / CPUS))
-
-
-def in_parallel(function: Callable[[T], R], tasks: Sequence[T], what: str) -> Iterator[R]:
-    """Results of Ray tasks in the order of `tasks`, with a progress line now and then; needs a connected Ray."""
-    pending: deque[ray.ObjectRef] = deque()
-    waiting = iter(tasks)
-    last = time.monotonic()
-    for done in range(len(tasks)):
-        while len(pending) < _in_flight() and (task := next(waiting, None)) is not None:
-            pending.append(_apply.remote(function, task))
-        yield ray.get(pending.popleft())
-        if time.monotonic() - last > EVERY or done + 1 == len(tasks):
-            say(f"{what}: {done + 1} of {len(tasks)}")
-            last = time.monotonic()
 
 
 def run_pack(config: PackConfig) -> Manifest:

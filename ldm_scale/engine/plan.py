@@ -117,10 +117,16 @@ def _check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) 
             raise UsageError(f"attacks.{name}.timesteps: {bad[0]} is not among the target's {steps}, and is evaluated")
         if bad := [t for t in attack.evaluated if target.alphas_cumprod[t] == 0]:
             raise UsageError(f"attacks.{name}.timesteps: at {bad[0]} the target sees nothing but noise")
-    if config.conditioning == "none":
-        target.condition([None], [None])
+    _check_conditioning(config.conditioning, target)
     if config.masks.bins > dimensions:
         raise UsageError(f"masks.bins = {config.masks.bins} is more than the latent's {dimensions} dimensions")
+
+
+def _check_conditioning(conditioning: str | int, target: Target) -> None:
+    if conditioning == "none":
+        target.condition([None], [None])
+    elif isinstance(conditioning, int) and (reason := target.refusal(None, conditioning)):
+        raise UsageError(f"conditioning = {conditioning} is not a class of the target: {reason}")
 
 
 def plan_audit(inputs: Inputs) -> Plan:

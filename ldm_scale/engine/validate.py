@@ -1,17 +1,16 @@
 """Check shards and a target before anything is audited: Ray reads the shards, the target runs on one CPU."""
 
+import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import ray
-
 from ldm_scale.config import ImageConfig, ValidateConfig
 from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.inspection import Inspection, inspect_shard
-from ldm_scale.data.shards import Manifest, Sample, ShardInfo, read_manifest, read_shard
+from ldm_scale.data.shards import Manifest, Sample, read_manifest, read_shard
 from ldm_scale.data.split import HELDOUT, MEMBERS, read_split
-from ldm_scale.engine.progress import say
+from ldm_scale.engine.parallel import in_parallel
 from ldm_scale.engine.session import session
 from ldm_scale.errors import UsageError
 from ldm_scale.storage import Location
@@ -30,20 +29,20 @@ class Validation:
     problems: tuple[str, ...]
 
 
-@ray.remote(num_cpus=0.5)
-def _inspect(folder: Location, shard: ShardInfo, classes: int, share: float, seed: int, max_pixels: int) -> Inspection:
-    return inspect_shard(folder, shard, classes, share, seed, max_pixels)
-
-
 def _inspect_all(folder: Location, manifest: Manifest, config: ValidateConfig) -> Inspection:
     """Every shard, in parallel; what was found, in the manifest's order."""
-    options = (len(manifest.classes), config.decode_share, config.seed, config.images.max_pixels)
-    pending = [_inspect.remote(folder, shard, *options) for shard in manifest.shards]
+    inspect = functools.partial(
+        inspect_shard,
+        folder,
+        classes=len(manifest.classes),
+        share=config.decode_share,
+        seed=config.seed,
+        max_pixels=config.images.max_pixels,
+    )
     total = Inspection()
-    for number, reference in enumerate(pending, start=1):
-        total.add(ray.get(reference))
-        if number % max(1, len(pending) // 10) == 0:
-            say(f"{number} of {len(pending)} shards read")
+    with session():
+        for found in in_parallel(inspect, manifest.shards, "shards"):
+            total.add(found)
     return total
 
 
@@ -116,8 +115,7 @@ def run_validation(config: ValidateConfig) -> Validation:
     if config.shards is not None:
         folder = Location.of(config.shards)
         manifest = read_manifest(folder)
-        with session():
-            found = _inspect_all(folder, manifest, config)
+        found = _inspect_all(folder, manifest, config)
         facts += _describe_shards(folder, manifest, found)
         problems += (f"{problem} ({count}; the first: {first})" for problem, (count, first) in found.problems.items())
         problems += _split_problems(config, found)

@@ -46,7 +46,7 @@ class ClassConditionalTarget(LatentDiffusion):
         Raises UsageError where there is no label and the model has no null class.
         """
         if self._null is None and None in labels:
-            raise UsageError("conditioning = none: a class-conditional U-Net has no null class; only a DiT has one")
+            raise UsageError("conditioning = none: a U-Net says not which class is its null class; give its number")
         return torch.tensor([self._null if label is None else label for label in labels], device=self._device)
 
     def _denoise(

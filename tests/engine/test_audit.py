@@ -272,7 +272,7 @@ def test_without_conditioning_labels_are_not_looked_at(tmp_path: Path, tiny_shar
 
 def test_what_a_target_cannot_be_asked_is_refused_before_the_run(tmp_path: Path, tiny_shards: Path) -> None:
     out, unet, flow = tmp_path / "run", tiny.class_unet(tmp_path / "unet"), tiny.stable_diffusion_3(tmp_path / "sd3")
-    with pytest.raises(UsageError, match="conditioning = none: a class-conditional U-Net has no null class"):
+    with pytest.raises(UsageError, match="conditioning = none: a U-Net says not which class"):
         run_audit(make_config(out, tiny_shards, unet, conditioning="none"))
     with pytest.raises(UsageError, match=r"attacks\.loss\.timesteps: at 999 the target sees nothing but noise"):
         run_audit(make_config(out, tiny_shards, flow, attacks={"loss": {"timesteps": [0, 999]}}))

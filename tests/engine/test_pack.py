@@ -9,23 +9,12 @@ from ldm_scale.data.pack import pack
 from ldm_scale.data.sources import SOURCES
 from ldm_scale.data.sources.folder import read_folder
 from ldm_scale.data.sources.items import Item
-from ldm_scale.engine.pack import in_parallel, run_pack
+from ldm_scale.engine.pack import run_pack
 from ldm_scale.storage import Location, sub_locations
 from tests.conftest import make_folder
 from tests.data.test_pack import config, tree
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-def _double(number: int) -> int:
-    return 2 * number
-
-
-def test_results_come_in_the_order_of_tasks_with_a_last_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(in_parallel(_double, range(50), "numbers")) == list(range(0, 100, 2))
-    assert capsys.readouterr().out.splitlines()[-1] == "numbers: 50 of 50"
-    assert list(in_parallel(_double, [], "numbers")) == []
-    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("changes", [{"near_duplicates": 0}, {"near_duplicates": 0.02, "size": 8}])
