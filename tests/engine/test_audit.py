@@ -274,6 +274,9 @@ def test_what_a_target_cannot_be_asked_is_refused_before_the_run(tmp_path: Path,
     out, unet, flow = tmp_path / "run", tiny.class_unet(tmp_path / "unet"), tiny.stable_diffusion_3(tmp_path / "sd3")
     with pytest.raises(UsageError, match="conditioning = none: a U-Net says not which class"):
         run_audit(make_config(out, tiny_shards, unet, conditioning="none"))
+    for target, reason in ((unet, "a class label 5, which is not in 0 ... 4"), (flow, "no caption")):
+        with pytest.raises(UsageError, match=f"conditioning = 5 is not a class of the target: {reason}"):
+            run_audit(make_config(out, tiny_shards, target, conditioning=5))
     with pytest.raises(UsageError, match=r"attacks\.loss\.timesteps: at 999 the target sees nothing but noise"):
         run_audit(make_config(out, tiny_shards, flow, attacks={"loss": {"timesteps": [0, 999]}}))
     assert not out.exists()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ldm_scale.errors import UsageError
-from ldm_scale.targets import load_target
+from ldm_scale.targets import Target, load_target
 from ldm_scale.targets.lora import Lora, find_weights
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
 from ldm_scale.targets.text import TextEncoder
@@ -155,6 +155,42 @@ def test_a_lora_as_diffusers_saves_it_keeps_its_alpha(target: Path, tmp_path: Pa
     assert weights
     found = load_target(target, "cpu", lora=Lora(find_weights(tmp_path), 1.0))
     assert_same(found, merged_by_hand(target, weights, 5 / RANK))
+
+
+def linear_modules(target: Target) -> dict[str, dict[str, nn.Module]]:
+    """Attention projections of the denoiser and of the first CLIP."""
+    parts = {"text_encoder": target._texts[0].model}
+    parts["unet" if isinstance(target._denoiser, UNet2DConditionModel) else "transformer"] = target._denoiser
+    return {
+        part: {n: m for n, m in model.named_modules() if n.endswith((".to_q", ".to_v", "q_proj", ".attn.add_k_proj"))}
+        for part, model in parts.items()
+    }
+
+
+@pytest.mark.parametrize("make", [tiny.stable_diffusion_xl, tiny.stable_diffusion_3, tiny.flux])
+def test_other_families_take_a_lora_too(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    """Every projection of denoiser and first text encoder becomes W + scale B A, and nothing else changes."""
+    folder = make(tmp_path / "target")
+    base = load_target(folder, "cpu")
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        (part, name): tuple(
+            torch.randn(shape, generator=generator)
+            for shape in ((RANK, module.weight.shape[1]), (module.weight.shape[0], RANK))
+        )
+        for part, modules in linear_modules(base).items()
+        for name, module in modules.items()
+    }
+    assert len({part for part, _ in weights}) == 2
+    file = diffusers_file(tmp_path / "lora.safetensors", weights)
+    fused = load_target(folder, "cpu", lora=Lora(file, 0.5))
+    expected = {part: dict(modules) for part, modules in linear_modules(base).items()}
+    for (part, name), (a, b) in weights.items():
+        expected[part][name].weight.data += 0.5 * b @ a
+    for found, wanted in ((fused._denoiser, base._denoiser), (fused._texts[0].model, base._texts[0].model)):
+        assert found.state_dict().keys() == wanted.state_dict().keys()
+        for name, weight in wanted.state_dict().items():
+            torch.testing.assert_close(found.state_dict()[name], weight, msg=lambda text, n=name: f"{n}: {text}")
 
 
 def refused(target: Path, file: Path, message: str) -> None:
