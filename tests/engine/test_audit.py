@@ -38,6 +38,12 @@ ATTACKS: dict[str, dict[str, object]] = {
     "pfami": {"timesteps": [50, 100], "crops": [0.9, 0.7]},
     "epsilon": {"timesteps": [0, 50]},
 }
+# One attack and no calibration set, where a test asks about neither.
+BRIEF: dict[str, object] = {
+    "attacks": {"sima": {"timesteps": [0, 50]}},
+    "geometry": {"influence": "exact"},
+    "masks": {"bins": 5},
+}
 
 
 def make_config(out: Path, shards: Path | str, target: Path | str, **changes: object) -> AuditConfig:
@@ -189,7 +195,9 @@ def damaged(tmp_path: Path) -> Path:
 
 
 def test_bad_samples_are_rejected_by_name_and_the_run_goes_on(damaged: Path, tmp_path: Path, tiny_target: Path) -> None:
-    config = make_config(tmp_path / "run", damaged, tiny_target, images={"max_pixels": 1000}, max_reject_fraction=0.1)
+    config = make_config(
+        tmp_path / "run", damaged, tiny_target, **BRIEF, images={"max_pixels": 1000}, max_reject_fraction=0.1
+    )
     results = run_audit(config)
     assert results.members + results.heldout == 38
     assert sum(results.rejected.values()) == 2
@@ -202,7 +210,7 @@ def test_bad_samples_are_rejected_by_name_and_the_run_goes_on(damaged: Path, tmp
 
 def test_too_many_rejects_fail_the_run(damaged: Path, tmp_path: Path, tiny_target: Path) -> None:
     with pytest.raises(RunError, match="1 of 40 samples were rejected, more than max_reject_fraction"):
-        run_audit(make_config(tmp_path / "run", damaged, tiny_target))
+        run_audit(make_config(tmp_path / "run", damaged, tiny_target, **BRIEF))
 
 
 def test_a_truncated_shard_fails_the_run_by_name(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
@@ -210,7 +218,7 @@ def test_a_truncated_shard_fails_the_run_by_name(tmp_path: Path, tiny_shards: Pa
     victim = shards / "heldout/heldout-000001.tar"
     victim.write_bytes(victim.read_bytes()[:5000])
     with pytest.raises(RunError, match=r"heldout-000001\.tar"):
-        run_audit(make_config(tmp_path / "run", shards, tiny_target))
+        run_audit(make_config(tmp_path / "run", shards, tiny_target, **BRIEF))
 
 
 @pytest.mark.parametrize("make", [tiny.dit, tiny.stable_diffusion, tiny.stable_diffusion_3])
@@ -218,7 +226,7 @@ def test_shards_bring_the_condition_to_the_target(
     tmp_path: Path, tiny_shards: Path, make: Callable[[Path], Path]
 ) -> None:
     target = make(tmp_path / "target")
-    run_audit(make_config(tmp_path / "run", tiny_shards, target, attacks={"sima": {"timesteps": [0, 50]}}))
+    run_audit(make_config(tmp_path / "run", tiny_shards, target, **BRIEF))
     assert len(read_rows(tmp_path / "run")) == 48
 
 
@@ -227,12 +235,7 @@ def test_a_sample_without_a_caption_is_rejected_and_leaves_the_others_as_they_ar
     (source / "cat/007.txt").unlink()
     shards, target = tmp_path / "shards", tiny.stable_diffusion(tmp_path / "target")
     pack(PackConfig(dataset="folder", source=str(source), out=str(shards), near_duplicates=0, shard_samples=8))
-    options = {
-        "attacks": {"sima": {"timesteps": [0, 50]}},
-        "geometry": {"probes": 2},
-        "masks": {"bins": 5},
-        "max_reject_fraction": 0.1,
-    }
+    options = {**BRIEF, "max_reject_fraction": 0.1}
     run_audit(make_config(tmp_path / "run", shards, target, **options))
     (reject,) = RunDirectory(Location.of(tmp_path / "run")).rejects().to_pylist()
     assert reject["sample_id"].endswith("/cat/007")
@@ -265,8 +268,7 @@ def test_labels_that_the_target_does_not_know_fail_the_run(tmp_path: Path, tiny_
 
 def test_without_conditioning_labels_are_not_looked_at(tmp_path: Path, tiny_shards: Path) -> None:
     target = tiny.dit(tmp_path / "target", classes=1)
-    options = {"attacks": {"sima": {"timesteps": [0, 50]}}, "conditioning": "none"}
-    results = run_audit(make_config(tmp_path / "run", tiny_shards, target, **options))
+    results = run_audit(make_config(tmp_path / "run", tiny_shards, target, **BRIEF, conditioning="none"))
     assert (results.members + results.heldout, results.rejected) == (48, {})
 
 
@@ -293,7 +295,7 @@ def test_a_split_file_decides_who_is_a_member(tmp_path: Path, tiny_shards: Path,
     keys = [f"{'cat' if n % 2 else 'dog'}/{n:03d}" for n in range(48)]
     split = Split(tuple(keys[:10]), tuple(keys[10:22]))
     path = split_file(tmp_path / "split.json", split)
-    results = run_audit(make_config(tmp_path / "run", tiny_shards, tiny_target, split=str(path)))
+    results = run_audit(make_config(tmp_path / "run", tiny_shards, tiny_target, **BRIEF, split=str(path)))
     assert (results.members, results.heldout, results.expected) == (10, 12, 22)
     rows = read_rows(tmp_path / "run")
     members = rows.filter(rows["member"])["sample_id"].to_pylist()
@@ -303,11 +305,8 @@ def test_a_split_file_decides_who_is_a_member(tmp_path: Path, tiny_shards: Path,
 def test_a_split_file_naming_absent_keys_is_refused(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
     path = split_file(tmp_path / "split.json", Split(("dog/000", "bird/999"), ("cat/001",)))
     with pytest.raises(UsageError, match=r"1 keys absent from .*, the first is 'bird/999'"):
-        run_audit(make_config(tmp_path / "run", tiny_shards, tiny_target, split=str(path)))
+        run_audit(make_config(tmp_path / "run", tiny_shards, tiny_target, **BRIEF, split=str(path)))
     assert not (tmp_path / "run").exists()
-
-
-BRIEF = {"attacks": {"sima": {"timesteps": [0, 50]}}, "geometry": {"influence": "exact"}, "masks": {"bins": 5}}
 
 
 def test_a_lora_is_another_target_and_is_recorded(tmp_path: Path, tiny_shards: Path) -> None:
