@@ -22,7 +22,7 @@ benchmark: $(STAMP)
 test: $(STAMP) lint
 	$(BIN)/pytest
 
-## Checks that train and audit at full size (a quarter of an hour and more).
+## Checks that train and audit at full size, and more jobs and faults (twenty minutes and more).
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
 

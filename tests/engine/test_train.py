@@ -178,6 +178,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_on_s3(
     assert record(fetched)["resumed"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_killed_driver_goes_on_with_the_same_command(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

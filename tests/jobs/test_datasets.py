@@ -59,7 +59,11 @@ def cluster(checkout: Path, place: Path) -> Iterator[dict[str, str]]:
         yield environment
 
 
-@pytest.mark.parametrize("name", ROWS)
+# One of each kind of target with every run of the tests; the others, half a minute each, with the slow ones.
+QUICK = ("cifar10", "imagenet", "pokemon")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ROWS])
 def test_a_submitted_job_audits_the_row(name: str, cluster: dict[str, str], checkout: Path, place: Path) -> None:
     """`ray job submit jobs/imagenet.py`, bare, and the others with flags that save time."""
     saving = () if name == "imagenet" else ("--analysis.repeats", "2", "--analysis.bootstrap", "50")
