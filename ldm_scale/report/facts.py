@@ -78,6 +78,17 @@ def _lora(record: RunRecord) -> list[tuple[str, str]]:
     return [("LoRA", f"{config.lora} at scale {config.lora_scale:g} (SHA-256 {digest})")]
 
 
+def _conditioning(config: AuditConfig) -> list[tuple[str, str]]:
+    """What the denoiser was told in place of each sample's own caption or class, where it was."""
+    match config.conditioning:
+        case "sample":
+            return []
+        case "none":
+            return [("Conditioning", "none for any sample: the empty prompt, or the null class")]
+        case number:
+            return [("Conditioning", f"class {number} for every sample")]
+
+
 def missing(results: Results) -> int:
     """Samples that have neither a row nor a reject."""
     return max(results.expected - results.members - results.heldout - sum(results.rejected.values()), 0)
@@ -96,6 +107,7 @@ def facts(results: Results, record: RunRecord) -> list[tuple[str, str]]:
     return [
         ("Target", named["target"]),
         *_lora(record),
+        *_conditioning(config),
         ("Shards", named["shards"]),
         ("Split", named["split"]),
         ("Audited", f"{sides}; {sum(results.rejected.values()):,} rejected"),

@@ -421,6 +421,13 @@ def test_facts_of_a_ranking_by_another_run(run: RunDirectory) -> None:
     assert found["Stability"] == "exact influences, none is estimated"
 
 
+def test_facts_name_a_conditioning_that_is_not_the_samples_own(run: RunDirectory) -> None:
+    results = read_results(run)
+    assert "Conditioning" not in _facts(run, results)
+    assert _facts(run, results, conditioning="none")["Conditioning"].startswith("none for any sample")
+    assert _facts(run, results, conditioning=1000)["Conditioning"] == "class 1000 for every sample"
+
+
 def test_facts_name_the_averaged_attacks(tmp_path: Path) -> None:
     run = _make_run(tmp_path, attacks=("sima", "pfami"))
     found = _facts(run, read_results(run))["Attacks"]
