@@ -10,7 +10,7 @@ from typing import Protocol
 from webdataset.tariterators import base_plus_ext, tar_file_iterator
 
 from ldm_scale.data.images import BadImage, open_image
-from ldm_scale.data.shards import IMAGE_SUFFIXES, ShardInfo
+from ldm_scale.data.shards import IMAGE_SUFFIXES, ShardInfo, as_label
 from ldm_scale.errors import one_line
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.storage import Location
@@ -99,10 +99,9 @@ def _label(data: bytes | None, classes: int) -> tuple[int | None, str | None]:
     """The class index, and what is wrong with it."""
     if data is None:
         return None, None
-    text = data.decode("ascii", errors="replace").strip()
-    if not text.isdecimal():
+    number = as_label(data)
+    if number is None:
         return None, "a class that is no number"
-    number = int(text)
     beyond = classes and number >= classes
     return number, f"a class beyond the manifest's {classes}" if beyond else None
 

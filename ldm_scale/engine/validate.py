@@ -1,11 +1,15 @@
 """Check shards and a target before anything is audited: Ray reads the shards, the target runs on one CPU."""
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ldm_scale.config import ImageConfig, ValidateConfig
+from PIL.Image import Image
+
+from ldm_scale.config import ValidateConfig
 from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.inspection import Inspection, inspect_shard
 from ldm_scale.data.shards import Manifest, Sample, read_manifest, read_shard
@@ -70,35 +74,27 @@ def _split_problems(config: ValidateConfig, found: Inspection) -> Iterator[str]:
     if config.split is None:
         return
     split = read_split(Location.of(config.split))
-    counts: dict[str, int] = {}
-    for key in found.keys:
-        counts[key] = counts.get(key, 0) + 1
+    counts = Counter(found.keys)
     wanted = (*split.members, *split.heldout)
     if absent := [key for key in wanted if key not in counts]:
         yield f"{config.split}: {len(absent)} keys are in no shard, the first is {absent[0]!r}"
-    if doubled := [key for key in wanted if counts.get(key, 0) > 1]:
+    if doubled := [key for key in wanted if counts[key] > 1]:
         yield f"{config.split}: {len(doubled)} keys are in more than one shard, the first is {doubled[0]!r}"
 
 
-def _good_samples(folder: Location, manifest: Manifest, images: ImageConfig) -> Iterator[Sample]:
-    """The samples, in order, whose images can be decoded."""
+def _good_samples(folder: Location, manifest: Manifest, max_pixels: int) -> Iterator[tuple[Sample, Image]]:
+    """The samples, in order, whose images can be decoded, with these."""
     for shard in manifest.shards:
         for sample in read_shard(folder, shard):
-            try:
-                open_image(sample.image, images.max_pixels)
-            except BadImage:
-                continue
-            yield sample
+            with contextlib.suppress(BadImage):
+                yield sample, open_image(sample.image, max_pixels)
 
 
-def _try(config: ValidateConfig, samples: list[Sample]) -> Trial:
+def _try(config: ValidateConfig, samples: Sequence[tuple[Sample, Image]]) -> Trial:
     assert config.target is not None
     target = fetch_weights(config.target, config.lora).load("cpu", config.images.size)
-    images = [
-        preprocess(open_image(sample.image, config.images.max_pixels), config.images, target.image_size)
-        for sample in samples
-    ]
-    return try_target(target, images, [s.caption for s in samples], [s.label for s in samples], config.seed)
+    images = [preprocess(image, config.images, target.image_size) for _, image in samples]
+    return try_target(target, images, [s.caption for s, _ in samples], [s.label for s, _ in samples], config.seed)
 
 
 def run_validation(config: ValidateConfig) -> Validation:
@@ -110,7 +106,7 @@ def run_validation(config: ValidateConfig) -> Validation:
         raise UsageError("nothing to check: give --shards, --target or both")
     facts: list[str] = []
     problems: list[str] = []
-    samples: list[Sample] = []
+    samples: list[tuple[Sample, Image]] = []
     found = Inspection()
     if config.shards is not None:
         folder = Location.of(config.shards)
@@ -120,7 +116,7 @@ def run_validation(config: ValidateConfig) -> Validation:
         problems += (f"{problem} ({count}; the first: {first})" for problem, (count, first) in found.problems.items())
         problems += _split_problems(config, found)
         if not found.problems:
-            samples = list(itertools.islice(_good_samples(folder, manifest, config.images), TRIED))
+            samples = list(itertools.islice(_good_samples(folder, manifest, config.images.max_pixels), TRIED))
     if config.target is not None:
         trial = _try(config, samples)
         facts += trial.facts

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, UNet2DConditionModel, VQModel
+from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int, Num
 from torch import Tensor
 
@@ -19,19 +19,13 @@ class ClassConditionalTarget(LatentDiffusion):
     the last class, that of the labels it dropped in training; U-Nets have no such convention.
     """
 
-    def __init__(
-        self,
-        autoencoder: AutoencoderKL | VQModel,
-        denoiser: ModelMixin,
-        schedule: SchedulerMixin,
-        *,
-        size: int | None = None,
-    ) -> None:
-        super().__init__(autoencoder, denoiser, schedule, size=size)
-        self._null: int | None = denoiser.config.get("num_embeds_ada_norm")
-        self._classes = int(self._null or denoiser.config.num_class_embeds)
-        # A UNet2DConditionModel must be given a text, which one without cross-attention does not look at.
-        self._text = {"encoder_hidden_states": None} if isinstance(denoiser, UNet2DConditionModel) else {}
+    @property
+    def _null(self) -> int | None:
+        return self._denoiser.config.get("num_embeds_ada_norm")
+
+    @property
+    def _classes(self) -> int:
+        return int(self._null or self._denoiser.config.num_class_embeds)
 
     def refusal(self, caption: str | None, label: int | None) -> str | None:
         if label is None:
@@ -52,4 +46,6 @@ class ClassConditionalTarget(LatentDiffusion):
     def _denoise(
         self, z: Float[Tensor, "n c h w"], steps: Num[Tensor, " n"], condition: Int[Tensor, " n"]
     ) -> Float[Tensor, "n c h w"]:
-        return self._denoiser(z, steps, class_labels=condition, **self._text).sample[:, : z.shape[1]]
+        # A UNet2DConditionModel must be given a text, which one without cross-attention does not look at.
+        text = {"encoder_hidden_states": None} if isinstance(self._denoiser, UNet2DConditionModel) else {}
+        return self._denoiser(z, steps, class_labels=condition, **text).sample[:, : z.shape[1]]

@@ -51,14 +51,15 @@ class Kind:
         return "/".join("*" * (self.depth + 1))
 
 
-def _half_precision(names: Collection[str]) -> tuple[str, ...]:
+def _half_precision_parts(names: Collection[str]) -> tuple[str, ...]:
     """The fp16 weights of the components that have no others."""
     weighted = {name.split("/")[0] for name in names if name.endswith(".safetensors")}
     bare = [part for part in COMPONENTS if f"{part}/config.json" in names and part not in weighted]
     return tuple(f"{part}/{HALF}" for part in bare)
 
 
-def _any_half(names: Collection[str]) -> tuple[str, ...]:
+def half_precision(names: Collection[str]) -> tuple[str, ...]:
+    """The pattern of fp16 weights, where the files of one component hold no others."""
     return () if any(name.endswith(".safetensors") for name in names) else (HALF,)
 
 
@@ -71,11 +72,15 @@ TARGET = Kind(
     "folder",
     2,
     ("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in READ)),
-    _half_precision,
+    _half_precision_parts,
 )
 # An autoencoder by itself, its files not below a folder of a target.
 AUTOENCODER = Kind(
-    "autoencoder", "folder", 1, ("config.json", *(pattern for pattern in READ if "diffusion" in pattern)), _any_half
+    "autoencoder",
+    "folder",
+    1,
+    ("config.json", *(pattern for pattern in READ if "diffusion" in pattern)),
+    half_precision,
 )
 LORA = Kind("lora", "file or folder", 1, (LORA_WEIGHTS,), _any_weights)
 

@@ -16,7 +16,7 @@ from ldm_scale.errors import UsageError, one_line
 from ldm_scale.storage import Location
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.families import SUPPORTED, Family, Text, find_family
-from ldm_scale.targets.fetch import HALF, READ
+from ldm_scale.targets.fetch import READ, half_precision
 from ldm_scale.targets.lora import Lora, fuse_lora
 from ldm_scale.targets.text import TextEncoder
 
@@ -217,6 +217,5 @@ def _read_files(component: Path) -> list[Path]:
     """The files that a component is made of, as they are fetched: half precision only where there is no other."""
     names = [path.name for path in component.iterdir()]
     read = [name for name in names if any(fnmatch(name, pattern) for pattern in READ)]
-    if not any(name.endswith(".safetensors") for name in read):
-        read += [name for name in names if fnmatch(name, HALF)]
+    read += [name for name in names if any(fnmatch(name, pattern) for pattern in half_precision(read))]
     return [component / name for name in sorted(read)]
