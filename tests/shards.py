@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from ldm_scale.data.shards import Sample, ShardInfo, write_shard
+from ldm_scale.data.manifest import ShardInfo
+from ldm_scale.data.shards import Sample, write_shard
 from ldm_scale.storage import Location
 
 

@@ -15,7 +15,7 @@ import pytest
 from ldm_scale import cli
 from ldm_scale.cli import main, run_job
 from ldm_scale.config import AuditConfig
-from ldm_scale.data.shards import read_manifest
+from ldm_scale.data.manifest import read_manifest
 from ldm_scale.errors import RunError
 from ldm_scale.flags import ENVIRONMENT
 from ldm_scale.rundir import RunDirectory, RunRecord

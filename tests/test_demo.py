@@ -14,7 +14,8 @@ from ldm_scale.analysis.scores import Mask, Spectra
 from ldm_scale.attacks.spectra import rank_bins, spectrum
 from ldm_scale.config import DEMO, ImageConfig
 from ldm_scale.data.images import open_image, preprocess
-from ldm_scale.data.shards import MANIFEST, Manifest, Sample, read_manifest, read_shard
+from ldm_scale.data.manifest import MANIFEST, Manifest, read_manifest
+from ldm_scale.data.shards import Sample, read_shard
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pullback import metric
 from ldm_scale.storage import Location

@@ -10,7 +10,8 @@ from typing import Protocol
 from webdataset.tariterators import base_plus_ext, tar_file_iterator
 
 from ldm_scale.data.images import BadImage, open_image
-from ldm_scale.data.shards import IMAGE_SUFFIXES, ShardInfo, as_label
+from ldm_scale.data.manifest import ShardInfo
+from ldm_scale.data.shards import IMAGE_SUFFIXES, as_label
 from ldm_scale.errors import one_line
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.storage import Location

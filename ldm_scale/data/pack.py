@@ -27,7 +27,8 @@ from ldm_scale.data.choose import (
     read_items,
 )
 from ldm_scale.data.images import FILTERS, BadImage, encode_png
-from ldm_scale.data.shards import MANIFEST, Manifest, Sample, ShardInfo, read_manifest, write_manifest, write_shard
+from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, write_manifest
+from ldm_scale.data.shards import Sample, write_shard
 from ldm_scale.data.sources.items import Item
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split
 from ldm_scale.data.work import Run, one_by_one

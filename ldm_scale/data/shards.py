@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import webdataset as wds
-from pydantic import BaseModel, ConfigDict, ValidationError
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from ldm_scale.config import digest
-from ldm_scale.errors import RunError, UsageError, one_line
+from ldm_scale.data.manifest import ShardInfo
+from ldm_scale.errors import RunError, one_line
 from ldm_scale.storage import Location
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -36,74 +34,6 @@ class Sample:
     caption: str | None = None
     label: int | None = None
     metadata: dict[str, Any] | None = None
-
-
-class ShardInfo(BaseModel):
-    """One shard of a manifest; `name` is its path relative to the manifest's folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    samples: int
-    bytes: int
-    sha256: str
-
-    @property
-    def side(self) -> str:
-        """The folder it lies in: members, heldout, or neither."""
-        return self.name.split("/")[0]
-
-    @property
-    def stem(self) -> str:
-        """The shard's name without folder and suffix: the first part of its samples' ids."""
-        return self.name.rsplit("/", 1)[-1].removesuffix(".tar")
-
-
-class Manifest(BaseModel):
-    """What a shard folder holds: its shards, class names, and how members and held-out were chosen."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: int = 1
-    shards: tuple[ShardInfo, ...]
-    classes: tuple[str, ...] = ()
-    split: str = ""
-    split_sha256: str = ""
-
-    @property
-    def sha256(self) -> str:
-        """A digest of the shards' digests, in their order."""
-        return digest([shard.sha256 for shard in self.shards])
-
-    @property
-    def samples(self) -> int:
-        return sum(shard.samples for shard in self.shards)
-
-
-def read_manifest(folder: Location) -> Manifest:
-    """The manifest of a shard folder.
-
-    Raises UsageError where the folder or its manifest is missing, empty or malformed, or two shards share a stem.
-    """
-    path = folder / MANIFEST
-    if not path.is_file():
-        what = "holds no manifest.json" if folder.is_dir() else "does not exist"
-        raise UsageError(f"shard folder {folder} {what}; make one with `ldm-scale pack`")
-    try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UsageError(f"{path} is not a shard manifest: {error.errors()[0]['msg']}") from None
-    if not manifest.samples:
-        raise UsageError(f"{path} lists no samples")
-    stems = [shard.stem for shard in manifest.shards]
-    if doubled := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise UsageError(f"{path} lists two shards named {doubled}; sample ids would clash")
-    return manifest
-
-
-def write_manifest(folder: Location, manifest: Manifest) -> None:
-    """Write `manifest.json`; raises UsageError where there is one already."""
-    (folder / MANIFEST).create(json.dumps(manifest.model_dump(), indent=1).encode())
 
 
 def _encode(sample: Sample) -> dict[str, Any]:

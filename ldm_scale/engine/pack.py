@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from typing import TypeVar
 
 from ldm_scale.config import PackConfig
+from ldm_scale.data.manifest import Manifest
 from ldm_scale.data.pack import pack
-from ldm_scale.data.shards import Manifest
 from ldm_scale.engine.parallel import in_parallel
 from ldm_scale.engine.session import session
 

@@ -12,7 +12,8 @@ from ldm_scale.attacks.base import Attack
 from ldm_scale.attacks.registry import make_attack, resolve_options
 from ldm_scale.auditor import resolve_leakage
 from ldm_scale.config import CALIBRATED, AuditConfig, MaskConfig, digest
-from ldm_scale.data.shards import Manifest, ShardInfo, read_manifest, read_shard
+from ldm_scale.data.manifest import Manifest, ShardInfo, read_manifest
+from ldm_scale.data.shards import read_shard
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split, check_keys, read_split
 from ldm_scale.engine.reading import ShardTask
 from ldm_scale.errors import UsageError

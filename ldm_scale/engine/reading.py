@@ -10,7 +10,8 @@ from ray.data import Dataset
 
 from ldm_scale.config import ComputeConfig, ImageConfig
 from ldm_scale.data.images import BadImage, open_image, preprocess
-from ldm_scale.data.shards import Sample, ShardInfo, read_shard
+from ldm_scale.data.manifest import ShardInfo
+from ldm_scale.data.shards import Sample, read_shard
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.schema import DECODED, STORED, sample_id
 from ldm_scale.storage import Location

@@ -15,7 +15,7 @@ from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from ldm_scale.config import ComputeConfig, TrainConfig
-from ldm_scale.data.shards import Manifest, read_manifest
+from ldm_scale.data.manifest import Manifest, read_manifest
 from ldm_scale.data.split import MEMBERS
 from ldm_scale.engine.progress import relay, say
 from ldm_scale.engine.reading import ShardTask, stream_images

@@ -12,7 +12,8 @@ from PIL.Image import Image
 from ldm_scale.config import ValidateConfig
 from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.inspection import Inspection, inspect_shard
-from ldm_scale.data.shards import Manifest, Sample, read_manifest, read_shard
+from ldm_scale.data.manifest import Manifest, read_manifest
+from ldm_scale.data.shards import Sample, read_shard
 from ldm_scale.data.split import HELDOUT, MEMBERS, read_split
 from ldm_scale.engine.parallel import in_parallel
 from ldm_scale.engine.session import session

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ldm_scale.data.inspection import Inspection, inspect_shard
-from ldm_scale.data.shards import ShardInfo, read_manifest
+from ldm_scale.data.manifest import ShardInfo, read_manifest
 from ldm_scale.storage import Location
 from tests.conftest import make_image
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from ldm_scale.config import PackConfig
 from ldm_scale.data.images import open_image
+from ldm_scale.data.manifest import Manifest, read_manifest
 from ldm_scale.data.pack import cut, pack
-from ldm_scale.data.shards import Manifest, Sample, read_manifest, read_shard
+from ldm_scale.data.shards import Sample, read_shard
 from ldm_scale.data.split import Split
 from ldm_scale.data.work import Run
 from ldm_scale.errors import RunError, UsageError

@@ -9,15 +9,8 @@ from pathlib import Path
 import pytest
 import webdataset
 
-from ldm_scale.data.shards import (
-    Manifest,
-    Sample,
-    ShardInfo,
-    read_manifest,
-    read_shard,
-    write_manifest,
-    write_shard,
-)
+from ldm_scale.data.manifest import Manifest, ShardInfo, read_manifest, write_manifest
+from ldm_scale.data.shards import Sample, read_shard, write_shard
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.storage import Location
 

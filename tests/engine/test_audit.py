@@ -12,8 +12,8 @@ import pytest
 
 from ldm_scale.analysis.results import Results
 from ldm_scale.config import AuditConfig, PackConfig, build
+from ldm_scale.data.manifest import MANIFEST, read_manifest
 from ldm_scale.data.pack import pack
-from ldm_scale.data.shards import MANIFEST, read_manifest
 from ldm_scale.data.split import Split
 from ldm_scale.engine.audit import run_audit
 from ldm_scale.engine.plan import check_inputs, plan_audit

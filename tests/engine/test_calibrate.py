@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ldm_scale.data.shards import ShardInfo
+from ldm_scale.data.manifest import ShardInfo
 from ldm_scale.engine.audit import run_audit
 from ldm_scale.engine.calibrate import draw_calibration
 from ldm_scale.engine.plan import check_inputs

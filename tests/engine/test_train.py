@@ -18,8 +18,8 @@ from diffusers import StableDiffusionPipeline
 
 from ldm_scale.cli import main
 from ldm_scale.config import PackConfig
+from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.pack import pack
-from ldm_scale.data.shards import read_manifest
 from ldm_scale.engine.train import _epochs, _member_shards, _position
 from ldm_scale.storage import Location
 from ldm_scale.targets import load_target

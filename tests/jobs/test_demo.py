@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ldm_scale.analysis.results import Results
-from ldm_scale.data.shards import read_manifest
+from ldm_scale.data.manifest import read_manifest
 from ldm_scale.storage import Location
 from tests.conftest import make_folder
 from tests.jobs.cluster import head, submit
