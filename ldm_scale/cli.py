@@ -194,6 +194,10 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     except BrokenPipeError:
         # The reader of our output (head, say) left; what is unwritten has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A full disk, a file that may not be read: the system says which.
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return RunError.exit_status
     return 0
 
 

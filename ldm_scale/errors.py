@@ -12,6 +12,10 @@ class UsageError(Exception):
     exit_status = 2
 
 
+class ExistsError(UsageError):
+    """A new file was to be written where there is one; nothing is ever overwritten."""
+
+
 class RunError(Exception):
     """A run that started and could not be finished; the message names what is missing."""
 

@@ -1,27 +1,26 @@
-"""Local paths and s3:// addresses behind pyarrow.fs, with writes that appear whole or not at all."""
+"""Local paths and s3:// addresses behind one interface, with writes that appear whole or not at all."""
 
 import contextlib
-import functools
 import hashlib
+import io
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ldm_scale.errors import UsageError
+from ldm_scale import s3
+from ldm_scale.errors import ExistsError, UsageError
 
-
-@functools.lru_cache(maxsize=64)
-def _filesystem(root: str) -> pafs.FileSystem:
-    """One filesystem a process and bucket, built where it is used: pickled ones lose their retry strategy."""
-    if root == "file":
-        return pafs.LocalFileSystem()
-    filesystem, _ = pafs.FileSystem.from_uri(root)
-    return filesystem
+# Bytes that one request for a part of a stream asks for.
+BUFFER = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,20 @@ class Location:
         return self.uri.rsplit("/", 1)[-1]
 
     @property
-    def _fs(self) -> pafs.FileSystem:
-        return _filesystem("file" if self.is_local else "/".join(self.uri.split("/")[:3]))
+    def _path(self) -> Path:
+        return Path(self.uri)
 
     @property
-    def _path(self) -> str:
-        return self.uri if self.is_local else self.uri.removeprefix("s3://")
+    def _object(self) -> tuple[str, str]:
+        """Bucket and key."""
+        bucket, _, key = self.uri.removeprefix("s3://").partition("/")
+        return bucket, key
+
+    @property
+    def _inside(self) -> tuple[str, str]:
+        """Bucket, and how the keys of everything in a folder begin."""
+        bucket, key = self._object
+        return bucket, f"{key}/" if key else ""
 
     def __truediv__(self, child: str) -> "Location":
         return Location(f"{self.uri}/{child}")
@@ -71,63 +78,94 @@ class Location:
     def __str__(self) -> str:
         return self.uri
 
-    def _info(self) -> pafs.FileInfo:
-        return self._fs.get_file_info(self._path)
-
     def is_file(self) -> bool:
-        return bool(self._info().type == pafs.FileType.File)
+        return self._path.is_file() if self.is_local else s3.find(*self._object) is not None
 
     def is_dir(self) -> bool:
-        return bool(self._info().type == pafs.FileType.Directory)
+        return self._path.is_dir() if self.is_local else s3.first(*self._inside) is not None
 
     def size(self) -> int:
         """Bytes of a file, as a listing named them or else as they are now."""
-        return int(self._info().size) if self.listed is None else self.listed
+        if self.listed is not None:
+            return self.listed
+        if self.is_local:
+            return self._path.stat().st_size
+        entry = s3.find(*self._object)
+        if entry is None:
+            raise FileNotFoundError(f"{self} does not exist")
+        return entry.size
 
     def files(self, suffix: str = "", recursive: bool = False) -> list["Location"]:
         """The files below a folder whose names end with `suffix`, sorted by address; none if there is no folder."""
-        selector = pafs.FileSelector(self._path, allow_not_found=True, recursive=recursive)
-        prefix = "" if self.is_local else "s3://"
-        return sorted(
-            (
-                Location(prefix + info.path, info.size)
-                for info in self._fs.get_file_info(selector)
-                if info.type == pafs.FileType.File and info.path.endswith(suffix)
-            ),
-            key=str,
-        )
+        found = self._walk(recursive) if self.is_local else self._list(recursive)
+        return sorted((location for location in found if location.uri.endswith(suffix)), key=str)
+
+    def _walk(self, recursive: bool) -> Iterator["Location"]:
+        for folder, folders, names in os.walk(self.uri, followlinks=True):
+            for name in names:
+                # A file that is being written may lose its first name meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    yield Location(f"{folder}/{name}", os.stat(f"{folder}/{name}").st_size)
+            if not recursive:
+                folders.clear()
+
+    def _list(self, recursive: bool) -> Iterator["Location"]:
+        bucket, prefix = self._inside
+        entries = s3.list_objects(bucket, prefix) if recursive else s3.list_folder(bucket, prefix)[0]
+        return (Location(f"s3://{bucket}/{entry.key}", entry.size) for entry in entries)
 
     def versions(self) -> dict[str, tuple[int, int]]:
         """(bytes, nanoseconds of last change) of every file below a folder, by its path there."""
-        selector = pafs.FileSelector(self._path, allow_not_found=True, recursive=True)
+        if self.is_local:
+            stats = ((location.uri, os.stat(location.uri)) for location in self._walk(recursive=True))
+            return {uri.removeprefix(self.uri + "/"): (stat.st_size, stat.st_mtime_ns) for uri, stat in stats}
+        bucket, prefix = self._inside
         return {
-            info.path.removeprefix(self._path + "/"): (info.size, info.mtime_ns)
-            for info in self._fs.get_file_info(selector)
-            if info.type == pafs.FileType.File
+            entry.key.removeprefix(prefix): (entry.size, int(entry.changed.timestamp() * 1e9))
+            for entry in s3.list_objects(bucket, prefix)
         }
 
     def folders(self) -> list["Location"]:
         """The folders in a folder, sorted by address."""
-        selector = pafs.FileSelector(self._path, allow_not_found=True)
-        found = (info for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.Directory)
-        return sorted((self / info.base_name for info in found), key=str)
+        if self.is_local:
+            names = (entry.name for entry in os.scandir(self.uri) if entry.is_dir()) if self.is_dir() else ()
+        else:
+            bucket, prefix = self._inside
+            names = (folder.removeprefix(prefix).rstrip("/") for folder in s3.list_folder(bucket, prefix)[1])
+        return sorted((self / name for name in names), key=str)
 
     def is_empty(self) -> bool:
         """True where nothing is there, or a folder with nothing in it."""
-        selector = pafs.FileSelector(self._path, allow_not_found=True, recursive=False)
-        return not self.is_file() and not self._fs.get_file_info(selector)
+        if self.is_local:
+            return not self._path.is_file() and not (self._path.is_dir() and any(self._path.iterdir()))
+        return not self.is_file() and not self.is_dir()
 
-    def open(self) -> pa.NativeFile:
+    def open(self) -> BinaryIO:
         """A file opened for random access."""
-        return self._fs.open_input_file(self._path)
+        return self._path.open("rb") if self.is_local else s3.Ranges(*self._object)  # type: ignore[return-value]
 
-    def open_stream(self) -> pa.NativeFile:
+    def open_stream(self) -> BinaryIO:
         """A file opened for reading from its first byte to its last."""
-        return self._fs.open_input_stream(self._path, compression=None)
+        return self._path.open("rb") if self.is_local else io.BufferedReader(s3.Ranges(*self._object), BUFFER)
+
+    @contextlib.contextmanager
+    def on_disk(self) -> Iterator[tuple[BinaryIO, str]]:
+        """The whole file on this machine's disk, opened at its first byte, and its SHA-256.
+
+        What comes from S3 is there for the length of the block, in the folder that TMPDIR names.
+        """
+        with self._path.open("rb") if self.is_local else tempfile.TemporaryFile() as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if self.is_local else self.download(file)
+            file.seek(0)
+            yield file, digest
+
+    def download(self, file: BinaryIO) -> str:
+        """Copy a file from S3 into an open one and return its SHA-256; a transient fault starts it from byte 0."""
+        return s3.download(*self._object, file)
 
     def read_bytes(self) -> bytes:
         with self.open_stream() as stream:
-            return bytes(stream.read())
+            return stream.read()
 
     def read_text(self) -> str:
         return self.read_bytes().decode("utf-8")
@@ -143,40 +181,75 @@ class Location:
     def make_dir(self) -> None:
         """Create a folder; on S3 there are none to create."""
         if self.is_local:
-            self._fs.create_dir(self._path, recursive=True)
+            self._path.mkdir(parents=True, exist_ok=True)
 
     def copy_from(self, filesystem: pafs.FileSystem, path: str) -> None:
         """Copy a folder of another filesystem here."""
-        pafs.copy_files(path, self._path, source_filesystem=filesystem, destination_filesystem=self._fs)
+        selector = pafs.FileSelector(path, recursive=True)
+        for info in filesystem.get_file_info(selector):
+            if info.type == pafs.FileType.File:
+                with filesystem.open_input_stream(info.path) as stream:
+                    (self / info.path.removeprefix(path).lstrip("/"))._write(stream)
+
+    def _write(self, stream: BinaryIO) -> None:
+        if not self.is_local:
+            s3.upload(*self._object, stream)
+            return
+        with self._partial() as (file, partial):
+            shutil.copyfileobj(stream, file)
+            _to_disk(file)
+            os.replace(partial, self.uri)
 
     def delete_dir(self) -> None:
         """Remove a folder of our own intermediate files."""
-        self._fs.delete_dir(self._path)
+        if self.is_local:
+            shutil.rmtree(self.uri)
+        else:
+            s3.delete_folder(*self._inside)
 
-    def replace(self, data: "bytes | pa.Buffer") -> None:
-        """Write a file that appears whole or not at all, in place of an older one if there is one."""
-        if not self.is_local:
-            with self._fs.open_output_stream(self._path) as stream:
-                stream.write(data)
-            return
-        os.makedirs(os.path.dirname(self._path), exist_ok=True)
-        partial = f"{self._path}.{uuid.uuid4().hex}.partial"
+    @contextlib.contextmanager
+    def _partial(self) -> Iterator[tuple[BinaryIO, str]]:
+        """A file beside this one to write to first; what is left of it at the end is removed."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = f"{self.uri}.{uuid.uuid4().hex}.partial"
         try:
-            with open(partial, "wb") as stream:
-                stream.write(data)
-            os.replace(partial, self._path)
+            with open(partial, "wb") as file:
+                yield file, partial
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
 
-    def create(self, data: "bytes | pa.Buffer") -> None:
-        """Write a new file that appears whole or not at all.
+    def replace(self, data: "bytes | pa.Buffer") -> None:
+        """Write a file that appears whole or not at all, in place of an older one if there is one."""
+        if not self.is_local:
+            s3.put(*self._object, bytes(data))
+            return
+        with self._partial() as (file, partial):
+            file.write(data)
+            _to_disk(file)
+            os.replace(partial, self.uri)
 
-        Raises UsageError where a file of that name exists: nothing is ever overwritten.
+    def create(self, data: "bytes | pa.Buffer") -> None:
+        """Write a new file that appears whole or not at all; of several writers at a time one succeeds.
+
+        Raises ExistsError where a file of that name exists: nothing is ever overwritten.
         """
-        if self.is_file():
-            raise UsageError(f"{self} exists already; nothing is overwritten")
-        self.replace(data)
+        if not self.is_local:
+            s3.create(*self._object, bytes(data))
+            return
+        with self._partial() as (file, partial):
+            file.write(data)
+            _to_disk(file)
+            try:
+                os.link(partial, self.uri)
+            except FileExistsError:
+                raise ExistsError(f"{self} exists already; nothing is overwritten") from None
+
+
+def _to_disk(file: BinaryIO) -> None:
+    """A name must not outlive its bytes when the machine dies."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def sub_locations(folder: Location, suffix: str) -> Iterator[tuple[str, Location]]:

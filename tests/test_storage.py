@@ -1,15 +1,18 @@
 """Addresses, listings, and writes that appear whole or not at all."""
 
 import hashlib
+import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import ExistsError, RunError, UsageError
 from ldm_scale.storage import Location, read_table, sub_locations, write_table
 
 
@@ -116,6 +119,24 @@ def test_a_file_is_complete_before_it_has_its_name(tmp_path: Path, monkeypatch: 
     assert location.read_bytes() == b"new"
 
 
+@pytest.mark.parametrize("where", ["local", "bucket"])
+def test_of_many_writers_of_one_file_one_succeeds(where: str, tmp_path: Path, bucket: str) -> None:
+    location = Location.of(tmp_path if where == "local" else bucket) / "run.json"
+
+    def write(number: int) -> bool:
+        try:
+            location.create(b"%d" % number)
+        except ExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        wins = list(threads.map(write, range(16)))
+    assert sum(wins) == 1
+    assert location.read_bytes() == b"%d" % wins.index(True)
+    assert [x.name for x in Location.of(location.uri.removesuffix("/run.json")).files()] == ["run.json"]
+
+
 @pytest.mark.parametrize("before", [None, b"old"])
 def test_a_write_that_fails_leaves_everything_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
@@ -190,3 +211,51 @@ def test_tables_go_through_a_bucket(bucket: str) -> None:
     location = Location.of(bucket) / "t.parquet"
     write_table(location, table)
     assert read_table(location, ["a"]).equals(table.select(["a"]))
+
+
+def test_an_object_is_read_at_random(bucket: str) -> None:
+    data = np.random.default_rng(0).bytes(100_000)
+    location = Location.of(bucket) / "x"
+    location.create(data)
+    with location.open() as file:
+        assert file.seek(-10, io.SEEK_END) == len(data) - 10
+        assert file.read(20) == data[-10:]
+        assert file.read(1) == b""
+        file.seek(777)
+        assert (file.read(5), file.tell()) == (data[777:782], 782)
+        assert file.read() == data[782:]
+    (Location.of(bucket) / "empty").create(b"")
+    assert (Location.of(bucket) / "empty").read_bytes() == b""
+
+
+def test_an_object_that_changes_while_it_is_read_is_named(bucket: str) -> None:
+    location = Location.of(bucket) / "x"
+    location.create(b"one")
+    with location.open() as file:
+        assert file.read(1) == b"o"
+        location.replace(b"two")
+        with pytest.raises(RunError, match=rf"^{bucket}/x changed while it was read$"):
+            file.read(1)
+
+
+@pytest.mark.parametrize("where", ["local", "bucket"])
+def test_a_file_is_on_disk_with_its_digest(where: str, tmp_path: Path, bucket: str) -> None:
+    data = bytes(range(256)) * 10_000
+    location = Location.of(tmp_path if where == "local" else bucket) / "x"
+    location.create(data)
+    with location.on_disk() as (file, digest):
+        assert (file.read(), digest) == (data, hashlib.sha256(data).hexdigest())
+
+
+def test_a_folder_is_copied_into_a_bucket_and_removed(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "source/sub").mkdir(parents=True)
+    (tmp_path / "source/sub/x").write_text("x")
+    (tmp_path / "source/y").write_text("y")
+    copy, beside = Location.of(bucket) / "one", Location.of(bucket) / "one-more"
+    beside.create(b"kept")
+    copy.copy_from(pa.fs.LocalFileSystem(), str(tmp_path / "source"))
+    assert [(path, x.read_text()) for path, x in sub_locations(copy, "")] == [("sub/x", "x"), ("y", "y")]
+    assert [x.name for x in copy.folders()] == ["sub"]
+    assert set(copy.versions()) == {"sub/x", "y"}
+    copy.delete_dir()
+    assert (copy.is_empty(), beside.is_file()) == (True, True)

@@ -1,11 +1,10 @@
 """What a shard really holds, against its manifest: every byte read once, a draw of its images decoded."""
 
-import hashlib
+import io
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from webdataset.tariterators import base_plus_ext, tar_file_iterator
 
@@ -15,31 +14,6 @@ from ldm_scale.data.shards import IMAGE_SUFFIXES, as_label
 from ldm_scale.errors import one_line
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.storage import Location
-
-
-class _Readable(Protocol):
-    def read(self, size: int) -> bytes: ...
-
-
-class _Hashed:
-    """A stream whose bytes are counted and hashed as they are read."""
-
-    def __init__(self, stream: _Readable) -> None:
-        self._stream = stream
-        self._digest = hashlib.sha256()
-        self.size = 0
-
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(size)
-        self._digest.update(data)
-        self.size += len(data)
-        return data
-
-    def finish(self) -> str:
-        """Read what is left; the digest of everything."""
-        while self.read(1 << 20):
-            pass
-        return self._digest.hexdigest()
 
 
 @dataclass
@@ -135,9 +109,8 @@ def inspect_shard(
     location = folder / shard.name
     seen: set[str] = set()
     try:
-        with location.open_stream() as stream:
-            hashed = _Hashed(stream)
-            files = ({**file, "__url__": location.uri} for file in tar_file_iterator(hashed, skip_meta=None))
+        with location.on_disk() as (stream, digest):
+            files = ({**file, "__url__": location.uri} for file in tar_file_iterator(stream, skip_meta=None))
             for key, listed in _samples(files):
                 parts = dict(listed)
                 where = f"{shard.name} {key}"
@@ -148,14 +121,14 @@ def inspect_shard(
                 _inspect_sample(found, where, parts, len(listed), classes)
                 if keyed_generator(seed, where, "validate").random() < share:
                     _decode(found, where, parts, max_pixels)
-            digest = hashed.finish()
+            size = stream.seek(0, io.SEEK_END)
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
         found.complain(f"cannot be read: {one_line(error)}", location.uri)
         return found
     found.keys = sorted(seen)
     if len(seen) != shard.samples:
         found.complain(f"holds {len(seen)} samples, its manifest says {shard.samples}", location.uri)
-    if (hashed.size, digest) != (shard.bytes, shard.sha256):
+    if (size, digest) != (shard.bytes, shard.sha256):
         found.complain("is not the file that its manifest describes: bytes or checksum differ", location.uri)
     return found
 

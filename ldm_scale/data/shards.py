@@ -12,7 +12,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import webdataset as wds
 from webdataset.tariterators import group_by_keys, tar_file_iterator
@@ -83,25 +83,36 @@ def _decode(entry: dict[str, Any]) -> Sample:
     return Sample(entry["__key__"], entry.get(suffix, b""), suffix, caption, label, metadata)
 
 
-def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:
-    """The samples of one shard of a folder, in order, in constant memory.
+def _parse(stream: BinaryIO, name: str) -> Iterator[Sample]:
+    files = ({**file, "__url__": name} for file in tar_file_iterator(stream, skip_meta=None))
+    return map(_decode, group_by_keys(files))
 
-    Raises RunError where the shard is missing, is no tar file, or does not have the samples and bytes of its manifest.
+
+def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:
+    """The samples of one shard of a folder, in order, in constant memory; none before its SHA-256 is checked.
+
+    The shard lies on this machine's disk meanwhile; transient faults of S3 cost time and no sample.
+    Raises RunError where the shard is missing, is no tar file, or has not the bytes and samples of its manifest.
     """
     location = folder / shard.name
     count = 0
     try:
-        with location.open_stream() as stream:
-            files = ({**file, "__url__": location.uri} for file in tar_file_iterator(stream, skip_meta=None))
-            for entry in group_by_keys(files):
+        with location.on_disk() as (file, sha256):
+            _check(location, shard, file.seek(0, io.SEEK_END), sha256)
+            file.seek(0)
+            for sample in _parse(file, location.uri):
                 count += 1
-                yield _decode(entry)
+                yield sample
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
         raise RunError(f"shard {location} cannot be read after {count} samples: {one_line(error)}") from error
     if count != shard.samples:
         raise RunError(
             f"shard {location} holds {count} samples, its manifest says {shard.samples}; restore or repack it"
         )
-    # A tar cut between two files of its last sample reads without any error.
-    if (size := location.size()) != shard.bytes:
+
+
+def _check(location: Location, shard: ShardInfo, size: int, sha256: str) -> None:
+    if size != shard.bytes:
         raise RunError(f"shard {location} has {size} bytes, its manifest says {shard.bytes}; restore or repack it")
+    if sha256 != shard.sha256:
+        raise RunError(f"shard {location} has another SHA-256 than its manifest says; restore or repack it")

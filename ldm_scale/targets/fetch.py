@@ -200,8 +200,8 @@ def _copy(root: Location, listing: Mapping[str, tuple[int, int]], kind: Kind, fo
     def copy(name: str) -> int:
         path = partial / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (root / name).open_stream() as stream, path.open("wb") as file:
-            shutil.copyfileobj(stream, file, 1 << 20)
+        with path.open("wb") as file:
+            (root / name).download(file)
         return path.stat().st_size
 
     with ThreadPoolExecutor(8) as threads:

@@ -1,5 +1,6 @@
 """Shards and manifests: what is written is read back, and nothing is lost without an error."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -29,9 +30,10 @@ def write(folder: Path, samples: list[Sample] = SAMPLES) -> Path:
 
 
 def described(path: Path, samples: int = len(SAMPLES), size: int | None = None) -> ShardInfo:
-    """What a manifest says of a shard; its size is the file's own by default."""
-    actual = path.stat().st_size if path.exists() else 0
-    return ShardInfo(name=path.name, samples=samples, bytes=actual if size is None else size, sha256="0")
+    """What a manifest says of a shard; its digest is the file's own, and so is its size by default."""
+    data = path.read_bytes() if path.exists() else b""
+    actual = len(data) if size is None else size
+    return ShardInfo(name=path.name, samples=samples, bytes=actual, sha256=hashlib.sha256(data).hexdigest())
 
 
 def read(path: Path, expected: int = len(SAMPLES), size: int | None = None) -> list[Sample]:
@@ -135,6 +137,15 @@ def test_a_missing_shard_is_named_with_the_cause(tmp_path: Path) -> None:
 def test_another_number_of_samples_than_the_manifest_says_is_an_error(tmp_path: Path, expected: int) -> None:
     with pytest.raises(RunError, match=rf"holds 5 samples, its manifest says {expected}"):
         read(write(tmp_path), expected)
+
+
+def test_no_sample_comes_from_other_bytes_than_the_manifests(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    shard = described(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + b"x")  # behind the end mark, where no tar reader looks
+    with pytest.raises(RunError, match=r"members-000000\.tar has another SHA-256 than its manifest says"):
+        next(read_shard(Location.of(path.parent), shard))
 
 
 def test_samples_are_streamed(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_keys_cannot_leave_the_cache(target: Path, bucket: str) -> None:
 
 def test_an_empty_prefix_and_a_missing_bucket_are_named(bucket: str) -> None:
     refused(f"{bucket}/nothing", f"target {bucket}/nothing does not exist, or holds no file of a target")
-    refused("s3://no-such-bucket-here/x", "target s3://no-such-bucket-here/x")
+    refused("s3://no-such-bucket-here/x", "cannot list s3://no-such-bucket-here/x: there is no such bucket")
 
 
 def test_a_lora_on_s3_is_a_file_or_a_folder(bucket: str, tmp_path: Path) -> None:

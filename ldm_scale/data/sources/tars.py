@@ -1,6 +1,5 @@
 """Tar files that are read without unpacking: where each file lies in them, however deep."""
 
-import io
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,9 +7,6 @@ from typing import IO
 
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.storage import Location
-
-# Headers lie between images: on S3 a request for each would cost more than reading past the images.
-S3_BUFFER = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +65,8 @@ def tarred_files(tar: Location, nested: bool = False, keep: tuple[str, ...] = ()
     Raises UsageError where the tar, or one within, is none or is incomplete.
     """
     try:
-        with tar.open() as opened:
-            file = opened if tar.is_local else io.BufferedReader(opened, S3_BUFFER)
+        # Headers lie between images: on S3 a request for each would cost more than reading past the images.
+        with tar.open_stream() as file:
             return list(_walk(tar, file, 0, tar.size(), nested, keep))
     except (tarfile.TarError, EOFError) as error:
         raise UsageError(f"{tar} is no complete tar file: {one_line(error)}") from None
