@@ -81,6 +81,13 @@ def test_a_problem_is_counted_and_its_first_place_kept(tmp_path: Path) -> None:
     assert inspect(tmp_path, shard).problems == {"no image": (3, "members/members-000000.tar a")}
 
 
+def test_files_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    shard = write(tmp_path, [*GOOD, ("b.bin", b"x"), ("README", b"hello"), (".hidden.jpg", b"x")], 2)
+    found = inspect(tmp_path, shard)
+    assert found.problems == {}
+    assert found.files == {"png": 2, "txt": 2, "cls": 1, "other": 3}
+
+
 def test_another_count_another_byte_and_a_cut_are_seen(tmp_path: Path) -> None:
     shard = write(tmp_path, GOOD, 2)
     assert inspect(tmp_path, shard).problems == {}

@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+import shutil
 import tarfile
 import zlib
 from pathlib import Path
@@ -23,6 +24,7 @@ from ldm_scale.rundir import RunDirectory
 from ldm_scale.storage import Location
 from tests.conftest import make_image
 from tests.data.test_images import chunk, png_header
+from tests.s3 import KEYS
 from tests.shards import tar, write_folder
 from tests.targets import tiny
 
@@ -32,6 +34,7 @@ Files = list[tuple[str | tarfile.TarInfo, bytes]]
 SCRIPT = "<script>alert('caption')</script>"
 HANDLER = '"><img src=x onerror=alert(1)>'
 POISON = "z"
+TOKEN = "planted-token"
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -161,12 +164,10 @@ def make_config(out: Path, shards: Path, target: Path, **changes: object) -> Aud
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, shards: Path, target: Path) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
-    run_audit(make_config(out, shards, target, max_reject_fraction=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TOKEN", TOKEN)
+        run_audit(make_config(out, shards, target, max_reject_fraction=1))
     return out
-
-
-def parts(out: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for name in ("samples", "rejects") for path in (out / name).iterdir()}
 
 
 def ids(out: Path, folder: str) -> list[str]:
@@ -210,12 +211,27 @@ def test_results_count_rejects_by_stage_and_reason(finished: Path) -> None:
     assert rejected["audit: a number is not finite"] == 1
 
 
-def test_the_run_is_complete_and_stays_as_it_is_when_it_is_run_again(
-    finished: Path, shards: Path, target: Path
+def test_lost_rejects_come_again_and_nothing_else_does(
+    tmp_path: Path, finished: Path, shards: Path, target: Path
 ) -> None:
-    before = parts(finished)
-    run_audit(make_config(finished, shards, target, max_reject_fraction=1))
-    assert parts(finished) == before
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(out / "rejects")
+    before = {path: path.read_bytes() for path in (out / "samples").iterdir()}
+    run_audit(make_config(out, shards, target, max_reject_fraction=1))
+    assert {path: path.read_bytes() for path in (out / "samples").iterdir()} == before
+    again, first = (RunDirectory(Location.of(run)).rejects() for run in (out, finished))
+    assert again.equals(first)
+
+
+def test_reasons_are_text_on_the_terminal(tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    results = Results.model_validate_json((out / "results.json").read_bytes())
+    hostile = results.model_copy(update={"rejected": {"decode: [red]x[/red] \x1b[31m": 3}})
+    (out / "results.json").write_text(hostile.model_dump_json())
+    assert main(["report", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "rejected 3: decode: [red]x[/red] \\x1b[31m" in printed
+    assert "\x1b" not in printed
 
 
 def test_what_shards_say_is_text_in_the_report(finished: Path) -> None:
@@ -224,6 +240,17 @@ def test_what_shards_say_is_text_in_the_report(finished: Path) -> None:
     assert SCRIPT in html.unescape(page)
     assert HANDLER in html.unescape(page)
     assert "S3CR3T S3CR3T" not in page
+
+
+def test_no_file_of_a_run_holds_a_secret(finished: Path) -> None:
+    files = [path for path in finished.rglob("*") if path.is_file()]
+    tables = [pq.read_table(path) for path in files if path.suffix == ".parquet"]
+    text = b"".join(path.read_bytes() for path in files)
+    text += "".join(f"{table.schema.metadata} {table.to_pylist()}" for table in tables).encode()
+    assert b"members-000000/cmyk" in text
+    # The workers have the one in their environment, the driver has both.
+    for secret in (KEYS["secretKey"], TOKEN):
+        assert secret.encode() not in text
 
 
 def test_too_many_rejects_stop_the_job_with_the_reasons(
