@@ -18,7 +18,7 @@ from ldm_scale.config import (
     build,
     check_drop,
 )
-from ldm_scale.errors import RunError, UsageError
+from ldm_scale.errors import RunError, UsageError, printable
 from ldm_scale.flags import ROOT, add_attack_flags, add_flags, at_root, collect
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.storage import Location
@@ -60,9 +60,8 @@ def _validate(config: ValidateConfig) -> None:
     from ldm_scale.engine.validate import run_validation
 
     found = run_validation(config)
-    print(*found.facts, sep="\n")
-    for problem in found.problems:
-        print(f"problem: {problem}")
+    for line in (*found.facts, *(f"problem: {problem}" for problem in found.problems)):
+        print(printable(line))
     if found.problems:
         raise RunError(f"{len(found.problems)} problems were found")
     print("no problem was found")
@@ -116,7 +115,7 @@ def _status(arguments: argparse.Namespace) -> None:
     rejected = sum(rejects.values())
     print(f"{run.root}: {rows + rejected} of {record.samples} samples done ({record.members} members are expected)")
     for reason, count in rejects.items():
-        print(f"  rejected {count}: {reason}")
+        print(f"  rejected {count}: {printable(reason)}")
     for name in ("results.json", "report.html"):
         print(f"  {name}: {'written' if (run.root / name).is_file() else 'not yet'}")
 
@@ -186,7 +185,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     try:
         arguments.function(arguments)
     except (UsageError, RunError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; the same command again goes on where this one stopped", file=sys.stderr)
@@ -196,7 +195,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         # A full disk, a file that may not be read: the system says which.
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {printable(str(error))}", file=sys.stderr)
         return RunError.exit_status
     return 0
 

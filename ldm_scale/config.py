@@ -365,7 +365,7 @@ def load_yaml(path: str) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"configuration {path}: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"configuration {path} must be a mapping of options")

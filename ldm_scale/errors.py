@@ -1,9 +1,17 @@
 """The two ways a command ends badly: the user can mend it (exit status 2) or the run failed (exit status 1)."""
 
 
+def printable(text: str) -> str:
+    """The text with every character that could steer a terminal, or stand for another, written as \\x1b or \\u202e.
+
+    Keys, captions and names of files come from whoever made the shards.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, printable, or its kind where it says nothing."""
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
 class UsageError(Exception):

@@ -91,9 +91,14 @@ class RunDirectory:
         return read_table(location)
 
     def read_calibration(self) -> CalibrationRecord | None:
-        """calibration.json, if this run has one."""
+        """calibration.json, if this run has one; raises UsageError where it is of another format."""
         location = self.root / "calibration.json"
-        return CalibrationRecord.model_validate_json(location.read_bytes()) if location.is_file() else None
+        if not location.is_file():
+            return None
+        try:
+            return CalibrationRecord.model_validate_json(location.read_bytes())
+        except ValidationError as error:
+            raise UsageError(f"{location} is not a calibration: {error.errors()[0]['msg']}") from None
 
     def write_calibration(self, record: CalibrationRecord) -> None:
         """Keep what the calibration set said, so that a resumed run does not ask it again."""

@@ -10,6 +10,8 @@ STORED = pa.schema(
         ("image", pa.binary()),
         ("caption", pa.string()),
         ("label", pa.int64()),
+        ("fault", pa.string()),
+        ("flaws", pa.string()),
     ]
 )
 DECODED = pa.schema(
@@ -18,11 +20,13 @@ DECODED = pa.schema(
         ("member", pa.bool_()),
         ("caption", pa.string()),
         ("label", pa.int64()),
+        ("flaws", pa.string()),
         ("pixels", pa.binary()),
+        ("stage", pa.string()),
         ("reject", pa.string()),
     ]
 )
-# In rejects/.
+# In rejects/. Stages: read (the shard), decode (the image), condition (caption or class), audit (the numbers).
 REJECT = pa.schema([("sample_id", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
 
 

@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ldm_scale import s3
-from ldm_scale.errors import ExistsError, UsageError
+from ldm_scale.errors import ExistsError, RunError, UsageError
 
 # Bytes that one request for a part of a stream asks for.
 BUFFER = 8 << 20
@@ -258,10 +258,23 @@ def sub_locations(folder: Location, suffix: str) -> Iterator[tuple[str, Location
         yield location.uri.removeprefix(folder.uri + "/"), location
 
 
+def _is_extended(kind: pa.DataType) -> bool:
+    """Whether a type is or holds an extension type; the values of Ray's are pickles."""
+    return isinstance(kind, pa.BaseExtensionType) or any(
+        _is_extended(kind.field(number).type) for number in range(kind.num_fields)
+    )
+
+
 def read_table(location: Location, columns: list[str] | None = None) -> pa.Table:
-    """Read one Parquet file, or some of its columns."""
+    """Read one Parquet file, or some of its columns.
+
+    Raises RunError where the file names a type of values that may be pickles: looking at them would run them.
+    """
     with location.open() as stream:
-        return pq.read_table(stream, columns=columns)
+        table = pq.read_table(stream, columns=columns)
+    if extended := next((field.name for field in table.schema if _is_extended(field.type)), None):
+        raise RunError(f"{location}: the column {extended!r} is of an extension type, which is not read")
+    return table
 
 
 def write_table(location: Location, table: pa.Table) -> None:

@@ -15,7 +15,8 @@ from ldm_scale.attacks.spectra import rank_bins, spectrum
 from ldm_scale.config import DEMO, ImageConfig
 from ldm_scale.data.images import open_image, preprocess
 from ldm_scale.data.manifest import MANIFEST, Manifest, read_manifest
-from ldm_scale.data.shards import Sample, read_shard
+from ldm_scale.data.samples import Sample
+from ldm_scale.data.shards import read_shard
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pullback import metric
 from ldm_scale.storage import Location

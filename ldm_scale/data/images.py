@@ -35,7 +35,10 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
             if image.width * image.height > max_pixels:
                 raise BadImage(f"more than max_pixels = {max_pixels} ({image.width} x {image.height})")
             image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except BadImage:
+        raise
+    except Exception as error:
+        # Pillow raises many kinds on bytes made to mislead it.
         # Pillow names the buffer by its address, which no two runs share.
         detail = "no JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise BadImage(f"cannot be decoded: {detail}") from error
@@ -56,13 +59,18 @@ def _center_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def preprocess(image: Image.Image, config: ImageConfig, size: int) -> np.ndarray:
-    """Centre crop (if `config.crop`), resize the shorter side to `size`, centre crop, RGB; uint8 (3, size, size)."""
+    """Centre crop (if `config.crop`), resize the shorter side to `size`, centre crop, RGB; uint8 (3, size, size).
+
+    Raises BadImage for an image so long that it would be enlarged to more than `config.max_pixels`.
+    """
     image = as_rgb(image)
     if config.crop is not None:
         image = _center_crop(image, config.crop)
     scale = size / min(image.width, image.height)
     if scale != 1:
         width, height = round(image.width * scale), round(image.height * scale)
+        if scale > 1 and width * height > config.max_pixels:
+            raise BadImage(f"more than max_pixels = {config.max_pixels} when it is enlarged ({width} x {height})")
         image = image.resize((width, height), FILTERS[config.filter])
     return np.asarray(_center_crop(image, size)).transpose(2, 0, 1).copy()
 

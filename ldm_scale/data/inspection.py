@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from webdataset.tariterators import base_plus_ext, tar_file_iterator
-
 from ldm_scale.data.images import BadImage, open_image
 from ldm_scale.data.manifest import ShardInfo
-from ldm_scale.data.shards import IMAGE_SUFFIXES, as_label
+from ldm_scale.data.samples import LIMITS, Member, Sample, as_sample, group_members, read_members
 from ldm_scale.errors import one_line
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.storage import Location
@@ -20,8 +18,9 @@ from ldm_scale.storage import Location
 class Inspection:
     """What was found in one shard or in several.
 
-    files: files by suffix. conditions: samples by whether they have a caption, and by class index. sides: shortest and
-    longest side of the decoded images. problems: what is wrong, with how many samples and the first of them.
+    files: files by suffix, and "other" ones that are not read. conditions: samples that are not rejected as they are
+    read, by whether they have a caption and by class index. sides: shortest and longest side of the decoded images.
+    problems: what is wrong, with how many samples and the first of them.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -47,55 +46,27 @@ class Inspection:
         if other.sides is not None:
             self.see(*other.sides)
 
+    def watch(self, members: Iterable[Member]) -> Iterator[Member]:
+        """Count files as they pass."""
+        for member in members:
+            self.files[member.suffix if member.key is not None and member.suffix in LIMITS else "other"] += 1
+            yield member
+
     def see(self, *sides: int) -> None:
         """Take up the sides of an image."""
         known = (*(self.sides or ()), *sides)
         self.sides = (min(known), max(known))
 
 
-def _samples(files: Iterable[dict[str, object]]) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """Adjacent files of one key, as (suffix, bytes)."""
-    current: str | None = None
-    parts: list[tuple[str, bytes]] = []
-    for file in files:
-        key, suffix = base_plus_ext(file["fname"])
-        if key is None:
-            continue
-        if key != current:
-            if current is not None:
-                yield current, parts
-            current, parts = key, []
-        parts.append((suffix.lower(), bytes(file["data"])))  # type: ignore[call-overload]
-    if current is not None:
-        yield current, parts
-
-
-def _label(data: bytes | None, classes: int) -> tuple[int | None, str | None]:
-    """The class index, and what is wrong with it."""
-    if data is None:
-        return None, None
-    number = as_label(data)
-    if number is None:
-        return None, "a class that is no number"
-    beyond = classes and number >= classes
-    return number, f"a class beyond the manifest's {classes}" if beyond else None
-
-
-def _problems_of(parts: dict[str, bytes], count: int) -> Iterator[str]:
-    if len(parts) < count:
-        yield "two files of one suffix"
-    images = [suffix for suffix in IMAGE_SUFFIXES if suffix in parts]
-    if not images:
-        yield "no image"
-    elif len(images) > 1:
-        yield "more than one image"
-    try:
-        caption = parts.get("txt", b"-").decode()
-    except UnicodeDecodeError:
-        yield "a caption that is not UTF-8"
-    else:
-        if not caption.strip():
-            yield "an empty caption"
+def _problems_of(sample: Sample, classes: int) -> Iterator[str]:
+    """What is wrong with a sample before its image is decoded; `classes` as in inspect_shard."""
+    if sample.fault is not None:
+        yield sample.fault
+    yield from sample.flaws
+    if sample.caption is not None and not sample.caption.strip():
+        yield "an empty caption"
+    if sample.label is not None and classes and sample.label >= classes:
+        yield f"a class beyond the manifest's {classes}"
 
 
 def inspect_shard(
@@ -107,44 +78,30 @@ def inspect_shard(
     """
     found = Inspection()
     location = folder / shard.name
-    seen: set[str] = set()
     try:
         with location.on_disk() as (stream, digest):
-            files = ({**file, "__url__": location.uri} for file in tar_file_iterator(stream, skip_meta=None))
-            for key, listed in _samples(files):
-                parts = dict(listed)
-                where = f"{shard.name} {key}"
-                if key in seen:
-                    found.complain("files that are not beside each other, or a key twice", where)
+            for sample in map(as_sample, group_members(found.watch(read_members(stream)))):
+                where = f"{shard.name} {sample.key}"
+                found.keys.append(sample.key)
+                for problem in _problems_of(sample, classes):
+                    found.complain(problem, where)
+                if sample.fault is not None:
                     continue
-                seen.add(key)
-                _inspect_sample(found, where, parts, len(listed), classes)
+                found.conditions[sample.caption is not None, sample.label] += 1
                 if keyed_generator(seed, where, "validate").random() < share:
-                    _decode(found, where, parts, max_pixels)
+                    _decode(found, where, sample.image, max_pixels)
             size = stream.seek(0, io.SEEK_END)
-    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+    except (OSError, tarfile.TarError) as error:
         found.complain(f"cannot be read: {one_line(error)}", location.uri)
         return found
-    found.keys = sorted(seen)
-    if len(seen) != shard.samples:
-        found.complain(f"holds {len(seen)} samples, its manifest says {shard.samples}", location.uri)
+    if len(found.keys) != shard.samples:
+        found.complain(f"holds {len(found.keys)} samples, its manifest says {shard.samples}", location.uri)
     if (size, digest) != (shard.bytes, shard.sha256):
         found.complain("is not the file that its manifest describes: bytes or checksum differ", location.uri)
     return found
 
 
-def _inspect_sample(found: Inspection, where: str, parts: dict[str, bytes], count: int, classes: int) -> None:
-    found.files.update(list(parts))
-    label, complaint = _label(parts.get("cls"), classes)
-    found.conditions["txt" in parts, label] += 1
-    for problem in (*_problems_of(parts, count), *([complaint] if complaint else [])):
-        found.complain(problem, where)
-
-
-def _decode(found: Inspection, where: str, parts: dict[str, bytes], max_pixels: int) -> None:
-    data = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
-    if data is None:
-        return
+def _decode(found: Inspection, where: str, data: bytes, max_pixels: int) -> None:
     found.decoded += 1
     try:
         found.see(*open_image(data, max_pixels).size)

@@ -2,7 +2,7 @@
 
 import json
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ldm_scale.config import digest
 from ldm_scale.errors import UsageError
@@ -17,9 +17,17 @@ class ShardInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    samples: int
-    bytes: int
+    samples: int = Field(ge=0, lt=2**63)
+    bytes: int = Field(ge=0, lt=2**63)
     sha256: str
+
+    @field_validator("name")
+    @classmethod
+    def _inside(cls, name: str) -> str:
+        """The name of a file below the folder: no absolute path, no other address, no step upwards."""
+        if {"", ".", ".."} & set(name.split("/")):
+            raise ValueError(f"the shard name {name[:100]!r} is not that of a file below the folder")
+        return name
 
     @property
     def side(self) -> str:

@@ -28,7 +28,8 @@ from ldm_scale.data.choose import (
 )
 from ldm_scale.data.images import FILTERS, BadImage, encode_png
 from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, write_manifest
-from ldm_scale.data.shards import Sample, write_shard
+from ldm_scale.data.samples import Sample
+from ldm_scale.data.shards import write_shard
 from ldm_scale.data.sources.items import Item
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split
 from ldm_scale.data.work import Run, one_by_one

@@ -48,7 +48,7 @@ def read_split(location: Location) -> Split:
         if not all(isinstance(side, list) for side in sides):
             raise TypeError
         split = Split(*(tuple(map(str, side)) for side in sides))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(
             f'split file {location} must be JSON of the form {{"members": [key, ...], "heldout": [key, ...]}}'
         ) from None

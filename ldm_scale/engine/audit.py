@@ -23,6 +23,9 @@ from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import REJECT, row_schema
 from ldm_scale.storage import Location
 
+# Reasons of rejects, most frequent first, that a failed run names.
+REASONS_TOLD = 3
+
 
 def run_audit(config: AuditConfig) -> Results:
     """Audit to the end: rows, results and report in `config.out`; an interrupted audit of the same kind is resumed.
@@ -63,7 +66,7 @@ def _compute_rows(plan: Plan, run: RunDirectory, calibration: Calibration) -> No
     for counts in _commits(plan, run, tasks, calibration):
         done += counts["rows"] + counts["rejects"]
         rejected += counts["rejects"]
-        _check_rejects(rejected, record)
+        _check_rejects(rejected, record, run)
         now = time.monotonic()
         # A line every ten seconds in the first minute, then one a minute.
         if now - last > (10 if now - started < 60 else 60) or done == record.samples:
@@ -75,12 +78,13 @@ def _compute_rows(plan: Plan, run: RunDirectory, calibration: Calibration) -> No
         raise RunError(f"{len(missing)} shards are incomplete after the run, the first is {missing[0]}; run it again")
 
 
-def _check_rejects(rejected: int, record: RunRecord) -> None:
+def _check_rejects(rejected: int, record: RunRecord, run: RunDirectory) -> None:
     limit = record.config.max_reject_fraction
     if rejected > limit * record.samples:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in [*run.reject_counts().items()][:REASONS_TOLD])
         raise RunError(
             f"{rejected} of {record.samples} samples were rejected, more than max_reject_fraction = {limit}; "
-            f"see {record.config.out}/rejects"
+            f"most often {reasons}; see {record.config.out}/rejects"
         )
 
 
@@ -124,13 +128,18 @@ class AuditorActor:
     def __call__(self, batch: pa.Table) -> pa.Table:
         good = batch.filter(batch["reject"].is_null())
         bad = batch.filter(batch["reject"].is_valid())
-        tables = [_rejects(bad["sample_id"], "decode", bad["reject"])]
-        refusals = pa.array(list(map(self._auditor.refusal, *_columns(good, "caption", "label"))), pa.string())
+        tables = [pa.table([bad["sample_id"], bad["stage"], bad["reject"]], schema=REJECT)]
+        refusals = pa.array(list(map(self._refusal, *_columns(good, "caption", "label", "flaws"))), pa.string())
         tables.append(_rejects(good["sample_id"].filter(refusals.is_valid()), "condition", refusals.drop_null()))
         good = good.filter(refusals.is_null())
         if len(good):
             tables += self._audit(good)
         return pa.concat_tables(tables, promote_options="default")
+
+    def _refusal(self, caption: str | None, label: int | None, flaws: str) -> str | None:
+        """Why the target cannot take a sample, with what is wrong with its caption or label where that is known."""
+        reason = self._auditor.refusal(caption, label)
+        return f"{reason} ({flaws})" if reason and flaws else reason
 
     def _audit(self, good: pa.Table) -> list[pa.Table]:
         pixels, *columns = _columns(good, "pixels", "sample_id", "caption", "label")

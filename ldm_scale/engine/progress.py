@@ -6,10 +6,12 @@ from contextlib import contextmanager
 
 from ray.util.queue import Queue
 
+from ldm_scale.errors import printable
+
 
 def say(line: str) -> None:
     """One progress line on standard output, at once, also where that is a pipe."""
-    print(line, flush=True)  # noqa: T201
+    print(printable(line), flush=True)  # noqa: T201
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from ray.data import Dataset
 from ldm_scale.config import ComputeConfig, ImageConfig
 from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.manifest import ShardInfo
-from ldm_scale.data.shards import Sample, read_shard
+from ldm_scale.data.samples import Sample
+from ldm_scale.data.shards import read_shard
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.schema import DECODED, STORED, sample_id
 from ldm_scale.storage import Location
@@ -51,13 +52,15 @@ def _table(task: ShardTask, samples: list[tuple[Sample, bool]]) -> pa.Table:
             "image": [sample.image for sample, _ in samples],
             "caption": [sample.caption for sample, _ in samples],
             "label": [sample.label for sample, _ in samples],
+            "fault": [sample.fault for sample, _ in samples],
+            "flaws": [" and ".join(sample.flaws) for sample, _ in samples],
         },
         schema=STORED,
     )
 
 
 def read_blocks(task: ShardTask) -> Iterator[pa.Table]:
-    """The wanted samples of one shard, in tables of at most about BLOCK_BYTES of image bytes."""
+    """The wanted samples of one shard, in tables of at most about BLOCK_BYTES of images and captions."""
     samples: list[tuple[Sample, bool]] = []
     size = 0
     for sample in read_shard(Location(task.folder), task.shard):
@@ -65,7 +68,7 @@ def read_blocks(task: ShardTask) -> Iterator[pa.Table]:
         if member is None:
             continue
         samples.append((sample, member))
-        size += len(sample.image)
+        size += len(sample.image) + len(sample.caption or "")
         if size > BLOCK_BYTES:
             yield _table(task, samples)
             samples, size = [], 0
@@ -74,19 +77,20 @@ def read_blocks(task: ShardTask) -> Iterator[pa.Table]:
 
 
 def decode_block(table: pa.Table, config: ImageConfig, size: int) -> pa.Table:
-    """Encoded images to uint8 (3, size, size) bytes; a bad one gets no pixels and a reject reason."""
-    pixels: list[bytes | None] = []
-    reasons: list[str | None] = []
-    for data in table["image"]:
+    """Encoded images to uint8 (3, size, size) bytes; a bad one gets none, but the stage and reason of its reject."""
+    decoded: list[tuple[bytes | None, str | None, str | None]] = []
+    for data, fault in zip(table["image"], table["fault"].to_pylist(), strict=True):
+        if fault is not None:
+            decoded.append((None, "read", fault))
+            continue
         try:
             image = open_image(data.as_py(), config.max_pixels)
-            pixels.append(preprocess(image, config, size).tobytes())
-            reasons.append(None)
+            decoded.append((preprocess(image, config, size).tobytes(), None, None))
         except BadImage as error:
-            pixels.append(None)
-            reasons.append(str(error))
-    columns = {**{name: table[name] for name in ("sample_id", "member", "caption", "label")}, "pixels": pixels}
-    return pa.table({**columns, "reject": reasons}, schema=DECODED)
+            decoded.append((None, "decode", str(error)))
+    pixels, stages, reasons = zip(*decoded, strict=True) if decoded else ((), (), ())
+    columns = {name: table[name] for name in ("sample_id", "member", "caption", "label", "flaws")}
+    return pa.table({**columns, "pixels": pixels, "stage": stages, "reject": reasons}, schema=DECODED)
 
 
 def as_pixels(encoded: Iterable[bytes], size: int) -> np.ndarray:

@@ -113,7 +113,7 @@ class Members:
 
     def _check(self, row: dict[str, Any]) -> None:
         if row["reject"]:
-            raise RunError(f"training image {row['sample_id']} {row['reject']}; run `ldm-scale pack` again without it")
+            raise RunError(f"training image {row['sample_id']}: {row['reject']}; run `ldm-scale pack` again without it")
         if lacking := self._condition.lacks(row["label"], row["caption"]):
             raise RunError(
                 f"training sample {row['sample_id']} has no {lacking}; run `ldm-scale pack` again without it"

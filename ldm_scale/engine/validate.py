@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from PIL.Image import Image
 
 from ldm_scale.config import ValidateConfig
 from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.inspection import Inspection, inspect_shard
 from ldm_scale.data.manifest import Manifest, read_manifest
-from ldm_scale.data.shards import Sample, read_shard
+from ldm_scale.data.samples import Sample
+from ldm_scale.data.shards import read_shard
 from ldm_scale.data.split import HELDOUT, MEMBERS, read_split
 from ldm_scale.engine.parallel import in_parallel
 from ldm_scale.engine.session import session
@@ -87,15 +89,19 @@ def _good_samples(folder: Location, manifest: Manifest, max_pixels: int) -> Iter
     """The samples, in order, whose images can be decoded, with these."""
     for shard in manifest.shards:
         for sample in read_shard(folder, shard):
-            with contextlib.suppress(BadImage):
+            with contextlib.suppress(BadImage):  # raised for samples with a fault, too: they have no image
                 yield sample, open_image(sample.image, max_pixels)
 
 
 def _try(config: ValidateConfig, samples: Sequence[tuple[Sample, Image]]) -> Trial:
     assert config.target is not None
     target = fetch_weights(config.target, config.lora).load("cpu", config.images.size)
-    images = [preprocess(image, config.images, target.image_size) for _, image in samples]
-    return try_target(target, images, [s.caption for s, _ in samples], [s.label for s, _ in samples], config.seed)
+    tried: list[tuple[Sample, np.ndarray]] = []
+    for sample, image in samples:
+        with contextlib.suppress(BadImage):
+            tried.append((sample, preprocess(image, config.images, target.image_size)))
+    captions, labels = [sample.caption for sample, _ in tried], [sample.label for sample, _ in tried]
+    return try_target(target, [pixels for _, pixels in tried], captions, labels, config.seed)
 
 
 def run_validation(config: ValidateConfig) -> Validation:

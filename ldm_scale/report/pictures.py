@@ -11,7 +11,8 @@ from PIL import Image
 
 from ldm_scale.data.images import BadImage, as_rgb, encode_png, open_image
 from ldm_scale.data.manifest import Manifest, ShardInfo, read_manifest
-from ldm_scale.data.shards import Sample, read_shard
+from ldm_scale.data.samples import Sample
+from ldm_scale.data.shards import read_shard
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.rundir import RunRecord
 from ldm_scale.storage import Location

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ldm_scale.analysis.results import Choice, Estimate, Headline, Results
+from ldm_scale.errors import printable
 from ldm_scale.report.headline import read_results
 from ldm_scale.rundir import RunDirectory
 
@@ -106,6 +107,6 @@ def print_results(run: RunDirectory) -> None:
         f"the members, {p_label(inference.p_value)}"
     )
     for reason, count in results.rejected.items():
-        console.print(f"rejected {count}: {reason}", markup=False)
+        console.print(f"rejected {count}: {printable(reason)}", markup=False)
     for warning in results.warnings:
         console.print(f"warning: {warning}", markup=False)

@@ -58,7 +58,7 @@ def _read_config(path: Path, key: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
         config[key]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(f"{path} is not a configuration of diffusers or transformers: it has no {key}") from None
     return config
 

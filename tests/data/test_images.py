@@ -31,12 +31,13 @@ def pixels_of(data: bytes, size: int) -> np.ndarray:
     return preprocess(open_image(data, LIMIT), AS_IS, size)
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and holds a few bytes."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
@@ -176,6 +177,30 @@ def test_too_many_pixels_are_rejected_before_decoding(monkeypatch: pytest.Monkey
 def test_a_decompression_bomb_is_a_bad_image() -> None:
     with pytest.raises(BadImage):
         open_image(png_header(2**31 - 1, 2**31 - 1), 64_000_000)
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt"])
+@pytest.mark.parametrize("place", [33, -12], ids=["before the pixels", "after them"])
+def test_a_text_that_inflates_is_a_bad_image(kind: bytes, place: int) -> None:
+    text = zlib.compress(bytes(100 << 20))
+    body = b"Comment\0\0" + text if kind == b"zTXt" else b"Comment\0\1\0\0\0" + text
+    png = encode(noise(8, 8))
+    assert open_image(png, LIMIT).size == (8, 8)
+    with pytest.raises(BadImage, match="cannot be decoded: Decompressed data too large"):
+        open_image(png[:place] + chunk(kind, body) + png[place:], LIMIT)
+
+
+def test_an_image_so_long_that_enlarging_it_would_fill_memory_is_a_bad_image() -> None:
+    config = ImageConfig(max_pixels=64_000_000)
+    with pytest.raises(BadImage, match=r"more than max_pixels = 64000000 when it is enlarged \(512000000 x 512\)"):
+        preprocess(Image.new("1", (1_000_000, 1)), config, 512)
+    assert preprocess(Image.new("1", (1, 100_000)), config, 16).shape == (3, 16, 16)
+
+
+def test_an_animated_png_gives_its_default_image() -> None:
+    frames = [noise(8, 8, seed) for seed in range(3)]
+    data = encode(frames[0], "PNG", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(pixels_of(data, 8), np.asarray(frames[0]).transpose(2, 0, 1))
 
 
 def test_the_largest_allowed_image_is_decoded() -> None:

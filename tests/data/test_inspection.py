@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from ldm_scale.data.inspection import Inspection, inspect_shard
 from ldm_scale.data.manifest import ShardInfo, read_manifest
 from ldm_scale.storage import Location
 from tests.conftest import make_image
+from tests.shards import tar
 
 
 def png(seed: int, size: int = 16) -> bytes:
@@ -23,12 +23,8 @@ def write(folder: Path, files: list[tuple[str, bytes]], samples: int) -> ShardIn
     """A shard of these files, with a manifest's entry that fits its bytes."""
     path = folder / "members/members-000000.tar"
     path.parent.mkdir(exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, data in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    data = path.read_bytes()
+    data = tar(files)
+    path.write_bytes(data)
     return ShardInfo(
         name="members/members-000000.tar",
         samples=samples,
@@ -66,10 +62,10 @@ GOOD = [("a.png", png(0)), ("a.txt", b"one"), ("a.cls", b"1"), ("b.png", png(1))
         ([("c.png", png(2, 101))], 3, "an image that more than max_pixels = 10000 (101 x 101)", "c"),
         ([("c.png", png(2)), ("c.jpg", png(2))], 3, "more than one image", "c"),
         ([("c.png", png(2)), ("c.PNG", png(2))], 3, "two files of one suffix", "c"),
-        ([("a.json", b"{}")], 2, "files that are not beside each other, or a key twice", "a"),
-        ([("c.png", png(2)), ("c.txt", b"\xff\xfe")], 3, "a caption that is not UTF-8", "c"),
+        ([("a.json", b"{}")], 3, "its key was there before", "a.again-2"),
+        ([("c.png", png(2)), ("c.txt", b"\xff\xfe")], 3, "its caption is not UTF-8, or of more than 65536 bytes", "c"),
         ([("c.png", png(2)), ("c.txt", b" \n")], 3, "an empty caption", "c"),
-        ([("c.png", png(2)), ("c.cls", b"cat")], 3, "a class that is no number", "c"),
+        ([("c.png", png(2)), ("c.cls", b"cat")], 3, "its class is no number", "c"),
         ([("c.png", png(2)), ("c.cls", b"2")], 3, "a class beyond the manifest's 2", "c"),
     ],
 )
@@ -83,6 +79,13 @@ def test_each_bad_sample_is_named(
 def test_a_problem_is_counted_and_its_first_place_kept(tmp_path: Path) -> None:
     shard = write(tmp_path, [(f"{key}.txt", b"x") for key in "abc"], 3)
     assert inspect(tmp_path, shard).problems == {"no image": (3, "members/members-000000.tar a")}
+
+
+def test_files_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    shard = write(tmp_path, [*GOOD, ("b.bin", b"x"), ("README", b"hello"), (".hidden.jpg", b"x")], 2)
+    found = inspect(tmp_path, shard)
+    assert found.problems == {}
+    assert found.files == {"png": 2, "txt": 2, "cls": 1, "other": 3}
 
 
 def test_another_count_another_byte_and_a_cut_are_seen(tmp_path: Path) -> None:

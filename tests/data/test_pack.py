@@ -13,7 +13,8 @@ from ldm_scale.config import PackConfig
 from ldm_scale.data.images import open_image
 from ldm_scale.data.manifest import Manifest, read_manifest
 from ldm_scale.data.pack import cut, pack
-from ldm_scale.data.shards import Sample, read_shard
+from ldm_scale.data.samples import Sample
+from ldm_scale.data.shards import read_shard
 from ldm_scale.data.split import Split
 from ldm_scale.data.work import Run
 from ldm_scale.errors import RunError, UsageError

@@ -8,7 +8,7 @@ import pytest
 from ldm_scale.config import ImageConfig
 from ldm_scale.data.images import preprocess
 from ldm_scale.data.manifest import ShardInfo, read_manifest
-from ldm_scale.data.shards import Sample
+from ldm_scale.data.samples import Sample
 from ldm_scale.engine import reading
 from ldm_scale.engine.reading import ShardTask, decode_block, read_blocks
 from ldm_scale.storage import Location

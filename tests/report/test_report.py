@@ -36,7 +36,7 @@ from ldm_scale.analysis.results import (
 )
 from ldm_scale.config import AuditConfig, GeometryConfig, MaskConfig, digest
 from ldm_scale.data.manifest import Manifest, read_manifest, write_manifest
-from ldm_scale.data.shards import Sample
+from ldm_scale.data.samples import Sample
 from ldm_scale.errors import UsageError
 from ldm_scale.report.facts import facts
 from ldm_scale.report.headline import read_results

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ldm_scale.data.shards import IMAGE_SUFFIXES
+from ldm_scale.data.samples import IMAGE_SUFFIXES
 from ldm_scale.errors import UsageError
 from ldm_scale.storage import Location
 

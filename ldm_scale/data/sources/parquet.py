@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ldm_scale.data.sources.items import Item, key_of
@@ -26,8 +27,9 @@ def _row_group(file: Location, group: int, name: str) -> list[bytes | None]:
     """The images of one row group; rows are asked for in order, so one group is kept."""
     with file.open() as stream:
         column = pq.ParquetFile(stream).read_row_group(group, columns=[name]).column(name)
-    values = column.to_pylist()
-    return [value["bytes"] for value in values] if pa.types.is_struct(column.type) else values
+    # Only what _check_columns has seen is looked at: values of an extension type beside it may be pickles.
+    images = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+    return images.to_pylist()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from webdataset.tariterators import base_plus_ext
 
-from ldm_scale.data.shards import IMAGE_SUFFIXES, as_label, as_metadata
+from ldm_scale.data.samples import IMAGE_SUFFIXES, as_caption, as_label, as_metadata
 from ldm_scale.data.sources.items import Item, key_of
 from ldm_scale.data.sources.tars import TarredFile, tarred_files
 from ldm_scale.errors import UsageError
@@ -41,9 +41,9 @@ def _read_shard(relative: str, tar: Location) -> Iterator[Item]:
         yield Item(
             f"{key_of(relative)}/{key}",
             image,
-            None if caption is None else caption.decode(errors="replace"),
-            None if label is None else as_label(label),
-            metadata=None if metadata is None else as_metadata(metadata),
+            as_caption(caption),
+            as_label(label),
+            metadata=as_metadata(metadata),
         )
 
 

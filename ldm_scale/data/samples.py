@@ -1,0 +1,201 @@
+"""What a sample is, and the one parser of a shard's bytes: a tar stream to samples, in constant memory.
+
+Names are split as WebDataset splits them, at the first dot of their last part: what comes before is the key, what comes
+after the suffix, and adjacent files of one key are one sample. A name without key or suffix (README, .hidden.jpg)
+belongs to no sample. WebDataset's own iterators would pass over links and devices, stop at a repeated file, take a
+damaged header for the end, and read every file whole, whatever its size and suffix.
+
+Nothing is ever extracted, so that a name is only a name, with `../` or `/` at its beginning, too; only files of known
+suffixes are read; and what is wrong with a sample is kept with it, so that it is rejected by name and counted.
+"""
+
+import hashlib
+import itertools
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any, Self
+
+from webdataset.tariterators import base_plus_ext
+
+from ldm_scale.errors import one_line
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+# The most bytes of a file that are read, by its suffix; others are not read at all. A tokenizer reads a whole caption
+# before it cuts it: CLIP's takes 0.2 s for 64 KiB and 4 s for 1 MB.
+LIMITS = {**dict.fromkeys(IMAGE_SUFFIXES, 128 << 20), "txt": 64 << 10, "cls": 64, "json": 1 << 20}
+# Names and attributes that do not fit in a header's 512 bytes have a member of their own, which tarfile reads whole.
+EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, b"X", tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+MAX_EXTENDED = 1 << 20
+MAX_KEY = 1000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as stored: its key, encoded bytes and their suffix, and what is known about it.
+
+    fault: why the sample is rejected as it is read; its image is then left out. flaws: why it has no caption or no
+    label although its shard holds one, which only matters to a target that asks for it.
+    """
+
+    key: str
+    image: bytes
+    suffix: str
+    caption: str | None = None
+    label: int | None = None
+    metadata: dict[str, Any] | None = None
+    fault: str | None = None
+    flaws: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a tar, or what stands in place of one; key is None where it belongs to no sample.
+
+    data: its bytes; None where they are not read, because of their number or of the suffix.
+    """
+
+    name: str
+    key: str | None
+    suffix: str
+    data: bytes | None
+    is_plain: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The files of one key by suffix, as Member has them, and why the sample is rejected, if it is."""
+
+    key: str
+    files: dict[str, bytes | None]
+    fault: str | None
+
+
+class _Header(tarfile.TarInfo):
+    """A member's header; a damaged, missing or outsized one is an error, also where tarfile would stop in silence."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf == bytes(tarfile.BLOCKSIZE):  # the end mark
+                raise
+            raise tarfile.ReadError(f"a header is damaged or missing: {one_line(error)}") from None
+        if header.size < 0 or (header.type in EXTENDED and header.size > MAX_EXTENDED):
+            raise tarfile.ReadError(f"a header of {header.size} bytes")
+        return header
+
+
+def _member(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Member:
+    key, suffix = base_plus_ext(header.name)
+    suffix = (suffix or "").lower()
+    is_plain = header.isreg() and not header.issparse()
+    readable = is_plain and key is not None and header.size <= LIMITS.get(suffix, -1)
+    file = archive.extractfile(header) if readable else None
+    return Member(header.name, key, suffix, file.read() if file else None, is_plain)
+
+
+def read_members(stream: IO[bytes]) -> Iterator[Member]:
+    """Everything in a tar but its directories, in order; bytes of a name that are not UTF-8 are shown as \\xff.
+
+    Raises tarfile.ReadError where the stream is no uncompressed tar or ends before its end mark.
+    """
+    try:
+        with tarfile.open(
+            fileobj=stream, mode="r|", tarinfo=_Header, encoding="utf-8", errors="backslashreplace"
+        ) as archive:
+            for header in archive:
+                if not header.isdir():
+                    yield _member(archive, header)
+                # tarfile would keep every header.
+                archive.members = []  # type: ignore[attr-defined]
+    except (OSError, tarfile.TarError):
+        raise
+    except Exception as error:
+        # tarfile raises many kinds on headers made to mislead it.
+        raise tarfile.ReadError(f"a header is damaged: {one_line(error)}") from error
+
+
+def _collect(members: Iterable[Member]) -> tuple[dict[str, bytes | None], str | None]:
+    """The first file of each known suffix, and what is wrong with them together."""
+    files: dict[str, bytes | None] = {}
+    fault = None
+    for member in members:
+        if not member.is_plain:
+            fault = fault or "one of its files is a link, a device or a sparse file"
+        elif member.suffix in files:
+            fault = fault or "two files of one suffix"
+        if member.suffix in LIMITS:
+            files.setdefault(member.suffix, member.data)
+    images = [suffix for suffix in files if suffix in IMAGE_SUFFIXES]
+    if not images:
+        fault = fault or "no image"
+    elif len(images) > 1:
+        fault = fault or "more than one image"
+    elif files[images[0]] is None:
+        fault = fault or f"an image file of more than {LIMITS[images[0]]} bytes"
+    return files, fault
+
+
+def group_members(members: Iterable[Member]) -> Iterator[Entry]:
+    """Adjacent members of one key, each under an id that no other of the shard has.
+
+    A key that was there before is rejected as `<key>.again-2` and so on, one of more than MAX_KEY characters under its
+    first ones and a digest: as no key has a dot in its last part, these are nobody's.
+    """
+    seen: Counter[str] = Counter()
+    known = (member for member in members if member.key is not None)
+    for key, grouped in itertools.groupby(known, lambda member: str(member.key)):
+        files, fault = _collect(grouped)
+        if len(key) > MAX_KEY:
+            key = f"{key[:64]}...{hashlib.sha256(key.encode()).hexdigest()}"
+            fault = f"a key of more than {MAX_KEY} characters"
+        seen[key] += 1
+        if seen[key] > 1:
+            key, fault = f"{key}.again-{seen[key]}", "its key was there before"
+        yield Entry(key, files, fault)
+
+
+def as_metadata(data: bytes | None) -> dict[str, Any] | None:
+    """The JSON object in some bytes, or None: nothing rests on metadata, so bad ones are no reason to lose a sample."""
+    try:
+        content = json.loads(data or b"")
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def as_label(data: bytes | None) -> int | None:
+    """The class index in some bytes, or None where they are no number of 64 bits."""
+    digits = (data or b"").strip()
+    return int(digits) if digits.isdigit() and len(digits) < 19 else None
+
+
+def as_caption(data: bytes | None) -> str | None:
+    """The caption in some bytes, or None where they are not UTF-8 or too many: another caption is another sample."""
+    try:
+        return None if data is None or len(data) > LIMITS["txt"] else data.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def as_sample(entry: Entry) -> Sample:
+    """What the files of an entry say."""
+    files = entry.files
+    suffix = next((name for name in IMAGE_SUFFIXES if name in files), "")
+    image = files.get(suffix) if entry.fault is None else None
+    caption, label, metadata = as_caption(files.get("txt")), as_label(files.get("cls")), as_metadata(files.get("json"))
+    flaws = []
+    if "txt" in files and caption is None:
+        flaws.append(f"its caption is not UTF-8, or of more than {LIMITS['txt']} bytes")
+    if "cls" in files and label is None:
+        flaws.append("its class is no number")
+    return Sample(entry.key, image or b"", suffix, caption, label, metadata, entry.fault, tuple(flaws))
+
+
+def parse_samples(stream: IO[bytes]) -> Iterator[Sample]:
+    """The samples of a tar stream, in order, rejected ones included; errors as of read_members."""
+    return map(as_sample, group_members(read_members(stream)))
