@@ -51,7 +51,9 @@ def add_flags(
             parser.add_argument(name, metavar=name.upper(), help=_help(field, default))
         else:
             flag = f"--{prefix}{name}".replace("_", "-")
-            parser.add_argument(flag, dest=prefix + name, metavar="X", default=None, help=_help(field, default))
+            # A bare --flag is yes; --flag false is no.
+            bare = {"nargs": "?", "const": "true"} if annotation is bool else {}
+            parser.add_argument(flag, dest=prefix + name, metavar="X", help=_help(field, default), **bare)
 
 
 def at_root(recipe: dict[str, Any], dataset: str) -> dict[str, Any]:

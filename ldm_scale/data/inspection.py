@@ -21,7 +21,8 @@ class Inspection:
     """What was found in one shard or in several.
 
     files: files by suffix. conditions: samples by whether they have a caption, and by class index. sides: shortest and
-    longest side of the decoded images. problems: what is wrong, with how many samples and the first of them.
+    longest side of the decoded images. problems: what is wrong, with how many samples and the first of them. shards:
+    what a manifest says of the shards that could be read and hold samples.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -30,6 +31,7 @@ class Inspection:
     sides: tuple[int, int] | None = None
     decoded: int = 0
     problems: dict[str, tuple[int, str]] = field(default_factory=dict)
+    shards: list[ShardInfo] = field(default_factory=list)
 
     def complain(self, problem: str, where: str, count: int = 1) -> None:
         """Count a problem; the first place is kept."""
@@ -42,6 +44,7 @@ class Inspection:
         self.files += other.files
         self.conditions += other.conditions
         self.decoded += other.decoded
+        self.shards += other.shards
         for problem, (count, first) in other.problems.items():
             self.complain(problem, first, count)
         if other.sides is not None:
@@ -99,21 +102,23 @@ def _problems_of(parts: dict[str, bytes], count: int) -> Iterator[str]:
 
 
 def inspect_shard(
-    folder: Location, shard: ShardInfo, classes: int, share: float, seed: int, max_pixels: int
+    folder: Location, shard: ShardInfo | str, classes: int, share: float, seed: int, max_pixels: int
 ) -> Inspection:
-    """Read one shard of a manifest to its end, and decode a share of its images, drawn by key.
+    """Read one shard to its end, and decode a share of its images, drawn by key.
 
-    classes: how many the manifest names; 0 where it names none. What is wrong is returned, never raised.
+    shard: as its manifest describes it, or the name of one that has none. classes: how many the manifest names; 0 where
+    it names none. What is wrong is returned, never raised.
     """
     found = Inspection()
-    location = folder / shard.name
+    name = shard if isinstance(shard, str) else shard.name
+    location = folder / name
     seen: set[str] = set()
     try:
         with location.on_disk() as (stream, digest):
             files = ({**file, "__url__": location.uri} for file in tar_file_iterator(stream, skip_meta=None))
             for key, listed in _samples(files):
                 parts = dict(listed)
-                where = f"{shard.name} {key}"
+                where = f"{name} {key}"
                 if key in seen:
                     found.complain("files that are not beside each other, or a key twice", where)
                     continue
@@ -126,11 +131,21 @@ def inspect_shard(
         found.complain(f"cannot be read: {one_line(error)}", location.uri)
         return found
     found.keys = sorted(seen)
-    if len(seen) != shard.samples:
-        found.complain(f"holds {len(seen)} samples, its manifest says {shard.samples}", location.uri)
-    if (size, digest) != (shard.bytes, shard.sha256):
-        found.complain("is not the file that its manifest describes: bytes or checksum differ", location.uri)
+    actual = ShardInfo(name=name, samples=len(found.keys), bytes=size, sha256=digest)
+    if actual.samples:
+        found.shards = [actual]
+    else:
+        found.complain("holds no samples", location.uri)
+    if isinstance(shard, ShardInfo):
+        _compare(found, location, actual, shard)
     return found
+
+
+def _compare(found: Inspection, location: Location, actual: ShardInfo, expected: ShardInfo) -> None:
+    if actual.samples != expected.samples:
+        found.complain(f"holds {actual.samples} samples, its manifest says {expected.samples}", location.uri)
+    if (actual.bytes, actual.sha256) != (expected.bytes, expected.sha256):
+        found.complain("is not the file that its manifest describes: bytes or checksum differ", location.uri)
 
 
 def _inspect_sample(found: Inspection, where: str, parts: dict[str, bytes], count: int, classes: int) -> None:

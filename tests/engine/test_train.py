@@ -18,6 +18,7 @@ from diffusers import StableDiffusionPipeline
 
 from ldm_scale.cli import main
 from ldm_scale.config import PackConfig
+from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.pack import pack
 from ldm_scale.engine.train import _epochs, _member_shards, _position
@@ -219,8 +220,7 @@ def test_a_sample_that_cannot_be_trained_on_is_named_and_not_tried_again(
 
 
 def test_only_members_are_trained_on_and_often_enough(tiny_shards: Path) -> None:
-    folder = Location.of(tiny_shards)
-    shards = _member_shards(read_manifest(folder), folder)
+    shards = _member_shards(open_shards(str(tiny_shards)))
     assert {task.shard.name.split("/")[0] for task in shards} == {"members"}
     stages = {"autoencoder": {"epochs": 7 / 3, "batch": 8}, "denoiser": {"epochs": 10 / 3, "batch": 16}}
     config = tiny_recipe(**stages, workers=2)
