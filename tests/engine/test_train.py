@@ -26,6 +26,7 @@ from ldm_scale.storage import Location
 from ldm_scale.targets import load_target
 from tests.conftest import make_folder, tiny_recipe
 from tests.targets import tiny
+from tests.targets.test_fetch import upload
 
 AUTOENCODER = ("--autoencoder.channels", "8,8,16", "--autoencoder.batch", "8", "--autoencoder.rate", "1e-2")
 DENOISER = ("--denoiser.channels", "8,16", "--denoiser.batch", "8", "--denoiser.rate", "1e-2")
@@ -160,9 +161,11 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_on_s3(
     bucket: str, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = f"{bucket}/models/target"
+    upload(shards / "members", f"{bucket}/shards/members")
     thread = at_checkpoint(out, kill_worker)
     try:
-        assert run(shards, out, *epochs(10, 10), "--checkpoint-steps", 10) == 0
+        flags = ("--manifest", shards / "manifest.json", "--checkpoint-steps", 10)
+        assert run(f"{bucket}/shards", out, *epochs(10, 10), *flags) == 0
     finally:
         thread.join()
     printed = capsys.readouterr().out
