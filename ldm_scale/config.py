@@ -10,9 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationErr
 
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.presets import NEEDED, PRESETS
+from ldm_scale.storage import Location
 from ldm_scale.values import Bytes, Integers, Names, merge
 
 DEMO = Path(__file__).parent / "demo"
+# What is said of addresses of shards wherever they are options.
+SHARDS = "shard folder with manifest.json, or .tar files of one as a brace pattern, {000..127}.tar"
+ELSEWHERE = "manifest that does not lie in the shards' folder, local or s3://; it names shards relative to that folder"
 # The word that asks for a calibration set where an address of a finished run could stand.
 CALIBRATED = "calibration"
 Device = Literal["auto", "cpu", "cuda"]
@@ -109,7 +113,8 @@ class AuditConfig(Config):
     """One audit: what is audited, on which samples, how, and where the run directory goes."""
 
     out: str = Field(description="run directory, local or s3://; the same command again resumes it")
-    shards: str = Field(str(DEMO / "shards"), description="shard folder with manifest.json, local or s3://")
+    shards: str = Field(str(DEMO / "shards"), description=f"{SHARDS}, local or s3://")
+    manifest: str | None = Field(None, description=ELSEWHERE)
     target: str = Field(
         str(DEMO / "target"), description="target in diffusers' layout: folder, s3:// or hub id[@revision]"
     )
@@ -249,7 +254,8 @@ class TrainConfig(Config):
     preset: Literal["demo", "cifar10", "celeba", "imagenet", "finetune", "lora"] = Field(
         "demo", description="values below file and flags: demo, cifar10, celeba, imagenet, finetune or lora"
     )
-    shards: str = Field(description="shard folder with manifest.json; only its members are used")
+    shards: str = Field(description=f"{SHARDS}; only members/ are used")
+    manifest: str | None = Field(None, description=ELSEWHERE)
     out: str = Field(description="new target folder, local or s3://; the same command again resumes")
     base: str | None = Field(
         None, description="Stable Diffusion whose U-Net is fine-tuned on captions: folder, s3:// or hub id[@revision]"
@@ -301,20 +307,30 @@ class TrainConfig(Config):
     def recipe(self) -> dict[str, Any]:
         """The part of the configuration that the trained weights depend on."""
         return self.model_dump(
-            mode="json", exclude={"shards", "out", "device", "workers", "checkpoint_steps", "failures"}
+            mode="json", exclude={"shards", "manifest", "out", "device", "workers", "checkpoint_steps", "failures"}
         )
 
 
 class ValidateConfig(Config):
     """What is checked before an audit, without a GPU."""
 
-    shards: str | None = Field(None, description="shard folder with manifest.json: every byte is read")
+    shards: str | None = Field(None, description=f"{SHARDS}: every byte is read")
+    manifest: str | None = Field(None, description=ELSEWHERE)
+    write_manifest: bool = Field(
+        False, description="write the manifest of shards that have none: manifest.json in their folder, or --manifest"
+    )
     target: str | None = Field(None, description="target in diffusers' layout: loaded and tried on a few images")
     lora: str | None = Field(None, description="LoRA fused into the target's weights first")
     split: str | None = Field(None, description="JSON of member and held-out keys, looked up in the shards")
     decode_share: float = Field(0.05, ge=0, le=1, description="share of the images that are decoded, drawn by key")
     seed: int = Field(0, description="seed of that draw")
     images: ImageConfig = ImageConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ValidateConfig":
+        if self.shards is None and (self.write_manifest or self.manifest is not None):
+            raise ValueError("shards: give the shards that the manifest describes")
+        return self
 
 
 class BenchmarkConfig(Config):
@@ -364,7 +380,7 @@ def load_yaml(path: str) -> dict[str, Any]:
     Raises UsageError where the file is missing or holds no mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Location.of(path).read_text())
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"configuration {path}: {one_line(error)}") from None
     if not isinstance(values, dict):

@@ -51,7 +51,9 @@ def add_flags(
             parser.add_argument(name, metavar=name.upper(), help=_help(field, default))
         else:
             flag = f"--{prefix}{name}".replace("_", "-")
-            parser.add_argument(flag, dest=prefix + name, metavar="X", default=None, help=_help(field, default))
+            # A switch needs no value, but takes one: a file may have set it.
+            switch: dict[str, Any] = {"nargs": "?", "const": "true"} if annotation is bool else {}
+            parser.add_argument(flag, dest=prefix + name, metavar="X", help=_help(field, default), **switch)
 
 
 def at_root(recipe: dict[str, Any], dataset: str) -> dict[str, Any]:

@@ -208,6 +208,21 @@ def test_a_malformed_manifest_stops_every_reader_of_shards(tmp_path: Path, tiny_
     assert "manifest.json is not a shard manifest" in audit
 
 
+def test_every_reader_of_shards_takes_patterns_and_manifests(
+    tmp_path: Path, tiny_shards: Path, tiny_target: Path, fails: Fails
+) -> None:
+    manifest = tmp_path / "elsewhere.json"
+    manifest.write_bytes((tiny_shards / "manifest.json").read_bytes())
+    pattern = f"{tmp_path}/members/members-{{000000..000009}}.tar"
+    audit = fails(
+        "audit", "--out", tmp_path / "o", "--shards", pattern, "--manifest", manifest, "--target", tiny_target
+    )
+    train = fails("train", "--out", tmp_path / "o", "--shards", pattern, "--manifest", manifest)
+    check = fails("validate", "--shards", pattern, "--manifest", manifest)
+    assert audit == train == check
+    assert audit.endswith(f"{manifest} does not name the shard {tmp_path}/members/members-000004.tar\n")
+
+
 def test_training_needs_member_shards(tmp_path: Path, tiny_shards: Path, fails: Fails) -> None:
     manifest = read_manifest(Location.of(tiny_shards))
     heldout = [shard for shard in manifest.shards if shard.name.startswith("heldout/")]

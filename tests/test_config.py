@@ -116,6 +116,7 @@ def test_the_demo_is_audited_by_default() -> None:
 CHANGES: dict[str, Any] = {
     "out": "other",
     "shards": "other",
+    "manifest": "other",
     "target": "other",
     "lora": "other",
     "lora_scale": 0.5,
@@ -165,6 +166,7 @@ def test_rows_depend_on_everything_but_addresses_memory_compute_and_analysis(nam
     apart = {
         "out",
         "shards",
+        "manifest",
         "target",
         "lora",
         "lora_scale",

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from ldm_scale.cli import make_parser
-from ldm_scale.config import AnalysisConfig, AuditConfig, PackConfig, TrainConfig, build
+from ldm_scale.config import AnalysisConfig, AuditConfig, PackConfig, TrainConfig, ValidateConfig, build
 from ldm_scale.errors import UsageError
 from ldm_scale.flags import ENVIRONMENT, collect
+from ldm_scale.storage import Location
 
 FLAGS = {
     "audit": """
@@ -22,8 +23,8 @@ FLAGS = {
         --compute.min-actors --compute.rows-per-part --conditioning --config --geometry.calibration
         --geometry.distortion --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes
         --help --images.crop --images.filter --images.max-pixels --images.size --latent --leakage.attack
-        --leakage.timestep --lora --lora-scale --masks.bins --masks.ranking --max-reject-fraction --out --seed --shards
-        --split --target -h
+        --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out
+        --seed --shards --split --target -h
     """,
     "benchmark": """
         --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h
@@ -37,11 +38,11 @@ FLAGS = {
         --autoencoder.pretrained --autoencoder.rate --base --checkpoint-steps --config --denoiser.attention
         --denoiser.batch --denoiser.channels --denoiser.classes --denoiser.ema --denoiser.epochs --denoiser.layers
         --denoiser.rate --device --failures --half --help --images.crop --images.filter --images.max-pixels
-        --images.size --lora-rank --out --precision --preset --seed --shards --size --workers -h
+        --images.size --lora-rank --manifest --out --precision --preset --seed --shards --size --workers -h
     """,
     "validate": """
-        --config --decode-share --help --images.crop --images.filter --images.max-pixels --images.size --lora --seed
-        --shards --split --target -h
+        --config --decode-share --help --images.crop --images.filter --images.max-pixels --images.size --lora
+        --manifest --seed --shards --split --target --write-manifest -h
     """,
     "reduce": "--average --bootstrap --confidence --drop --help --repeats -h RUN",
     "report": "--help -h RUN",
@@ -108,6 +109,19 @@ def test_each_of_recipe_file_environment_and_flag_wins_over_the_one_before(
     assert values("--config", file, recipe=recipe) == expected
     flags = ("--target", "flag", "--seed", "3")
     assert values("--config", file, *flags, recipe=recipe) == expected | {"target": "flag", "seed": "3"}
+
+
+def test_a_bare_flag_is_yes() -> None:
+    for flags, expected in (((), False), (("--write-manifest",), True), (("--write-manifest", "false"), False)):
+        arguments = make_parser().parse_args(["validate", "--shards", "s", *flags])
+        assert build(ValidateConfig, collect(arguments, ValidateConfig, {})).write_manifest is expected
+
+
+def test_a_configuration_file_may_lie_on_s3(bucket: str) -> None:
+    (Location.of(bucket) / "audit.yaml").create(b"seed: 7\nout: o\n")
+    assert values("--config", f"{bucket}/audit.yaml", "--out", "flag") == {"seed": 7, "out": "flag"}
+    with pytest.raises(UsageError, match=rf"^configuration {bucket}/none\.yaml: "):
+        values("--config", f"{bucket}/none.yaml")
 
 
 def test_sections_are_merged_option_by_option(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ class Inspection:
 
     files: files by suffix, and "other" ones that are not read. conditions: samples that are not rejected as they are
     read, by whether they have a caption and by class index. sides: shortest and longest side of the decoded images.
-    problems: what is wrong, with how many samples and the first of them.
+    problems: what is wrong, with how many samples and the first of them. shards: what a manifest says of the shards
+    that could be read and hold samples.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -29,6 +30,7 @@ class Inspection:
     sides: tuple[int, int] | None = None
     decoded: int = 0
     problems: dict[str, tuple[int, str]] = field(default_factory=dict)
+    shards: list[ShardInfo] = field(default_factory=list)
 
     def complain(self, problem: str, where: str, count: int = 1) -> None:
         """Count a problem; the first place is kept."""
@@ -41,6 +43,7 @@ class Inspection:
         self.files += other.files
         self.conditions += other.conditions
         self.decoded += other.decoded
+        self.shards += other.shards
         for problem, (count, first) in other.problems.items():
             self.complain(problem, first, count)
         if other.sides is not None:
@@ -70,18 +73,20 @@ def _problems_of(sample: Sample, classes: int) -> Iterator[str]:
 
 
 def inspect_shard(
-    folder: Location, shard: ShardInfo, classes: int, share: float, seed: int, max_pixels: int
+    folder: Location, shard: ShardInfo | str, classes: int, share: float, seed: int, max_pixels: int
 ) -> Inspection:
-    """Read one shard of a manifest to its end, and decode a share of its images, drawn by key.
+    """Read one shard to its end, and decode a share of its images, drawn by key.
 
-    classes: how many the manifest names; 0 where it names none. What is wrong is returned, never raised.
+    shard: as its manifest describes it, or the name of one that has none. classes: how many the manifest names; 0 where
+    it names none. What is wrong is returned, never raised.
     """
     found = Inspection()
-    location = folder / shard.name
+    name = shard if isinstance(shard, str) else shard.name
+    location = folder / name
     try:
         with location.on_disk() as (stream, digest):
             for sample in map(as_sample, group_members(found.watch(read_members(stream)))):
-                where = f"{shard.name} {sample.key}"
+                where = f"{name} {sample.key}"
                 found.keys.append(sample.key)
                 for problem in _problems_of(sample, classes):
                     found.complain(problem, where)
@@ -94,11 +99,21 @@ def inspect_shard(
     except (OSError, tarfile.TarError) as error:
         found.complain(f"cannot be read: {one_line(error)}", location.uri)
         return found
-    if len(found.keys) != shard.samples:
-        found.complain(f"holds {len(found.keys)} samples, its manifest says {shard.samples}", location.uri)
-    if (size, digest) != (shard.bytes, shard.sha256):
-        found.complain("is not the file that its manifest describes: bytes or checksum differ", location.uri)
+    actual = ShardInfo(name=name, samples=len(found.keys), bytes=size, sha256=digest)
+    if actual.samples:
+        found.shards = [actual]
+    else:
+        found.complain("holds no samples", location.uri)
+    if isinstance(shard, ShardInfo):
+        _compare(found, location, actual, shard)
     return found
+
+
+def _compare(found: Inspection, location: Location, actual: ShardInfo, expected: ShardInfo) -> None:
+    if actual.samples != expected.samples:
+        found.complain(f"holds {actual.samples} samples, its manifest says {expected.samples}", location.uri)
+    if (actual.bytes, actual.sha256) != (expected.bytes, expected.sha256):
+        found.complain("is not the file that its manifest describes: bytes or checksum differ", location.uri)
 
 
 def _decode(found: Inspection, where: str, data: bytes, max_pixels: int) -> None:

@@ -1,6 +1,8 @@
 """The manifest of a shard folder: each shard with its number of samples, bytes and SHA-256."""
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -9,6 +11,18 @@ from ldm_scale.errors import UsageError
 from ldm_scale.storage import Location
 
 MANIFEST = "manifest.json"
+
+
+def stem_of(name: str) -> str:
+    """A shard's name without folder and suffix: the first part of its samples' ids."""
+    return name.rsplit("/", 1)[-1].removesuffix(".tar")
+
+
+def check_stems(names: Iterable[str], where: str) -> None:
+    """Raise UsageError where two shards share a stem; `where` begins the message."""
+    stem, count = next(iter(Counter(map(stem_of, names)).most_common(1)), ("", 0))
+    if count > 1:
+        raise UsageError(f"{where} two shards named {stem}; sample ids would clash")
 
 
 class ShardInfo(BaseModel):
@@ -36,8 +50,8 @@ class ShardInfo(BaseModel):
 
     @property
     def stem(self) -> str:
-        """The shard's name without folder and suffix: the first part of its samples' ids."""
-        return self.name.rsplit("/", 1)[-1].removesuffix(".tar")
+        """The first part of its samples' ids."""
+        return stem_of(self.name)
 
 
 class Manifest(BaseModel):
@@ -60,28 +74,41 @@ class Manifest(BaseModel):
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
 
+    def encode(self) -> bytes:
+        """The bytes of its file."""
+        return json.dumps(self.model_dump(), indent=1).encode()
+
 
 def read_manifest(folder: Location) -> Manifest:
     """The manifest of a shard folder.
 
     Raises UsageError where the folder or its manifest is missing, empty or malformed, or two shards share a stem.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        what = "holds no manifest.json" if folder.is_dir() else "does not exist"
-        raise UsageError(f"shard folder {folder} {what}; make one with `ldm-scale pack`")
+    if not (folder / MANIFEST).is_file():
+        if not folder.is_dir():
+            raise UsageError(f"shard folder {folder} does not exist")
+        raise UsageError(
+            f"shard folder {folder} holds no {MANIFEST}; make one with "
+            f"`ldm-scale validate --shards '{folder}' --write-manifest`"
+        )
+    return parse_manifest(folder / MANIFEST)
+
+
+def parse_manifest(file: Location) -> Manifest:
+    """The manifest in a file.
+
+    Raises UsageError where it is empty or malformed, or two shards share a stem.
+    """
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(file.read_bytes())
     except ValidationError as error:
-        raise UsageError(f"{path} is not a shard manifest: {error.errors()[0]['msg']}") from None
+        raise UsageError(f"{file} is not a shard manifest: {error.errors()[0]['msg']}") from None
     if not manifest.samples:
-        raise UsageError(f"{path} lists no samples")
-    stems = [shard.stem for shard in manifest.shards]
-    if doubled := next((stem for stem in stems if stems.count(stem) > 1), None):
-        raise UsageError(f"{path} lists two shards named {doubled}; sample ids would clash")
+        raise UsageError(f"{file} lists no samples")
+    check_stems((shard.name for shard in manifest.shards), f"{file} lists")
     return manifest
 
 
 def write_manifest(folder: Location, manifest: Manifest) -> None:
     """Write `manifest.json`; raises UsageError where there is one already."""
-    (folder / MANIFEST).create(json.dumps(manifest.model_dump(), indent=1).encode())
+    (folder / MANIFEST).create(manifest.encode())

@@ -12,7 +12,8 @@ from ldm_scale.attacks.base import Attack
 from ldm_scale.attacks.registry import make_attack, resolve_options
 from ldm_scale.auditor import resolve_leakage
 from ldm_scale.config import CALIBRATED, AuditConfig, MaskConfig, digest
-from ldm_scale.data.manifest import Manifest, ShardInfo, read_manifest
+from ldm_scale.data.addresses import open_shards
+from ldm_scale.data.manifest import Manifest, ShardInfo
 from ldm_scale.data.shards import read_shard
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split, check_keys, read_split
 from ldm_scale.engine.reading import ShardTask
@@ -63,8 +64,7 @@ def check_inputs(config: AuditConfig) -> Inputs:
     Raises UsageError for the first that cannot be used.
     """
     attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
-    folder = Location.of(config.shards)
-    manifest = read_manifest(folder)
+    shards = open_shards(config.shards, config.manifest)
     split = read_split(Location.of(config.split)) if config.split is not None else None
     weights = fetch_weights(config.target, config.lora, config.lora_scale)
     target = weights.load("cpu", config.images.size)
@@ -76,7 +76,7 @@ def check_inputs(config: AuditConfig) -> Inputs:
             "leakage": resolve_leakage(config.leakage, attacks),
             "masks": config.masks if ranking is None else _absolute(config.masks),
             # Absolute: workers, and whoever reads run.json, stand elsewhere.
-            **{name: Location.of(getattr(config, name)).uri for name in ("out", "shards")},
+            **{name: Location.of(at).uri for name in ("out", "shards", "manifest") if (at := getattr(config, name))},
             # Pinned too: a branch may move while the run goes on.
             **weights.addresses,
         }
@@ -84,11 +84,11 @@ def check_inputs(config: AuditConfig) -> Inputs:
     science: dict[str, Any] = {
         **resolved.science(),
         "ranking": config.masks.ranking if ranking is None else digest(ranking.tolist()),
-        "shards": manifest.sha256,
-        "split": split.sha256 if split else manifest.split_sha256,
+        "shards": shards.manifest.sha256,
+        "split": split.sha256 if split else shards.manifest.split_sha256,
         **weights.science(),
     }
-    return Inputs(resolved, folder, manifest, split, target, attacks, ranking, science)
+    return Inputs(resolved, shards.folder, shards.manifest, split, target, attacks, ranking, science)
 
 
 def _absolute(masks: MaskConfig) -> MaskConfig:

@@ -15,7 +15,8 @@ from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from ldm_scale.config import ComputeConfig, TrainConfig
-from ldm_scale.data.manifest import Manifest, read_manifest
+from ldm_scale.data.addresses import Shards, open_shards
+from ldm_scale.data.manifest import Manifest
 from ldm_scale.data.split import MEMBERS
 from ldm_scale.engine.progress import relay, say
 from ldm_scale.engine.reading import ShardTask, stream_images
@@ -30,11 +31,11 @@ from ldm_scale.training.saving import RECORD
 VERSIONED = ("ldm_scale", "ray", "torch", "diffusers", "transformers", "peft")
 
 
-def _member_shards(manifest: Manifest, folder: Location) -> list[ShardTask]:
-    shards = [shard for shard in manifest.shards if shard.side == MEMBERS]
-    if not shards:
-        raise UsageError(f"{folder} has no {MEMBERS}/ shards to train on")
-    return [ShardTask(folder=folder.uri, shard=shard, membership=True) for shard in shards]
+def _member_shards(shards: Shards) -> list[ShardTask]:
+    members = [shard for shard in shards.manifest.shards if shard.side == MEMBERS]
+    if not members:
+        raise UsageError(f"{shards.folder} has no {MEMBERS}/ shards to train on")
+    return [ShardTask(folder=shards.folder.uri, shard=shard, membership=True) for shard in members]
 
 
 def _epochs(config: TrainConfig, shards: list[ShardTask], position: int) -> list[ShardTask]:
@@ -56,18 +57,18 @@ def run_training(config: TrainConfig) -> None:
     Raises UsageError for shards, models or an output folder that cannot be used; nothing is overwritten. Raises
     RunError where a member cannot be trained on, or workers fail too often.
     """
-    out, folder = Location.of(config.out), Location.of(config.shards)
+    out = Location.of(config.out)
     partial = Location(f"{out}.partial")
-    manifest = read_manifest(folder)
-    shards = _member_shards(manifest, folder)
+    shards = open_shards(config.shards, config.manifest)
+    members, manifest = _member_shards(shards), shards.manifest
     config = find_sources(config)
-    job = _make_job(config, manifest, shards)
+    job = _make_job(config, manifest, members)
     identity = {name: value for name, value in job.record.items() if name != "versions"} | {"shards": manifest.sha256}
     _check_free(identity, out, partial)
     with session():
         device = _find_device(config)
         _begin(identity, partial)
-        checkpoint = _fit(job, shards, partial, device)
+        checkpoint = _fit(job, members, partial, device)
         out.make_dir()
         out.copy_from(checkpoint.filesystem, f"{checkpoint.path}/{TARGET}")
         partial.delete_dir()

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from PIL.Image import Image
 
-from ldm_scale.config import ValidateConfig
+from ldm_scale.config import ValidateConfig, digest
+from ldm_scale.data.addresses import Shards, find_manifest, list_shards, open_shards
 from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.inspection import Inspection, inspect_shard
-from ldm_scale.data.manifest import Manifest, read_manifest
+from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard
 from ldm_scale.data.split import HELDOUT, MEMBERS, read_split
 from ldm_scale.engine.parallel import in_parallel
 from ldm_scale.engine.session import session
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import ExistsError, UsageError
 from ldm_scale.storage import Location
 from ldm_scale.targets import fetch_weights
 from ldm_scale.targets.trial import Trial, try_target
@@ -36,31 +37,80 @@ class Validation:
     problems: tuple[str, ...]
 
 
-def _inspect_all(folder: Location, manifest: Manifest, config: ValidateConfig) -> Inspection:
-    """Every shard, in parallel; what was found, in the manifest's order."""
+def _inspect_all(
+    folder: Location, shards: Sequence[ShardInfo] | Sequence[str], classes: int, config: ValidateConfig
+) -> Inspection:
+    """Every shard, in parallel; what was found, in their order."""
     inspect = functools.partial(
         inspect_shard,
         folder,
-        classes=len(manifest.classes),
+        classes=classes,
         share=config.decode_share,
         seed=config.seed,
         max_pixels=config.images.max_pixels,
     )
     total = Inspection()
     with session():
-        for found in in_parallel(inspect, manifest.shards, "shards"):
+        for found in in_parallel(inspect, shards, "shards"):
             total.add(found)
     return total
 
 
-def _describe_shards(folder: Location, manifest: Manifest, found: Inspection) -> Iterator[str]:
+@dataclass(frozen=True)
+class Checked:
+    """The shards, what was found in them, and where their manifest is, in words."""
+
+    shards: Shards
+    found: Inspection
+    manifest: str
+
+
+def _check_shards(config: ValidateConfig) -> Checked:
+    """Every shard against its manifest; where there is none, as it is."""
+    assert config.shards is not None
+    file = find_manifest(config.shards, config.manifest)
+    if file is not None and config.write_manifest:
+        raise ExistsError(f"{file} exists already; nothing is overwritten")
+    if file is None and (config.manifest is None or config.write_manifest):
+        return _describe(config, config.shards)
+    shards = open_shards(config.shards, config.manifest)
+    found = _inspect_all(shards.folder, shards.manifest.shards, len(shards.manifest.classes), config)
+    return Checked(shards, found, str(file))
+
+
+def _describe(config: ValidateConfig, address: str) -> Checked:
+    """Shards without a manifest, with the one that is made of what is found; it is written where that is asked for."""
+    folder, names = list_shards(address)
+    found = _inspect_all(folder, names, 0, config)
+    manifest = Manifest(
+        shards=tuple(found.shards),
+        split="by folder",
+        # Nothing else says who is a member, and how samples are called, than their shards' names.
+        split_sha256=digest([shard.name for shard in found.shards]),
+    )
+    where = "none"
+    if not config.write_manifest:
+        found.complain("has no manifest, and audits need one; --write-manifest makes it", folder.uri)
+    elif len(found.shards) < len(names):
+        found.complain("a manifest is not written where shards cannot be read or hold no samples", folder.uri)
+    else:
+        file = folder / MANIFEST if config.manifest is None else Location.of(config.manifest)
+        file.create(manifest.encode())
+        where = f"{file}, written now"
+    return Checked(Shards(folder, manifest), found, where)
+
+
+def _facts(checked: Checked) -> Iterator[str]:
+    manifest, found = checked.shards.manifest, checked.found
     sides = {side: sum(shard.samples for shard in manifest.shards if shard.side == side) for side in (MEMBERS, HELDOUT)}
     other = manifest.samples - sum(sides.values())
     size = sum(shard.bytes for shard in manifest.shards) / 1e6
     yield (
-        f"{folder}: {len(manifest.shards)} shards, {size:,.1f} MB, {len(found.keys)} samples; by the manifest "
-        f"{sides[MEMBERS]} members, {sides[HELDOUT]} held-out" + (f", {other} in neither folder" if other else "")
+        f"{checked.shards.folder}: {len(manifest.shards)} shards, {size:,.1f} MB, {len(found.keys)} samples; by their "
+        f"folders {sides[MEMBERS]} members, {sides[HELDOUT]} held-out"
+        + (f", {other} in neither folder" if other else "")
     )
+    yield f"  manifest: {checked.manifest}"
     files = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.files.items()))
     pixels = (
         f"; {found.decoded} images decoded, sides of {found.sides[0]} to {found.sides[1]} px" if found.sides else ""
@@ -85,10 +135,10 @@ def _split_problems(config: ValidateConfig, found: Inspection) -> Iterator[str]:
         yield f"{config.split}: {len(doubled)} keys are in more than one shard, the first is {doubled[0]!r}"
 
 
-def _good_samples(folder: Location, manifest: Manifest, max_pixels: int) -> Iterator[tuple[Sample, Image]]:
+def _good_samples(shards: Shards, max_pixels: int) -> Iterator[tuple[Sample, Image]]:
     """The samples, in order, whose images can be decoded, with these."""
-    for shard in manifest.shards:
-        for sample in read_shard(folder, shard):
+    for shard in shards.manifest.shards:
+        for sample in read_shard(shards.folder, shard):
             with contextlib.suppress(BadImage):  # raised for samples with a fault, too: they have no image
                 yield sample, open_image(sample.image, max_pixels)
 
@@ -105,7 +155,7 @@ def _try(config: ValidateConfig, samples: Sequence[tuple[Sample, Image]]) -> Tri
 
 
 def run_validation(config: ValidateConfig) -> Validation:
-    """Check the shards, the split file and the target that are given.
+    """Check the shards, the split file and the target that are given; write the shards' manifest where that is asked.
 
     Raises UsageError where one of them cannot be used at all.
     """
@@ -116,14 +166,13 @@ def run_validation(config: ValidateConfig) -> Validation:
     samples: list[tuple[Sample, Image]] = []
     found = Inspection()
     if config.shards is not None:
-        folder = Location.of(config.shards)
-        manifest = read_manifest(folder)
-        found = _inspect_all(folder, manifest, config)
-        facts += _describe_shards(folder, manifest, found)
+        checked = _check_shards(config)
+        found = checked.found
+        facts += _facts(checked)
         problems += (f"{problem} ({count}; the first: {first})" for problem, (count, first) in found.problems.items())
         problems += _split_problems(config, found)
         if not found.problems:
-            samples = list(itertools.islice(_good_samples(folder, manifest, config.images.max_pixels), TRIED))
+            samples = list(itertools.islice(_good_samples(checked.shards, config.images.max_pixels), TRIED))
     if config.target is not None:
         trial = _try(config, samples)
         facts += trial.facts

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.images import BadImage, as_rgb, encode_png, open_image
-from ldm_scale.data.manifest import Manifest, ShardInfo, read_manifest
+from ldm_scale.data.manifest import Manifest, ShardInfo
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard
 from ldm_scale.errors import RunError, UsageError
@@ -82,15 +83,14 @@ def read_pictures(sample_ids: Iterable[str], record: RunRecord) -> dict[str, Pic
         by_stem[stem].add(key)
     ids = [f"{stem}/{key}" for stem, keys in by_stem.items() for key in keys]
     try:
-        folder = Location.of(record.config.shards)
-        manifest = read_manifest(folder)
+        shards = open_shards(record.config.shards, record.config.manifest)
     except UNREACHABLE as error:
         return {sample_id: Picture(reason=str(error)) for sample_id in ids}
-    if manifest.sha256 != record.science.get("shards"):
+    if shards.manifest.sha256 != record.science.get("shards"):
         return {sample_id: Picture(reason="the shards have changed since the audit") for sample_id in ids}
     max_pixels = record.config.images.max_pixels
     return {
         f"{stem}/{key}": picture
         for stem, keys in by_stem.items()
-        for key, picture in _read_shard_pictures(folder, manifest, stem, keys, max_pixels).items()
+        for key, picture in _read_shard_pictures(shards.folder, shards.manifest, stem, keys, max_pixels).items()
     }

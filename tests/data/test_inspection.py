@@ -34,7 +34,7 @@ def write(folder: Path, files: list[tuple[str, bytes]], samples: int) -> ShardIn
 
 
 def inspect(
-    folder: Path, shard: ShardInfo, classes: int = 0, share: float = 1.0, max_pixels: int = 10_000
+    folder: Path, shard: ShardInfo | str, classes: int = 0, share: float = 1.0, max_pixels: int = 10_000
 ) -> Inspection:
     return inspect_shard(Location.of(folder), shard, classes, share, 0, max_pixels)
 
@@ -111,3 +111,21 @@ def test_the_share_that_is_decoded_is_drawn_by_key(tiny_shards: Path) -> None:
     assert 10 < drawn < 38
     assert drawn == sum(inspect(tiny_shards, shard, share=0.5).decoded for shard in shards)
     assert sum(inspect(tiny_shards, shard, share=0.0).decoded for shard in shards) == 0
+
+
+def test_a_shard_without_a_manifest_is_described_as_the_writer_described_it(tmp_path: Path, tiny_shards: Path) -> None:
+    shards = read_manifest(Location.of(tiny_shards)).shards
+    total = Inspection()
+    for shard in shards:
+        total.add(inspect(tiny_shards, shard.name))
+    assert (total.problems, tuple(total.shards)) == ({}, shards)
+
+
+def test_shards_that_hold_nothing_or_cannot_be_read_are_not_described(tmp_path: Path) -> None:
+    empty = write(tmp_path, [], 0)
+    found = inspect(tmp_path, empty.name)
+    assert (found.shards, list(found.problems)) == ([], ["holds no samples"])
+    (tmp_path / empty.name).write_bytes(b"<html>" * 1000)
+    found = inspect(tmp_path, empty.name)
+    assert found.shards == []
+    assert next(iter(found.problems)).startswith("cannot be read: ")

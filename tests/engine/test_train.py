@@ -18,6 +18,7 @@ from diffusers import StableDiffusionPipeline
 
 from ldm_scale.cli import main
 from ldm_scale.config import PackConfig
+from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.pack import pack
 from ldm_scale.engine.train import _epochs, _member_shards, _position
@@ -25,6 +26,7 @@ from ldm_scale.storage import Location
 from ldm_scale.targets import load_target
 from tests.conftest import make_folder, tiny_recipe
 from tests.targets import tiny
+from tests.targets.test_fetch import upload
 
 AUTOENCODER = ("--autoencoder.channels", "8,8,16", "--autoencoder.batch", "8", "--autoencoder.rate", "1e-2")
 DENOISER = ("--denoiser.channels", "8,16", "--denoiser.batch", "8", "--denoiser.rate", "1e-2")
@@ -159,9 +161,11 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_on_s3(
     bucket: str, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = f"{bucket}/models/target"
+    upload(shards / "members", f"{bucket}/shards/members")
     thread = at_checkpoint(out, kill_worker)
     try:
-        assert run(shards, out, *epochs(10, 10), "--checkpoint-steps", 10) == 0
+        flags = ("--manifest", shards / "manifest.json", "--checkpoint-steps", 10)
+        assert run(f"{bucket}/shards", out, *epochs(10, 10), *flags) == 0
     finally:
         thread.join()
     printed = capsys.readouterr().out
@@ -219,8 +223,7 @@ def test_a_sample_that_cannot_be_trained_on_is_named_and_not_tried_again(
 
 
 def test_only_members_are_trained_on_and_often_enough(tiny_shards: Path) -> None:
-    folder = Location.of(tiny_shards)
-    shards = _member_shards(read_manifest(folder), folder)
+    shards = _member_shards(open_shards(str(tiny_shards)))
     assert {task.shard.name.split("/")[0] for task in shards} == {"members"}
     stages = {"autoencoder": {"epochs": 7 / 3, "batch": 8}, "denoiser": {"epochs": 10 / 3, "batch": 16}}
     config = tiny_recipe(**stages, workers=2)

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 
 from ldm_scale.cli import main
+from ldm_scale.config import digest
+from ldm_scale.data.manifest import ShardInfo, read_manifest
+from ldm_scale.data.samples import Sample
+from ldm_scale.data.shards import write_shard
 from ldm_scale.storage import Location
 from tests.targets import tiny
+from tests.targets.test_fetch import tree, upload
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -24,7 +29,7 @@ def test_a_good_folder_and_target_are_described(
 ) -> None:
     status, out, _ = validate(capsys, "--shards", tiny_shards, "--target", tiny_target, "--decode-share", 1)
     assert status == 0
-    assert "48 samples; by the manifest 24 members, 24 held-out" in out
+    assert "48 samples; by their folders 24 members, 24 held-out" in out
     assert "files: 48 cls, 48 png, 48 txt; 48 images decoded, sides of 16 to 16 px" in out
     assert "captions: 48; classes 0 to 1, the manifest names 2" in out
     assert "UnconditionalTarget: 16 px images, 4 x 4 x 4 latents (64 dimensions), 1000 timesteps" in out
@@ -83,3 +88,80 @@ def test_shards_on_s3(bucket: str, tiny_shards: Path, capsys: pytest.CaptureFixt
             (Location.of(bucket) / f"shards/{path.relative_to(tiny_shards)}").create(path.read_bytes())
     status, out, _ = validate(capsys, "--shards", f"{bucket}/shards")
     assert (status, out.splitlines()[-1]) == (0, "no problem was found")
+
+
+@pytest.fixture
+def undescribed(tmp_path: Path, tiny_shards: Path) -> Path:
+    """The tiny shards without their manifest."""
+    return Path(shutil.copytree(tiny_shards, tmp_path / "shards", ignore=shutil.ignore_patterns("manifest.json")))
+
+
+def described(folder: Path) -> dict[str, ShardInfo]:
+    return {shard.name: shard for shard in read_manifest(Location.of(folder)).shards}
+
+
+def test_shards_without_a_manifest_are_described_and_it_is_written_when_asked(
+    undescribed: Path, tiny_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(undescribed)
+    status, out, _ = validate(capsys, "--shards", undescribed)
+    assert (status, tree(undescribed)) == (1, before)
+    assert "8 shards" in out
+    assert "48 samples; by their folders 24 members, 24 held-out" in out
+    assert "problem: has no manifest, and audits need one; --write-manifest makes it" in out
+    status, out, _ = validate(capsys, "--shards", undescribed, "--write-manifest")
+    assert (status, out.splitlines()[-1]) == (0, "no problem was found")
+    assert f"manifest: {undescribed}/manifest.json, written now" in out
+    assert described(undescribed) == described(tiny_shards)
+    # Who is a member is in the shards' names alone, and so in what the split is known by.
+    split = read_manifest(Location.of(undescribed)).split_sha256
+    assert split == digest(sorted(described(tiny_shards)))
+    written = tree(undescribed)
+    status, _, err = validate(capsys, "--shards", undescribed, "--write-manifest")
+    assert (status, tree(undescribed)) == (2, written)
+    assert "manifest.json exists already; nothing is overwritten" in err
+
+
+def test_no_manifest_is_written_of_shards_that_cannot_be_read(
+    undescribed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (undescribed / "members/members-000001.tar").write_bytes(b"<html></html>")
+    before = tree(undescribed)
+    status, out, _ = validate(capsys, "--shards", undescribed, "--write-manifest")
+    assert (status, tree(undescribed)) == (1, before)
+    assert f"first: {undescribed}/members/members-000001.tar)" in out
+    assert "problem: a manifest is not written where shards cannot be read or hold no samples" in out
+
+
+def test_a_manifest_is_written_of_shards_with_a_bad_sample(
+    undescribed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard = write_shard([Sample("a", b"no image", "png", "one")], Location.of(undescribed), "members/extra.tar")
+    status, out, _ = validate(capsys, "--shards", undescribed, "--write-manifest", "--decode-share", 1)
+    assert status == 1
+    assert "members/extra.tar a" in out
+    assert described(undescribed)["members/extra.tar"] == shard
+
+
+def test_a_manifest_is_written_elsewhere_for_shards_that_are_named_by_a_pattern(
+    bucket: str, tmp_path: Path, tiny_shards: Path, undescribed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upload(undescribed, f"{bucket}/shards")
+    before = Location.of(f"{bucket}/shards").versions()
+    shards = ("--shards", f"{bucket}/shards/{{members/members,heldout/heldout}}-{{000001..000002}}.tar")
+    file = tmp_path / "manifest.json"
+    status, _, err = validate(capsys, *shards, "--manifest", file)
+    assert (status, f"manifest {file} does not exist" in err) == (2, True)
+    status, out, _ = validate(capsys, *shards, "--manifest", file, "--write-manifest")
+    assert (status, Location.of(f"{bucket}/shards").versions()) == (0, before)
+    assert f"{bucket}/shards: 4 shards" in out
+    everything = described(tiny_shards)
+    assert described(tmp_path) == {name: everything[name] for name in sorted(everything) if name[-5] in "12"}
+    status, out, _ = validate(capsys, *shards, "--manifest", file)
+    assert (status, out.splitlines()[-1]) == (0, "no problem was found")
+    # The one that was given is the one that shards are held against.
+    content = json.loads(file.read_text())
+    content["shards"][0]["samples"] += 1
+    file.write_text(json.dumps(content))
+    status, out, _ = validate(capsys, *shards, "--manifest", file)
+    assert (status, "holds 6 samples, its manifest says 7" in out) == (1, True)
