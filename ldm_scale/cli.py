@@ -20,6 +20,7 @@ from ldm_scale.config import (
 )
 from ldm_scale.errors import RunError, UsageError, printable
 from ldm_scale.flags import ROOT, add_attack_flags, add_flags, at_root, collect
+from ldm_scale.ownership import latest_owner, own
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.storage import Location
 
@@ -86,6 +87,7 @@ def _benchmark(config: BenchmarkConfig) -> None:
 
 
 def _reduce(arguments: argparse.Namespace) -> None:
+    from ldm_scale.engine.progress import say
     from ldm_scale.engine.reduce import reduce_run
     from ldm_scale.engine.session import session
     from ldm_scale.report.page import write_report
@@ -94,9 +96,9 @@ def _reduce(arguments: argparse.Namespace) -> None:
     recorded = run.read_record().config
     analysis = build(AnalysisConfig, collect(arguments, AnalysisConfig, recorded.analysis.model_dump()))
     check_drop(analysis.drop, recorded.masks.bins)
-    with session():
+    with session(), own(run.root, say):
         reduce_run(run, analysis)
-    write_report(run)
+        write_report(run)
     _print_outcome(run)
 
 
@@ -118,6 +120,8 @@ def _status(arguments: argparse.Namespace) -> None:
         print(f"  rejected {count}: {printable(reason)}")
     for name in ("results.json", "report.html"):
         print(f"  {name}: {'written' if (run.root / name).is_file() else 'not yet'}")
+    if owner := latest_owner(run.root):
+        print(f"  last job: {owner}; {'ended' if owner.ended else 'running, or dead without a word'}")
 
 
 def _add_run_command(commands: Any, name: str, function: Callable[[argparse.Namespace], None], text: str) -> Any:

@@ -131,6 +131,7 @@ class AuditConfig(Config):
         "class for all: a U-Net's null class",
     )
     max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected samples than this fail the run")
+    retry_rejects: bool = Field(False, description="when a run is resumed, try its rejected samples again")
     attacks: dict[str, dict[str, Any]] = Field(
         {"sima": {}}, description="attacks by name, with options in YAML; or names, comma-separated"
     )

@@ -2,23 +2,30 @@
 
 run.json, samples/*.parquet and rejects/*.parquet are only ever added to; results.json, metrics.parquet,
 ranking.parquet and report.html are derived from them and can be made again at any time. calibration.json, where
-the configuration asks for a calibration set, is written once before the first row.
+the configuration asks for a calibration set, is written once before the first row. owners/*.json: see ownership.
+
+Whatever dies between two files of one commit, or writes one twice, leaves nothing to mend: a row and a reject are pure
+functions of their sample, so what is missing is computed again, and of what is there twice one is counted.
 """
 
 import json
 import math
+import re
 import uuid
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ldm_scale.config import AuditConfig
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import ExistsError, UsageError
 from ldm_scale.schema import REJECT
-from ldm_scale.storage import Location, read_table, write_table
+from ldm_scale.storage import Location, encode_table, read_table
 
 
 class RunRecord(BaseModel):
@@ -121,45 +128,57 @@ class RunDirectory:
     def begin(self, record: RunRecord) -> None:
         """Start a run here, or resume the same one; raises UsageError as check_free does."""
         self.check_free(record.fingerprint, record.science)
-        if not self._record.is_file():
+        try:
             self._record.create(json.dumps(record.model_dump(mode="json"), indent=1).encode())
+        except ExistsError:
+            # Another job may just have begun another run.
+            self.check_free(record.fingerprint, record.science)
 
-    def commit(self, rows: pa.Table, rejects: pa.Table) -> None:
-        """Add rows and rejects, each as one new part."""
-        name = f"part-{uuid.uuid4().hex}.parquet"
+    def commit(self, rows: pa.Table, rejects: pa.Table, writer: int = 0) -> None:
+        """Add rows and rejects, each as one new part; the parts of a later writer, a number, come later by name."""
+        name = f"part-{writer:06d}-{uuid.uuid4().hex}.parquet"
         for folder, table in (("samples", rows), ("rejects", rejects)):
             if len(table):
-                write_table(self.root / folder / name, table)
+                (self.root / folder / name).create(encode_table(table))
 
-    def _ids(self, parts: list[Location]) -> set[str]:
-        ids: set[str] = set()
-        for part in parts:
-            ids.update(read_table(part, ["sample_id"])["sample_id"].to_pylist())
-        return ids
+    def _row_ids(self) -> Iterator[str]:
+        return (key for table in _read_all(self.parts(), ["sample_id"]) for key in table["sample_id"].to_pylist())
 
     def count_rows(self) -> int:
         """Samples with a row; a row that a retry wrote twice counts once."""
-        return len(self._ids(self.parts()))
+        return len(set(self._row_ids()))
 
-    def committed(self) -> dict[str, frozenset[str]]:
-        """The keys already in samples/ or rejects/, by shard stem."""
+    def committed(self, rejects: bool = True) -> dict[str, frozenset[str]]:
+        """The keys already in samples/ or, where they count, in rejects/, by shard stem."""
         keys: dict[str, set[str]] = defaultdict(set)
-        for sample_id in self._ids([*self.parts(), *self.reject_parts()]):
+        for sample_id in (*self._row_ids(), *(self._reject_rows() if rejects else ())):
             stem, key = sample_id.split("/", 1)
             keys[stem].add(key)
         return {stem: frozenset(found) for stem, found in keys.items()}
 
+    def _reject_rows(self) -> dict[str, dict[str, str]]:
+        """The latest reject of each sample, by its id."""
+        return {row["sample_id"]: row for table in _read_all(self.reject_parts()) for row in table.to_pylist()}
+
     def rejects(self) -> pa.Table:
-        """All rejects, one a sample, by sample id."""
-        tables = [REJECT.empty_table(), *(read_table(part) for part in self.reject_parts())]
-        rows = {row["sample_id"]: row for row in pa.concat_tables(tables).to_pylist()}
-        return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=REJECT)
+        """The latest reject of each sample without a row, by sample id; a retry may have given it one."""
+        rejects = self._reject_rows()
+        if rejects:
+            for sample_id in self._row_ids():
+                rejects.pop(sample_id, None)
+        return pa.Table.from_pylist([rejects[key] for key in sorted(rejects)], schema=REJECT)
 
     def reject_counts(self) -> dict[str, int]:
         """Rejects by stage and reason, most frequent first; details after a colon or in parentheses are left out."""
         rejects = self.rejects().to_pylist()
         counts = Counter(f"{row['stage']}: {row['reason'].split(':')[0].split(' (')[0]}" for row in rejects)
         return dict(counts.most_common())
+
+
+def _read_all(parts: list[Location], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The tables of all parts, in this order; several are on their way at a time, as each takes S3 a few answers."""
+    with ThreadPoolExecutor(8) as threads:
+        yield from threads.map(partial(read_table, columns=columns), parts)
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
@@ -169,7 +188,15 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
         return [
             line for name in names for line in differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
         ]
-    return [] if old == new else [f"{key} was {_short(old)}, is now {_short(new)}"]
+    if old == new:
+        return []
+    if _is_digest(old) and _is_digest(new):
+        return [f"the content of {key} has changed: its SHA-256 was {old[:12]}..., is now {new[:12]}..."]
+    return [f"{key} was {_short(old)}, is now {_short(new)}"]
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _short(value: Any) -> str:

@@ -164,8 +164,12 @@ class Location:
         return s3.download(*self._object, file)
 
     def read_bytes(self) -> bytes:
-        with self.open_stream() as stream:
-            return stream.read()
+        """A whole file, as it is at one moment."""
+        if self.is_local:
+            return self._path.read_bytes()
+        buffer = io.BytesIO()
+        self.download(buffer)
+        return buffer.getvalue()
 
     def read_text(self) -> str:
         return self.read_bytes().decode("utf-8")
@@ -278,7 +282,12 @@ def read_table(location: Location, columns: list[str] | None = None) -> pa.Table
 
 
 def write_table(location: Location, table: pa.Table) -> None:
-    """Write one Parquet file (zstd), whole or not at all."""
+    """Write one Parquet file, whole or not at all."""
+    location.replace(encode_table(table))
+
+
+def encode_table(table: pa.Table) -> pa.Buffer:
+    """The bytes of a Parquet file (zstd)."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
-    location.replace(sink.getvalue())
+    return sink.getvalue()

@@ -18,6 +18,7 @@ from ldm_scale.config import AuditConfig
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.errors import RunError
 from ldm_scale.flags import ENVIRONMENT
+from ldm_scale.ownership import Owner
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import REJECT, row_schema
 from ldm_scale.storage import Location
@@ -307,6 +308,16 @@ def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixt
     assert lines[0].startswith(f"{tmp_path / 'out'}: 5 of 9 samples done")
     assert lines[1].strip() == "rejected 2: decode: cannot be decoded"
     assert [line.strip() for line in lines[2:]] == ["results.json: written", "report.html: not yet"]
+
+
+def test_status_names_the_last_job_and_whether_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "out")
+    for ended, words in ((False, "running, or dead without a word"), (True, "ended")):
+        owner = Owner(host="node-7", pid=12, since="2026-01-02 03:04:05+00:00", ended=ended)
+        (run.root / f"owners/00000{1 + ended}.json").replace(owner.model_dump_json().encode())
+        assert main(["status", str(tmp_path / "out")]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == f"  last job: node-7, process 12, since 2026-01-02 03:04:05+00:00; {words}"
 
 
 def test_status_counts_a_row_that_was_written_twice_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ FLAGS = {
         --geometry.distortion --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes
         --help --images.crop --images.filter --images.max-pixels --images.size --latent --leakage.attack
         --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out
-        --seed --shards --split --target -h
+        --retry-rejects --seed --shards --split --target -h
     """,
     "benchmark": """
         --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h

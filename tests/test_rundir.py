@@ -17,7 +17,12 @@ SCHEMA = row_schema(4, {"sima": 1}, 2, {"fingerprint": "f"}, one_ranking=False)
 
 
 def make_record(**science: Any) -> RunRecord:
-    content = {"seed": 0, "attacks": {"sima": {"p": 4.0, "timesteps": [0, 10]}}, "target": "t" * 64} | science
+    content = {
+        "seed": 0,
+        "attacks": {"sima": {"p": 4.0, "timesteps": [0, 10]}},
+        "target": "t" * 64,
+        "shards": "a" * 64,
+    } | science
     return RunRecord(
         fingerprint=digest(content),
         science=content,
@@ -81,6 +86,7 @@ def test_the_same_run_is_resumed_and_its_record_left_alone(run: RunDirectory, tm
         ({"attacks": {"sima": {"p": 4.0, "timesteps": [0]}}}, r"attacks\.sima\.timesteps was \[0, 10\], is now \[0\]"),
         ({"attacks": {"loss": {}}}, r"attacks\.loss was null, is now \{\}; attacks\.sima was "),
         ({"target": "u" * 64}, r'target was "t{36}\.\.\., is now "u{36}\.\.\.'),
+        ({"shards": "c" * 64}, r"content of shards has changed: its SHA-256 was a{12}\.\.\., is now c{12}\.\.\.\)"),
         ({"seed": 1, "extra": True}, r"\(extra was null, is now true; seed was 0, is now 1\)"),
     ],
 )
@@ -156,6 +162,65 @@ def test_a_repeated_commit_counts_once(run: RunDirectory) -> None:
     assert run.committed() == {"s-0": {"a", "b"}}
     assert len(run.rejects()) == 1
     assert run.reject_counts() == {"decode: no image": 1}
+
+
+def test_a_sample_with_a_row_is_no_reject_whatever_was_written_first(run: RunDirectory) -> None:
+    run.commit(rows("s-0/a"), rejects(**{"s-0/b": "no image", "s-0/c": "no image"}))
+    run.commit(rows("s-0/b"), rejects(**{"s-0/a": "no image"}))
+    assert run.count_rows() == 2
+    assert run.rejects()["sample_id"].to_pylist() == ["s-0/c"]
+    assert run.reject_counts() == {"decode: no image": 1}
+    assert run.committed() == {"s-0": {"a", "b", "c"}}
+    assert run.committed(rejects=False) == {"s-0": {"a", "b"}}
+
+
+def test_of_several_rejects_of_a_sample_the_latest_writer_counts(run: RunDirectory) -> None:
+    for writer in (10, 2, 9):
+        for key in ("s-0/a", f"s-0/{writer}"):
+            run.commit(rows(), rejects(**{key: f"as of {writer}"}), writer)
+    reasons = {row["sample_id"]: row["reason"] for row in run.rejects().to_pylist()}
+    assert reasons == {"s-0/a": "as of 10", "s-0/2": "as of 2", "s-0/9": "as of 9", "s-0/10": "as of 10"}
+
+
+def test_a_writer_that_dies_between_the_two_parts_of_a_commit_loses_and_doubles_nothing(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is missing is not done, and a retry of the whole commit counts once."""
+    create = Location.create
+
+    def die(location: Location, data: bytes) -> None:
+        if "/rejects/" in location.uri:
+            raise KeyboardInterrupt
+        create(location, data)
+
+    commit = (rows("s-0/a", "s-0/b"), rejects(**{"s-0/c": "no image"}))
+    monkeypatch.setattr(Location, "create", die)
+    with pytest.raises(KeyboardInterrupt):
+        run.commit(*commit)
+    monkeypatch.undo()
+    assert run.committed() == {"s-0": {"a", "b"}}
+    first = tree(Path(run.root.uri))
+    run.commit(*commit)
+    assert run.committed() == {"s-0": {"a", "b", "c"}}
+    assert (run.count_rows(), run.reject_counts()) == (2, {"decode: no image": 1})
+    assert first.items() < tree(Path(run.root.uri)).items()
+
+
+def test_of_two_jobs_that_begin_at_once_the_other_run_is_refused(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record appears between the look at the folder and the writing."""
+    check, other = RunDirectory.check_free, make_record(seed=1)
+
+    def check_and_lose(run: RunDirectory, fingerprint: str, science: dict[str, Any]) -> None:
+        check(run, fingerprint, science)
+        monkeypatch.undo()
+        run.begin(other)
+
+    monkeypatch.setattr(RunDirectory, "check_free", check_and_lose)
+    with pytest.raises(UsageError, match=r"seed was 1, is now 0"):
+        run.begin(make_record())
+    assert run.read_record() == other
 
 
 def test_rejects_are_counted_by_reason_without_its_details(run: RunDirectory) -> None:

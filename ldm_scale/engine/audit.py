@@ -18,6 +18,7 @@ from ldm_scale.engine.reading import ShardTask, as_pixels, stream_images
 from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import session
 from ldm_scale.errors import RunError
+from ldm_scale.ownership import Ownership, own
 from ldm_scale.report.page import write_report
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import REJECT, row_schema
@@ -30,7 +31,8 @@ REASONS_TOLD = 3
 def run_audit(config: AuditConfig) -> Results:
     """Audit to the end: rows, results and report in `config.out`; an interrupted audit of the same kind is resumed.
 
-    Raises UsageError for inputs that cannot be used and RunError for a run that could not be finished.
+    Raises UsageError for inputs that cannot be used, or while another job has the run directory, and RunError for a
+    run that could not be finished.
     """
     inputs = check_inputs(config)
     run = RunDirectory(Location.of(config.out))
@@ -38,9 +40,10 @@ def run_audit(config: AuditConfig) -> Results:
     with session():
         plan = plan_audit(inputs)
         run.begin(plan.record)
-        _compute_rows(plan, run, calibrate(plan, run))
-        results = reduce_run(run, config.analysis)
-    write_report(run)
+        with own(run.root, say) as owner:
+            _compute_rows(plan, run, owner)
+            results = reduce_run(run, config.analysis)
+            write_report(run)
     return results
 
 
@@ -55,15 +58,19 @@ def _remaining(plan: Plan, committed: dict[str, frozenset[str]]) -> list[ShardTa
     return tasks
 
 
-def _compute_rows(plan: Plan, run: RunDirectory, calibration: Calibration) -> None:
+def _compute_rows(plan: Plan, run: RunDirectory, owner: Ownership) -> None:
     record = plan.record
-    committed = run.committed()
+    retry = record.config.retry_rejects
+    committed = run.committed(rejects=not retry)
     tasks = _remaining(plan, committed)
-    rejected = len(run.rejects())
+    rejected = 0 if retry else len(run.rejects())
+    _check_rejects(rejected, record, run)
+    calibration = calibrate(plan, run)
     done = sum(map(len, committed.values()))
     say(f"{run.root}: {record.samples} samples ({record.members} members), {done} done, {len(tasks)} shards to read")
     started, last, before = time.monotonic(), time.monotonic(), done
-    for counts in _commits(plan, run, tasks, calibration):
+    for counts in _commits(plan, run, tasks, calibration, owner.number):
+        owner.check()
         done += counts["rows"] + counts["rejects"]
         rejected += counts["rejects"]
         _check_rejects(rejected, record, run)
@@ -84,12 +91,12 @@ def _check_rejects(rejected: int, record: RunRecord, run: RunDirectory) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in [*run.reject_counts().items()][:REASONS_TOLD])
         raise RunError(
             f"{rejected} of {record.samples} samples were rejected, more than max_reject_fraction = {limit}; "
-            f"most often {reasons}; see {record.config.out}/rejects"
+            f"most often {reasons}; see {record.config.out}/rejects, and --retry-rejects once their cause is mended"
         )
 
 
 def _commits(
-    plan: Plan, run: RunDirectory, tasks: list[ShardTask], calibration: Calibration
+    plan: Plan, run: RunDirectory, tasks: list[ShardTask], calibration: Calibration, writer: int
 ) -> Iterator[dict[str, int]]:
     """Run the graph; yields the counts of each committed part."""
     if not tasks:
@@ -101,11 +108,12 @@ def _commits(
     def commit(batch: pa.Table) -> pa.Table:
         rows = batch.filter(batch["reason"].is_null()).select(schema.names)
         rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names)
-        run.commit(rows.cast(schema), rejects.cast(REJECT))
+        run.commit(rows.cast(schema), rejects.cast(REJECT), writer)
         return pa.table({"rows": [len(rows)], "rejects": [len(rejects)]})
 
     audited = pool(images, plan.record, AuditorActor, plan.image_size, calibration)
-    commits = audited.map_batches(commit, batch_size=compute.rows_per_part, batch_format="pyarrow", num_cpus=0.1)
+    # Without a share of a CPU, for which they would wait behind all readers that wait for one.
+    commits = audited.map_batches(commit, batch_size=compute.rows_per_part, batch_format="pyarrow", num_cpus=0)
     # Without prefetching, so that progress is told as it is made.
     for counts in commits.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from counts.to_pylist()

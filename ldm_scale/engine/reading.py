@@ -111,4 +111,8 @@ def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, comput
         return decode_block(table, config, size)
 
     stored = shards.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=compute.cpus_per_reader)
-    return stored.map_batches(decode, batch_size=64, batch_format="pyarrow", num_cpus=compute.cpus_per_decoder)
+    images = stored.map_batches(
+        decode, batch_size=compute.batch_size, batch_format="pyarrow", num_cpus=compute.cpus_per_decoder
+    )
+    # An auditor's rows leave it when it is done with a block: blocks of one batch, so that rows are soon committed.
+    return images.repartition(target_num_rows_per_block=compute.batch_size)

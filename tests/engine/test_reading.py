@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldm_scale.config import ImageConfig
+from ldm_scale.config import ComputeConfig, ImageConfig
 from ldm_scale.data.images import preprocess
 from ldm_scale.data.manifest import ShardInfo, read_manifest
 from ldm_scale.data.samples import Sample
 from ldm_scale.engine import reading
-from ldm_scale.engine.reading import ShardTask, decode_block, read_blocks
+from ldm_scale.engine.reading import ShardTask, decode_block, read_blocks, stream_images
 from ldm_scale.storage import Location
 from tests.conftest import make_image
 from tests.shards import write_shards
@@ -81,3 +81,14 @@ def test_bad_images_keep_their_row_and_get_a_reason(tmp_path: Path) -> None:
     assert "cannot be decoded" in decoded["reject"][1].as_py()
     oversize = decode_block(stored, ImageConfig(max_pixels=399), 16)
     assert "more than max_pixels = 399 (20 x 20)" in oversize["reject"][0].as_py()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_images_stream_in_blocks_of_at_most_a_batch(tiny_shards: Path) -> None:
+    """What an auditor takes at a time it also hands on at a time; larger blocks would be lost with it as a whole."""
+    manifest = read_manifest(Location.of(tiny_shards))
+    tasks = [task(tiny_shards, shard) for shard in manifest.shards]
+    stream = stream_images(tasks, ImageConfig(), 16, ComputeConfig(batch_size=4))
+    blocks = list(stream.iter_batches(batch_size=None, batch_format="pyarrow"))
+    assert len(ids(blocks)) == len(set(ids(blocks))) == 48
+    assert max(map(len, blocks)) == 4

@@ -1,0 +1,30 @@
+"""An audit in a process of its own, to be killed: `python -m tests.engine.driver LOG AUDIT-FLAGS...`.
+
+It appends the id of each sample to LOG as its computation begins, and jobs that died are found dead in two seconds.
+"""
+
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+
+from ldm_scale import ownership
+from ldm_scale.cli import main
+from ldm_scale.engine import audit
+
+LOG = Path(sys.argv[1])
+
+
+class CountingActor(audit.AuditorActor):
+    """Ray takes classes of the main module along by value, with what this one's functions name."""
+
+    def _audit(self, good: pa.Table) -> list[pa.Table]:
+        with LOG.open("a") as log:
+            log.writelines(f"{key}\n" for key in good["sample_id"].to_pylist())
+        return super()._audit(good)
+
+
+if __name__ == "__main__":
+    ownership.BEAT, ownership.LEASE = 0.2, 2.0
+    audit.AuditorActor = CountingActor  # type: ignore[misc]
+    sys.exit(main(["audit", *sys.argv[2:]]))
