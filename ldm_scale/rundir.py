@@ -2,7 +2,8 @@
 
 run.json, samples/*.parquet and rejects/*.parquet are only ever added to; results.json, metrics.parquet,
 ranking.parquet and report.html are derived from them and can be made again at any time. calibration.json, where
-the configuration asks for a calibration set, is written once before the first row. owners/*.json: see ownership.
+the configuration asks for a calibration set, and split.parquet, where there is a split file, are written once before
+the first row. owners/*.json: see ownership.
 
 Whatever dies between two files of one commit, or writes one twice, leaves nothing to mend: a row and a reject are pure
 functions of their sample, so what is missing is computed again, and of what is there twice one is counted.
@@ -15,6 +16,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -24,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ldm_scale.config import AuditConfig
 from ldm_scale.errors import ExistsError, UsageError
-from ldm_scale.schema import REJECT
+from ldm_scale.schema import REJECT, SPLIT
 from ldm_scale.storage import Location, encode_table, read_table
 
 
@@ -133,6 +135,24 @@ class RunDirectory:
         except ExistsError:
             # Another job may just have begun another run.
             self.check_free(record.fingerprint, record.science)
+
+    def read_split(self) -> dict[str, dict[str, bool]]:
+        """Who is a member, by shard stem and key, as far as the run has kept it: looking it up reads every shard."""
+        location = self.root / "split.parquet"
+        found: dict[str, dict[str, bool]] = defaultdict(dict)
+        if location.is_file():
+            columns = (column.to_pylist() for column in read_table(location).select(SPLIT.names))
+            for stem, key, member in zip(*columns, strict=True):
+                found[stem][key] = member
+        return found
+
+    def keep_split(self, split: dict[str, dict[str, bool]]) -> None:
+        """Keep who is a member, for when the run is resumed; nothing where no split file says so."""
+        rows = [(stem, key, member) for stem, listed in split.items() for key, member in listed.items()]
+        if rows:
+            columns = map(list, zip(*rows, strict=True))
+            with suppress(ExistsError):
+                (self.root / "split.parquet").create(encode_table(pa.table(list(columns), schema=SPLIT)))
 
     def commit(self, rows: pa.Table, rejects: pa.Table, writer: int = 0) -> None:
         """Add rows and rejects, each as one new part; the parts of a later writer, a number, come later by name."""

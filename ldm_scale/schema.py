@@ -28,6 +28,8 @@ DECODED = pa.schema(
 )
 # In rejects/. Stages: read (the shard), decode (the image), condition (caption or class), audit (the numbers).
 REJECT = pa.schema([("sample_id", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
+# Who is a member where a split file says so.
+SPLIT = pa.schema([("shard", pa.string()), ("key", pa.string()), ("member", pa.bool_())])
 
 
 def sample_id(shard_stem: str, key: str) -> str:

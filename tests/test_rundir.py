@@ -239,3 +239,13 @@ def test_files_that_are_no_parts_are_left_out(run: RunDirectory) -> None:
     (run.root / "samples/part-x.parquet.abc.partial").replace(b"half")
     assert run.count_rows() == 1
     assert run.committed() == {"s-0": {"a"}}
+
+
+def test_who_is_a_member_is_kept_once(run: RunDirectory) -> None:
+    assert run.read_split() == {}
+    run.keep_split({})
+    assert run.read_split() == {}
+    split = {"s-0": {"a": True, "deep/b": False}, "s-1": {"a": False}}
+    run.keep_split(split)
+    run.keep_split({"s-0": {"a": False}})
+    assert run.read_split() == split

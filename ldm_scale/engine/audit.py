@@ -38,8 +38,9 @@ def run_audit(config: AuditConfig) -> Results:
     run = RunDirectory(Location.of(config.out))
     run.check_free(inputs.fingerprint, inputs.science)
     with session():
-        plan = plan_audit(inputs)
+        plan = plan_audit(inputs, run)
         run.begin(plan.record)
+        run.keep_split(plan.split())
         with own(run.root, say) as owner:
             _compute_rows(plan, run, owner)
             results = reduce_run(run, config.analysis)

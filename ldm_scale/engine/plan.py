@@ -53,6 +53,10 @@ class Plan:
     image_size: int
     ranking: np.ndarray | None
 
+    def split(self) -> dict[str, dict[str, bool]]:
+        """Who is a member, by shard stem and key, where a split file says so."""
+        return {task.shard.stem: task.membership for task in self.tasks if isinstance(task.membership, dict)}
+
     def expected(self) -> dict[str, int]:
         """Samples wanted of each shard, by its stem."""
         return {task.shard.stem: _wanted(task) for task in self.tasks}
@@ -130,12 +134,13 @@ def _check_conditioning(conditioning: str | int, target: Target) -> None:
         raise UsageError(f"conditioning = {conditioning} is not a class of the target: {reason}")
 
 
-def plan_audit(inputs: Inputs) -> Plan:
+def plan_audit(inputs: Inputs, run: RunDirectory) -> Plan:
     """Settle who is a member and what the run record says.
 
+    run: where it will be, or has begun and has kept what a split file says of its shards.
     Raises UsageError where members or held-out are empty. Needs a connected Ray where there is a split file.
     """
-    tasks = _by_folder(inputs) if inputs.split is None else _by_key(inputs, inputs.split)
+    tasks = _by_folder(inputs) if inputs.split is None else _by_key(inputs, run.read_split() or _look_up(inputs))
     members = sum(_members(task) for task in tasks)
     record = RunRecord(
         fingerprint=inputs.fingerprint,
@@ -176,14 +181,22 @@ def _shard_keys(folder: Location, shard: ShardInfo) -> list[str]:
     return [sample.key for sample in read_shard(folder, shard)]
 
 
-def _by_key(inputs: Inputs, split: Split) -> tuple[ShardTask, ...]:
+def _look_up(inputs: Inputs) -> dict[str, dict[str, bool]]:
+    """Who is a member, by shard and key: every shard is read for its keys."""
+    assert inputs.split is not None
     shards = inputs.manifest.shards
     listing = ray.get([_shard_keys.remote(inputs.folder, shard) for shard in shards])
-    check_keys(split, {key for keys in listing for key in keys}, f"shards {inputs.folder}")
-    membership = split.membership()
-    tasks = []
-    for shard, keys in zip(shards, listing, strict=True):
-        listed = {key: membership[key] for key in keys if key in membership}
-        if listed:
-            tasks.append(ShardTask(folder=inputs.folder.uri, shard=shard, membership=listed))
-    return tuple(tasks)
+    check_keys(inputs.split, {key for keys in listing for key in keys}, f"shards {inputs.folder}")
+    membership = inputs.split.membership()
+    return {
+        shard.stem: {key: membership[key] for key in keys if key in membership}
+        for shard, keys in zip(shards, listing, strict=True)
+    }
+
+
+def _by_key(inputs: Inputs, split: dict[str, dict[str, bool]]) -> tuple[ShardTask, ...]:
+    return tuple(
+        ShardTask(folder=inputs.folder.uri, shard=shard, membership=listed)
+        for shard in inputs.manifest.shards
+        if (listed := split.get(shard.stem))
+    )

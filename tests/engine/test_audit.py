@@ -333,6 +333,13 @@ def test_a_split_file_decides_who_is_a_member(tmp_path: Path, tiny_shards: Path,
     members = rows.filter(rows["member"])["sample_id"].to_pylist()
     assert {key.split("/", 1)[1] for key in members} == set(split.members)
 
+    # A finished run reads no shard again, not even for its keys.
+    shards = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
+    for shard in shards.rglob("*.tar"):
+        shard.unlink()
+    again = run_audit(make_config(tmp_path / "run", shards, tiny_target, **BRIEF, split=str(path)))
+    assert again == results
+
 
 def test_a_split_file_naming_absent_keys_is_refused(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
     path = split_file(tmp_path / "split.json", Split(("dog/000", "bird/999"), ("cat/001",)))
@@ -375,7 +382,7 @@ def test_a_target_that_changes_before_an_auditor_loads_it_fails_the_run_by_name(
 ) -> None:
     folder = Path(shutil.copytree(tiny_target, tmp_path / "target"))
     inputs = check_inputs(make_config(tmp_path / "run", tiny_shards, folder))
-    record = plan_audit(inputs).record
+    record = plan_audit(inputs, RunDirectory(Location.of(tmp_path / "run"))).record
     load_auditor(record, "cpu")
     file = folder / "unet/diffusion_pytorch_model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
