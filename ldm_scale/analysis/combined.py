@@ -12,7 +12,8 @@ from sklearn.preprocessing import StandardScaler
 
 # Neighbouring bins of influence say nearly the same: a few groups of them keep the features fewer than the samples.
 GROUPS = 5
-# A fit sees at most so many samples: with 200 features, the loss of the estimated weights is below 1% by then.
+# A fit sees at most so many samples. That its weights are estimated costs 1 / (2 samples) nats of log loss a weight
+# (Akaike 1974): 0.002 for 200 features.
 FITTED = 50_000
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray
 
 from ldm_scale.analysis.calibrated import geometry_features
-from ldm_scale.analysis.combined import LogOdds, fitted_rows, group_sums, least_positive, log_features
+from ldm_scale.analysis.combined import FITTED, LogOdds, fitted_rows, group_sums, least_positive, log_features
 from ldm_scale.analysis.leakage import correlate, jackknife
 from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
 from ldm_scale.analysis.results import Combined, Leakage, Results, Stability
@@ -179,8 +179,7 @@ def _start_attack(
 
 def _start_combined(index: ray.ObjectRef, samples: int, floor: np.ndarray, task: _Reduction) -> ray.ObjectRef:
     """The combined score, from fits of as many splits as a task may hold."""
-    held = len(fitted_rows(np.arange(samples // 2), task.seed, 0))
-    splits = _split(range(task.config.repeats), MEMORY // (8 * held * len(floor)))
+    splits = _split(range(task.config.repeats), MEMORY // (8 * min(FITTED, samples) * len(floor)))
     fits = [_fit.remote(index, some, floor, task) for some in splits]
     return _combine.remote(index, floor, task, *fits)
 

@@ -80,6 +80,22 @@ def test_a_fit_sees_all_of_a_small_half_and_a_fixed_number_of_a_large_one(monkey
     assert set(first) != set(other)
 
 
+def test_a_fit_on_fewer_samples_loses_half_a_nat_a_weight_over_all_of_them() -> None:
+    """The expected excess of the log loss is features / (2 samples): 0.005 for 20 features and 2,000 samples."""
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal(20) / 20**0.5
+    features = rng.standard_normal((60_000, 20))
+    member = rng.random(60_000) < 1 / (1 + np.exp(-features @ weights))
+    fresh, signs = features[40_000:], np.where(member[40_000:], 1, -1)
+
+    def loss(rows: slice) -> float:
+        return float(np.logaddexp(0, -signs * LogOdds.fit(features[rows], member[rows]).scores(fresh)).mean())
+
+    excess = [loss(slice(start, start + 2000)) - loss(slice(40_000)) for start in range(0, 40_000, 2000)]
+    # A loss is chi-squared with 20 degrees of freedom: relative deviation (2 / 20)^0.5, of 20 fits a little of that.
+    assert np.mean(excess) == pytest.approx(20 / (2 * 2000), rel=4 * (0.1 / 20) ** 0.5)
+
+
 def test_it_finds_what_no_single_feature_shows() -> None:
     # A level shared by both features hides the members; their difference shows them.
     rng = np.random.default_rng(0)
