@@ -16,7 +16,7 @@ demo-full: $(STAMP)
 
 ## How fast the geometry is beside plain loops.
 benchmark: $(STAMP)
-	$(BIN)/ldm-scale benchmark
+	$(BIN)/ldm-scale benchmark geometry
 
 ## The whole fast test suite, with linter and type checker.
 test: $(STAMP) lint

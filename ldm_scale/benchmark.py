@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm_scale.config import BenchmarkConfig
+from ldm_scale.config import GeometryBenchmarkConfig
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, probe_squares
 from ldm_scale.geometry.pullback import Decoder, metric
@@ -72,7 +72,7 @@ def _together(decode: Decoder, z: Float[Tensor, "n c h w"], memory: int) -> Floa
     return torch.cat([exact_influence(metrics), exact_distortion(metrics)[:, None]], dim=1)
 
 
-def run_benchmark(config: BenchmarkConfig) -> Iterator[Comparison]:
+def run_benchmark(config: GeometryBenchmarkConfig) -> Iterator[Comparison]:
     """Time batched against looped Hutchinson influence, and one Jacobian against two for exact geometry."""
     target = fetch_weights(config.target).load(config.device)
     device = target.alphas_cumprod.device

@@ -10,9 +10,10 @@ from typing import Any
 from ldm_scale.config import (
     AnalysisConfig,
     AuditConfig,
-    BenchmarkConfig,
     Config,
+    GeometryBenchmarkConfig,
     PackConfig,
+    ReduceBenchmarkConfig,
     TrainConfig,
     ValidateConfig,
     build,
@@ -75,7 +76,7 @@ def _train(config: TrainConfig) -> None:
     print(f"target: {config.out}")
 
 
-def _benchmark(config: BenchmarkConfig) -> None:
+def _benchmark_geometry(config: GeometryBenchmarkConfig) -> None:
     from ldm_scale.benchmark import run_benchmark
 
     for found in run_benchmark(config):
@@ -84,6 +85,17 @@ def _benchmark(config: BenchmarkConfig) -> None:
             f"{found.speedup:.1f} times faster, largest relative difference {found.difference:.1e}",
             flush=True,
         )
+
+
+def _benchmark_reduce(config: ReduceBenchmarkConfig) -> None:
+    from ldm_scale.engine.benchmark import run_reduce_benchmark
+
+    found = run_reduce_benchmark(config)
+    print(f"{found.rows} rows in {found.parts} parts, {found.bytes / 1e9:.2f} GB, made in {found.making:.0f} s")
+    print(
+        f"reduced in {found.seconds:.0f} s; peak memory {found.driver_peak / 1e9:.2f} GB of the driver, "
+        f"{found.worker_peak / 1e9:.2f} GB of the largest of {found.workers} workers"
+    )
 
 
 def _reduce(arguments: argparse.Namespace) -> None:
@@ -174,7 +186,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_config_command(commands, "validate", ValidateConfig, _validate, "check shards and a target before an audit")
     _add_config_command(commands, "train", TrainConfig, _train, "train a target on the members of a shard folder")
-    _add_config_command(commands, "benchmark", BenchmarkConfig, _benchmark, "time the geometry beside plain loops")
+    text = "time the geometry, or the reducer"
+    kinds = commands.add_parser("benchmark", help=text, description=text).add_subparsers(required=True, metavar="WHAT")
+    _add_config_command(
+        kinds, "geometry", GeometryBenchmarkConfig, _benchmark_geometry, "time the geometry beside plain loops"
+    )
+    _add_config_command(
+        kinds, "reduce", ReduceBenchmarkConfig, _benchmark_reduce, "time the reducer on made-up rows, with its memory"
+    )
     reduce = _add_run_command(
         commands, "reduce", _reduce, "make results and report again from a run's rows, without a GPU"
     )

@@ -334,7 +334,7 @@ class ValidateConfig(Config):
         return self
 
 
-class BenchmarkConfig(Config):
+class GeometryBenchmarkConfig(Config):
     """How the geometry's speed is measured."""
 
     target: str = Field(
@@ -347,6 +347,31 @@ class BenchmarkConfig(Config):
     probes: int = Field(16, gt=0, description="Hutchinson probes a latent")
     memory: Bytes = Field(2**30, description="bytes that one chunk of decoder products may take, e.g. 4GiB")
     repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
+
+
+class ReduceBenchmarkConfig(Config):
+    """Made-up rows, and how they are reduced."""
+
+    out: str | None = Field(
+        None, description="new run directory, local or s3://, that is kept; by default a temporary one"
+    )
+    rows: int = Field(100_000, gt=7, description="samples, every other one a member")
+    dimensions: int = Field(256, gt=1, description="latent dimensions")
+    attacks: Names = Field(("sima", "pia"), description="attacks by name, comma-separated")
+    timesteps: int = Field(20, gt=0, description="timesteps an attack")
+    bins: int = Field(20, gt=1, description="bins of influence rank")
+    ranking: bool = Field(False, description="spectra by one ranking for all samples, too")
+    rows_per_part: int = Field(5000, gt=0, description="rows in one Parquet file")
+    seed: int = Field(0, description="seed of the rows and of the analysis")
+    analysis: AnalysisConfig = AnalysisConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ReduceBenchmarkConfig":
+        try:
+            check_drop(self.analysis.drop, self.bins)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return self
 
 
 def check_drop(drop: float, bins: int) -> None:

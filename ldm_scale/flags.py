@@ -113,6 +113,6 @@ def collect(arguments: argparse.Namespace, kind: type[Config], recipe: dict[str,
     known = {
         key: value
         for key, value in given.items()
-        if key.split(".")[0] in kind.model_fields and key.split(".")[0] != "attacks"
+        if key.split(".")[0] in kind.model_fields and not (kind is AuditConfig and key.split(".")[0] == "attacks")
     }
     return merge(values, _nest(known))

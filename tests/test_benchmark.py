@@ -7,7 +7,7 @@ import torch
 
 from ldm_scale.benchmark import loop_squares, run_benchmark
 from ldm_scale.cli import main
-from ldm_scale.config import BenchmarkConfig
+from ldm_scale.config import GeometryBenchmarkConfig
 from ldm_scale.geometry.influence import probe_squares
 from ldm_scale.targets import load_target
 
@@ -23,7 +23,7 @@ def test_the_plain_loop_computes_the_same_squares(tiny_target: Path) -> None:
 
 
 def test_both_ways_of_each_comparison_agree(tiny_target: Path) -> None:
-    config = BenchmarkConfig(target=str(tiny_target), samples=4, exact_samples=2, probes=3, repeats=1)
+    config = GeometryBenchmarkConfig(target=str(tiny_target), samples=4, exact_samples=2, probes=3, repeats=1)
     found = list(run_benchmark(config))
     assert [comparison.name.split(",")[0] for comparison in found] == [
         "Hutchinson influence",
@@ -36,7 +36,7 @@ def test_both_ways_of_each_comparison_agree(tiny_target: Path) -> None:
 
 def test_the_command_prints_a_line_for_each(tiny_target: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--target", str(tiny_target), "--samples", "2", "--exact-samples", "1", "--probes", "2", "--repeats", "1"]
-    assert main(["benchmark", *flags]) == 0
+    assert main(["benchmark", "geometry", *flags]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert all("times faster" in line for line in lines)

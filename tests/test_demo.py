@@ -10,7 +10,7 @@ import torch
 
 from ldm_scale.analysis.metrics import NAMES, evaluate
 from ldm_scale.analysis.results import Results
-from ldm_scale.analysis.scores import Mask, Spectra
+from ldm_scale.analysis.scores import Mask, mask_score
 from ldm_scale.attacks.spectra import rank_bins, spectrum
 from ldm_scale.config import DEMO, ImageConfig
 from ldm_scale.data.images import open_image, preprocess
@@ -112,9 +112,8 @@ def test_dropping_the_lowest_influences_beats_dropping_the_highest(
     influence = hutchinson_influence(probe_squares(target.decode, some, probes, MEMORY))
     vectors = torch.stack([predict(target, some, t) for t in (30, 60)])
     values = spectrum(vectors, rank_bins(influence, 20), 4.0, 20).numpy()
-    spectra = Spectra(sides, (30, 60), values, values)
     lowest, highest = (
-        max(evaluate(column, sides)[0] for column in spectra.scores(mask, 0.4).T)
+        max(evaluate(mask_score(values[:, step], mask, 0.4), sides)[0] for step in range(2))
         for mask in (Mask.LOWEST, Mask.HIGHEST)
     )
     assert lowest > highest

@@ -26,8 +26,12 @@ FLAGS = {
         --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out
         --retry-rejects --seed --shards --split --target -h
     """,
-    "benchmark": """
+    "benchmark geometry": """
         --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h
+    """,
+    "benchmark reduce": """
+        --analysis.average --analysis.bootstrap --analysis.confidence --analysis.drop --analysis.repeats --attacks
+        --bins --config --dimensions --help --out --ranking --rows --rows-per-part --seed --timesteps -h
     """,
     "pack": """
         --caption-column --heldout --help --image-column --max-pixels --max-reject-fraction --max-samples --members
@@ -56,9 +60,14 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def commands() -> dict[str, argparse.ArgumentParser]:
-    found = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
-    return dict(next(found).choices)
+def commands(parser: argparse.ArgumentParser | None = None, prefix: str = "") -> dict[str, argparse.ArgumentParser]:
+    """The parsers that take no further word, by their words."""
+    parser = parser or make_parser()
+    found = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not found:
+        return {prefix.strip(): parser}
+    nested = [commands(child, f"{prefix} {name}") for name, child in found[0].items()]
+    return {name: child for some in nested for name, child in some.items()}
 
 
 def flags_of(parser: argparse.ArgumentParser) -> list[str]:

@@ -55,7 +55,7 @@ def calibrated_scorer(
     folds by each other's.
     """
 
-    def score(choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
+    def score(_: int, choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
         pick = best(cross_calibrate(logs[choose], features[choose], member[choose], seed), member[choose])
         known, step = choose[~member[choose]], slice(pick, pick + 1)
         return pick, calibrate(logs[known, step], features[known], logs[report, step], features[report])[:, 0]

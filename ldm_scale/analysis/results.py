@@ -21,7 +21,10 @@ class Estimate(Record):
 
 
 class MetricSet(Record):
-    """The metrics of one score on some samples, or the differences of two scores' metrics; bootstrap intervals."""
+    """The metrics of one score on some samples, or the differences of two scores' metrics; bootstrap intervals.
+
+    Values are exact. Of more than 50,000 samples, the resamples' AUROC and ASR are short by about 1/8,192 at most.
+    """
 
     auroc: Estimate = Field(description="area under the ROC curve; 0.5 is chance")
     asr: Estimate = Field(description="attack success rate: max over thresholds of (TPR + 1 - FPR) / 2; 0.5 is chance")
@@ -132,7 +135,10 @@ class DatasetInference(Record):
 
 
 class Combined(Record):
-    """One score from all attacks and timesteps: logistic regression over log spectra, fitted on the other half."""
+    """One score from all attacks and timesteps: logistic regression over log spectra, fitted on the other half.
+
+    On 50,000 samples of it at random, where it has more.
+    """
 
     features: int
     metrics: MetricSet = Field(description="means over the halvings; the same halves as the headline's")

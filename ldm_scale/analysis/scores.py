@@ -1,12 +1,12 @@
-"""An attack's spectra, and the score of every mask, drop share and timestep that they hold."""
+"""The scores that an attack's spectra hold: one for every mask, drop share and timestep."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 
 class Mask(StrEnum):
@@ -19,54 +19,61 @@ class Mask(StrEnum):
 
 
 @dataclass(frozen=True)
-class Spectra:
-    """One attack's rows, sorted by sample id: statistics in B bins of influence rank, a random order, one ranking.
+class Candidate:
+    """One score of an attack: a mask, a drop share and a timestep, by its place among the attack's."""
 
-    member: (n,). by_influence, at_random: (n, T, B); globally likewise, where the run has one ranking for all samples.
-    timesteps: T of them; None stands for the mean over all of an attack's.
+    mask: Mask
+    drop: float
+    step: int
+
+
+def shares(bins: int) -> list[float]:
+    """Every drop share that keeps at least one bin: 0, 1/B, ..., (B - 1)/B."""
+    return [dropped / bins for dropped in range(bins)]
+
+
+def mask_scores(spectra: Float[np.ndarray, "n b"], mask: Mask) -> Iterator[tuple[float, Float[np.ndarray, " n"]]]:
+    """Each drop share, most first, with minus the statistic over the kept dimensions; higher means member.
+
+    spectra: of the mask's order, at one timestep. A score is summed from the end that is kept longest, so that it
+    depends neither on the shares asked for nor on the samples beside it, to the last bit.
+    """
+    bins = spectra.shape[1]
+    columns = spectra.T if mask is Mask.HIGHEST else spectra.T[::-1]
+    scores = np.zeros(len(spectra))
+    for drop, column in zip(reversed(shares(bins)), columns, strict=True):
+        scores = scores - column
+        yield drop, scores
+
+
+def mask_score(spectra: Float[np.ndarray, "n b"], mask: Mask, drop: float) -> Float[np.ndarray, " n"]:
+    """The scores of one drop share."""
+    return next(scores for share, scores in mask_scores(spectra, mask) if share <= drop + 1e-9)
+
+
+def averaged(spectra: Float[np.ndarray, "n t b"]) -> Float[np.ndarray, "n 1 b"]:
+    """The mean over all timesteps in place of each of them, as PFAMI's statistic is defined."""
+    return spectra.mean(axis=1, keepdims=True, dtype=np.float64)
+
+
+@runtime_checkable
+class AttackRows(Protocol):
+    """One attack's rows, sorted by sample id, wherever they are kept.
+
+    timesteps: T of them; None stands for the mean over all of an attack's. bins: B. masks: those with a score.
     """
 
-    member: Bool[np.ndarray, " n"]
-    timesteps: tuple[int | None, ...]
-    by_influence: Float[np.ndarray, "n t b"]
-    at_random: Float[np.ndarray, "n t b"]
-    globally: Float[np.ndarray, "n t b"] | None = None
-
     @property
-    def bins(self) -> int:
-        return self.by_influence.shape[2]
-
+    def member(self) -> Bool[np.ndarray, " n"]: ...
     @property
-    def masks(self) -> list[Mask]:
-        """The masks that these rows have a score for."""
-        return [mask for mask in Mask if mask is not Mask.GLOBAL or self.globally is not None]
+    def timesteps(self) -> tuple[int | None, ...]: ...
+    @property
+    def bins(self) -> int: ...
+    @property
+    def masks(self) -> list[Mask]: ...
 
-    def shares(self) -> list[float]:
-        """Every drop share that keeps at least one bin: 0, 1/B, ..., (B - 1)/B."""
-        return [dropped / self.bins for dropped in range(self.bins)]
+    def columns(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, "k n"]:
+        """Some scores of all samples."""
 
-    def scores(self, mask: Mask, drop: float) -> Float[np.ndarray, "n t"]:
-        """Minus the statistic over the kept dimensions; higher means member."""
-        dropped = round(drop * self.bins)
-        kept = slice(self.bins - dropped) if mask is Mask.HIGHEST else slice(dropped, None)
-        return -self._of(mask)[:, :, kept].sum(axis=2, dtype=np.float64)
-
-    def _of(self, mask: Mask) -> Float[np.ndarray, "n t b"]:
-        if mask is Mask.GLOBAL:
-            assert self.globally is not None
-            return self.globally
-        return self.at_random if mask is Mask.RANDOM else self.by_influence
-
-    def take(self, rows: Int[np.ndarray, " m"] | Bool[np.ndarray, " n"]) -> "Spectra":
-        """The same of some samples."""
-        return self._changed(lambda spectra: spectra[rows], member=self.member[rows])
-
-    def averaged(self) -> "Spectra":
-        """The mean over all timesteps in place of each of them, as PFAMI's statistic is defined."""
-        return self._changed(lambda spectra: spectra.mean(axis=1, keepdims=True, dtype=np.float64), timesteps=(None,))
-
-    def _changed(self, change: Callable[[np.ndarray], np.ndarray], **others: Any) -> "Spectra":
-        globally = None if self.globally is None else change(self.globally)
-        return replace(
-            self, by_influence=change(self.by_influence), at_random=change(self.at_random), globally=globally, **others
-        )
+    def spectrum(self, step: int) -> Float[np.ndarray, "n b"]:
+        """The statistic in each bin of influence rank, at one timestep."""

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ldm_scale.analysis.delong import delong
-from ldm_scale.analysis.metrics import Roc, aurocs, bootstrap_weights, evaluate, quantiles
+from ldm_scale.analysis.metrics import aurocs, bootstrap_weights, evaluate, quantiles, resampled
 
-# From the rows to choose by and the rows to report on: which candidate was chosen, and its scores (b,) of the latter.
-Scorer = Callable[[np.ndarray, np.ndarray], tuple[int, np.ndarray]]
+# From a split's number, the rows to choose by and the rows to report on: which candidate was chosen, and its scores
+# (b,) of the latter.
+Scorer = Callable[[int, np.ndarray, np.ndarray], tuple[int, np.ndarray]]
 Name = TypeVar("Name", bound=str)
 
 
@@ -61,6 +62,14 @@ def halves(
     return np.sort(choose), np.sort(report)
 
 
+def choosing(member: Bool[np.ndarray, " n"], repeats: int, seed: int) -> Bool[np.ndarray, "r n"]:
+    """Which samples are in the half to choose by, for each split."""
+    chosen = np.zeros((repeats, len(member)), dtype=bool)
+    for split, row in enumerate(chosen):
+        row[halves(member, seed, split)[0]] = True
+    return chosen
+
+
 def best(candidates: Float[np.ndarray, "a m"], member: Bool[np.ndarray, " a"]) -> int:
     """The candidate with the highest AUROC, the first of equals."""
     return int(aurocs(candidates, member).argmax())
@@ -82,33 +91,33 @@ def judge(
     """
     splits = []
     for split in range(repeats):
+        choose, report = halves(member, seed, split)
+        picks, scores = zip(*(scorer(split, choose, report) for scorer in scorers.values()), strict=True)
         rng = np.random.default_rng([seed, split, 1])
-        splits.append(_judge_split(scorers, member, *halves(member, seed, split), resamples, confidence, rng))
+        found = _judge_split(picks, scores, member[report], resamples, confidence, rng)
+        splits.append(dict(zip(scorers, found, strict=True)))
     return {name: _mean([split[name] for split in splits]) for name in scorers}
 
 
 def _judge_split(
-    scorers: dict[Name, Scorer],
-    member: Bool[np.ndarray, " n"],
-    choose: Int[np.ndarray, " a"],
-    report: Int[np.ndarray, " b"],
+    picks: tuple[int, ...],
+    scores: tuple[Float[np.ndarray, " b"], ...],
+    member: Bool[np.ndarray, " b"],
     resamples: int,
     confidence: float,
     rng: np.random.Generator,
-) -> dict[Name, Judged]:
-    picks, scores = zip(*(scorer(choose, report) for scorer in scorers.values()), strict=True)
-    labels = member[report]
-    rocs = [Roc(column, labels) for column in scores]
+) -> list[Judged]:
+    rocs = [resampled(column, member) for column in scores]
     # (rows, resamples, 5)
     draws = np.concatenate(
-        [np.stack([roc.curve(w).all() for roc in rocs]) for w in bootstrap_weights(labels, resamples, rng)], axis=1
+        [np.stack([roc.curve(w).all() for roc in rocs]) for w in bootstrap_weights(member, resamples, rng)], axis=1
     )
-    values = [evaluate(column, labels) for column in scores]
-    exact = delong(np.stack(scores, axis=1), labels)
+    values = [evaluate(column, member) for column in scores]
+    exact = delong(np.stack(scores, axis=1), member)
     bounds = exact.intervals(confidence)
-    return {
-        name: Judged(
-            picks=np.array([picks[i]]),
+    return [
+        Judged(
+            picks=np.array([pick]),
             values=values[i],
             intervals=quantiles(draws[i], confidence),
             difference=values[i] - values[0],
@@ -117,8 +126,8 @@ def _judge_split(
             auroc_difference=np.array(exact.difference(i, 0, confidence)[1:]),
             first=scores[i],
         )
-        for i, name in enumerate(scorers)
-    }
+        for i, pick in enumerate(picks)
+    ]
 
 
 def _mean(splits: list[Judged]) -> Judged:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from ldm_scale.analysis.calibrated import calibrated_scorer
 from ldm_scale.analysis.delong import delong
-from ldm_scale.analysis.metrics import NAMES, Roc, aurocs, bootstrap, evaluate
+from ldm_scale.analysis.metrics import NAMES, Roc, bootstrap, evaluate
 from ldm_scale.analysis.results import (
     BinPoint,
     Calibrated,
@@ -23,7 +23,8 @@ from ldm_scale.analysis.results import (
     RocPoint,
     RowName,
 )
-from ldm_scale.analysis.scores import Mask, Spectra
+from ldm_scale.analysis.scan import Scan
+from ldm_scale.analysis.scores import AttackRows, Candidate, Mask, shares
 from ldm_scale.analysis.splithalf import Judged, Scorer, halves, judge, reported
 from ldm_scale.config import AnalysisConfig
 
@@ -51,15 +52,6 @@ class AttackSummary:
 Cut = tuple[Mask, float]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """What a headline row may choose: a mask, a drop share and a timestep, by its place among the attack's."""
-
-    mask: Mask
-    drop: float
-    step: int
-
-
 def estimate(value: float, bounds: Float[np.ndarray, " 2"]) -> Estimate:
     """A value with its interval."""
     return Estimate(value=value, low=bounds[0], high=bounds[1])
@@ -84,65 +76,74 @@ def delong_estimate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " 
     return estimate(found.values[0], found.intervals(confidence)[0])
 
 
-def row_cuts(spectra: Spectra, drop: float) -> dict[RowName, list[Cut]]:
+def row_cuts(masks: list[Mask], bins: int, drop: float) -> dict[RowName, list[Cut]]:
     """What each headline row chooses from, at every timestep."""
-    shares = spectra.shares()
+    every = shares(bins)
     rows: dict[RowName, list[Cut]] = {"plain": [(Mask.LOWEST, 0.0)], "lowest": [(Mask.LOWEST, drop)]}
-    if spectra.globally is not None:
+    if Mask.GLOBAL in masks:
         rows["global"] = [(Mask.GLOBAL, drop)]
     return rows | {
         "random": [(Mask.RANDOM, drop)],
         "highest": [(Mask.HIGHEST, drop)],
-        "chosen": [(Mask.LOWEST, share) for share in shares] + [(Mask.HIGHEST, share) for share in shares[1:]],
+        "chosen": [(Mask.LOWEST, share) for share in every] + [(Mask.HIGHEST, share) for share in every[1:]],
     }
 
 
-def cut_scorer(spectra: Spectra, cuts: list[Cut]) -> Scorer:
-    """Candidates: each cut at each timestep, in that order."""
-
-    def score(choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
-        sample = spectra.take(choose)
-        found = [aurocs(sample.scores(*cut), sample.member) for cut in cuts]
-        pick = int(np.concatenate(found).argmax())
-        cut, step = divmod(pick, len(spectra.timesteps))
-        return pick, spectra.take(report).scores(*cuts[cut])[:, step]
-
-    return score
+def chosen_drops(mask: Mask, bins: int, drop: float) -> set[float]:
+    """The shares of a mask that any headline row chooses from."""
+    cuts = [cut for some in row_cuts([mask], bins, drop).values() for cut in some]
+    return {shares(bins)[round(share * bins)] for of, share in cuts if of is mask}
 
 
 class _Analysis:
     def __init__(
-        self, name: str, spectra: Spectra, geometry: Float[np.ndarray, "n f"], config: AnalysisConfig, seed: int
+        self,
+        name: str,
+        rows: AttackRows,
+        scans: dict[Mask, Scan],
+        geometry: Float[np.ndarray, "n f"],
+        config: AnalysisConfig,
+        seed: int,
     ) -> None:
-        self.name, self.spectra, self.config, self.seed = name, spectra, config, seed
-        self._cuts = row_cuts(spectra, config.drop)
-        scorers: dict[RowName, Scorer] = {row: cut_scorer(spectra, cuts) for row, cuts in self._cuts.items()}
-        if int((~spectra.member).sum()) >= GEOMETRY_HELDOUT:
-            plain = np.maximum(-spectra.scores(Mask.LOWEST, 0.0), np.finfo(np.float64).tiny)
-            scorers["geometry"] = calibrated_scorer(np.log(plain), geometry, spectra.member, seed)
+        self.name, self.rows, self.config, self.seed = name, rows, config, seed
+        self.member, self.timesteps = rows.member, rows.timesteps
+        self.scans = scans
+        self._cuts = row_cuts(rows.masks, rows.bins, config.drop)
+        picks = {row: self._choosing(row).argmax(axis=0) for row in self._cuts}
+        self._best = {row: max(self._candidates(row), key=self._auroc) for row in self._cuts}
+        plain = self._candidates("plain")
+        wanted = {self._candidates(row)[pick] for row, found in picks.items() for pick in found}
+        wanted |= {*self._best.values(), *plain}
+        self._columns = dict(zip(wanted, rows.columns([*wanted]), strict=True))
+        scorers: dict[RowName, Scorer] = {row: self._scorer(row, found) for row, found in picks.items()}
+        if int((~self.member).sum()) >= GEOMETRY_HELDOUT:
+            statistics = -np.stack([self._columns[candidate] for candidate in plain], axis=1)
+            logs = np.log(np.maximum(statistics, np.finfo(np.float64).tiny))
+            scorers["geometry"] = calibrated_scorer(logs, geometry, self.member, seed)
             self._cuts["geometry"] = self._cuts["plain"]
-        self._judged = judge(scorers, spectra.member, config.repeats, config.bootstrap, config.confidence, seed)
-        # (shares, timesteps, 5)
-        self.grids = {
-            mask: np.stack([self._evaluate(spectra.scores(mask, share)) for share in spectra.shares()])
-            for mask in spectra.masks
-        }
+        self._judged = judge(scorers, self.member, config.repeats, config.bootstrap, config.confidence, seed)
 
-    def _evaluate(self, scores: Float[np.ndarray, "n t"]) -> Float[np.ndarray, "t 5"]:
-        return np.stack([evaluate(column, self.spectra.member) for column in scores.T])
+    def _scorer(self, row: RowName, picks: Int[np.ndarray, " r"]) -> Scorer:
+        """What the scan of the choosing halves picked on each split."""
+        candidates = self._candidates(row)
+        return lambda split, _, report: (int(picks[split]), self._column(candidates[picks[split]])[report])
 
-    def _share(self, drop: float) -> int:
-        return round(drop * self.spectra.bins)
+    def _dropped(self, drop: float) -> int:
+        return round(drop * self.rows.bins)
+
+    def _choosing(self, row: RowName) -> Float[np.ndarray, "k r"]:
+        """Each candidate's AUROC on each split's choosing half."""
+        found = [self.scans[mask].choosing[self._dropped(drop)] for mask, drop in self._cuts[row]]
+        return np.concatenate(found)
 
     def _auroc(self, candidate: Candidate) -> float:
-        return float(self.grids[candidate.mask][self._share(candidate.drop), candidate.step, 0])
+        return float(self.scans[candidate.mask].grid[self._dropped(candidate.drop), candidate.step, 0])
 
     def _column(self, candidate: Candidate) -> Float[np.ndarray, " n"]:
-        return self.spectra.scores(candidate.mask, candidate.drop)[:, candidate.step]
+        return self._columns[candidate]
 
     def _candidates(self, row: RowName) -> list[Candidate]:
-        steps = range(len(self.spectra.timesteps))
-        return [Candidate(*cut, step) for cut in self._cuts[row] for step in steps]
+        return [Candidate(*cut, step) for cut in self._cuts[row] for step in range(len(self.timesteps))]
 
     def _pick(self, row: RowName) -> Candidate:
         """What the row chose on most splits."""
@@ -150,7 +151,7 @@ class _Analysis:
 
     def _described(self, candidate: Candidate) -> dict[str, object]:
         mask = candidate.mask.value if candidate.drop else "none"
-        return {"timestep": self.spectra.timesteps[candidate.step], "mask": mask, "drop": candidate.drop}
+        return {"timestep": self.timesteps[candidate.step], "mask": mask, "drop": candidate.drop}
 
     def _calibrated(self, row: RowName, judged: Judged) -> Calibrated:
         paired = {
@@ -168,12 +169,12 @@ class _Analysis:
     def _oracle(self, row: RowName) -> Choice | None:
         if row == "geometry":
             return None
-        best = max(self._candidates(row), key=self._auroc)
-        scores, member = self._column(best), self.spectra.member
+        best = self._best[row]
+        scores = self._column(best)
         return Choice(
             **self._described(best),
-            metrics=metric_set(scores, member, self.config, self.seed),
-            delong=delong_estimate(scores, member, self.config.confidence),
+            metrics=metric_set(scores, self.member, self.config, self.seed),
+            delong=delong_estimate(scores, self.member, self.config.confidence),
         )
 
     def headline(self) -> list[Headline]:
@@ -192,17 +193,19 @@ class _Analysis:
 
     def by_drop(self) -> list[Point]:
         step = self._pick("plain").step
-        shares = self.spectra.shares()
-        return [self._point(Candidate(mask, share, step)) for mask in self.spectra.masks for share in shares]
+        every = shares(self.rows.bins)
+        return [self._point(Candidate(mask, share, step)) for mask in self.rows.masks for share in every]
 
     def by_bin(self) -> list[BinPoint]:
         step = self._pick("plain").step
-        found = delong(-self.spectra.by_influence[:, step], self.spectra.member)
-        timestep = self.spectra.timesteps[step]
-        pairs = zip(found.values, found.intervals(self.config.confidence), strict=True)
         return [
-            BinPoint(attack=self.name, bin=number, timestep=timestep, auroc=estimate(value, bounds))
-            for number, (value, bounds) in enumerate(pairs)
+            BinPoint(
+                attack=self.name,
+                bin=number,
+                timestep=self.timesteps[step],
+                auroc=delong_estimate(-column, self.member, self.config.confidence),
+            )
+            for number, column in enumerate(self.rows.spectrum(step).T)
         ]
 
     def by_distortion(self, distortion: Float[np.ndarray, " n"]) -> list[DistortionGroup]:
@@ -225,7 +228,7 @@ class _Analysis:
         rows: Int[np.ndarray, " m"],
         distortion: Float[np.ndarray, " m"],
     ) -> DistortionGroup:
-        pick, member = self._pick(row), self.spectra.member[rows]
+        pick, member = self._pick(row), self.member[rows]
         members = int(member.sum())
         auroc = None
         if 0 < members < len(rows):
@@ -239,15 +242,15 @@ class _Analysis:
             high=float(distortion.max()),
             members=members,
             heldout=len(rows) - members,
-            timestep=self.spectra.timesteps[pick.step],
+            timestep=self.timesteps[pick.step],
             drop=pick.drop,
             auroc=auroc,
         )
 
     def roc(self) -> list[RocPoint]:
         points = []
-        _, report = halves(self.spectra.member, self.seed, 0)
-        member = self.spectra.member[report]
+        _, report = halves(self.member, self.seed, 0)
+        member = self.member[report]
         for row, judged in self._judged.items():
             curve = Roc(judged.first, member).curve()
             fpr, tpr = curve.fpr[0], curve.tpr[0]
@@ -257,14 +260,14 @@ class _Analysis:
             points += [RocPoint(attack=self.name, row=row, fpr=fpr[i], tpr=tpr[i]) for i in kept]
         return points
 
-    def at_risk(self, sample_ids: np.ndarray) -> list[RiskyMember]:
+    def at_risk(self, sample_ids: pa.StringArray) -> list[RiskyMember]:
         scores = self._column(self._pick("chosen"))
-        members, heldout = np.flatnonzero(self.spectra.member), np.sort(scores[~self.spectra.member])
+        members, heldout = np.flatnonzero(self.member), np.sort(scores[~self.member])
         top = members[np.argsort(-scores[members], kind="stable")[:RISKY]]
         above = (len(heldout) - np.searchsorted(heldout, scores[top], side="right")) / len(heldout)
         return [
             RiskyMember(
-                sample_id=sample_ids[i],
+                sample_id=sample_ids[i].as_py(),
                 attack=self.name,
                 score=-np.log10(max(-scores[i], np.finfo(np.float64).tiny)),
                 heldout_above=share,
@@ -273,13 +276,12 @@ class _Analysis:
         ]
 
     def grid_table(self) -> pa.Table:
-        shares, steps = self.spectra.shares(), self.spectra.timesteps
         rows = [
             {"attack": self.name, "mask": mask.value, "drop": drop, "timestep": step}
-            | dict(zip(NAMES, grid[i, j].tolist(), strict=True))
-            for mask, grid in self.grids.items()
-            for i, drop in enumerate(shares)
-            for j, step in enumerate(steps)
+            | dict(zip(NAMES, self.scans[mask].grid[i, j].tolist(), strict=True))
+            for mask in self.rows.masks
+            for i, drop in enumerate(shares(self.rows.bins))
+            for j, step in enumerate(self.timesteps)
         ]
         return pa.Table.from_pylist(rows, GRID)
 
@@ -292,8 +294,9 @@ GRID = pa.schema(
 
 def summarise_attack(
     name: str,
-    spectra: Spectra,
-    sample_ids: np.ndarray,
+    rows: AttackRows,
+    scans: dict[Mask, Scan],
+    sample_ids: pa.StringArray,
     distortion: Float[np.ndarray, " n"],
     geometry: Float[np.ndarray, "n f"],
     config: AnalysisConfig,
@@ -301,12 +304,10 @@ def summarise_attack(
 ) -> AttackSummary:
     """All results of one attack; a pure function of its rows (sorted by sample id), the configuration and the seed.
 
-    geometry: the features that a sample's statistic is calibrated by. An attack that the configuration averages is
-    summarised by the mean over its timesteps.
+    scans: of each mask, over all timesteps, with the choosing halves of the same seed. geometry: the features that a
+    sample's statistic is calibrated by.
     """
-    if name in config.average:
-        spectra = spectra.averaged()
-    analysis = _Analysis(name, spectra, geometry, config, seed)
+    analysis = _Analysis(name, rows, scans, geometry, config, seed)
     return AttackSummary(
         headline=analysis.headline(),
         by_timestep=analysis.by_timestep(),

@@ -3,24 +3,30 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ldm_scale.analysis.combined import combined_scorer, log_features
 from ldm_scale.analysis.inference import infer_dataset
 from ldm_scale.analysis.results import Combined
-from ldm_scale.analysis.splithalf import halves, judge
+from ldm_scale.analysis.splithalf import Scorer, halves, judge
 from ldm_scale.analysis.summary import as_metric_set, estimate
 from ldm_scale.config import AnalysisConfig
 
 
+def combined_scorer(odds: Float[np.ndarray, "r n"]) -> Scorer:
+    """One candidate, the log odds by the classifier that was fitted on the split's choosing half."""
+    return lambda split, _, report: (0, odds[split, report])
+
+
 def combine(
-    spectra: list[Float[np.ndarray, "n _ _"]], member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
+    odds: Float[np.ndarray, "r n"], features: int, member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
 ) -> Combined:
-    """What all attacks' spectra (n, T, B) say together: metrics of the combined score, and one p-value."""
-    features = log_features(spectra)
-    scorers = {"combined": combined_scorer(features, member)}
+    """What all attacks' spectra say together: metrics of the combined score, and one p-value.
+
+    odds: of all samples, by the classifier of each split.
+    """
+    scorers = {"combined": combined_scorer(odds)}
     judged = judge(scorers, member, config.repeats, config.bootstrap, config.confidence, seed)["combined"]
     return Combined(
-        features=features.shape[1],
+        features=features,
         metrics=as_metric_set(judged.values, judged.intervals),
         delong=estimate(judged.values[0], judged.auroc),
-        inference=infer_dataset(features, member, *halves(member, seed, 0)),
+        inference=infer_dataset(judged.first, member[halves(member, seed, 0)[1]]),
     )

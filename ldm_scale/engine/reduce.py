@@ -1,140 +1,214 @@
-"""The reducer: rows to rankings, metrics and results, as Ray tasks over parts and over attacks; no GPU, no model."""
+"""The reducer: rows to rankings, metrics and results, as Ray tasks that stream the parts; no GPU, no model.
 
+No task holds more than the samples' ids, labels and some scores, and as much of the spectra or of the leakage as
+MEMORY allows; what is more is read again by another task.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import ray
 
 from ldm_scale.analysis.calibrated import geometry_features
-from ldm_scale.analysis.leakage import correlate, dimension_aurocs
+from ldm_scale.analysis.combined import FITTED, LogOdds, fitted_rows, group_sums, least_positive, log_features
+from ldm_scale.analysis.leakage import correlate, jackknife
 from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
 from ldm_scale.analysis.results import Combined, Leakage, Results, Stability
-from ldm_scale.analysis.scores import Spectra
-from ldm_scale.analysis.summary import AttackSummary, level_warnings, summarise_attack
+from ldm_scale.analysis.scan import Scan, join, scan
+from ldm_scale.analysis.scores import Mask
+from ldm_scale.analysis.splithalf import choosing, halves
+from ldm_scale.analysis.summary import AttackSummary, chosen_drops, level_warnings, summarise_attack
 from ldm_scale.analysis.together import combine
 from ldm_scale.config import AnalysisConfig
+from ldm_scale.engine.rows import Index, Part, StoredRows, build_index, stream
 from ldm_scale.errors import RunError
 from ldm_scale.rundir import RunDirectory, RunRecord
-from ldm_scale.schema import control, globally
-from ldm_scale.storage import Location, read_table, write_table
+from ldm_scale.storage import Location, write_table
 
 # Rows of a side: half of them are reported on, and a variance needs two.
 FEWEST = 4
+# Bytes of spectra, features or leakage that a task holds at a time.
+MEMORY = 1 << 30
+# Tasks over parts, and over latent dimensions, of a run that is small enough for fewer.
+BUNDLES, BLOCKS = 32, 4
+T = TypeVar("T")
+
+
+def _split(items: Sequence[T], most: int, fewest: int = 1) -> list[Sequence[T]]:
+    """Even neighbouring pieces of at most `most` items; at least `fewest` of them, where there are items for all."""
+    pieces = min(len(items), max(fewest, -(-len(items) // max(1, most))))
+    bounds = [len(items) * i // pieces for i in range(pieces + 1)]
+    return [items[a:b] for a, b in pairwise(bounds)]
 
 
 @dataclass(frozen=True)
-class _Index:
-    """The distinct rows, sorted by sample id, and their positions in the concatenation of all parts.
+class _PartSums:
+    """What one pass over some parts keeps of them: mergeable sums, and two numbers a sample.
 
-    rows: for each part, which of its rows are counted.
+    floor: the least positive value of each feature of the combined score. moments: mean and standard deviation of
+    c_i, (rows, 2), of the samples at `places`.
     """
 
-    position: np.ndarray
-    rows: list[np.ndarray]
-    sample_id: np.ndarray
-    member: np.ndarray
-    distortion: np.ndarray
-    stability: np.ndarray
-
-    def collect(self, parts: list[np.ndarray]) -> np.ndarray:
-        """The distinct rows, sorted, from an array for each part."""
-        return np.concatenate(parts)[self.position]
+    ranking: RankingSums
+    floor: np.ndarray
+    places: np.ndarray
+    moments: np.ndarray
 
 
-def _read_array(part: Location, column: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A column of fixed-size lists, (rows, *shape)."""
-    return read_table(part, [column])[column].combine_chunks().flatten().to_numpy().reshape(-1, *shape)
+@dataclass(frozen=True)
+class _Reduction:
+    """What every task knows."""
+
+    record: RunRecord
+    config: AnalysisConfig
+
+    @property
+    def seed(self) -> int:
+        return self.record.config.seed
+
+    @property
+    def bins(self) -> int:
+        return self.record.config.masks.bins
+
+    def rows(self, index: Index, name: str) -> StoredRows:
+        ranked = self.record.config.masks.ranking is not None
+        mean = name in self.config.average
+        return StoredRows.of(index, name, self.record.timesteps[name], self.bins, ranked, mean)
+
+    def group_sums(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """The features of the combined score before their log, from the spectra of each attack."""
+        shapes = [(-1, len(steps), self.bins) for steps in self.record.timesteps.values()]
+        return group_sums([array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)])
 
 
-def _read_spectra(parts: list[Location], index: _Index, column: str, shape: tuple[int, int]) -> np.ndarray:
-    return index.collect([_read_array(part, column, shape) for part in parts])
+_build_index = ray.remote(build_index)
 
 
-@ray.remote(num_cpus=0.5)
-def _build_index(parts: list[Location]) -> _Index:
-    measured = ["stability_correlation", "stability_overlap"]
-    tables = [read_table(part, ["sample_id", "member", "distortion", *measured]) for part in parts]
-    sizes = [len(table) for table in tables]
-    table = pa.concat_tables(tables)
-    # The first of equal ids: a retried write repeats a row, and rows are pure.
-    sample_id, position = np.unique(table["sample_id"].to_numpy().astype(str), return_index=True)
-    starts = np.cumsum([0, *sizes[:-1]])
-    return _Index(
-        position,
-        [
-            np.sort(position[(position >= start) & (position < start + size)]) - start
-            for start, size in zip(starts, sizes, strict=True)
-        ],
-        sample_id,
-        table["member"].to_numpy()[position],
-        table["distortion"].to_numpy()[position],
-        np.stack([table[name].to_numpy()[position] for name in measured], axis=1),
-    )
+@ray.remote
+def _sum_parts(parts: Sequence[Part], task: _Reduction) -> _PartSums:
+    sums, floors, moments = [], [], []
+    for _, (influence, *spectra) in stream(parts, ["influence", *task.record.timesteps]):
+        sums.append(RankingSums.of(influence, task.config.drop))
+        floors.append(least_positive(task.group_sums(spectra)))
+        values = influence.astype(np.float64)
+        moments.append(np.stack([values.mean(axis=1), values.std(axis=1)], axis=1))
+    places = np.concatenate([part.places for part in parts])
+    return _PartSums(merge(sums), np.min(floors, axis=0), places, np.concatenate(moments))
 
 
-@ray.remote(num_cpus=0.5)
-def _sum_ranking(part: Location, rows: np.ndarray, dimensions: int, drop: float) -> RankingSums:
-    return RankingSums.of(_read_array(part, "influence", (dimensions,))[rows], drop)
+@ray.remote
+def _scan(index: Index, name: str, masks: list[Mask], steps: slice, task: _Reduction) -> dict[Mask, Scan]:
+    """Masks of one order of dimensions, at some timesteps."""
+    rows = task.rows(index, name)
+    spectra = rows.spectra(rows.column(masks[0]), steps)
+    chosen = choosing(index.member, task.config.repeats, task.seed)
+    return {
+        mask: scan(spectra, mask, index.member, chosen, chosen_drops(mask, rows.bins, task.config.drop))
+        for mask in masks
+    }
 
 
-@ray.remote(num_cpus=0.5)
+@ray.remote
 def _summarise(
-    parts: list[Location], index: _Index, geometry: np.ndarray, name: str, record: RunRecord, config: AnalysisConfig
+    index: Index, name: str, geometry: np.ndarray, task: _Reduction, *scans: dict[Mask, Scan]
 ) -> AttackSummary:
-    shape = (len(record.timesteps[name]), record.config.masks.bins)
-    columns = [name, control(name)] + ([globally(name)] if record.config.masks.ranking else [])
-    spectra = Spectra(
-        index.member, record.timesteps[name], *(_read_spectra(parts, index, column, shape) for column in columns)
-    )
-    return summarise_attack(name, spectra, index.sample_id, index.distortion, geometry, config, record.config.seed)
+    rows = task.rows(index, name)
+    joined = {mask: join([found[mask] for found in scans if mask in found]) for mask in rows.masks}
+    return summarise_attack(name, rows, joined, index.sample_id, index.distortion, geometry, task.config, task.seed)
 
 
-@ray.remote(num_cpus=0.5)
-def _combine(parts: list[Location], index: _Index, record: RunRecord, config: AnalysisConfig) -> Combined:
-    bins = record.config.masks.bins
-    spectra = [_read_spectra(parts, index, name, (len(steps), bins)) for name, steps in record.timesteps.items()]
-    return combine(spectra, index.member, config, record.config.seed)
+@ray.remote
+def _fit(index: Index, splits: Sequence[int], floor: np.ndarray, task: _Reduction) -> list[LogOdds]:
+    """The combined score's classifiers of some splits."""
+    rows = [fitted_rows(halves(index.member, task.seed, split)[0], task.seed, split) for split in splits]
+    features = [np.empty((len(some), len(floor))) for some in rows]
+    # Where a sample's features go in each fit; -1 is nowhere.
+    target = np.full((len(rows), len(index.member)), -1)
+    for wanted, to in zip(rows, target, strict=True):
+        to[wanted] = np.arange(len(wanted))
+    for part, spectra in stream(index.parts, list(task.record.timesteps)):
+        logs = log_features(task.group_sums(spectra), floor)
+        for some, to in zip(features, target[:, part.places], strict=True):
+            some[to[to >= 0]] = logs[to >= 0]
+    return [LogOdds.fit(some, index.member[wanted]) for some, wanted in zip(features, rows, strict=True)]
 
 
-@ray.remote(num_cpus=0.5)
-def _describe_geometry(parts: list[Location], index: _Index, dimensions: int) -> np.ndarray:
-    """The features that a sample's statistic is calibrated by."""
-    influences = (_read_array(part, "influence", (dimensions,)).astype(np.float64) for part in parts)
-    moments = index.collect([np.stack([c.mean(axis=1), c.std(axis=1)], axis=1) for c in influences])
-    return geometry_features(moments[:, 0], moments[:, 1], index.distortion)
+@ray.remote
+def _combine(index: Index, floor: np.ndarray, task: _Reduction, *fits: list[LogOdds]) -> Combined:
+    models = [model for some in fits for model in some]
+    odds = np.empty((len(models), len(index.member)))
+    for part, spectra in stream(index.parts, list(task.record.timesteps)):
+        logs = log_features(task.group_sums(spectra), floor)
+        for row, model in zip(odds, models, strict=True):
+            row[part.places] = model.scores(logs)
+    return combine(odds, len(floor), index.member, task.config, task.seed)
 
 
-@ray.remote(num_cpus=0.5)
-def _measure_leakage(
-    parts: list[Location], index: _Index, influence: np.ndarray, record: RunRecord, config: AnalysisConfig
-) -> tuple[Leakage, np.ndarray]:
-    """The correlation of influence and leakage, and each dimension's own AUROC."""
-    vectors = index.collect([_read_array(part, "leakage", (record.dimensions,)) for part in parts])
-    source = record.config.leakage
-    leakage = Leakage(
-        attack=source.attack,
-        timestep=source.timestep,
-        correlation=correlate(influence, vectors, index.member, config.confidence, record.config.seed),
-    )
-    return leakage, dimension_aurocs(vectors, index.member)
+@ray.remote
+def _measure_leakage(index: Index, dimensions: slice, task: _Reduction) -> np.ndarray:
+    """The AUROCs of some latent dimensions, of all samples and without each group of them."""
+    vectors = np.empty((len(index.member), len(range(task.record.dimensions)[dimensions])), dtype=np.float16)
+    for part, (leakage,) in stream(index.parts, ["leakage"]):
+        vectors[part.places] = leakage[:, dimensions]
+    return jackknife(vectors, index.member, task.seed)
 
 
-def _sum_influences(parts: list[Location], index: _Index, record: RunRecord, drop: float) -> RankingSums:
-    sums = [
-        _sum_ranking.remote(part, rows, record.dimensions, drop)
-        for part, rows in zip(parts, index.rows, strict=True)
-        if len(rows)
+def _slices(count: int, most: int, fewest: int = 1) -> list[slice]:
+    return [slice(some[0], some[-1] + 1) for some in _split(range(count), most, fewest)]
+
+
+def _start_attack(
+    index: ray.ObjectRef, samples: int, name: str, geometry: ray.ObjectRef, task: _Reduction
+) -> ray.ObjectRef:
+    """The summary of one attack, from scans of as many timesteps as a task may hold."""
+    steps = 1 if name in task.config.average else len(task.record.timesteps[name])
+    orders = [[Mask.LOWEST, Mask.HIGHEST], [Mask.RANDOM]]
+    if task.record.config.masks.ranking is not None:
+        orders.append([Mask.GLOBAL])
+    scans = [
+        _scan.remote(index, name, masks, some, task)
+        for masks in orders
+        for some in _slices(steps, MEMORY // (4 * samples * task.bins))
     ]
-    return merge(ray.get(sums))
+    return _summarise.remote(index, name, geometry, task, *scans)
 
 
-def _stability(index: _Index, probes: int) -> Stability | None:
-    measured = index.stability[np.isfinite(index.stability).all(axis=1)]
+def _start_combined(index: ray.ObjectRef, samples: int, floor: np.ndarray, task: _Reduction) -> ray.ObjectRef:
+    """The combined score, from fits of as many splits as a task may hold."""
+    splits = _split(range(task.config.repeats), MEMORY // (8 * min(FITTED, samples) * len(floor)))
+    fits = [_fit.remote(index, some, floor, task) for some in splits]
+    return _combine.remote(index, floor, task, *fits)
+
+
+def _geometry(sums: list[_PartSums], distortion: np.ndarray) -> np.ndarray:
+    """The features that a sample's statistic is calibrated by."""
+    moments = np.empty((len(distortion), 2))
+    for found in sums:
+        moments[found.places] = found.moments
+    return geometry_features(moments[:, 0], moments[:, 1], distortion)
+
+
+def _stability(measured: np.ndarray, probes: int) -> Stability | None:
+    measured = measured[np.isfinite(measured).all(axis=1)]
     if not len(measured):
         return None
     correlation, overlap = measured.mean(axis=0, dtype=np.float64)
     return Stability(correlation=correlation, overlap=overlap, probes=probes)
+
+
+def _read_index(run: RunDirectory, files: list[Location]) -> tuple[ray.ObjectRef, Index]:
+    if not files:
+        raise RunError(f"{run.root} has no rows yet; run the audit first")
+    reference = _build_index.remote(files)
+    index: Index = ray.get(reference)
+    members, heldout = int(index.member.sum()), int((~index.member).sum())
+    if min(members, heldout) < FEWEST:
+        raise RunError(f"{run.root} has rows of {members} members and {heldout} held-out; {FEWEST} of each are needed")
+    return reference, index
 
 
 def reduce_run(run: RunDirectory, config: AnalysisConfig) -> Results:
@@ -142,20 +216,29 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig) -> Results:
 
     Raises RunError where there are too few rows of either side. Runs within a session.
     """
-    record, parts = run.read_record(), run.parts()
-    if not parts:
-        raise RunError(f"{run.root} has no rows yet; run the audit first")
-    reference = _build_index.remote(parts)
-    index: _Index = ray.get(reference)
-    members, heldout = int(index.member.sum()), int((~index.member).sum())
-    if min(members, heldout) < FEWEST:
-        raise RunError(f"{run.root} has rows of {members} members and {heldout} held-out; {FEWEST} of each are needed")
-    geometry = _describe_geometry.remote(parts, reference, record.dimensions)
-    pending = [_summarise.remote(parts, reference, geometry, name, record, config) for name in record.timesteps]
-    combined = _combine.remote(parts, reference, record, config)
-    sums = _sum_influences(parts, index, record, config.drop)
-    leakage, leaks = ray.get(_measure_leakage.remote(parts, reference, sums.influence / sums.count, record, config))
+    record = run.read_record()
+    task = _Reduction(record, config)
+    reference, index = _read_index(run, run.parts())
+    samples = len(index.member)
+    leaks = [
+        _measure_leakage.remote(reference, some, task)
+        for some in _slices(record.dimensions, MEMORY // (2 * samples), BLOCKS)
+    ]
+    sums: list[_PartSums] = ray.get(
+        [_sum_parts.remote(parts, task) for parts in _split(index.parts, len(index.parts), BUNDLES)]
+    )
+    ranking, floor = merge([found.ranking for found in sums]), np.min([found.floor for found in sums], axis=0)
+    geometry = ray.put(_geometry(sums, index.distortion))
+    pending = [_start_attack(reference, samples, name, geometry, task) for name in record.timesteps]
+    combined: Combined = ray.get(_start_combined(reference, samples, floor, task))
+    jackknifed = np.concatenate(ray.get(leaks), axis=1)
+    leakage = Leakage(
+        attack=record.config.leakage.attack,
+        timestep=record.config.leakage.timestep,
+        correlation=correlate(ranking.influence / ranking.count, jackknifed, config.confidence),
+    )
     summaries: list[AttackSummary] = ray.get(pending)
+    members, heldout = int(index.member.sum()), int((~index.member).sum())
     results = Results(
         fingerprint=record.fingerprint,
         inputs={name: record.science[name] for name in ("shards", "split", "target")},
@@ -164,12 +247,12 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig) -> Results:
         expected=record.samples,
         rejected=run.reject_counts(),
         distortion_measured=int(np.isfinite(index.distortion).sum()),
-        stability=_stability(index, record.config.geometry.probes),
+        stability=_stability(index.stability, record.config.geometry.probes),
         repeats=config.repeats,
         bootstrap=config.bootstrap,
         confidence=config.confidence,
         headline=tuple(row for summary in summaries for row in summary.headline),
-        combined=ray.get(combined),
+        combined=combined,
         leakage=leakage,
         by_timestep=tuple(point for summary in summaries for point in summary.by_timestep),
         by_drop=tuple(point for summary in summaries for point in summary.by_drop),
@@ -181,6 +264,6 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig) -> Results:
         versions=record.versions,
     )
     write_table(run.root / "metrics.parquet", pa.concat_tables([summary.grid for summary in summaries]))
-    write_table(run.root / "ranking.parquet", ranking_table(sums, record.latent_shape, leaks))
+    write_table(run.root / "ranking.parquet", ranking_table(ranking, record.latent_shape, jackknifed[0]))
     (run.root / "results.json").replace(results.model_dump_json(indent=1).encode())
     return results

@@ -41,7 +41,7 @@ def test_the_scorer_reports_by_a_fit_on_the_choosing_halfs_held_out_samples() ->
     statistics, features, member = draw(0)
     statistics[:, 1] += np.random.default_rng(1).standard_normal(len(member)) * 3
     choose, report = halves(member, 0, 0)
-    pick, scores = calibrated_scorer(statistics, features, member, 5)(choose, report)
+    pick, scores = calibrated_scorer(statistics, features, member, 5)(0, choose, report)
     assert pick == 0  # the other is drowned in noise
     known = choose[~member[choose]]
     expected = calibrate(statistics[known], features[known], statistics[report], features[report])
@@ -61,17 +61,17 @@ def test_each_fold_is_scored_by_the_others_held_out_samples() -> None:
 def test_neither_members_nor_a_samples_own_statistic_touch_its_prediction() -> None:
     statistics, features, member = draw(2)
     statistics, (choose, report) = statistics[:, :1], halves(member, 0, 0)
-    before = calibrated_scorer(statistics, features, member, 0)(choose, report)[1]
+    before = calibrated_scorer(statistics, features, member, 0)(0, choose, report)[1]
     changed = statistics + 100.0 * member[:, None]
     changed[report] += 7.0
-    after = calibrated_scorer(changed, features, member, 0)(choose, report)[1]
+    after = calibrated_scorer(changed, features, member, 0)(0, choose, report)[1]
     np.testing.assert_allclose(after, before - 100.0 * member[report] - 7.0, atol=1e-9)
 
 
 def test_it_recovers_members_that_geometry_hides() -> None:
     statistics, features, member = draw(3, 1200)
     choose, report = halves(member, 0, 0)
-    _, scores = calibrated_scorer(statistics, features, member, 0)(choose, report)
+    _, scores = calibrated_scorer(statistics, features, member, 0)(0, choose, report)
     # Two unit normals one apart: AUROC Phi(1 / sqrt 2) = 0.760.
     assert aurocs(scores[:, None], member[report])[0] == pytest.approx(0.760, abs=4 * 0.02)
     assert aurocs(-statistics, member).max() < 0.65

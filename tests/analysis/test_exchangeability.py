@@ -11,11 +11,12 @@ import pytest
 from scipy.stats import binom, kstest
 
 from ldm_scale.analysis.calibrated import calibrated_scorer
-from ldm_scale.analysis.combined import combined_scorer, log_features
+from ldm_scale.analysis.combined import LogOdds
 from ldm_scale.analysis.inference import infer_dataset
 from ldm_scale.analysis.metrics import aurocs
 from ldm_scale.analysis.splithalf import Scorer, halves, judge
 from tests.analysis.simulation import STRUCTURES, Simulated, simulate
+from tests.analysis.test_combined import features_of
 from tests.analysis.test_splithalf import fixed
 
 NOMINAL = 0.95
@@ -28,8 +29,18 @@ def judged(scorer: Scorer, member: np.ndarray, seed: int) -> Interval:
     return float(result.values[0]), *result.intervals[0].tolist()
 
 
+def fitted(data: Simulated) -> Scorer:
+    """The combined score: a classifier fitted on the choosing half."""
+    features = features_of(data.spectra)
+
+    def score(_: int, choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
+        return 0, LogOdds.fit(features[choose], data.member[choose]).scores(features[report])
+
+    return score
+
+
 def combined(data: Simulated, seed: int) -> Interval:
-    return judged(combined_scorer(log_features(data.spectra), data.member), data.member, seed)
+    return judged(fitted(data), data.member, seed)
 
 
 def calibrated(data: Simulated, seed: int) -> Interval:
@@ -42,7 +53,8 @@ def chosen(data: Simulated, seed: int) -> Interval:
 
 
 def p_value(data: Simulated, seed: int) -> float:
-    return infer_dataset(log_features(data.spectra), data.member, *halves(data.member, seed, 0)).p_value
+    choose, report = halves(data.member, seed, 0)
+    return infer_dataset(fitted(data)(0, choose, report)[1], data.member[report]).p_value
 
 
 RESULTS = {"combined": combined, "calibrated": calibrated, "chosen": chosen}

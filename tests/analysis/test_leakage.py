@@ -5,8 +5,7 @@ import pytest
 from scipy.stats import spearmanr, t
 from sklearn.metrics import roc_auc_score
 
-from ldm_scale.analysis import leakage
-from ldm_scale.analysis.leakage import GROUPS, correlate, dimension_aurocs
+from ldm_scale.analysis.leakage import GROUPS, correlate, jackknife
 from ldm_scale.analysis.splits import folds
 
 INFLUENCE = np.random.default_rng(9).standard_normal(48)
@@ -32,15 +31,20 @@ def pairs(vectors: np.ndarray, member: np.ndarray) -> np.ndarray:
 
 def test_each_column_has_its_own_auroc_of_minus_its_value() -> None:
     vectors, member = draw(0)
-    np.testing.assert_allclose(dimension_aurocs(vectors, member), loops(vectors, member), atol=1e-12)
+    np.testing.assert_allclose(jackknife(vectors, member, 0)[0], loops(vectors, member), atol=1e-12)
 
 
-@pytest.mark.parametrize(("count", "block"), [(201, 1 << 24), (201, 201 * 7), (30, 1 << 24)])
-def test_the_interval_is_the_jackknife_over_groups(count: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leakage, "BLOCK", block)
+def test_dimensions_may_be_taken_apart() -> None:
+    vectors, member = draw(2, 90)
+    apart = [jackknife(some.astype(np.float16), member, 5) for some in np.split(vectors, [7, 30], axis=1)]
+    np.testing.assert_array_equal(np.concatenate(apart, axis=1), jackknife(vectors.astype(np.float16), member, 5))
+
+
+@pytest.mark.parametrize("count", [201, 30])
+def test_the_interval_is_the_jackknife_over_groups(count: int) -> None:
     vectors, member = draw(1, count)
     vectors = np.round(vectors, 1)  # ties
-    found = correlate(INFLUENCE, vectors, member, 0.9, 3)
+    found = correlate(INFLUENCE, jackknife(vectors, member, 3), 0.9)
     groups = min(GROUPS, count // 2)
     group = folds(member, groups, 3)
     left = [spearmanr(INFLUENCE, pairs(vectors[group != g], member[group != g])).statistic for g in range(groups)]
@@ -51,13 +55,13 @@ def test_the_interval_is_the_jackknife_over_groups(count: int, block: int, monke
 
 
 def test_the_interval_holds_the_expected_value_as_often_as_it_says() -> None:
-    results = [correlate(INFLUENCE, *draw(seed), 0.9, seed + 1) for seed in range(100)]
+    results = [correlate(INFLUENCE, jackknife(*draw(seed), seed + 1), 0.9) for seed in range(100)]
     value, low, high = np.array([(found.value, found.low, found.high) for found in results]).T
     covered = ((low <= value.mean()) & (value.mean() <= high)).sum()
     assert covered >= 82  # binomial(100, 0.9): below it once in 200 times
 
 
 def test_it_is_zero_without_members_that_differ_and_large_with_them() -> None:
-    chance = [correlate(INFLUENCE, *draw(seed, gain=0.0), 0.9, seed).value for seed in range(30)]
+    chance = [correlate(INFLUENCE, jackknife(*draw(seed, gain=0.0), seed), 0.9).value for seed in range(30)]
     assert abs(np.mean(chance)) < 4 * np.std(chance) / 30**0.5
-    assert correlate(INFLUENCE, *draw(0, 1000), 0.95, 0).low > 0.7
+    assert correlate(INFLUENCE, jackknife(*draw(0, 1000), 0), 0.95).low > 0.7

@@ -7,7 +7,16 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ldm_scale.analysis import metrics
-from ldm_scale.analysis.metrics import NAMES, Roc, aurocs, bootstrap, bootstrap_weights, evaluate
+from ldm_scale.analysis.metrics import (
+    NAMES,
+    CoarseRoc,
+    Roc,
+    ascending,
+    aurocs,
+    bootstrap,
+    bootstrap_weights,
+    evaluate,
+)
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -233,3 +242,87 @@ def test_the_papers_orientation_finds_held_out_samples(scores: np.ndarray, membe
     found = [statistic >= threshold for threshold in (np.inf, *statistic)]
     expected = max(hit[~member].mean() for hit in found if hit[member].mean() <= 0.01 + 1e-12)
     assert Roc(scores, member).curve().paper_tpr_at(0.01)[0] == pytest.approx(expected, abs=1e-12)
+
+
+def hard_to_sort() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    near = 1 + rng.integers(0, 50, 1000) * np.finfo(float).eps  # they differ in their last bits alone
+    return [near, -near, np.round(rng.standard_normal(1000)), np.array([0.0, -0.0, 1e-320, -1e300, 5.0, -0.0])]
+
+
+@pytest.mark.parametrize("scores", [*hard_to_sort(), np.array([1.0]), draw(17)[0], draw(17)[0].astype(np.float32)])
+def test_ascending_sorts(scores: np.ndarray) -> None:
+    order = ascending(scores)
+    assert sorted(order) == list(range(len(scores)))
+    np.testing.assert_array_equal(scores[order], np.sort(scores))
+
+
+@pytest.mark.parametrize(("scores", "member"), [CASES[0], CASES[1], CASES[4], CASES[5], draw(18, 300, 200, ties=True)])
+def test_the_auroc_among_a_subset_is_that_of_the_subset_alone(scores: np.ndarray, member: np.ndarray) -> None:
+    subsets = np.random.default_rng(0).random((20, len(scores))) < 0.5
+    subsets[:, [np.flatnonzero(side)[0] for side in (member, ~member)]] = True
+    found = Roc(scores, member).aurocs(subsets)
+    for value, subset in zip(found, subsets, strict=True):
+        assert value == aurocs(scores[subset, None], member[subset])[0]
+        assert value == pytest.approx(pair_count(scores[subset], member[subset]), abs=1e-12)
+
+
+@pytest.fixture
+def few_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every data set counts as a large one, and its cells are wide."""
+    monkeypatch.setattr(metrics, "EXACT", 0)
+    monkeypatch.setattr(metrics, "CELLS", 64)
+
+
+# Of 3,000 a side, resamples' 1% lies within the first 85, which is the tail; what is left are cells of 47 and 47.
+LARGE = [
+    draw(20, 3000, 3000),
+    draw(21, 3000, 3000, shift=2.5),
+    draw(22, 3000, 3000, shift=-1.0),
+    draw(23, 3000, 3000, ties=True),
+    draw(24, 5000, 1000),
+]
+
+
+@pytest.mark.usefixtures("few_cells")
+@pytest.mark.parametrize(("scores", "member"), LARGE)
+def test_coarse_curves_have_the_exact_rates_and_nearly_the_exact_areas(scores: np.ndarray, member: np.ndarray) -> None:
+    weights = next(bootstrap_weights(member, 200, np.random.default_rng(0)))
+    fine, coarse = Roc(scores, member).curve(weights), CoarseRoc(scores, member).curve(weights)
+    assert coarse.fpr.shape[1] < fine.fpr.shape[1] / 3 or fine.fpr.shape[1] < 20
+    np.testing.assert_allclose(coarse.all()[:, 2:], fine.all()[:, 2:], atol=1e-12)
+    np.testing.assert_allclose(coarse.all()[:, :2], fine.all()[:, :2], atol=1 / 64)
+    # A cell's loss of AUROC is half of it by half of it, at most; of ASR, what it holds of one side alone.
+    assert np.abs(coarse.auroc() - fine.auroc()).max() < 1 / 64 / 2
+    assert (coarse.asr() <= fine.asr() + 1e-12).all()
+
+
+@pytest.mark.usefixtures("few_cells")
+def test_coarse_cells_lose_something_so_that_the_bound_is_put_to_the_test() -> None:
+    scores, member = LARGE[0]
+    weights = next(bootstrap_weights(member, 50, np.random.default_rng(0)))
+    lost = Roc(scores, member).curve(weights).asr() - CoarseRoc(scores, member).curve(weights).asr()
+    assert lost.max() > 0
+
+
+def test_a_large_set_is_drawn_sample_by_sample_with_the_same_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = draw(9, 30, 11)[1]
+    monkeypatch.setattr(metrics, "EXACT", 40)
+    weights = np.concatenate(list(bootstrap_weights(member, 4000, np.random.default_rng(0))))
+    assert (weights[:, member].sum(1) == 30).all()
+    assert (weights[:, ~member].sum(1) == 11).all()
+    # Binomial(30, 1/30) and (11, 1/11): mean 1, variance 29/30 and 10/11; five standard errors of 4,000 draws.
+    np.testing.assert_allclose(weights.mean(0), 1, atol=5 / 4000**0.5)
+    np.testing.assert_allclose(weights.var(0), np.where(member, 29 / 30, 10 / 11), rtol=5 * (2.9 / 4000) ** 0.5)
+
+
+@pytest.mark.parametrize(("scores", "member"), LARGE[:4])
+def test_intervals_of_a_large_set_agree_with_the_exact_ones(
+    scores: np.ndarray, member: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = bootstrap(scores, member, 4000, 0.9, 0)
+    monkeypatch.setattr(metrics, "EXACT", 0)
+    found = bootstrap(scores, member, 4000, 0.9, 1)
+    # Two 5% quantiles of 4,000 draws each differ by four standard errors at most (see above), and by a rate's step.
+    tolerance = 4 * 2**0.5 * 0.033 * np.ptp(exact, axis=1) / (2 * 1.645) + 1 / 3000
+    assert (np.abs(found - exact) <= tolerance[:, None]).all()

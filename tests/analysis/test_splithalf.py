@@ -20,7 +20,7 @@ def draw(seed: int, count: int = 80, candidates: int = 6, shift: float = 0.0) ->
 def fixed(scores: np.ndarray, member: np.ndarray) -> Scorer:
     """The best of candidates that need no fit."""
 
-    def score(choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
+    def score(_: int, choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
         pick = best(scores[choose], member[choose])
         return pick, scores[report, pick]
 

@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from ldm_scale.analysis.results import Headline
-from ldm_scale.analysis.scores import Mask, Spectra
+from ldm_scale.analysis.scores import Mask
 from ldm_scale.analysis.splithalf import halves
 from ldm_scale.analysis.summary import (
     ROC_POINTS,
@@ -17,6 +18,7 @@ from ldm_scale.analysis.summary import (
     summarise_attack,
 )
 from ldm_scale.config import AnalysisConfig
+from tests.analysis.spectra import Spectra
 
 STEPS, BINS = 3, 4
 TIMESTEPS = (0, 50, 100)
@@ -57,7 +59,9 @@ def summarise(
     if distortion is None:
         distortion = np.full(len(spectra.member), np.nan)
     geometry = np.random.default_rng(seed).standard_normal((len(spectra.member), 2))
-    return summarise_attack("sima", spectra, names_of(spectra), distortion, geometry, config, seed)
+    rows = spectra.averaged() if "sima" in config.average else spectra
+    scans, names = rows.scans(config, seed), pa.array(names_of(spectra))
+    return summarise_attack("sima", rows, scans, names, distortion, geometry, config, seed)
 
 
 def rows_of(summary: AttackSummary) -> dict[str, Headline]:

@@ -3,12 +3,23 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
+from ldm_scale.analysis.combined import classifier
 from ldm_scale.analysis.results import Results
+from ldm_scale.analysis.splithalf import halves
 from ldm_scale.cli import main
+from ldm_scale.config import AnalysisConfig, ReduceBenchmarkConfig
+from ldm_scale.engine import reduce
 from ldm_scale.engine.audit import run_audit
+from ldm_scale.engine.benchmark import make_record, make_rows
+from ldm_scale.rundir import RunDirectory
+from ldm_scale.storage import Location
 from tests.engine.test_audit import make_config
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -65,3 +76,94 @@ def test_a_run_without_rows_fails_in_one_line(
     shutil.copy(finished / "run.json", tmp_path)
     assert main(["reduce", str(tmp_path)]) == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith("has no rows yet; run the audit first")
+
+
+# Two attacks, one of them averaged over its timesteps; every kind of spectra.
+MADE_UP = ReduceBenchmarkConfig(
+    rows=2000, dimensions=12, attacks=("sima", "pfami"), timesteps=4, bins=5, ranking=True, rows_per_part=2000,
+    analysis=AnalysisConfig(repeats=2, bootstrap=20),
+)  # fmt: skip
+
+
+def write_parts(folder: Path, pieces: list[pa.Table]) -> RunDirectory:
+    run = RunDirectory(Location.of(folder))
+    run.begin(make_record(MADE_UP, "made up"))
+    (folder / "samples").mkdir()
+    for number, piece in enumerate(pieces):
+        pq.write_table(piece, folder / "samples" / f"part-{number:03d}.parquet")
+    return run
+
+
+@pytest.fixture(scope="module")
+def rows() -> pa.Table:
+    return make_rows(MADE_UP, 0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, rows: pa.Table) -> tuple[Path, Results]:
+    """The results of all rows in one part."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, reduce.reduce_run(write_parts(folder, [rows]), MADE_UP.analysis)
+
+
+def test_results_are_those_of_all_rows_in_memory(whole: tuple[Path, Results], rows: pa.Table) -> None:
+    """Each kind of number by another way: scikit-learn on arrays of everything."""
+    folder, results = whole
+    member = np.array(rows["member"])
+
+    def read(column: str) -> np.ndarray:
+        return np.array(rows[column].to_pylist(), dtype=float)
+
+    for row in pq.read_table(folder / "metrics.parquet").to_pylist():
+        column = row["attack"] + {"random": "_random", "global": "_global"}.get(row["mask"], "")
+        spectra = read(column).reshape(2000, 4, 5)
+        step = slice(None) if row["timestep"] is None else slice(row["timestep"] // 10, row["timestep"] // 10 + 1)
+        dropped = round(row["drop"] * 5)
+        kept = slice(5 - dropped) if row["mask"] == "highest" else slice(dropped, None)
+        statistic = spectra[:, step, kept].mean(axis=1).sum(axis=1)
+        assert row["auroc"] == pytest.approx(roc_auc_score(member, -statistic), abs=1e-12)
+
+    influence, leakage = read("influence"), read("leakage")
+    ranking = pq.read_table(folder / "ranking.parquet")
+    np.testing.assert_allclose(ranking["mean"], influence.mean(axis=0), atol=1e-12)
+    leaks = [roc_auc_score(member, -column) for column in leakage.T]
+    np.testing.assert_allclose(ranking["leakage"], leaks, atol=1e-12)
+    assert results.leakage.correlation.value == pytest.approx(spearmanr(influence.mean(axis=0), leaks).statistic)
+
+    features = np.log(np.concatenate([read("sima"), read("pfami")], axis=1))
+    aurocs = []
+    for split in range(2):
+        choose, report = halves(member, 0, split)
+        model = classifier(40).fit(features[choose], member[choose])
+        aurocs.append(roc_auc_score(member[report], model.decision_function(features[report])))
+    assert results.combined.metrics.auroc.value == pytest.approx(np.mean(aurocs), abs=1e-12)
+
+
+def test_results_depend_neither_on_parts_nor_on_repeated_rows_nor_on_memory(
+    whole: tuple[Path, Results], rows: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many parts of random sizes, down to one row; rows in random order, many of them twice; a step at a time."""
+    rng = np.random.default_rng(0)
+    order = rng.permutation(np.concatenate([np.arange(2000), rng.choice(2000, 300)]))
+    bounds = np.unique(np.concatenate([rng.choice(2300, 40), np.arange(100, 110)]))
+    run = write_parts(tmp_path, [rows.take(some) for some in np.split(order, bounds) if len(some)])
+    monkeypatch.setattr(reduce, "MEMORY", 1)
+    results = reduce.reduce_run(run, MADE_UP.analysis)
+    folder, expected = whole
+    assert results == expected
+    metrics, ranking = (pq.read_table(tmp_path / name) for name in ("metrics.parquet", "ranking.parquet"))
+    assert metrics == pq.read_table(folder / "metrics.parquet")
+    for name in ranking.column_names:
+        # Sums over parts are in another order.
+        expected_column = pq.read_table(folder / "ranking.parquet")[name]
+        np.testing.assert_allclose(ranking[name], expected_column, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "fewest", "sizes"),
+    [(20, 6, 1, [5, 5, 5, 5]), (20, 100, 1, [20]), (20, 0, 1, [1] * 20), (5, 9, 2, [2, 3]), (3, 9, 8, [1] * 3)],
+)
+def test_work_is_split_evenly(count: int, most: int, fewest: int, sizes: list[int]) -> None:
+    pieces = reduce._split(range(count), most, fewest)
+    assert [len(piece) for piece in pieces] == sizes
+    assert [i for piece in pieces for i in piece] == list(range(count))

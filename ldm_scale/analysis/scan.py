@@ -1,0 +1,52 @@
+"""Every score of a spectrum, looked at once: its metrics on all samples, and its AUROC on every choosing half."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ldm_scale.analysis.metrics import NAMES, Roc
+from ldm_scale.analysis.scores import Mask, mask_scores
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a mask's scores reach, by drop share and timestep.
+
+    grid: metrics of NAMES on all samples. choosing: the AUROC on each split's choosing half, NaN for shares that no
+    row chooses from.
+    """
+
+    grid: Float[np.ndarray, "q t 5"]
+    choosing: Float[np.ndarray, "q t r"]
+
+
+def scan(
+    spectra: Float[np.ndarray, "n t b"],
+    mask: Mask,
+    member: Bool[np.ndarray, " n"],
+    chosen: Bool[np.ndarray, "r n"],
+    drops: Collection[float],
+) -> Scan:
+    """Scan spectra of a mask's order, one score at a time.
+
+    chosen: the samples of each split's choosing half. drops: the shares that rows choose from.
+    """
+    steps, bins = spectra.shape[1:]
+    grid = np.empty((bins, steps, len(NAMES)))
+    choosing = np.full((bins, steps, len(chosen)), np.nan)
+    for step in range(steps):
+        # Bins first: each is added to all samples at once.
+        ordered = np.ascontiguousarray(spectra[:, step].T).T
+        for drop, scores in mask_scores(ordered, mask):
+            roc, dropped = Roc(scores, member), round(drop * bins)
+            grid[dropped, step] = roc.curve().all()[0]
+            if drop in drops:
+                choosing[dropped, step] = roc.aurocs(chosen)
+    return Scan(grid, choosing)
+
+
+def join(scans: Sequence[Scan]) -> Scan:
+    """The scans of successive timesteps as one."""
+    return Scan(np.concatenate([s.grid for s in scans], axis=1), np.concatenate([s.choosing for s in scans], axis=1))

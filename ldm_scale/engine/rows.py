@@ -1,0 +1,139 @@
+"""The rows of a run as the reducer reads them: one part at a time, each sample once, in the order of sample ids."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float
+
+from ldm_scale.analysis.scores import Candidate, Mask, averaged, mask_score
+from ldm_scale.schema import control, globally
+from ldm_scale.storage import Location, read_table
+
+MEASURED = ("stability_correlation", "stability_overlap")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one part that count (not those that an earlier part has, too), and their places in the order."""
+
+    file: Location
+    rows: np.ndarray
+    places: np.ndarray
+
+
+@dataclass(frozen=True)
+class Index:
+    """The samples, sorted by id, with what is small of them, and where their rows are."""
+
+    parts: list[Part]
+    sample_id: pa.StringArray
+    member: np.ndarray
+    distortion: np.ndarray
+    stability: np.ndarray
+
+
+def build_index(files: list[Location]) -> Index:
+    """Read what is small of every row; of equal ids the first one counts, as rows are pure."""
+    tables = [read_table(file, ["sample_id", "member", "distortion", *MEASURED]) for file in files]
+    starts = np.cumsum([0, *map(len, tables)])
+    table = pa.concat_tables(tables).combine_chunks()
+    ids = table["sample_id"].combine_chunks()
+    # Stable; by UTF-8 bytes, which is by code points.
+    order = pc.array_sort_indices(ids)
+    ids = ids.take(order)
+    first = np.append(True, pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False))[: len(ids)]
+    position = order.to_numpy()[first].astype(np.int64)
+    number = np.searchsorted(starts, position, side="right") - 1
+    places = np.argsort(number, kind="stable")
+    bounds = np.searchsorted(number[places], np.arange(len(files) + 1))
+    parts = []
+    for file, start, begin, end in zip(files, starts, bounds, bounds[1:], strict=False):
+        if begin < end:
+            here = places[begin:end]
+            parts.append(Part(file, position[here] - start, here))
+    table = table.take(pa.array(position))
+    return Index(
+        parts,
+        ids.filter(pa.array(first)),
+        table["member"].to_numpy(),
+        table["distortion"].to_numpy(),
+        np.stack([table[name].to_numpy() for name in MEASURED], axis=1),
+    )
+
+
+def as_array(table: pa.Table, column: str) -> np.ndarray:
+    """A column of fixed-size lists, (rows, values)."""
+    lists = table[column].combine_chunks()
+    return lists.flatten().to_numpy().reshape(len(table), lists.type.list_size)
+
+
+def stream(parts: Sequence[Part], columns: Sequence[str]) -> Iterator[tuple[Part, list[np.ndarray]]]:
+    """Columns of fixed-size lists, part by part: the arrays (rows, values) of the rows that count."""
+    for part in parts:
+        table = read_table(part.file, list(columns))
+        yield part, [as_array(table, column)[part.rows] for column in columns]
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """One attack's rows in the parts of a run, read anew for every question (analysis.scores.AttackRows)."""
+
+    index: Index
+    name: str
+    timesteps: tuple[int | None, ...]
+    stored: int
+    bins: int
+    ranked: bool
+
+    @classmethod
+    def of(
+        cls, index: Index, name: str, timesteps: tuple[int, ...], bins: int, ranked: bool, mean: bool
+    ) -> "StoredRows":
+        """ranked: there are spectra by one ranking. mean: the attack is the mean over its timesteps."""
+        return cls(index, name, (None,) if mean else timesteps, len(timesteps), bins, ranked)
+
+    @property
+    def member(self) -> np.ndarray:
+        return self.index.member
+
+    @property
+    def masks(self) -> list[Mask]:
+        return [mask for mask in Mask if mask is not Mask.GLOBAL or self.ranked]
+
+    def column(self, mask: Mask) -> str:
+        """The column of the spectra that a mask sums."""
+        return {Mask.RANDOM: control, Mask.GLOBAL: globally}.get(mask, str)(self.name)
+
+    def _stream(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, dict[str, Float[np.ndarray, "p t b"]]]]:
+        """The places and spectra of each part."""
+        for part, arrays in stream(self.index.parts, columns):
+            spectra = [array.reshape(-1, self.stored, self.bins) for array in arrays]
+            if self.timesteps == (None,):
+                spectra = [averaged(spectrum) for spectrum in spectra]
+            yield part.places, dict(zip(columns, spectra, strict=True))
+
+    def spectra(self, column: str, steps: slice) -> Float[np.ndarray, "n t b"]:
+        """The spectra of a column at some timesteps."""
+        count = len(self.timesteps[steps])
+        kind = np.float64 if self.timesteps == (None,) else np.float32
+        found = np.empty((len(self.member), count, self.bins), dtype=kind)
+        for places, spectra in self._stream([column]):
+            found[places] = spectra[column][:, steps]
+        return found
+
+    def spectrum(self, step: int) -> Float[np.ndarray, "n b"]:
+        """The statistic in each bin of influence rank, at one timestep."""
+        return self.spectra(self.name, slice(step, step + 1))[:, 0]
+
+    def columns(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, "k n"]:
+        """Some scores of all samples."""
+        found = np.empty((len(candidates), len(self.member)))
+        columns = sorted({self.column(candidate.mask) for candidate in candidates})
+        for places, spectra in self._stream(columns):
+            for row, candidate in zip(found, candidates, strict=True):
+                values = spectra[self.column(candidate.mask)][:, candidate.step]
+                row[places] = mask_score(values, candidate.mask, candidate.drop)
+        return found

@@ -1,0 +1,69 @@
+"""One attack's rows in memory, scored by explicit sums: what the streamed reducer must agree with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ldm_scale.analysis.scan import Scan, scan
+from ldm_scale.analysis.scores import Candidate, Mask
+from ldm_scale.analysis.splithalf import choosing
+from ldm_scale.analysis.summary import chosen_drops
+from ldm_scale.config import AnalysisConfig
+
+
+@dataclass(frozen=True)
+class Spectra:
+    """member: (n,). by_influence, at_random: (n, T, B); globally likewise, where there is one ranking."""
+
+    member: np.ndarray
+    timesteps: tuple[int | None, ...]
+    by_influence: np.ndarray
+    at_random: np.ndarray
+    globally: np.ndarray | None = None
+
+    @property
+    def bins(self) -> int:
+        return self.by_influence.shape[2]
+
+    @property
+    def masks(self) -> list[Mask]:
+        return [mask for mask in Mask if mask is not Mask.GLOBAL or self.globally is not None]
+
+    def of(self, mask: Mask) -> np.ndarray:
+        """The spectra in a mask's order."""
+        found = {Mask.GLOBAL: self.globally, Mask.RANDOM: self.at_random}.get(mask, self.by_influence)
+        assert found is not None
+        return found
+
+    def scores(self, mask: Mask, drop: float) -> np.ndarray:
+        """(n, T)."""
+        dropped = round(drop * self.bins)
+        kept = slice(self.bins - dropped) if mask is Mask.HIGHEST else slice(dropped, None)
+        return -self.of(mask)[:, :, kept].sum(axis=2, dtype=np.float64)
+
+    def columns(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        return np.stack([self.scores(c.mask, c.drop)[:, c.step] for c in candidates])
+
+    def spectrum(self, step: int) -> np.ndarray:
+        return self.by_influence[:, step]
+
+    def scans(self, config: AnalysisConfig, seed: int) -> dict[Mask, Scan]:
+        chosen = choosing(self.member, config.repeats, seed)
+        drops = {mask: chosen_drops(mask, self.bins, config.drop) for mask in self.masks}
+        return {mask: scan(self.of(mask), mask, self.member, chosen, drops[mask]) for mask in self.masks}
+
+    def take(self, rows: np.ndarray) -> "Spectra":
+        """The same of some samples."""
+        return self._changed(lambda spectra: spectra[rows], member=self.member[rows])
+
+    def averaged(self) -> "Spectra":
+        """The mean over all timesteps in place of each of them."""
+        return self._changed(lambda spectra: spectra.mean(axis=1, keepdims=True, dtype=np.float64), timesteps=(None,))
+
+    def _changed(self, change: Callable[[np.ndarray], np.ndarray], **others: Any) -> "Spectra":
+        globally = None if self.globally is None else change(self.globally)
+        return replace(
+            self, by_influence=change(self.by_influence), at_random=change(self.at_random), globally=globally, **others
+        )

@@ -1,0 +1,48 @@
+"""A scan against the metrics of each score by itself."""
+
+import numpy as np
+import pytest
+
+from ldm_scale.analysis.metrics import aurocs, evaluate
+from ldm_scale.analysis.scan import join, scan
+from ldm_scale.analysis.scores import Mask
+from ldm_scale.analysis.splithalf import choosing, halves
+from tests.analysis.spectra import Spectra
+
+BINS, STEPS, REPEATS = 5, 3, 4
+
+
+@pytest.fixture
+def spectra() -> Spectra:
+    rng = np.random.default_rng(0)
+    values = np.round(rng.lognormal(size=(61, STEPS, BINS)), 1).astype(np.float32)  # ties
+    return Spectra(rng.permutation(np.arange(61) % 2 == 0), (0, 10, 20), values, values)
+
+
+@pytest.mark.parametrize("mask", [Mask.LOWEST, Mask.HIGHEST])
+def test_it_holds_every_scores_metrics_and_its_auroc_on_every_choosing_half(spectra: Spectra, mask: Mask) -> None:
+    member = spectra.member
+    found = scan(spectra.by_influence, mask, member, choosing(member, REPEATS, 7), {0.0, 0.4})
+    assert found.grid.shape == (BINS, STEPS, 5)
+    for dropped in range(BINS):
+        scores = spectra.scores(mask, dropped / BINS)
+        for step in range(STEPS):
+            np.testing.assert_allclose(found.grid[dropped, step], evaluate(scores[:, step], member), atol=1e-12)
+        if dropped in (0, 2):
+            for split in range(REPEATS):
+                half = halves(member, 7, split)[0]
+                expected = aurocs(scores[half], member[half])
+                np.testing.assert_allclose(found.choosing[dropped, :, split], expected, atol=1e-12)
+        else:
+            assert np.isnan(found.choosing[dropped]).all()
+
+
+def test_scans_of_successive_timesteps_join_to_the_scan_of_all(spectra: Spectra) -> None:
+    chosen = choosing(spectra.member, REPEATS, 0)
+    whole, *parts = (
+        scan(spectra.by_influence[:, steps], Mask.LOWEST, spectra.member, chosen, {0.4})
+        for steps in (slice(3), slice(1), slice(1, 3))
+    )
+    joined = join(parts)
+    np.testing.assert_array_equal(joined.grid, whole.grid)
+    np.testing.assert_array_equal(joined.choosing, whole.choosing)
