@@ -20,6 +20,7 @@ from botocore.exceptions import (
     HTTPClientError,
     IncompleteReadError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
 )
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -109,6 +110,9 @@ def _explained(operation: str, bucket: str, key: str) -> Iterator[None]:
         raise UsageError(
             f"cannot {operation} {where}: no AWS credentials; set a profile (AWS_PROFILE) or keys"
         ) from error
+    except ParamValidationError as error:
+        # The first line says only that something was found.
+        raise UsageError(f"cannot {operation} {where}: {str(error).splitlines()[-1]}") from error
     except (ConnectionError, HTTPClientError) as error:
         endpoint = client().meta.endpoint_url
         raise RunError(
@@ -128,24 +132,32 @@ class Entry:
     etag: str
 
 
+def _pages(operation: str, bucket: str, prefix: str, **options: Any) -> Iterator[dict[str, Any]]:
+    """A listing, page by page; the client's own retries cover the status of an answer, not its body."""
+    list_page = functools.partial(client().list_objects_v2, Bucket=bucket, Prefix=prefix, **options)
+    with _explained(operation, bucket, prefix):
+        page = _again(list_page)
+        yield page
+        while page["IsTruncated"]:
+            page = _again(functools.partial(list_page, ContinuationToken=page["NextContinuationToken"]))
+            yield page
+
+
 def list_objects(bucket: str, prefix: str) -> Iterator[Entry]:
     """All objects whose keys begin so; those that only stand for a folder are left out."""
-    with _explained("list", bucket, prefix):
-        for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for found in page.get("Contents", ()):
-                if not found["Key"].endswith("/"):
-                    yield _entry(found)
+    for page in _pages("list", bucket, prefix):
+        for found in page.get("Contents", ()):
+            if not found["Key"].endswith("/"):
+                yield _entry(found)
 
 
 def list_folder(bucket: str, prefix: str) -> tuple[list[Entry], list[str]]:
     """The objects right below a prefix that ends in a slash, and the prefixes of the folders there."""
-    pages = client().get_paginator("list_objects_v2")
     entries: list[Entry] = []
     folders: list[str] = []
-    with _explained("list", bucket, prefix):
-        for page in pages.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
-            entries += (_entry(found) for found in page.get("Contents", ()) if not found["Key"].endswith("/"))
-            folders += (found["Prefix"] for found in page.get("CommonPrefixes", ()))
+    for page in _pages("list", bucket, prefix, Delimiter="/"):
+        entries += (_entry(found) for found in page.get("Contents", ()) if not found["Key"].endswith("/"))
+        folders += (found["Prefix"] for found in page.get("CommonPrefixes", ()))
     return entries, folders
 
 
@@ -155,8 +167,7 @@ def _entry(found: dict[str, Any]) -> Entry:
 
 def first(bucket: str, prefix: str) -> Entry | None:
     """The first object, in the order of keys, whose key begins so. (A HEAD's errors would say no more than 403.)"""
-    with _explained("list", bucket, prefix):
-        found = client().list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", ())
+    found = next(_pages("list", bucket, prefix, MaxKeys=1)).get("Contents", ())
     return _entry(found[0]) if found else None
 
 
@@ -278,7 +289,8 @@ def upload(bucket: str, key: str, stream: BinaryIO) -> None:
 
 def delete_folder(bucket: str, prefix: str) -> None:
     """Remove all objects whose keys begin so."""
-    with _explained("delete", bucket, prefix):
-        for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            if keys := [{"Key": found["Key"]} for found in page.get("Contents", ())]:
-                client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+    for page in _pages("delete", bucket, prefix):
+        if keys := [{"Key": found["Key"]} for found in page.get("Contents", ())]:
+            with _explained("delete", bucket, prefix):
+                delete = {"Objects": keys, "Quiet": True}
+                _again(functools.partial(client().delete_objects, Bucket=bucket, Delete=delete))

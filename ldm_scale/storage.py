@@ -37,12 +37,14 @@ class Location:
     def of(cls, uri: "str | os.PathLike[str] | Location") -> "Location":
         """The location of a path or s3:// address; local paths are made absolute.
 
-        Raises UsageError for an address of another kind.
+        Raises UsageError for an address of another kind, or of no bucket.
         """
         if isinstance(uri, Location):
             return uri
         text = os.fspath(uri)
         if text.startswith("s3://"):
+            if not text.removeprefix("s3://").partition("/")[0]:
+                raise UsageError(f"{text}: this S3 address names no bucket")
             return cls(text.rstrip("/"))
         if "://" in text:
             raise UsageError(f"{text}: only local paths and s3:// addresses can be read")

@@ -44,6 +44,12 @@ def test_other_addresses_are_refused_by_name(address: str) -> None:
         Location.of(address)
 
 
+@pytest.mark.parametrize("address", ["s3://", "s3:///", "s3:///x"])
+def test_an_address_without_a_bucket_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match=f"^{address}: this S3 address names no bucket$"):
+        Location.of(address)
+
+
 def test_a_location_knows_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"12345")
     (tmp_path / "folder").mkdir()
