@@ -13,8 +13,6 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import webdataset as wds
-
 from ldm_scale.data.manifest import ShardInfo
 from ldm_scale.data.samples import Sample, parse_samples
 from ldm_scale.errors import RunError, one_line
@@ -34,6 +32,8 @@ def _encode(sample: Sample) -> dict[str, Any]:
 
 def write_shard(samples: Iterable[Sample], folder: Location, name: str) -> ShardInfo:
     """Write samples, in order, as the shard `name` of a folder, whole or not at all; equal samples give equal bytes."""
+    import webdataset as wds  # imports torch: 200 MB that a reader has no use for
+
     buffer = io.BytesIO()
     count = 0
     with wds.TarWriter(buffer, encoder=False, mtime=0, user="", group="") as writer:

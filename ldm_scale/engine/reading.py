@@ -17,7 +17,7 @@ from ldm_scale.randomness import keyed_generator
 from ldm_scale.schema import DECODED, STORED, sample_id
 from ldm_scale.storage import Location
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 8 << 20
 
 
 class ShardTask(BaseModel):

@@ -8,13 +8,34 @@ import tarfile
 
 import numpy as np
 import pytest
-from webdataset.tariterators import group_by_keys, tar_file_iterator
+from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
-from ldm_scale.data.samples import LIMITS, Sample, parse_samples, read_members
+from ldm_scale.data.samples import LIMITS, Sample, parse_samples, read_members, split_name
 from tests.shards import tar
 
 UNREADABLE_CAPTION = f"its caption is not UTF-8, or of more than {LIMITS['txt']} bytes"
 NO_FILE = "one of its files is a link, a device or a sparse file"
+
+
+NAMES = [
+    "a.jpg",
+    "a.b.jpg",
+    "a/b.c/d.e.f",
+    "README",
+    ".hidden.jpg",
+    "a/.jpg",
+    "../a.jpg",
+    "/a.jpg",
+    "",
+    ".",
+    "a.",
+    "a/b/",
+]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "a\nb.jpg", "a.jpg\n", "a b\u00e9.JPG", "a..jpg", "a.jpg/b", "./a.txt"])
+def test_names_are_split_as_webdataset_splits_them(name: str) -> None:
+    assert split_name(name) == base_plus_ext(name)
 
 
 def parse(data: bytes) -> list[Sample]:

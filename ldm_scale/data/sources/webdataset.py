@@ -5,9 +5,7 @@ Keys are `<shard>/<key>`, for only within a shard they are sure to differ; items
 
 from collections.abc import Iterator
 
-from webdataset.tariterators import base_plus_ext
-
-from ldm_scale.data.samples import IMAGE_SUFFIXES, as_caption, as_label, as_metadata
+from ldm_scale.data.samples import IMAGE_SUFFIXES, as_caption, as_label, as_metadata, split_name
 from ldm_scale.data.sources.items import Item, key_of
 from ldm_scale.data.sources.tars import TarredFile, tarred_files
 from ldm_scale.errors import UsageError
@@ -20,7 +18,7 @@ def _by_key(tar: Location) -> dict[str, dict[str, TarredFile]]:
     """Each key's files by suffix, as WebDataset splits names: at the first dot of the last part."""
     samples: dict[str, dict[str, TarredFile]] = {}
     for file in tarred_files(tar, keep=SMALL):
-        key, suffix = base_plus_ext(file.name)
+        key, suffix = split_name(file.name)
         if key and suffix:
             files = samples.setdefault(key.removeprefix("./"), {})
             if suffix.lower() in files:
