@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-full benchmark test test-slow lint demo-data demo-target clean
+.PHONY: demo demo-full benchmark test test-s3 test-slow lint demo-data demo-target clean
 
 ## The audit of the shipped demo, from nothing to a report.
 demo: $(STAMP)
@@ -21,6 +21,10 @@ benchmark: $(STAMP)
 ## The whole fast test suite, with linter and type checker.
 test: $(STAMP) lint
 	$(BIN)/pytest
+
+## Everything that talks to S3, against a SeaweedFS of its own on loopback; `test` and `test-slow` run it, too.
+test-s3: $(STAMP)
+	$(BIN)/pytest -m s3
 
 ## Checks that train and audit at full size, and more jobs and faults (twenty minutes and more).
 test-slow: $(STAMP)

@@ -20,6 +20,15 @@ from ldm_scale.values import merge  # noqa: E402
 from tests import s3  # noqa: E402
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that talk to S3; a Ray alone is only started with the way to it."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "bucket" in fixtures or ("s3_server" in fixtures and "local_ray" not in fixtures):
+            item.add_marker("s3")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Small tensors gain nothing from more threads, and wait long for them on a busy machine."""

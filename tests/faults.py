@@ -28,12 +28,15 @@ STATUS = {
     "AuthorizationHeaderMalformed": 400,
     "ExpiredToken": 400,
     "InternalError": 500,
-    "InvalidAccessKeyId": 403,
+    "NoSuchBucket": 404,
     "PermanentRedirect": 301,
     "RequestTimeTooSkewed": 403,
     "SlowDown": 503,
 }
-ERROR = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>injected {code}</Message></Error>'
+# S3 tells a token that it refuses.
+ERROR = "<Error><Code>{code}</Code><Message>injected {code}</Message><Token-0>{token}</Token-0></Error>"
+# S3 tells where a bucket is; without that botocore asks for ever.
+REGION = {"x-amz-bucket-region": "eu-north-1"}
 # Headers between two neighbours; what a client expects is settled by the proxy.
 NOT_PASSED_ON = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
@@ -130,8 +133,12 @@ def _passed_on(headers: Mapping[str, str]) -> list[tuple[str, str]]:
 
 async def _refuse(request: web.BaseRequest, kind: str) -> web.StreamResponse:
     if kind in STATUS:
-        body = "" if request.method == "HEAD" else ERROR.format(code=kind)
-        return web.Response(status=STATUS[kind], text=body, content_type="application/xml")
+        body = (
+            ""
+            if request.method == "HEAD"
+            else ERROR.format(code=kind, token=request.headers.get("X-Amz-Security-Token"))
+        )
+        return web.Response(status=STATUS[kind], text=body, content_type="application/xml", headers=REGION)
     await (_reset(request) if kind == "reset" else asyncio.sleep(ALWAYS))
     return web.Response()
 

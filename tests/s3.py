@@ -17,7 +17,14 @@ from tests.jobs.cluster import free_port
 
 WEED = Path(sys.executable).parent / "weed"
 KEYS = {"accessKey": "tester", "secretKey": "not-a-secret"}
-IDENTITIES = {"identities": [{"name": "tester", "credentials": [KEYS], "actions": ["Admin"]}]}
+# Names, which are also their access keys, and what each may do.
+RIGHTS = {"tester": ["Admin"], "reader": ["Read", "List"], "stranger": ["Read:another-bucket"]}
+IDENTITIES = {
+    "identities": [
+        {"name": name, "credentials": [KEYS | {"accessKey": name}], "actions": actions}
+        for name, actions in RIGHTS.items()
+    ]
+}
 
 
 def _environment(port: int) -> dict[str, str]:
