@@ -31,6 +31,8 @@ from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
 STALL = 30
 # Attempts at a whole object, beyond the client's own at each request; with the waits (seconds, at most) between them.
 ATTEMPTS = 8
+# At a listing: commands begin with one, and where nothing answers they say so after some ten seconds.
+LIST_ATTEMPTS = 3
 LONGEST_WAIT = 30
 CHUNK = 1 << 20
 # What the user can mend, by the server's code.
@@ -82,10 +84,10 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _again(work: Callable[[], T]) -> T:
+def _again(work: Callable[[], T], attempts: int) -> T:
     """The result of work that is done anew, after a random wait that grows, as long as its fault is transient."""
     retrying = Retrying(
-        stop=stop_after_attempt(ATTEMPTS),
+        stop=stop_after_attempt(attempts),
         wait=wait_random_exponential(max=LONGEST_WAIT),
         retry=retry_if_exception(_is_transient),
         reraise=True,
@@ -136,10 +138,11 @@ def _pages(operation: str, bucket: str, prefix: str, **options: Any) -> Iterator
     """A listing, page by page; the client's own retries cover the status of an answer, not its body."""
     list_page = functools.partial(client().list_objects_v2, Bucket=bucket, Prefix=prefix, **options)
     with _explained(operation, bucket, prefix):
-        page = _again(list_page)
+        page = _again(list_page, LIST_ATTEMPTS)
         yield page
         while page["IsTruncated"]:
-            page = _again(functools.partial(list_page, ContinuationToken=page["NextContinuationToken"]))
+            following = functools.partial(list_page, ContinuationToken=page["NextContinuationToken"])
+            page = _again(following, LIST_ATTEMPTS)
             yield page
 
 
@@ -195,7 +198,7 @@ def download(bucket: str, key: str, file: BinaryIO) -> str:
         return digest.hexdigest()
 
     with _explained("read", bucket, key):
-        return _again(copy)
+        return _again(copy, ATTEMPTS)
 
 
 class Ranges(io.RawIOBase):
@@ -244,7 +247,7 @@ class Ranges(io.RawIOBase):
 
         with _explained("read", self._bucket, entry.key):
             try:
-                return _again(get)
+                return _again(get, ATTEMPTS)
             except ClientError as error:
                 if _code(error) == "PreconditionFailed":
                     raise RunError(f"s3://{self._bucket}/{entry.key} changed while it was read") from error
@@ -254,7 +257,7 @@ class Ranges(io.RawIOBase):
 def put(bucket: str, key: str, data: bytes) -> None:
     """Write an object, in place of an older one if there is one, in one request: whole or not at all."""
     with _explained("write", bucket, key):
-        _again(lambda: client().put_object(Bucket=bucket, Key=key, Body=data))
+        _again(lambda: client().put_object(Bucket=bucket, Key=key, Body=data), ATTEMPTS)
 
 
 def create(bucket: str, key: str, data: bytes) -> None:
@@ -271,7 +274,7 @@ def create(bucket: str, key: str, data: bytes) -> None:
 
     with _explained("write", bucket, key):
         try:
-            _again(write)
+            _again(write, ATTEMPTS)
         except ClientError as error:
             if _code(error) != "PreconditionFailed":
                 raise
@@ -293,4 +296,4 @@ def delete_folder(bucket: str, prefix: str) -> None:
         if keys := [{"Key": found["Key"]} for found in page.get("Contents", ())]:
             with _explained("delete", bucket, prefix):
                 delete = {"Objects": keys, "Quiet": True}
-                _again(functools.partial(client().delete_objects, Bucket=bucket, Delete=delete))
+                _again(functools.partial(client().delete_objects, Bucket=bucket, Delete=delete), ATTEMPTS)
