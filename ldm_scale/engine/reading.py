@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 from pydantic import BaseModel, ConfigDict
-from ray.data import Dataset
+from ray.data import DataContext, Dataset
 
 from ldm_scale.config import ComputeConfig, ImageConfig
 from ldm_scale.data.images import BadImage, open_image, preprocess
@@ -100,8 +100,6 @@ def as_pixels(encoded: Iterable[bytes], size: int) -> np.ndarray:
 
 def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, compute: ComputeConfig) -> Dataset:
     """The decoded samples of all tasks; different CPU shares keep Ray from fusing reading and decoding into one."""
-    # One block a shard makes each shard a read task of its own.
-    shards = ray.data.from_items([{"task": task.model_dump_json()} for task in tasks], override_num_blocks=len(tasks))
 
     def read(rows: pa.Table) -> Iterator[pa.Table]:
         for task in rows["task"]:
@@ -110,9 +108,13 @@ def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, comput
     def decode(table: pa.Table) -> pa.Table:
         return decode_block(table, config, size)
 
-    stored = shards.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=compute.cpus_per_reader)
-    images = stored.map_batches(
+    context = DataContext.get_current().copy()
+    # An auditor's rows leave it when it is done with a block: blocks of about a batch, so that rows are soon committed.
+    context.target_max_block_size = compute.batch_size * 3 * size * size
+    with DataContext.current(context):
+        # One block a shard makes each shard a read task of its own.
+        rows = ray.data.from_items([{"task": task.model_dump_json()} for task in tasks], override_num_blocks=len(tasks))
+    stored = rows.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=compute.cpus_per_reader)
+    return stored.map_batches(
         decode, batch_size=compute.batch_size, batch_format="pyarrow", num_cpus=compute.cpus_per_decoder
     )
-    # An auditor's rows leave it when it is done with a block: blocks of one batch, so that rows are soon committed.
-    return images.repartition(target_num_rows_per_block=compute.batch_size)
