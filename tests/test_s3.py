@@ -164,7 +164,8 @@ TROUBLES = {
 }
 OPERATIONS: list[tuple[str, Callable[[Location], object]]] = [
     ("read", download),
-    ("list", Location.read_bytes),
+    ("read", Location.read_bytes),
+    ("list", Location.open),
     ("list", Location.is_file),
     ("list", lambda x: x.files()),
     ("write", lambda x: x.create(b"")),
