@@ -31,8 +31,8 @@ def main(path: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     node = cluster.add_node(num_cpus=2)
     ray.init(address=cluster.address, log_to_driver=False)
-    # The head has room for all of them: Ray waits for the place of an actor that has lost its own.
-    compute = config.compute.model_copy(update={"actors": 3, "cpus_per_actor": 0.6})
+    # Two on each node, and no room for more: those that are lost wait for a place until the others have none to do.
+    compute = config.compute.model_copy(update={"actors": 4, "cpus_per_actor": 0.8})
     audit = threading.Thread(target=run_audit, args=(config.model_copy(update={"compute": compute}),), daemon=True)
     audit.start()
     while len(run.parts()) < 10:
