@@ -10,11 +10,12 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ldm_scale.errors import ExistsError, RunError, UsageError
 from ldm_scale.storage import Location
@@ -32,6 +33,8 @@ class Owner(BaseModel):
     host: str
     pid: int
     since: str
+    # No two jobs write the same bytes, by which an answer that was lost on the way is told from another's file.
+    token: str = Field(default_factory=lambda: uuid.uuid4().hex)
     beat: int = 0
     ended: bool = False
 

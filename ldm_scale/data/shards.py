@@ -55,7 +55,7 @@ def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:
     location = folder / shard.name
     count = 0
     try:
-        with location.on_disk() as (file, sha256):
+        with location.on_disk(shard.sha256) as (file, sha256):
             _check(location, shard, file.seek(0, io.SEEK_END), sha256)
             file.seek(0)
             for sample in parse_samples(file):
