@@ -261,5 +261,5 @@ def test_too_many_rejects_stop_the_job_with_the_reasons(
     assert main(["audit", "--config", str(tmp_path / "audit.yaml")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(r"\d+ of 37 samples were rejected, more than max_reject_fraction = 0\.01; most often \d+ ", line)
-    assert line.endswith(f"see {tmp_path}/run/rejects")
+    assert f"see {tmp_path}/run/rejects, and --retry-rejects" in line
     assert not (tmp_path / "run/results.json").exists()
