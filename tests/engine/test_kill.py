@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -210,8 +211,12 @@ def test_a_driver_that_is_killed_at_five_random_moments_computes_little_twice(
 
 def auditors(parent: int) -> list[psutil.Process]:
     """The auditor actors below a process, by the titles that Ray gives its workers."""
-    below = psutil.Process(parent).children(recursive=True)
-    return [process for process in below if "AuditorActor" in " ".join(process.cmdline())]
+    found = []
+    for process in psutil.Process(parent).children(recursive=True):
+        with suppress(psutil.Error):  # it ended meanwhile
+            if "AuditorActor" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_auditors_that_are_killed_are_replaced(
@@ -226,9 +231,10 @@ def test_auditors_that_are_killed_are_replaced(
         for count in (1, 15):
             while len(run.parts()) < count:
                 time.sleep(0.1)
-            victim = next(process for process in auditors(os.getpid()) if process.pid not in killed)
-            victim.kill()
-            killed.append(victim.pid)
+            while not (living := [process for process in auditors(os.getpid()) if process.pid not in killed]):
+                time.sleep(0.1)
+            living[0].kill()
+            killed.append(living[0].pid)
 
     killer = threading.Thread(target=kill)
     killer.start()
