@@ -23,7 +23,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
 )
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
 
@@ -31,8 +31,8 @@ from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
 STALL = 30
 # Attempts at a whole object, beyond the client's own at each request; with the waits (seconds, at most) between them.
 ATTEMPTS = 8
-# At a listing: commands begin with one, and where nothing answers they say so after some ten seconds.
-LIST_ATTEMPTS = 3
+# At a listing where nothing answers: commands begin with one, and say so after some ten seconds.
+UNREACHABLE = 3
 LONGEST_WAIT = 30
 CHUNK = 1 << 20
 # What the user can mend, by the server's code.
@@ -84,10 +84,19 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _again(work: Callable[[], T], attempts: int) -> T:
-    """The result of work that is done anew, after a random wait that grows, as long as its fault is transient."""
+def _again(work: Callable[[], T], unreachable: int | None = None) -> T:
+    """The result of work that is done anew, after a random wait that grows, as long as its fault is transient.
+
+    unreachable: attempts where there is no connection at all, if fewer than ATTEMPTS.
+    """
+
+    def is_enough(state: RetryCallState) -> bool:
+        assert state.outcome is not None
+        cut_off = isinstance(state.outcome.exception(), ConnectionError)
+        return state.attempt_number >= (unreachable if cut_off and unreachable else ATTEMPTS)
+
     retrying = Retrying(
-        stop=stop_after_attempt(attempts),
+        stop=is_enough,
         wait=wait_random_exponential(max=LONGEST_WAIT),
         retry=retry_if_exception(_is_transient),
         reraise=True,
@@ -138,11 +147,11 @@ def _pages(operation: str, bucket: str, prefix: str, **options: Any) -> Iterator
     """A listing, page by page; the client's own retries cover the status of an answer, not its body."""
     list_page = functools.partial(client().list_objects_v2, Bucket=bucket, Prefix=prefix, **options)
     with _explained(operation, bucket, prefix):
-        page = _again(list_page, LIST_ATTEMPTS)
+        page = _again(list_page, UNREACHABLE)
         yield page
         while page["IsTruncated"]:
             following = functools.partial(list_page, ContinuationToken=page["NextContinuationToken"])
-            page = _again(following, LIST_ATTEMPTS)
+            page = _again(following, UNREACHABLE)
             yield page
 
 
@@ -198,7 +207,7 @@ def download(bucket: str, key: str, file: BinaryIO) -> str:
         return digest.hexdigest()
 
     with _explained("read", bucket, key):
-        return _again(copy, ATTEMPTS)
+        return _again(copy)
 
 
 class Ranges(io.RawIOBase):
@@ -247,7 +256,7 @@ class Ranges(io.RawIOBase):
 
         with _explained("read", self._bucket, entry.key):
             try:
-                return _again(get, ATTEMPTS)
+                return _again(get)
             except ClientError as error:
                 if _code(error) == "PreconditionFailed":
                     raise RunError(f"s3://{self._bucket}/{entry.key} changed while it was read") from error
@@ -257,7 +266,7 @@ class Ranges(io.RawIOBase):
 def put(bucket: str, key: str, data: bytes) -> None:
     """Write an object, in place of an older one if there is one, in one request: whole or not at all."""
     with _explained("write", bucket, key):
-        _again(lambda: client().put_object(Bucket=bucket, Key=key, Body=data), ATTEMPTS)
+        _again(lambda: client().put_object(Bucket=bucket, Key=key, Body=data))
 
 
 def create(bucket: str, key: str, data: bytes) -> None:
@@ -274,7 +283,7 @@ def create(bucket: str, key: str, data: bytes) -> None:
 
     with _explained("write", bucket, key):
         try:
-            _again(write, ATTEMPTS)
+            _again(write)
         except ClientError as error:
             if _code(error) != "PreconditionFailed":
                 raise
@@ -296,4 +305,4 @@ def delete_folder(bucket: str, prefix: str) -> None:
         if keys := [{"Key": found["Key"]} for found in page.get("Contents", ())]:
             with _explained("delete", bucket, prefix):
                 delete = {"Objects": keys, "Quiet": True}
-                _again(functools.partial(client().delete_objects, Bucket=bucket, Delete=delete), ATTEMPTS)
+                _again(functools.partial(client().delete_objects, Bucket=bucket, Delete=delete))

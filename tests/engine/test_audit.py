@@ -78,7 +78,8 @@ def assert_same_rows(found: pa.Table, expected: pa.Table) -> None:
     assert found["member"].to_pylist() == expected["member"].to_pylist()
     np.testing.assert_allclose(column(found, "distortion"), column(expected, "distortion"), rtol=1e-3)
     np.testing.assert_allclose(column(found, "influence"), column(expected, "influence"), rtol=0, atol=4e-3)
-    np.testing.assert_allclose(column(found, "leakage"), column(expected, "leakage"), rtol=2e-3)
+    # Some |S_i| are nearly zero, the noise predictions they come from are about one: float32's error is theirs.
+    np.testing.assert_allclose(column(found, "leakage"), column(expected, "leakage"), rtol=2e-3, atol=2e-6)
     for name in ("stability_correlation", "stability_overlap"):
         np.testing.assert_allclose(column(found, name), column(expected, name), atol=0.05)
     assert found.column_names == expected.column_names

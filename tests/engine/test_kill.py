@@ -162,6 +162,7 @@ def drive(tmp_path: Path) -> Iterator[Callable[[AuditConfig], Driver]]:
         driver.clean_up()
 
 
+@pytest.mark.slow
 def test_a_run_on_s3_whose_driver_is_killed_goes_on_and_no_other_job_comes_between(
     undisturbed: RunDirectory, shards: Path, tiny_target: Path, bucket: str, drive: Callable[[AuditConfig], Driver]
 ) -> None:

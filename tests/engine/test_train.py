@@ -156,6 +156,7 @@ def steps_after(printed: str, line: str) -> list[int]:
     return [int(found.split(": step ")[1].split()[0]) for found in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_killed_worker_goes_on_from_its_checkpoint_on_s3(
     bucket: str, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
