@@ -1,6 +1,6 @@
 """An audit in a process of its own, to be killed: `python -m tests.engine.driver LOG AUDIT-FLAGS...`.
 
-It appends the id of each sample to LOG as its computation begins, and jobs that died are found dead in two seconds.
+It appends the id of each sample to LOG as its computation begins, and jobs that died are found dead in five seconds.
 """
 
 import sys
@@ -25,6 +25,6 @@ class CountingActor(audit.AuditorActor):
 
 
 if __name__ == "__main__":
-    ownership.BEAT, ownership.LEASE = 0.2, 2.0
+    ownership.BEAT, ownership.LEASE = 0.2, 5.0
     audit.AuditorActor = CountingActor  # type: ignore[misc]
     sys.exit(main(["audit", *sys.argv[2:]]))
