@@ -15,19 +15,20 @@ import re
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from ldm_scale.config import AuditConfig
 from ldm_scale.errors import ExistsError, UsageError
 from ldm_scale.schema import REJECT, SPLIT
-from ldm_scale.storage import Location, encode_table, read_table
+from ldm_scale.storage import Location, encode_table, read_model, read_table, read_tables
+
+# Parts of which the ids are read before they are asked for.
+AHEAD = 8
 
 
 class RunRecord(BaseModel):
@@ -87,10 +88,7 @@ class RunDirectory:
         """What the run was asked; raises UsageError where the folder holds no run."""
         if not self._record.is_file():
             raise UsageError(f"{self.root} holds no run.json; give the run directory of an audit")
-        try:
-            return RunRecord.model_validate_json(self._record.read_bytes())
-        except ValidationError as error:
-            raise UsageError(f"{self._record} is not a run record: {error.errors()[0]['msg']}") from None
+        return read_model(self._record, RunRecord, "a run record")
 
     def read_ranking(self) -> pa.Table:
         """ranking.parquet; raises UsageError where it is missing."""
@@ -102,12 +100,7 @@ class RunDirectory:
     def read_calibration(self) -> CalibrationRecord | None:
         """calibration.json, if this run has one; raises UsageError where it is of another format."""
         location = self.root / "calibration.json"
-        if not location.is_file():
-            return None
-        try:
-            return CalibrationRecord.model_validate_json(location.read_bytes())
-        except ValidationError as error:
-            raise UsageError(f"{location} is not a calibration: {error.errors()[0]['msg']}") from None
+        return read_model(location, CalibrationRecord, "a calibration") if location.is_file() else None
 
     def write_calibration(self, record: CalibrationRecord) -> None:
         """Keep what the calibration set said, so that a resumed run does not ask it again."""
@@ -162,7 +155,8 @@ class RunDirectory:
                 (self.root / folder / name).create(encode_table(table))
 
     def _row_ids(self) -> Iterator[str]:
-        return (key for table in _read_all(self.parts(), ["sample_id"]) for key in table["sample_id"].to_pylist())
+        for table in read_tables(self.parts(), ["sample_id"], AHEAD):
+            yield from table["sample_id"].to_pylist()
 
     def count_rows(self) -> int:
         """Samples with a row; a row that a retry wrote twice counts once."""
@@ -178,7 +172,8 @@ class RunDirectory:
 
     def _reject_rows(self) -> dict[str, dict[str, str]]:
         """The latest reject of each sample, by its id."""
-        return {row["sample_id"]: row for table in _read_all(self.reject_parts()) for row in table.to_pylist()}
+        tables = read_tables(self.reject_parts(), None, AHEAD)
+        return {row["sample_id"]: row for table in tables for row in table.to_pylist()}
 
     def rejects(self) -> pa.Table:
         """The latest reject of each sample without a row, by sample id; a retry may have given it one."""
@@ -193,12 +188,6 @@ class RunDirectory:
         rejects = self.rejects().to_pylist()
         counts = Counter(f"{row['stage']}: {row['reason'].split(':')[0].split(' (')[0]}" for row in rejects)
         return dict(counts.most_common())
-
-
-def _read_all(parts: list[Location], columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The tables of all parts, in this order; several are on their way at a time, as each takes S3 a few answers."""
-    with ThreadPoolExecutor(8) as threads:
-        yield from threads.map(partial(read_table, columns=columns), parts)
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -158,9 +158,7 @@ def _pages(operation: str, bucket: str, prefix: str, **options: Any) -> Iterator
 def list_objects(bucket: str, prefix: str) -> Iterator[Entry]:
     """All objects whose keys begin so; those that only stand for a folder are left out."""
     for page in _pages("list", bucket, prefix):
-        for found in page.get("Contents", ()):
-            if not found["Key"].endswith("/"):
-                yield _entry(found)
+        yield from _entries(page)
 
 
 def list_folder(bucket: str, prefix: str) -> tuple[list[Entry], list[str]]:
@@ -168,9 +166,13 @@ def list_folder(bucket: str, prefix: str) -> tuple[list[Entry], list[str]]:
     entries: list[Entry] = []
     folders: list[str] = []
     for page in _pages("list", bucket, prefix, Delimiter="/"):
-        entries += (_entry(found) for found in page.get("Contents", ()) if not found["Key"].endswith("/"))
+        entries += _entries(page)
         folders += (found["Prefix"] for found in page.get("CommonPrefixes", ()))
     return entries, folders
+
+
+def _entries(page: dict[str, Any]) -> Iterator[Entry]:
+    return (_entry(found) for found in page.get("Contents", ()) if not found["Key"].endswith("/"))
 
 
 def _entry(found: dict[str, Any]) -> Entry:

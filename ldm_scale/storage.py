@@ -7,20 +7,25 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
 
 from ldm_scale import s3
 from ldm_scale.errors import ExistsError, RunError, UsageError
 
 # Bytes that one request for a part of a stream asks for.
 BUFFER = 8 << 20
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ class Location:
         """A file opened for random access."""
         return self._path.open("rb") if self.is_local else s3.Ranges(*self._object)  # type: ignore[return-value]
 
-    def open_stream(self) -> BinaryIO:
+    def open_stream(self) -> io.BufferedReader:
         """A file opened for reading from its first byte to its last."""
         return self._path.open("rb") if self.is_local else io.BufferedReader(s3.Ranges(*self._object), BUFFER)
 
@@ -182,11 +187,8 @@ class Location:
 
     def sha256(self) -> str:
         """Hex digest of a file's bytes."""
-        digest = hashlib.sha256()
         with self.open_stream() as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-        return digest.hexdigest()
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def make_dir(self) -> None:
         """Create a folder; on S3 there are none to create."""
@@ -205,9 +207,7 @@ class Location:
         if not self.is_local:
             s3.upload(*self._object, stream)
             return
-        with self._partial() as (file, partial):
-            shutil.copyfileobj(stream, file)
-            _to_disk(file)
+        with self._beside(lambda file: shutil.copyfileobj(stream, file)) as partial:
             os.replace(partial, self.uri)
 
     def delete_dir(self) -> None:
@@ -218,13 +218,17 @@ class Location:
             s3.delete_folder(*self._inside)
 
     @contextlib.contextmanager
-    def _partial(self) -> Iterator[tuple[BinaryIO, str]]:
-        """A file beside this one to write to first; what is left of it at the end is removed."""
+    def _beside(self, write: Callable[[BinaryIO], object]) -> Iterator[str]:
+        """The name of a file beside this one, written and on disk; what is left of it at the end is removed."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = f"{self.uri}.{uuid.uuid4().hex}.partial"
         try:
             with open(partial, "wb") as file:
-                yield file, partial
+                write(file)
+                file.flush()
+                # A name must not outlive its bytes when the machine dies.
+                os.fsync(file.fileno())
+            yield partial
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)
@@ -234,9 +238,7 @@ class Location:
         if not self.is_local:
             s3.put(*self._object, bytes(data))
             return
-        with self._partial() as (file, partial):
-            file.write(data)
-            _to_disk(file)
+        with self._beside(lambda file: file.write(data)) as partial:
             os.replace(partial, self.uri)
 
     def create(self, data: "bytes | pa.Buffer") -> None:
@@ -247,19 +249,11 @@ class Location:
         if not self.is_local:
             s3.create(*self._object, bytes(data))
             return
-        with self._partial() as (file, partial):
-            file.write(data)
-            _to_disk(file)
+        with self._beside(lambda file: file.write(data)) as partial:
             try:
                 os.link(partial, self.uri)
             except FileExistsError:
                 raise ExistsError(f"{self} exists already; nothing is overwritten") from None
-
-
-def _to_disk(file: BinaryIO) -> None:
-    """A name must not outlive its bytes when the machine dies."""
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def sub_locations(folder: Location, suffix: str) -> Iterator[tuple[str, Location]]:
@@ -285,6 +279,26 @@ def read_table(location: Location, columns: list[str] | None = None) -> pa.Table
     if extended := next((field.name for field in table.schema if _is_extended(field.type)), None):
         raise RunError(f"{location}: the column {extended!r} is of an extension type, which is not read")
     return table
+
+
+def read_tables(locations: Sequence[Location], columns: list[str] | None, ahead: int) -> Iterator[pa.Table]:
+    """Read Parquet files in this order, `ahead` of them before they are asked for: each costs S3 a few round trips."""
+    with ThreadPoolExecutor(ahead) as threads:
+        pending: deque[Future[pa.Table]] = deque()
+        for location in locations:
+            pending.append(threads.submit(read_table, location, columns))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def read_model(location: Location, kind: type[M], what: str) -> M:
+    """The record in a JSON file; raises UsageError where it is not `what`."""
+    try:
+        return kind.model_validate_json(location.read_bytes())
+    except ValidationError as error:
+        raise UsageError(f"{location} is not {what}: {error.errors()[0]['msg']}") from None
 
 
 def write_table(location: Location, table: pa.Table) -> None:

@@ -4,11 +4,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ldm_scale.config import digest
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.storage import Location, read_model
 
 MANIFEST = "manifest.json"
 
@@ -99,10 +99,7 @@ def parse_manifest(file: Location) -> Manifest:
 
     Raises UsageError where it is empty or malformed, or two shards share a stem.
     """
-    try:
-        manifest = Manifest.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise UsageError(f"{file} is not a shard manifest: {error.errors()[0]['msg']}") from None
+    manifest = read_model(file, Manifest, "a shard manifest")
     if not manifest.samples:
         raise UsageError(f"{file} lists no samples")
     check_stems((shard.name for shard in manifest.shards), f"{file} lists")

@@ -1,8 +1,6 @@
 """The rows of a run as the reducer reads them: one part at a time, each sample once, in the order of sample ids."""
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +10,9 @@ from jaxtyping import Float
 
 from ldm_scale.analysis.scores import Candidate, Mask, averaged, mask_score
 from ldm_scale.schema import control, globally
-from ldm_scale.storage import Location, read_table
+from ldm_scale.storage import Location, read_tables
 
-# Parts that are fetched while another is worked on: each costs a few round trips to S3.
+# Parts that are fetched while another is worked on, and held meanwhile.
 AHEAD = 4
 MEASURED = ("stability_correlation", "stability_overlap")
 
@@ -39,21 +37,9 @@ class Index:
     stability: np.ndarray
 
 
-def _read(files: Sequence[Location], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Columns of each file, in the order of the files."""
-    with ThreadPoolExecutor(AHEAD) as pool:
-        pending: deque[Future[pa.Table]] = deque()
-        for file in files:
-            pending.append(pool.submit(read_table, file, list(columns)))
-            if len(pending) > AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-
-
 def build_index(files: list[Location]) -> Index:
     """Read what is small of every row; of equal ids the first one counts, as rows are pure."""
-    tables = list(_read(files, ["sample_id", "member", "distortion", *MEASURED]))
+    tables = list(read_tables(files, ["sample_id", "member", "distortion", *MEASURED], AHEAD))
     starts = np.cumsum([0, *map(len, tables)])
     table = pa.concat_tables(tables).combine_chunks()
     ids = table["sample_id"].combine_chunks()
@@ -88,7 +74,7 @@ def as_array(table: pa.Table, column: str) -> np.ndarray:
 
 def stream(parts: Sequence[Part], columns: Sequence[str]) -> Iterator[tuple[Part, list[np.ndarray]]]:
     """Columns of fixed-size lists, part by part: the arrays (rows, values) of the rows that count."""
-    for part, table in zip(parts, _read([part.file for part in parts], columns), strict=True):
+    for part, table in zip(parts, read_tables([part.file for part in parts], list(columns), AHEAD), strict=True):
         yield part, [as_array(table, column)[part.rows] for column in columns]
 
 
