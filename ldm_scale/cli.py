@@ -1,6 +1,7 @@
 """The command `ldm-scale`, and the entry point of every job file."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from ldm_scale.config import (
     GeometryBenchmarkConfig,
     PackConfig,
     ReduceBenchmarkConfig,
+    ScaleBenchmarkConfig,
     TrainConfig,
     ValidateConfig,
     build,
@@ -96,6 +98,17 @@ def _benchmark_reduce(config: ReduceBenchmarkConfig) -> None:
         f"reduced in {found.seconds:.0f} s; peak memory {found.driver_peak / 1e9:.2f} GB of the driver, "
         f"{found.worker_peak / 1e9:.2f} GB of the largest of {found.workers} workers"
     )
+
+
+def _benchmark_scale(config: ScaleBenchmarkConfig) -> None:
+    from ldm_scale.engine.simulation import run_scale_benchmark
+
+    for found in run_scale_benchmark(config):
+        done = f"{found.auditors} auditors: {found.samples} samples at {found.rate:.1f} samples/s"
+        if math.isinf(found.bound):
+            print(f"{done}, the most that the graph does here", flush=True)
+        else:
+            print(f"{done}, {found.efficiency:.1%} of the {found.bound:.0f} that they could take", flush=True)
 
 
 def _reduce(arguments: argparse.Namespace) -> None:
@@ -186,13 +199,16 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_config_command(commands, "validate", ValidateConfig, _validate, "check shards and a target before an audit")
     _add_config_command(commands, "train", TrainConfig, _train, "train a target on the members of a shard folder")
-    text = "time the geometry, or the reducer"
+    text = "time the geometry, the reducer, or the graph on many pretended GPUs"
     kinds = commands.add_parser("benchmark", help=text, description=text).add_subparsers(required=True, metavar="WHAT")
     _add_config_command(
         kinds, "geometry", GeometryBenchmarkConfig, _benchmark_geometry, "time the geometry beside plain loops"
     )
     _add_config_command(
         kinds, "reduce", ReduceBenchmarkConfig, _benchmark_reduce, "time the reducer on made-up rows, with its memory"
+    )
+    _add_config_command(
+        kinds, "scale", ScaleBenchmarkConfig, _benchmark_scale, "run the graph with auditors that only wait"
     )
     reduce = _add_run_command(
         commands, "reduce", _reduce, "make results and report again from a run's rows, without a GPU"

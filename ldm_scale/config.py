@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationErr
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.presets import NEEDED, PRESETS
 from ldm_scale.storage import Location
-from ldm_scale.values import Bytes, Integers, Names, merge
+from ldm_scale.values import Bytes, Integers, Names, Span, merge
 
 DEMO = Path(__file__).parent / "demo"
 # What is said of addresses of shards wherever they are options.
@@ -91,15 +91,26 @@ class ComputeConfig(Config):
 
     device: Device = Field("auto", description="auto is cuda where the cluster has GPUs, else cpu")
     batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
-    actors: int | None = Field(
-        None, gt=0, description="auditors at most; one a GPU (or a CPU) of the cluster by default"
+    gpus: Span | None = Field(
+        None, description="GPUs for auditors, at most or 0..64; a cluster that grows is asked for them (also --gpus)"
     )
-    min_actors: int = Field(1, ge=0, description="auditors at least")
+    actors: Span | None = Field(
+        None, description="auditors, at most or 2..8; by default as many as gpus or, without it, the cluster hold"
+    )
+    initial_actors: int | None = Field(
+        None, gt=0, description="auditors asked for at the start; those the cluster holds then by default"
+    )
     cpus_per_actor: float = Field(0.5, gt=0, description="CPUs each auditor reserves")
     gpus_per_actor: float = Field(1, gt=0, description="GPUs each auditor reserves on cuda")
     cpus_per_reader: float = Field(0.2, gt=0, description="CPUs each shard reader reserves")
     cpus_per_decoder: float = Field(0.4, gt=0, description="CPUs each image decoder reserves")
     rows_per_part: int = Field(256, gt=0, description="rows committed at a time, in one Parquet file")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ComputeConfig":
+        if self.gpus is not None and (self.device == "cpu" or self.actors is not None):
+            raise ValueError(f"gpus: leave out {'device cpu' if self.device == 'cpu' else 'actors'}")
+        return self
 
 
 def name_attacks(attacks: Any) -> Any:
@@ -371,6 +382,22 @@ class ReduceBenchmarkConfig(Config):
             check_drop(self.analysis.drop, self.bins)
         except UsageError as error:
             raise ValueError(str(error)) from None
+        return self
+
+
+class ScaleBenchmarkConfig(Config):
+    """Pools of auditors that only wait, on pretended GPUs."""
+
+    fake_gpus: Integers = Field((1, 2, 4, 8, 16), description="sizes of the pools, one after the other")
+    batch_seconds: float = Field(0.5, gt=0, description="how long an auditor waits a batch")
+    batch_size: int = Field(16, gt=0, description="samples an auditor takes at a time")
+    batches: int = Field(60, gt=9, description="batches an auditor")
+    rows_per_part: int = Field(64, gt=0, description="rows committed at a time")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ScaleBenchmarkConfig":
+        if not self.fake_gpus or min(self.fake_gpus) < 1:
+            raise ValueError("fake_gpus: give pools of at least one, such as 1,2,4")
         return self
 
 

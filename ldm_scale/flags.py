@@ -18,6 +18,8 @@ from ldm_scale.values import merge
 
 # Defaults of flags from the environment, so that a bare `ray job submit` works on a configured cluster.
 ENVIRONMENT = {"shards": "LDM_SCALE_SHARDS", "target": "LDM_SCALE_TARGET", "out": "LDM_SCALE_OUT"}
+# Shorter names of options that are often given.
+ALIASES = {"compute.gpus": ["--gpus"]}
 # The folder, local or on S3, below which the jobs of the paper's data sets find and put everything.
 ROOT = "LDM_SCALE_ROOT"
 
@@ -50,10 +52,10 @@ def add_flags(
         elif name in positional:
             parser.add_argument(name, metavar=name.upper(), help=_help(field, default))
         else:
-            flag = f"--{prefix}{name}".replace("_", "-")
+            names = [f"--{prefix}{name}".replace("_", "-"), *ALIASES.get(prefix + name, [])]
             # A switch needs no value, but takes one: a file may have set it.
             switch: dict[str, Any] = {"nargs": "?", "const": "true"} if annotation is bool else {}
-            parser.add_argument(flag, dest=prefix + name, metavar="X", help=_help(field, default), **switch)
+            parser.add_argument(*names, dest=prefix + name, metavar="X", help=_help(field, default), **switch)
 
 
 def at_root(recipe: dict[str, Any], dataset: str) -> dict[str, Any]:

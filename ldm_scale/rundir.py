@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ldm_scale.config import AuditConfig
 from ldm_scale.errors import ExistsError, UsageError
-from ldm_scale.schema import REJECT, SPLIT
+from ldm_scale.schema import REJECT, SPLIT, split_id
 from ldm_scale.storage import Location, encode_table, read_model, read_table, read_tables
 
 # Parts of which the ids are read before they are asked for.
@@ -166,7 +166,7 @@ class RunDirectory:
         """The keys already in samples/ or, where they count, in rejects/, by shard stem."""
         keys: dict[str, set[str]] = defaultdict(set)
         for sample_id in (*self._row_ids(), *(self._reject_rows() if rejects else ())):
-            stem, key = sample_id.split("/", 1)
+            stem, key = split_id(sample_id)
             keys[stem].add(key)
         return {stem: frozenset(found) for stem, found in keys.items()}
 

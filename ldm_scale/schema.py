@@ -37,6 +37,12 @@ def sample_id(shard_stem: str, key: str) -> str:
     return f"{shard_stem}/{key}"
 
 
+def split_id(sample_id: str) -> tuple[str, str]:
+    """The shard stem and the key of a sample id."""
+    stem, _, key = sample_id.partition("/")
+    return stem, key
+
+
 def control(attack: str) -> str:
     """The column of an attack's random control spectrum."""
     return f"{attack}_random"

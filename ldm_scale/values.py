@@ -1,9 +1,9 @@
-"""Values as people write them: sizes such as 512MiB, integers such as 0:200:10, fractions, names; laid over others."""
+"""Values as people write them: sizes such as 512MiB, integers such as 0:200:10, spans such as 0..64, and so on."""
 
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -26,6 +26,24 @@ def parse_integers(value: Any) -> Any:
             raise ValueError(f"{value!r} is not a range start:stop:step")
         return tuple(range(*bounds))
     return tuple(int(part) for part in value.split(","))
+
+
+def parse_span(value: Any) -> Any:
+    """At least and at most, from a pair, from "2..8", or from the most alone: 8 is 0..8."""
+    if isinstance(value, list | tuple):
+        return value
+    match = re.fullmatch(r"(?:(\d+)\.\.)?(\d+)", str(value).strip())
+    if not match:
+        raise ValueError(f"{value!r} is not a span such as 2..8, or a number")
+    return int(match[1] or 0), int(match[2])
+
+
+def check_span(span: tuple[int, int]) -> tuple[int, int]:
+    """The span, where it runs upwards and does not end at nothing."""
+    least, most = span
+    if not 0 <= least <= most or most == 0:
+        raise ValueError(f"{least}..{most} does not run from at least to at most")
+    return span
 
 
 def parse_fractions(value: Any) -> Any:
@@ -51,5 +69,6 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Integers = Annotated[tuple[int, ...], BeforeValidator(parse_integers)]
+Span = Annotated[tuple[int, int], BeforeValidator(parse_span), AfterValidator(check_span)]
 Fractions = Annotated[tuple[float, ...], BeforeValidator(parse_fractions)]
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_names)]

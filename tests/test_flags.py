@@ -15,14 +15,14 @@ from ldm_scale.storage import Location
 FLAGS = {
     "audit": """
         --analysis.average --analysis.bootstrap --analysis.confidence --analysis.drop --analysis.repeats --attacks
-        --attacks.epsilon.p --attacks.epsilon.timesteps --attacks.loss.p --attacks.loss.timesteps
-        --attacks.pfami.crops --attacks.pfami.p --attacks.pfami.timesteps --attacks.pia.p --attacks.pia.timesteps
-        --attacks.pian.p --attacks.pian.timesteps --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps
-        --attacks.sima.p --attacks.sima.timesteps --compute.actors --compute.batch-size --compute.cpus-per-actor
-        --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device --compute.gpus-per-actor
-        --compute.min-actors --compute.rows-per-part --conditioning --config --geometry.calibration
+        --attacks.epsilon.p --attacks.epsilon.timesteps --attacks.loss.p --attacks.loss.timesteps --attacks.pfami.crops
+        --attacks.pfami.p --attacks.pfami.timesteps --attacks.pia.p --attacks.pia.timesteps --attacks.pian.p
+        --attacks.pian.timesteps --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps --attacks.sima.p
+        --attacks.sima.timesteps --compute.actors --compute.batch-size --compute.cpus-per-actor
+        --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device --compute.gpus --compute.gpus-per-actor
+        --compute.initial-actors --compute.rows-per-part --conditioning --config --geometry.calibration
         --geometry.distortion --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes
-        --help --images.crop --images.filter --images.max-pixels --images.size --latent --leakage.attack
+        --gpus --help --images.crop --images.filter --images.max-pixels --images.size --latent --leakage.attack
         --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out
         --retry-rejects --seed --shards --split --target -h
     """,
@@ -33,6 +33,7 @@ FLAGS = {
         --analysis.average --analysis.bootstrap --analysis.confidence --analysis.drop --analysis.repeats --attacks
         --bins --config --dimensions --help --out --ranking --rows --rows-per-part --seed --timesteps -h
     """,
+    "benchmark scale": "--batch-seconds --batch-size --batches --config --fake-gpus --help --rows-per-part -h",
     "pack": """
         --caption-column --heldout --help --image-column --max-pixels --max-reject-fraction --max-samples --members
         --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE
@@ -102,6 +103,10 @@ def test_flags_are_nested_by_their_dots() -> None:
     assert given == {"seed": "3", "images": {"size": "64", "max_pixels": "9"}, "compute": {"batch_size": "2"}}
     config = build(AuditConfig, given | {"out": "o"})
     assert (config.seed, config.images.size, config.compute.batch_size) == (3, 64, 2)
+
+
+def test_a_shorter_name_is_the_same_option() -> None:
+    assert values("--gpus", "0..64") == values("--compute.gpus", "0..64") == {"compute": {"gpus": "0..64"}}
 
 
 def test_each_of_recipe_file_environment_and_flag_wins_over_the_one_before(

@@ -4,7 +4,7 @@ import pytest
 
 from ldm_scale.config import GeometryConfig, TrainConfig, build
 from ldm_scale.errors import UsageError
-from ldm_scale.values import parse_bytes, parse_fractions, parse_integers
+from ldm_scale.values import parse_bytes, parse_fractions, parse_integers, parse_span
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,16 @@ def test_configurations_take_both_spellings() -> None:
     assert train.denoiser.channels == (8, 16)
     with pytest.raises(UsageError, match=r"^memory: 'much' is not a size such as 512MiB"):
         build(GeometryConfig, {"memory": "much"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0..64", (0, 64)), (" 2..8 ", (2, 8)), ("8", (0, 8)), (8, (0, 8)), ([2, 8], [2, 8])]
+)
+def test_spans_are_at_least_and_at_most(text: object, expected: object) -> None:
+    assert parse_span(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "1..", "..2", "-1..2", "1.5", "1...2", None])
+def test_what_is_no_span_is_named(text: object) -> None:
+    with pytest.raises(ValueError, match="is not a span"):
+        parse_span(text)

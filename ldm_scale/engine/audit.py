@@ -1,19 +1,22 @@
 """The audit's Ray graph: shards -> decoded images -> one fused auditor pool -> committed rows -> reducer -> report."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from ray.data import Dataset
 
 from ldm_scale.analysis.results import Results
 from ldm_scale.auditor import AuditedBatch, Calibration
 from ldm_scale.config import AuditConfig
 from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.plan import Plan, check_inputs, plan_audit
-from ldm_scale.engine.pool import load_auditor, pool
-from ldm_scale.engine.progress import say
+from ldm_scale.engine.pool import Pool, audit_images, load_auditor, plan_pool, pool_size
+from ldm_scale.engine.progress import Progress, say, told
 from ldm_scale.engine.reading import ShardTask, as_pixels, stream_images
 from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import session
@@ -21,7 +24,7 @@ from ldm_scale.errors import RunError
 from ldm_scale.ownership import Ownership, own
 from ldm_scale.report.page import write_report
 from ldm_scale.rundir import RunDirectory, RunRecord
-from ldm_scale.schema import REJECT, row_schema
+from ldm_scale.schema import REJECT, row_schema, split_id
 from ldm_scale.storage import Location
 
 # Reasons of rejects, most frequent first, that a failed run names.
@@ -42,7 +45,7 @@ def run_audit(config: AuditConfig) -> Results:
         run.begin(plan.record)
         run.keep_split(plan.split())
         with own(run.root, say) as owner:
-            _compute_rows(plan, run, owner)
+            compute_rows(plan, run, owner, AuditorActor)
             results = reduce_run(run, config.analysis)
             write_report(run)
     return results
@@ -59,29 +62,30 @@ def _remaining(plan: Plan, committed: dict[str, frozenset[str]]) -> list[ShardTa
     return tasks
 
 
-def _compute_rows(plan: Plan, run: RunDirectory, owner: Ownership) -> None:
+def compute_rows(plan: Plan, run: RunDirectory, owner: Ownership, actor: "type[AuditorActor]") -> None:
+    """Commit the rows and rejects that a run still lacks, made by a pool of such actors.
+
+    Raises RunError where too many samples are rejected, or where some are missing in the end.
+    """
     record = plan.record
     retry = record.config.retry_rejects
     committed = run.committed(rejects=not retry)
     tasks = _remaining(plan, committed)
-    rejected = 0 if retry else len(run.rejects())
-    _check_rejects(rejected, record, run)
+    done = {stem: len(keys) for stem, keys in committed.items()}
+    progress = Progress(plan.expected(), done, 0 if retry else len(run.rejects()), time.monotonic)
+    _check_rejects(progress.rejected, record, run)
     calibration = calibrate(plan, run)
-    done = sum(map(len, committed.values()))
-    say(f"{run.root}: {record.samples} samples ({record.members} members), {done} done, {len(tasks)} shards to read")
-    started, last, before = time.monotonic(), time.monotonic(), done
-    for counts in _commits(plan, run, tasks, calibration, owner.number):
-        owner.check()
-        done += counts["rows"] + counts["rejects"]
-        rejected += counts["rejects"]
-        _check_rejects(rejected, record, run)
-        now = time.monotonic()
-        # A line every ten seconds in the first minute, then one a minute.
-        if now - last > (10 if now - started < 60 else 60) or done == record.samples:
-            rate = (done - before) / (now - started)
-            left = (record.samples - done) / rate
-            say(f"{done} of {record.samples} samples, {rate:.1f}/s, {left:.0f} s left, {rejected} rejected")
-            last = now
+    left = record.samples - sum(done.values())
+    say(f"{run.root}: {record.samples} samples ({record.members} members), {left} left in {len(tasks)} shards")
+    if tasks:
+        pool = plan_pool(record.config.compute, left)
+        say(str(pool))
+        with told(progress, partial(pool_size, actor)):
+            audited = _audited(plan, tasks, pool, actor, calibration)
+            for counts in _commits(audited, run, _schema(record), record.config.compute.rows_per_part, owner.number):
+                owner.check()
+                progress.add(**counts)
+                _check_rejects(progress.rejected, record, run)
     if missing := [task.shard.name for task in _remaining(plan, run.committed())]:
         raise RunError(f"{len(missing)} shards are incomplete after the run, the first is {missing[0]}; run it again")
 
@@ -96,28 +100,41 @@ def _check_rejects(rejected: int, record: RunRecord, run: RunDirectory) -> None:
         )
 
 
+def _audited(
+    plan: Plan, tasks: list[ShardTask], pool: Pool, actor: "type[AuditorActor]", calibration: Calibration
+) -> Dataset:
+    """The stream of the tasks' rows and rejects."""
+    record = plan.record
+    images = stream_images(tasks, record.config.images, plan.image_size, record.config.compute)
+    return audit_images(images, pool, record.config.compute, actor, record, plan.image_size, calibration)
+
+
 def _commits(
-    plan: Plan, run: RunDirectory, tasks: list[ShardTask], calibration: Calibration, writer: int
-) -> Iterator[dict[str, int]]:
-    """Run the graph; yields the counts of each committed part."""
-    if not tasks:
-        return
-    compute = plan.record.config.compute
-    images = stream_images(tasks, plan.record.config.images, plan.image_size, compute)
-    schema = _schema(plan.record)
+    audited: Dataset, run: RunDirectory, schema: pa.Schema, rows_per_part: int, writer: int
+) -> Iterator[dict[str, Any]]:
+    """Commit what comes; yields how much it was of each shard, part by part."""
 
     def commit(batch: pa.Table) -> pa.Table:
         rows = batch.filter(batch["reason"].is_null()).select(schema.names)
         rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names)
         run.commit(rows.cast(schema), rejects.cast(REJECT), writer)
-        return pa.table({"rows": [len(rows)], "rejects": [len(rejects)]})
+        return _counts(rows, rejects)
 
-    audited = pool(images, plan.record, AuditorActor, plan.image_size, calibration)
     # Without a share of a CPU, for which they would wait behind all readers that wait for one.
-    commits = audited.map_batches(commit, batch_size=compute.rows_per_part, batch_format="pyarrow", num_cpus=0)
+    commits = audited.map_batches(commit, batch_size=rows_per_part, batch_format="pyarrow", num_cpus=0)
     # Without prefetching, so that progress is told as it is made.
     for counts in commits.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from counts.to_pylist()
+
+
+def _counts(rows: pa.Table, rejects: pa.Table) -> pa.Table:
+    """How many there are of each shard."""
+    counted, refused = (
+        Counter(split_id(key)[0] for key in table["sample_id"].to_pylist()) for table in (rows, rejects)
+    )
+    stems = sorted(counted | refused)
+    columns = [stems, [counted[stem] for stem in stems], [refused[stem] for stem in stems]]
+    return pa.table(columns, names=["shard", "rows", "rejects"])
 
 
 def _schema(record: RunRecord) -> pa.Schema:
@@ -151,11 +168,14 @@ class AuditorActor:
         return f"{reason} ({flaws})" if reason and flaws else reason
 
     def _audit(self, good: pa.Table) -> list[pa.Table]:
-        pixels, *columns = _columns(good, "pixels", "sample_id", "caption", "label")
-        audited = self._auditor.audit(as_pixels(pixels, self._size), *columns)
+        audited = self._measure(good)
         broken = good["sample_id"].filter(pa.array(~audited.finite))
         reasons = pa.repeat("a number is not finite", len(broken))
         return [_rows(good, audited).filter(pa.array(audited.finite)), _rejects(broken, "audit", reasons)]
+
+    def _measure(self, good: pa.Table) -> AuditedBatch:
+        pixels, *columns = _columns(good, "pixels", "sample_id", "caption", "label")
+        return self._auditor.audit(as_pixels(pixels, self._size), *columns)
 
 
 def _columns(table: pa.Table, *names: str) -> list[list[Any]]:

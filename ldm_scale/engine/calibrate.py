@@ -7,7 +7,7 @@ import torch
 from ldm_scale.auditor import Calibration
 from ldm_scale.config import CALIBRATED
 from ldm_scale.engine.plan import Plan
-from ldm_scale.engine.pool import load_auditor, pool
+from ldm_scale.engine.pool import audit_images, load_auditor, plan_pool
 from ldm_scale.engine.progress import say
 from ldm_scale.engine.reading import ShardTask, as_pixels, stream_images
 from ldm_scale.errors import RunError
@@ -55,9 +55,10 @@ def _measure(plan: Plan) -> CalibrationRecord:
     config = plan.record.config
     tasks = draw_calibration(plan.tasks, plan.expected(), config.geometry.calibration, config.seed)
     images = stream_images(tasks, config.images, plan.image_size, config.compute)
+    pool = plan_pool(config.compute, config.geometry.calibration)
+    measured = audit_images(images, pool, config.compute, CalibrationActor, plan.record, plan.image_size)
     # A few hundred rows; sorted by id, so that sums do not depend on which actor was first.
-    batches = pool(images, plan.record, CalibrationActor, plan.image_size).iter_batches(batch_format="pyarrow")
-    table = pa.concat_tables(list(batches)).sort_by("sample_id")
+    table = pa.concat_tables(list(measured.iter_batches(batch_format="pyarrow"))).sort_by("sample_id")
     if len(table) < 2:
         raise RunError(f"{len(table)} samples of the calibration set could be measured; raise geometry.calibration")
     influences = table["influence"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)

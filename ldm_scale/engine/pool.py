@@ -1,17 +1,67 @@
-"""The pool of auditors that images stream through: one actor a GPU, or one a CPU."""
+"""The pool of auditors that images stream through, and that grows with the cluster."""
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import ray
 import torch
+from ray._private.state import actors
 from ray.data import ActorPoolStrategy, Dataset
 
 from ldm_scale.auditor import Auditor, Calibration
 from ldm_scale.config import ComputeConfig
-from ldm_scale.engine.progress import say
 from ldm_scale.engine.session import resolve_device
 from ldm_scale.rundir import RunRecord
 from ldm_scale.targets import fetch_weights
+
+
+@dataclass(frozen=True)
+class Pool:
+    """On which device auditors run, and how many: at least, at first and at most."""
+
+    device: Literal["cpu", "cuda"]
+    least: int
+    initial: int
+    most: int
+
+    def __str__(self) -> str:
+        return f"device {self.device}, {self.initial} auditors at first, {self.least} to {self.most} as work waits"
+
+
+def plan_pool(compute: ComputeConfig, samples: int) -> Pool:
+    """The pool for so many samples: no more auditors than there are batches.
+
+    Raises UsageError where cuda is asked for and the cluster has and gets no GPU.
+    """
+    device = resolve_device("cuda" if compute.gpus else compute.device)
+    held = _held(compute, device)
+    least, most = compute.actors or _auditors(compute) or (1, held)
+    most = max(1, min(most, math.ceil(samples / compute.batch_size)))
+    least = max(1, min(least, most))
+    return Pool(device, least, min(max(compute.initial_actors or held, least), most), most)
+
+
+def _auditors(compute: ComputeConfig) -> tuple[int, int] | None:
+    if compute.gpus is None:
+        return None
+    least, most = compute.gpus
+    return math.ceil(least / compute.gpus_per_actor), max(1, int(most / compute.gpus_per_actor))
+
+
+def _held(compute: ComputeConfig, device: str) -> int:
+    """Auditors that the cluster, as large as it is now, holds: one a GPU, or one a CPU."""
+    resources = ray.cluster_resources()
+    if device == "cuda":
+        return max(1, int(resources.get("GPU", 0) / compute.gpus_per_actor))
+    return max(1, int(resources.get("CPU", 0)))
+
+
+def pool_size(actor: type) -> int:
+    """How many actors of this job's pool are alive."""
+    job = ray.get_runtime_context().get_job_id()
+    alive = actors(actor_state_name="ALIVE").values()
+    return sum(found["JobID"] == job and actor.__name__ in found["ActorClassName"] for found in alive)
 
 
 def load_auditor(record: RunRecord, device: str, calibration: Calibration | None = None) -> Auditor:
@@ -28,26 +78,19 @@ def load_auditor(record: RunRecord, device: str, calibration: Calibration | None
     return Auditor(weights.load(device, config.images.size), config, calibration)
 
 
-def pool(images: Dataset, record: RunRecord, actor: type, *arguments: Any) -> Dataset:
+def audit_images(
+    images: Dataset, pool: Pool, compute: ComputeConfig, actor: type, record: RunRecord, *arguments: Any
+) -> Dataset:
     """Batches of decoded images through actor(record, device, *arguments).
 
     All of encode, geometry and attacks in one actor, so that no two pools compete for a GPU.
     """
-    compute = record.config.compute
-    device = resolve_device(compute.device)
-    most = compute.actors or _pool_size(compute, device)
-    say(f"device {device}, up to {most} auditors")
     return images.map_batches(
         actor,
-        fn_constructor_args=(record, device, *arguments),
+        fn_constructor_args=(record, pool.device, *arguments),
         batch_size=compute.batch_size,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=min(compute.min_actors, most), max_size=most, initial_size=most),
+        compute=ActorPoolStrategy(min_size=pool.least, initial_size=pool.initial, max_size=pool.most),
         num_cpus=compute.cpus_per_actor,
-        num_gpus=compute.gpus_per_actor if device == "cuda" else 0,
+        num_gpus=compute.gpus_per_actor if pool.device == "cuda" else 0,
     )
-
-
-def _pool_size(compute: ComputeConfig, device: str) -> int:
-    resources = ray.cluster_resources()
-    return max(1, int(resources["GPU"] / compute.gpus_per_actor) if device == "cuda" else int(resources["CPU"]))

@@ -1,12 +1,19 @@
 """Progress lines: printed by the driver, wherever the work happens."""
 
+import itertools
 import threading
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ray.util.queue import Queue
 
 from ldm_scale.errors import printable
+
+# Seconds between two lines: in the first minute, and later.
+OFTEN, SELDOM = 10, 60
+# Lines over which the rate is taken.
+WINDOW = 6
 
 
 def say(line: str) -> None:
@@ -31,3 +38,64 @@ def relay() -> Iterator[Queue]:
         queue.put(None)
         printer.join()
         queue.shutdown()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them, such as 3 h 12 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+class Progress:
+    """How far a run is: samples by shard, rejects, and the rate over the last lines."""
+
+    def __init__(self, expected: Mapping[str, int], done: Mapping[str, int], rejected: int, clock: Callable[[], float]):
+        """expected, done: samples by shard stem. clock: seconds."""
+        self._expected, self._done = expected, Counter(done)
+        self.rejected = rejected
+        self._clock = clock
+        self._history = deque([(clock(), self._done.total())], maxlen=WINDOW)
+
+    def add(self, shard: str, rows: int, rejects: int) -> None:
+        """Count what was committed of one shard."""
+        self._done[shard] += rows + rejects
+        self.rejected += rejects
+
+    def line(self, pool_size: int) -> str:
+        """Where the run is now, and when it will have ended if it goes on as in the last lines."""
+        samples, done, now = sum(self._expected.values()), self._done.total(), self._clock()
+        shards = sum(self._done[stem] >= count for stem, count in self._expected.items())
+        since, before = self._history[0]
+        self._history.append((now, done))
+        rate = (done - before) / max(now - since, 1e-9)
+        left = samples - done
+        soon = f"{duration(left / rate)} to go" if rate else "none came lately"
+        return (
+            f"{done} of {samples} samples, {shards} of {len(self._expected)} shards, {rate:.1f} samples/s, "
+            f"{left} left, {soon}, {self.rejected} rejected, {pool_size} auditors"
+        )
+
+
+@contextmanager
+def told(progress: Progress, pool_size: Callable[[], int]) -> Iterator[None]:
+    """Say a line of progress every ten seconds of the first minute, then every minute, and one at the end."""
+    ended = threading.Event()
+
+    def tell() -> None:
+        for number in itertools.count():
+            if ended.wait(OFTEN if number < SELDOM // OFTEN else SELDOM):
+                return
+            say(progress.line(pool_size()))
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+        say(progress.line(pool_size()))
+    finally:
+        ended.set()
+        teller.join()

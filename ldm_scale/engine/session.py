@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import ray
+from ray._private.state import state
 from ray.data import DataContext
 from ray.exceptions import RayError
 
@@ -15,14 +16,15 @@ from ldm_scale.errors import RunError, UsageError, one_line
 
 
 @contextmanager
-def session() -> Iterator[None]:
+def session(**resources: float) -> Iterator[None]:
     """A connected Ray for the length of a block; a Ray that was connected before is left connected.
 
-    What Ray raises in the block comes out as the package's own error.
+    resources: what a local Ray pretends to have, such as num_gpus. What Ray raises in the block comes out as the
+    package's own error.
     """
     connected = ray.is_initialized()
     if not connected:
-        _connect()
+        _connect(resources)
     try:
         yield
     except RayError as error:
@@ -32,7 +34,7 @@ def session() -> Iterator[None]:
             ray.shutdown()
 
 
-def _connect() -> None:
+def _connect(resources: dict[str, float]) -> None:
     try:
         if "RAY_ADDRESS" in os.environ:
             ray.init(log_to_driver=False, configure_logging=False)
@@ -45,6 +47,7 @@ def _connect() -> None:
                 log_to_driver=False,
                 configure_logging=False,
                 _node_ip_address="127.0.0.1",
+                **resources,
             )
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS")
@@ -62,16 +65,23 @@ def _quiet() -> None:
 
 
 def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
-    """auto is cuda where the cluster has or can get GPUs.
+    """auto is cuda where the cluster has GPUs.
 
-    Raises UsageError where cuda is asked for and the cluster has no GPU.
+    Raises UsageError where cuda is asked for and the cluster neither has a GPU nor grows by nodes with one.
     """
     gpus = ray.cluster_resources().get("GPU", 0)
     if device == "auto":
         return "cuda" if gpus else "cpu"
-    if device == "cuda" and not gpus:
+    if device == "cuda" and not gpus and not _gpus_to_come():
         raise UsageError("device cuda: this Ray cluster has no GPU; use --compute.device cpu or add one")
     return device
+
+
+def _gpus_to_come() -> bool:
+    """Whether an autoscaler may add nodes with GPUs."""
+    config = state.get_cluster_config()
+    groups = config.node_group_configs if config else ()
+    return any(group.resources.get("GPU") and group.max_count for group in groups)
 
 
 def find_own_error(error: BaseException) -> UsageError | RunError | None:
