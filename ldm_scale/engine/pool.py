@@ -18,28 +18,31 @@ from ldm_scale.targets import fetch_weights
 
 @dataclass(frozen=True)
 class Pool:
-    """On which device auditors run, and how many: at least, at first and at most."""
+    """On which device auditors run, and how many: at least, at first and at most; held: by the cluster as it is now."""
 
     device: Literal["cpu", "cuda"]
     least: int
     initial: int
     most: int
+    held: int
 
     def __str__(self) -> str:
-        return f"device {self.device}, {self.initial} auditors at first, {self.least} to {self.most} as work waits"
+        now = f"the cluster holds {self.held} now"
+        return f"device {self.device}, auditors: {self.least} to {self.most}, {self.initial} at first; {now}"
 
 
 def plan_pool(compute: ComputeConfig, samples: int) -> Pool:
     """The pool for so many samples: no more auditors than there are batches.
 
-    Raises UsageError where cuda is asked for and the cluster has and gets no GPU.
+    Where GPUs are asked for by number, they may come later: Ray does not say what its autoscaler could add.
+    Raises UsageError where cuda is asked for, no number is, and the cluster has no GPU.
     """
-    device = resolve_device("cuda" if compute.gpus else compute.device)
+    device: Literal["cpu", "cuda"] = "cuda" if compute.gpus else resolve_device(compute.device)
     held = _held(compute, device)
     least, most = compute.actors or _auditors(compute) or (1, held)
     most = max(1, min(most, math.ceil(samples / compute.batch_size)))
     least = max(1, min(least, most))
-    return Pool(device, least, min(max(compute.initial_actors or held, least), most), most)
+    return Pool(device, least, min(max(compute.initial_actors or held, least), most), most, held)
 
 
 def _auditors(compute: ComputeConfig) -> tuple[int, int] | None:
@@ -52,9 +55,7 @@ def _auditors(compute: ComputeConfig) -> tuple[int, int] | None:
 def _held(compute: ComputeConfig, device: str) -> int:
     """Auditors that the cluster, as large as it is now, holds: one a GPU, or one a CPU."""
     resources = ray.cluster_resources()
-    if device == "cuda":
-        return max(1, int(resources.get("GPU", 0) / compute.gpus_per_actor))
-    return max(1, int(resources.get("CPU", 0)))
+    return int(resources.get("GPU", 0) / compute.gpus_per_actor) if device == "cuda" else int(resources.get("CPU", 0))
 
 
 def pool_size(actor: type) -> int:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Literal
 
 import ray
-from ray._private.state import state
 from ray.data import DataContext
 from ray.exceptions import RayError
 
@@ -67,21 +66,14 @@ def _quiet() -> None:
 def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
     """auto is cuda where the cluster has GPUs.
 
-    Raises UsageError where cuda is asked for and the cluster neither has a GPU nor grows by nodes with one.
+    Raises UsageError where cuda is asked for and the cluster has no GPU.
     """
     gpus = ray.cluster_resources().get("GPU", 0)
     if device == "auto":
         return "cuda" if gpus else "cpu"
-    if device == "cuda" and not gpus and not _gpus_to_come():
-        raise UsageError("device cuda: this Ray cluster has no GPU; use --compute.device cpu or add one")
+    if device == "cuda" and not gpus:
+        raise UsageError("device cuda: this Ray cluster has no GPU; use --compute.device cpu, or --gpus if it grows")
     return device
-
-
-def _gpus_to_come() -> bool:
-    """Whether an autoscaler may add nodes with GPUs."""
-    config = state.get_cluster_config()
-    groups = config.node_group_configs if config else ()
-    return any(group.resources.get("GPU") and group.max_count for group in groups)
 
 
 def find_own_error(error: BaseException) -> UsageError | RunError | None:

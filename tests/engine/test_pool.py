@@ -5,67 +5,47 @@ from typing import Any
 import pytest
 import ray
 
-from ldm_scale.config import ComputeConfig, build
-from ldm_scale.engine import session
+from ldm_scale.config import AuditConfig, ComputeConfig, build
 from ldm_scale.engine.pool import Pool, plan_pool, pool_size
 from ldm_scale.errors import UsageError
-
-
-class Group:
-    """A node type of an autoscaler, as Ray describes it."""
-
-    def __init__(self, resources: dict[str, float], max_count: int) -> None:
-        self.resources, self.max_count = resources, max_count
-
-
-def describe(monkeypatch: pytest.MonkeyPatch, resources: dict[str, float], groups: list[Group] | None = None) -> None:
-    """A cluster with these resources and, where it grows, these node types."""
-    config = None if groups is None else type("Config", (), {"node_group_configs": groups})
-    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
-    monkeypatch.setattr(session.state, "get_cluster_config", lambda: config)
-
-
-GROWING = [Group({"CPU": 4}, 1), Group({"CPU": 8, "GPU": 1}, 100)]
 
 
 @pytest.mark.parametrize(
     ("compute", "resources", "expected"),
     [
         # What the cluster holds, where nothing is asked for.
-        ({}, {"CPU": 6}, Pool("cpu", 1, 6, 6)),
-        ({}, {"CPU": 6, "GPU": 2}, Pool("cuda", 1, 2, 2)),
-        ({"gpus_per_actor": 0.25}, {"CPU": 6, "GPU": 2}, Pool("cuda", 1, 8, 8)),
-        ({"device": "cpu"}, {"CPU": 6, "GPU": 2}, Pool("cpu", 1, 6, 6)),
+        ({}, {"CPU": 6}, Pool("cpu", 1, 6, 6, 6)),
+        ({}, {"CPU": 6, "GPU": 2}, Pool("cuda", 1, 2, 2, 2)),
+        ({"gpus_per_actor": 0.25}, {"CPU": 6, "GPU": 2}, Pool("cuda", 1, 8, 8, 8)),
+        ({"device": "cpu"}, {"CPU": 6, "GPU": 2}, Pool("cpu", 1, 6, 6, 6)),
         # A number is the most; the cluster decides how many there are at first.
-        ({"actors": 3}, {"CPU": 6}, Pool("cpu", 1, 3, 3)),
-        ({"actors": 8}, {"CPU": 6}, Pool("cpu", 1, 6, 8)),
-        ({"actors": "2..8", "initial_actors": 4}, {"CPU": 6}, Pool("cpu", 2, 4, 8)),
-        ({"actors": "7..8"}, {"CPU": 6}, Pool("cpu", 7, 7, 8)),
+        ({"actors": 3}, {"CPU": 6}, Pool("cpu", 1, 3, 3, 6)),
+        ({"actors": 8}, {"CPU": 6}, Pool("cpu", 1, 6, 8, 6)),
+        ({"actors": "2..8", "initial_actors": 4}, {"CPU": 6}, Pool("cpu", 2, 4, 8, 6)),
+        ({"actors": "7..8"}, {"CPU": 6}, Pool("cpu", 7, 7, 8, 6)),
         # A cluster that grows from nothing.
-        ({"gpus": "0..64"}, {"CPU": 4}, Pool("cuda", 1, 1, 64)),
-        ({"gpus": "2..64"}, {"CPU": 4}, Pool("cuda", 2, 2, 64)),
-        ({"gpus": "1..4", "gpus_per_actor": 0.5}, {"CPU": 4}, Pool("cuda", 2, 2, 8)),
-        ({"gpus": "0..4", "gpus_per_actor": 2}, {"CPU": 4, "GPU": 2}, Pool("cuda", 1, 1, 2)),
-        ({"gpus": "0..64", "initial_actors": 16}, {"CPU": 4}, Pool("cuda", 1, 16, 64)),
+        ({"gpus": "0..64"}, {"CPU": 4}, Pool("cuda", 1, 1, 64, 0)),
+        ({"gpus": "2..64"}, {"CPU": 4}, Pool("cuda", 2, 2, 64, 0)),
+        ({"gpus": "1..4", "gpus_per_actor": 0.5}, {"CPU": 4}, Pool("cuda", 2, 2, 8, 0)),
+        ({"gpus": "0..4", "gpus_per_actor": 2}, {"CPU": 4, "GPU": 2}, Pool("cuda", 1, 1, 2, 1)),
+        ({"gpus": "0..64", "initial_actors": 16}, {"CPU": 4}, Pool("cuda", 1, 16, 64, 0)),
         # No more than there are batches: 320 samples are ten of 32, or two of 200.
-        ({"gpus": "16..64"}, {"CPU": 40, "GPU": 40}, Pool("cuda", 10, 10, 10)),
-        ({"batch_size": 200, "initial_actors": 8}, {"CPU": 6}, Pool("cpu", 1, 2, 2)),
+        ({"gpus": "16..64"}, {"CPU": 40, "GPU": 40}, Pool("cuda", 10, 10, 10, 40)),
+        ({"batch_size": 200, "initial_actors": 8}, {"CPU": 6}, Pool("cpu", 1, 2, 2, 6)),
     ],
 )
 def test_a_pool_is_as_large_as_asked_for_as_the_cluster_holds_and_as_the_work_needs(
     compute: dict[str, Any], resources: dict[str, float], expected: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    describe(monkeypatch, resources, GROWING)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
     samples = 320 if expected.most in (2, 10) and "gpus_per_actor" not in compute else 100_000
     assert plan_pool(build(ComputeConfig, compute), samples) == expected
 
 
-@pytest.mark.parametrize("groups", [None, [], [Group({"CPU": 8}, 100)], [Group({"CPU": 8, "GPU": 1}, 0)]])
-def test_gpus_that_never_come_are_not_waited_for(groups: list[Group] | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    describe(monkeypatch, {"CPU": 4}, groups)
-    for compute in ({"gpus": "0..4"}, {"device": "cuda"}):
-        with pytest.raises(UsageError, match="this Ray cluster has no GPU"):
-            plan_pool(build(ComputeConfig, compute), 100)
+def test_a_gpu_that_is_asked_for_by_no_number_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4.0})
+    with pytest.raises(UsageError, match="this Ray cluster has no GPU"):
+        plan_pool(build(ComputeConfig, {"device": "cuda"}), 100)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +59,6 @@ def test_gpus_that_never_come_are_not_waited_for(groups: list[Group] | None, mon
     ],
 )
 def test_what_cannot_be_meant_is_refused(compute: dict[str, Any], message: str) -> None:
-    from ldm_scale.config import AuditConfig
-
     with pytest.raises(UsageError, match=message):
         build(AuditConfig, {"out": "o", "compute": compute})
 
