@@ -136,8 +136,9 @@ def test_the_steps_make_a_working_installation(tmp_path: Path) -> None:
             case _:
                 pytest.fail(f"no such step is known here: {instruction}")
 
-    # The lock is complete: nothing is missing, and no two packages disagree.
+    # The lock is complete: pip finds all that the package asks for, extras of Ray included, and no two that disagree.
     assert run("pip check").strip() == "No broken requirements found."
+    assert "Would install" not in run("pip install --dry-run --no-index ldm_scale")
     installed = dict(line.split("==") for line in run("pip freeze --all").split() if "==" in line)
     versions = {canonicalize_name(name): version for name, version in installed.items()}
     assert {name: versions[name] for name in locked()} == {name: pin.version for name, pin in locked().items()}
