@@ -226,12 +226,14 @@ def admits(rule: dict[str, Any], source: Peer, port: int, namespace: str) -> boo
 
 def is_allowed(source: Peer, target: Peer, port: int) -> bool:
     """Whether a TCP connection is let in: by any rule of a policy that selects the target, or where none does."""
-    rules = [
-        policy["spec"]["ingress"]
-        for policy in DOCUMENTS
-        if policy["kind"] == "NetworkPolicy" and selects(policy["spec"]["podSelector"], target.labels)
+    policies = [
+        document["spec"]
+        for document in DOCUMENTS
+        if document["kind"] == "NetworkPolicy" and selects(document["spec"]["podSelector"], target.labels)
     ]
-    return not rules or any(admits(rule, source, port, target.namespace) for rules_ in rules for rule in rules_)
+    return not policies or any(
+        admits(rule, source, port, target.namespace) for policy in policies for rule in policy["ingress"]
+    )
 
 
 # Labels as KubeRay and its Helm chart set them.
