@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-full benchmark test test-s3 test-slow lint demo-data demo-target clean
+.PHONY: demo demo-full benchmark test test-s3 test-slow lint demo-data demo-target lock clean
 
 ## The audit of the shipped demo, from nothing to a report.
 demo: $(STAMP)
@@ -45,6 +45,15 @@ demo-data: $(STAMP)
 ## How the shipped target was made: trained on the members of the shipped shards (about 15 minutes on two cores).
 demo-target: $(STAMP)
 	$(BIN)/ldm-scale train --shards ldm_scale/demo/shards --out .cache/demo-target
+
+## The image's dependencies, for its Python, with hashes. Without torch and what only its CUDA build needs, as that build
+## depends on the driver: clusters/Dockerfile installs it.
+CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton
+lock: $(STAMP)
+	$(BIN)/pip install --quiet uv
+	printf '%s\n' $(CUDA) | $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --generate-hashes \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-package torch --excludes /dev/stdin \
+		--custom-compile-command "make lock" --output-file clusters/requirements.lock
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info
