@@ -30,7 +30,7 @@ def _launcher_config(gcs: str) -> dict[str, object]:
         "idle_timeout_minutes": 0.1,
         "head_node_type": "ray.head.default",
         "available_node_types": {
-            "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
             "gpu": {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": MAX_WORKERS},
         },
         "provider": {
@@ -79,7 +79,7 @@ def growing_head() -> Iterator[tuple[str, dict[str, str]]]:
     ports = ("dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
     flags = [f"--{name}={free_port()}" for name in ports]
     flags += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}"]
-    flags += ["--num-cpus=2", "--num-gpus=0", f"--autoscaling-config={launcher}", f"--port={gcs.split(':')[1]}"]
+    flags += ["--num-cpus=0", "--num-gpus=0", f"--autoscaling-config={launcher}", f"--port={gcs.split(':')[1]}"]
     start = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"} | pretended
     try:
         subprocess.run(
