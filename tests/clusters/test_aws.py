@@ -1,13 +1,19 @@
 """clusters/aws.yaml and its policies: Ray's own AWS code against moto's EC2, our S3 calls against a real server."""
 
+import copy
+import os
+import subprocess
+import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
 import pytest
 from botocore import xform_name
 from moto import mock_aws
+from ray.autoscaler._private import commands
 from ray.autoscaler._private.aws import config as aws_config
 from ray.autoscaler._private.aws.utils import client_cache, resource_cache
 from ray.autoscaler._private.providers import _get_node_provider, _get_node_provider_cls
@@ -221,6 +227,52 @@ def test_rays_autoscaler_gets_its_worker_from_whichever_market(cloud: Cloud) -> 
     nodes = adapter.get_non_terminated()
     assert [(node.node_type, node.request_id) for node in nodes.values()] == [("gpu", "request-1")] * 2
     assert bought(cloud.describe(nodes)) == [("g6.2xlarge", "on demand")] * 2
+
+
+class Shell:
+    """In place of ssh and rsync: notes each command, and answers what Ray asks of a node."""
+
+    ANSWERS: ClassVar = {
+        "printenv HOME": "/home/ray",
+        ".Config.Env": '["HOME=/home/ray"]',
+        "command -v docker": "docker",
+    }
+    CalledProcessError = subprocess.CalledProcessError
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    def check_output(self, command: list[str], *_: Any, **__: Any) -> bytes:
+        self.commands.append(" ".join(command))
+        return next((answer for asked, answer in self.ANSWERS.items() if asked in self.commands[-1]), "").encode()
+
+    check_call = call = run = check_output
+
+
+def test_ray_up_starts_a_head_that_wants_the_token_and_tells_it_to_nobody(
+    account: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token = tmp_path / ".ray/auth_token"
+    token.parent.mkdir()
+    token.write_text(uuid.uuid4().hex)
+    forget()
+    shell, config = Shell(), copy.deepcopy(account)
+    config["file_mounts"] = {remote: os.path.expanduser(local) for remote, local in config["file_mounts"].items()}
+    commands.get_or_create_head_node(config, "aws.yaml", False, False, True, None, _runner=shell)
+    (run,) = [command for command in shell.commands if "docker run" in command]
+    assert " --env=RAY_AUTH_MODE=token " in run
+    assert "~/.ray/auth_token:/home/ray/.ray/auth_token " in run
+    assert "--gpus" not in run
+    (cache,) = [number for number, command in enumerate(shell.commands) if "install -d -o 1000" in command]
+    assert cache < shell.commands.index(run), "docker would make the folder root's"
+    # In the container, by Ray's second autoscaler.
+    (start,) = [command for command in shell.commands if "ray start" in command]
+    assert "docker exec" in start
+    assert "RAY_enable_autoscaler_v2=1" in start
+    assert "--dashboard-host=127.0.0.1" in start
+    assert not any(token.read_text() in command for command in shell.commands)
+    assert any(f"{token} " in command and "rsync" in command for command in shell.commands)
 
 
 def run_instances(call: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import yaml
 from googleapiclient.discovery_cache import get_static_doc
 from moto import mock_aws
 from ray.autoscaler._private.providers import _get_node_provider_cls
+from ray.autoscaler.sdk import get_docker_host_mount_location
 
 from tests.clusters.launchers import CLUSTERS, launcher, policy
 from tests.clusters.test_launchers import environment
@@ -212,6 +213,13 @@ def test_a_node_trades_googles_word_for_a_role_on_aws(monkeypatch: pytest.Monkey
     credentials = boto3.session.Session().get_credentials()
     assert credentials.method == "assume-role-with-web-identity"
     assert credentials.get_frozen_credentials().token
+
+
+def test_the_token_is_given_to_the_images_user_where_ray_mounts_it() -> None:
+    config = launcher("gcp.yaml")
+    (remote,) = config["file_mounts"]
+    where = f"{get_docker_host_mount_location(config['cluster_name'])}/{remote}"
+    assert f'test ! -f "{where}" || sudo chown 1000 "{where}"' in config["initialization_commands"]
 
 
 def test_the_node_keeps_googles_word_in_a_file(tmp_path: Path) -> None:
