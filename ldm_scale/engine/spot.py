@@ -1,0 +1,61 @@
+"""EC2 workers from the spot market, and bought otherwise where that has none: the node provider of clusters/aws.yaml.
+
+Ray 2.60 itself does not fall back: the autoscaler asks again and again for a node type that the cloud refuses, since
+only an instance that was given and never came up lowers the rank of its type.
+"""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler.node_launch_exception import NodeLaunchException
+from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_NODE_KIND
+
+# What EC2 says when another instance type, or another way to buy it, may be had.
+NONE_LEFT = {
+    "InstanceLimitExceeded",
+    "InsufficientInstanceCapacity",
+    "MaxSpotInstanceCountExceeded",
+    "SpotMaxPriceTooLow",
+    "UnfulfillableCapacity",
+    "Unsupported",
+    "VcpuLimitExceeded",
+}
+
+logger = logging.getLogger(__name__)
+
+
+class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
+    """Ray's provider for AWS with one more option, `fallbacks`: in turn, what to change of a refused worker."""
+
+    def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:
+        """Start up to `count` instances and return them by id: what there is of the first choice, then the next.
+
+        Raises Ray's NodeLaunchException where none can be had, or for any other fault of the request.
+        """
+        created: dict[str, Any] = {}
+        refused = None
+        for choice in choices(node_config, tags, self.provider_config):
+            try:
+                created |= super().create_node(choice, tags, count - len(created))
+            except NodeLaunchException as error:
+                if error.category not in NONE_LEFT:
+                    raise
+                refused = error
+                logger.warning("EC2 has no %s left: %s", choice["InstanceType"], error.category)
+            if len(created) == count:
+                break
+        if not created and refused is not None:
+            raise refused
+        return created
+
+
+def choices(
+    node_config: dict[str, Any], tags: dict[str, str], provider_config: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """A node as it is wanted and, if it is a worker, as else it may be; a fallback's null leaves an option out."""
+    yield node_config
+    if tags[TAG_RAY_NODE_KIND] == NODE_KIND_WORKER:
+        for fallback in provider_config["fallbacks"]:
+            yield {key: value for key, value in (node_config | fallback).items() if value is not None}
