@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ldm_scale.attacks.registry import make_attack
-from ldm_scale.auditor import AuditedBatch, Auditor, Calibration, distortion_estimator, resolve_leakage
+from ldm_scale.auditor import AuditedBatch, Auditor, Calibration, Cost, distortion_estimator, resolve_leakage
 from ldm_scale.config import AuditConfig, GeometryConfig, ImageConfig, LeakageConfig, build
 from ldm_scale.data.images import preprocess
 from ldm_scale.errors import UsageError
@@ -52,6 +52,7 @@ def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> Audited
         np.concatenate([part.leakage for part in parts]),
         {name: np.concatenate([part.spectra[name] for part in parts]) for name in names},
         np.concatenate([part.finite for part in parts]),
+        Cost({}, sum(part.cost.evaluations for part in parts), sum(part.cost.products for part in parts)),
     )
 
 

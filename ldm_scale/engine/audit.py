@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from ldm_scale.analysis.results import Results
 from ldm_scale.auditor import AuditedBatch, Calibration
 from ldm_scale.config import AuditConfig
+from ldm_scale.engine import metrics
 from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.plan import Plan, check_inputs, plan_audit
 from ldm_scale.engine.pool import load_auditor, pool
@@ -106,15 +108,18 @@ def _commits(
     images = stream_images(tasks, plan.record.config.images, plan.image_size, compute)
     schema = _schema(plan.record)
 
-    def commit(batch: pa.Table) -> pa.Table:
+    # Ray's dashboard shows this name.
+    def commit_rows(batch: pa.Table) -> pa.Table:
         rows = batch.filter(batch["reason"].is_null()).select(schema.names)
         rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names)
-        run.commit(rows.cast(schema), rejects.cast(REJECT), writer)
+        with metrics.timed("commit"):
+            run.commit(rows.cast(schema), rejects.cast(REJECT), writer)
+        metrics.committed(rows, rejects)
         return pa.table({"rows": [len(rows)], "rejects": [len(rejects)]})
 
     audited = pool(images, plan.record, AuditorActor, plan.image_size, calibration)
     # Without a share of a CPU, for which they would wait behind all readers that wait for one.
-    commits = audited.map_batches(commit, batch_size=compute.rows_per_part, batch_format="pyarrow", num_cpus=0)
+    commits = audited.map_batches(commit_rows, batch_size=compute.rows_per_part, batch_format="pyarrow", num_cpus=0)
     # Without prefetching, so that progress is told as it is made.
     for counts in commits.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from counts.to_pylist()
@@ -153,6 +158,9 @@ class AuditorActor:
     def _audit(self, good: pa.Table) -> list[pa.Table]:
         pixels, *columns = _columns(good, "pixels", "sample_id", "caption", "label")
         audited = self._auditor.audit(as_pixels(pixels, self._size), *columns)
+        metrics.audited(audited.cost)
+        if torch.cuda.is_initialized():
+            metrics.gpu_memory(torch.cuda.max_memory_allocated(), torch.cuda.mem_get_info()[1])
         broken = good["sample_id"].filter(pa.array(~audited.finite))
         reasons = pa.repeat("a number is not finite", len(broken))
         return [_rows(good, audited).filter(pa.array(audited.finite)), _rejects(broken, "audit", reasons)]
