@@ -16,13 +16,14 @@ from ldm_scale.errors import UsageError
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pooled import Profile, pooled_influence
-from ldm_scale.geometry.pullback import metric
+from ldm_scale.geometry.pullback import CountedDecoder, Decoder, metric
 from ldm_scale.geometry.slq import slq_distortion
 from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
 from ldm_scale.randomness import keyed_generator, keyed_normal, keyed_permutation
 from ldm_scale.registry import unknown_name
 from ldm_scale.schema import control, globally
+from ldm_scale.stopwatch import Stopwatch
 from ldm_scale.targets.base import Condition, Target, to_images
 
 AUTO_EXACT_DIMENSIONS = 1024
@@ -33,6 +34,8 @@ ESTIMATORS: dict[str, tuple[int, Callable[..., Tensor]]] = {
 }
 # The share of dimensions whose agreement between two halves of the probes is kept: what the paper drops.
 STABILITY_DROP = 0.4
+# What a batch goes through, and what each takes is told of.
+STAGES = ("encode", "geometry", "attacks")
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,25 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a batch took: seconds by stage (encode, geometry, attacks), and what was really computed, one a sample.
+
+    evaluations: of the denoiser. products: with the decoder's Jacobian or its transpose.
+    """
+
+    seconds: dict[str, float]
+    evaluations: int
+    products: int
+
+
+@dataclass(frozen=True)
 class AuditedBatch:
     """What was measured of n samples.
 
     influence: (n, D) float32. distortion: (n,) float32, nan where it was not asked for. stability: (n, 2) float32, rank
     correlation and overlap of the lowest 40% between two halves of the probes, nan where there are no two. leakage:
     (n, D) float32, |S_i| of one attack at one timestep. spectra: for each attack, its random control and its global
-    mask, (n, T, B) float32. finite: (n,) bool, False for a sample with a number that is not one.
+    mask, (n, T, B) float32. finite: (n,) bool, False for a sample with a number that is not one. cost: no part of rows.
     """
 
     influence: np.ndarray
@@ -63,6 +78,7 @@ class AuditedBatch:
     leakage: np.ndarray
     spectra: dict[str, np.ndarray]
     finite: np.ndarray
+    cost: Cost
 
 
 def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
@@ -110,10 +126,14 @@ class Auditor:
         labels: Sequence[int | None],
     ) -> AuditedBatch:
         """Measure influence, distortion and every attack's spectra of these samples."""
+        stopwatch, decoder = Stopwatch(self._device), CountedDecoder(self._target.decode)
         z = self._encode(pixels, sample_ids)
-        influence, stability, metrics = self._influence(z, sample_ids)
-        distortion, measured = self._distortion(z, sample_ids, metrics)
-        spectra, leakage = self._attack(z, influence, sample_ids, self._condition(captions, labels))
+        stopwatch.mark()
+        influence, stability, metrics = self._influence(decoder, z, sample_ids)
+        distortion, measured = self._distortion(decoder, z, sample_ids, metrics)
+        stopwatch.mark()
+        spectra, leakage, evaluations = self._attack(z, influence, sample_ids, self._condition(captions, labels))
+        stopwatch.mark()
         finite = influence.isfinite().all(1) & (distortion.isfinite() | ~measured)
         for values in spectra.values():
             finite &= values.isfinite().flatten(1).all(1)
@@ -124,6 +144,7 @@ class Auditor:
             leakage.cpu().numpy(),
             {name: values.cpu().numpy() for name, values in spectra.items()},
             finite.cpu().numpy(),
+            Cost(dict(zip(STAGES, stopwatch.seconds(), strict=True)), evaluations, decoder.products),
         )
 
     def _condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
@@ -137,7 +158,7 @@ class Auditor:
         z = self._encode(pixels, sample_ids)
         if self._config.geometry.influence == "exact":
             return exact_influence(metric(self._target.decode, z, self._config.geometry.memory)).cpu().numpy()
-        return hutchinson_influence(self._probe(z, sample_ids)).cpu().numpy()
+        return hutchinson_influence(self._probe(self._target.decode, z, sample_ids)).cpu().numpy()
 
     def _normal(self, sample_ids: Sequence[str], purpose: str, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
         draws = [keyed_normal(self._config.seed, sample_id, purpose, shape) for sample_id in sample_ids]
@@ -150,10 +171,10 @@ class Auditor:
         with torch.no_grad():
             return self._target.encode(images, noise).contiguous()
 
-    def _probe(self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]) -> Float[Tensor, "k n d"]:
+    def _probe(self, decode: Decoder, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]) -> Float[Tensor, "k n d"]:
         config, side = self._config.geometry, self._target.image_size
         probes = self._normal(sample_ids, "probes", (config.probes, 3, side, side)).transpose(0, 1)
-        return probe_squares(self._target.decode, z, probes, config.memory)
+        return probe_squares(decode, z, probes, config.memory)
 
     def _estimate(self, squares: Float[Tensor, "k n d"]) -> Float[Tensor, "n d"]:
         estimate = hutchinson_influence(squares)
@@ -163,19 +184,23 @@ class Auditor:
         return pooled_influence(estimate, self._calibration.profile, len(squares))
 
     def _influence(
-        self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
+        self, decode: Decoder, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n 2"], Float[Tensor, "n d d"] | None]:
         """Influence, its split-half stability, and the exact metrics where they were needed."""
         config = self._config.geometry
         if config.influence == "exact":
-            metrics = metric(self._target.decode, z, config.memory)
+            metrics = metric(decode, z, config.memory)
             return exact_influence(metrics), z.new_full((len(z), 2), torch.nan), metrics
-        squares = self._probe(z, sample_ids)
+        squares = self._probe(decode, z, sample_ids)
         stability = split_half_stability(squares, self._estimate, STABILITY_DROP)
         return self._estimate(squares), torch.stack(stability, dim=1), None
 
     def _distortion(
-        self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str], metrics: Float[Tensor, "n d d"] | None
+        self,
+        decode: Decoder,
+        z: Float[Tensor, "n c h w"],
+        sample_ids: Sequence[str],
+        metrics: Float[Tensor, "n d d"] | None,
     ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
         """Distortion, and whose distortion was measured; metrics that are known already are used again."""
         config = self._config.geometry
@@ -186,17 +211,18 @@ class Auditor:
         if measured.any():
             known = None if metrics is None else metrics[measured]
             ids = [key for key, wanted in zip(sample_ids, measured.tolist(), strict=True) if wanted]
-            distortion[measured] = self._measure(estimator, z[measured], ids, known)
+            distortion[measured] = self._measure(decode, estimator, z[measured], ids, known)
         return distortion, measured
 
     def _measure(
         self,
+        decode: Decoder,
         estimator: str,
         z: Float[Tensor, "n c h w"],
         sample_ids: Sequence[str],
         metrics: Float[Tensor, "n d d"] | None,
     ) -> Float[Tensor, " n"]:
-        decode, memory = self._target.decode, self._config.geometry.memory
+        memory = self._config.geometry.memory
         if estimator == "exact":
             return exact_distortion(metric(decode, z, memory) if metrics is None else metrics)
         count, estimate = ESTIMATORS[estimator]
@@ -220,8 +246,8 @@ class Auditor:
         influence: Float[Tensor, "n d"],
         sample_ids: Sequence[str],
         condition: object,
-    ) -> tuple[dict[str, Float[Tensor, "n t b"]], Float[Tensor, "n d"]]:
-        """Every attack's spectra under every mask, and |S_i| of the one whose leakage is kept."""
+    ) -> tuple[dict[str, Float[Tensor, "n t b"]], Float[Tensor, "n d"], int]:
+        """Every attack's spectra under every mask, |S_i| of the one whose leakage is kept, and the evaluations made."""
         masks = self._bins(influence, sample_ids)
 
         def denoise(x: Tensor, t: int) -> Tensor:
@@ -240,4 +266,4 @@ class Auditor:
                     spectra[name + suffix] = spectrum(vectors, bin_of, attack.p, self._config.masks.bins)
                 if name == self._leakage.attack:
                     leakage = vectors[attack.timesteps.index(self._leakage.timestep)].abs()
-        return spectra, leakage
+        return spectra, leakage, evaluations.made

@@ -138,14 +138,20 @@ def _report(arguments: argparse.Namespace) -> None:
 def _status(arguments: argparse.Namespace) -> None:
     run = _open_run(arguments.run)
     record = run.read_record()
-    rows, rejects = run.count_rows(), run.reject_counts()
-    rejected = sum(rejects.values())
-    print(f"{run.root}: {rows + rejected} of {record.samples} samples done ({record.members} members are expected)")
-    for reason, count in rejects.items():
+    progress, owner = run.progress(), latest_owner(run.root)
+    done = progress.rows + sum(progress.rejects.values())
+    left = record.samples - done
+    members = f"{record.members} members are expected"
+    print(f"{run.root}: {done} of {record.samples} samples done, {left} left ({members})")
+    if progress.latest is not None:
+        print(f"  last rows: {progress.latest:%Y-%m-%d %H:%M:%S} UTC")
+    if progress.pace is not None:
+        print(f"  pace of the last job: {progress.pace:.1f} samples/s, {left / progress.pace:.0f} s for what is left")
+    for reason, count in progress.rejects.items():
         print(f"  rejected {count}: {printable(reason)}")
     for name in ("results.json", "report.html"):
         print(f"  {name}: {'written' if (run.root / name).is_file() else 'not yet'}")
-    if owner := latest_owner(run.root):
+    if owner is not None:
         print(f"  last job: {owner}; {'ended' if owner.ended else 'running, or dead without a word'}")
 
 

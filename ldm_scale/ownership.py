@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from ldm_scale.errors import ExistsError, RunError, UsageError
-from ldm_scale.storage import Location
+from ldm_scale.storage import Location, read_model
 
 # Seconds between two beats, and seconds without one after which an owner is dead.
 BEAT = 5.0
@@ -118,7 +118,7 @@ def _file(root: Location, number: int) -> Location:
 
 
 def _read(file: Location) -> Owner:
-    return Owner.model_validate_json(file.read_bytes())
+    return read_model(file, Owner, "the record of a job")
 
 
 def _wait(root: Location, number: int, earlier: Owner) -> None:

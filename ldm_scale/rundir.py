@@ -9,14 +9,16 @@ Whatever dies between two files of one commit, or writes one twice, leaves nothi
 functions of their sample, so what is missing is computed again, and of what is there twice one is counted.
 """
 
+import itertools
 import json
 import math
 import re
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -64,6 +66,20 @@ class CalibrationRecord(BaseModel):
     samples: int
     mean: tuple[float, ...]
     variance: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: samples with a row, and rejects by stage and reason, most frequent first.
+
+    latest: when the last part of rows appeared. pace: samples a second of the last job that wrote two parts or more
+    of them, from its first part to its last.
+    """
+
+    rows: int
+    rejects: dict[str, int]
+    latest: datetime | None
+    pace: float | None
 
 
 @dataclass(frozen=True)
@@ -158,9 +174,22 @@ class RunDirectory:
         for table in read_tables(self.parts(), ["sample_id"], AHEAD):
             yield from table["sample_id"].to_pylist()
 
-    def count_rows(self) -> int:
-        """Samples with a row; a row that a retry wrote twice counts once."""
-        return len(set(self._row_ids()))
+    def progress(self) -> Progress:
+        """How far the run is, from the files alone; a row that a retry wrote twice counts once."""
+        parts = self.parts()
+        tables = read_tables(parts, ["sample_id"], AHEAD)
+        ids = [table["sample_id"].to_pylist() for table in tables]
+        found = set(itertools.chain.from_iterable(ids))
+        rejects = [row for key, row in self._reject_rows().items() if key not in found]
+        changed = {name: when / 1e9 for name, (_, when) in (self.root / "samples").versions().items()}
+        written = [(part.name, changed[part.name], len(some)) for part, some in zip(parts, ids, strict=True)]
+        latest = max((when for _, when, _ in written), default=None)
+        return Progress(
+            len(found),
+            _by_reason(rejects),
+            None if latest is None else datetime.fromtimestamp(latest, UTC),
+            _pace(written),
+        )
 
     def committed(self, rejects: bool = True) -> dict[str, frozenset[str]]:
         """The keys already in samples/ or, where they count, in rejects/, by shard stem."""
@@ -185,9 +214,26 @@ class RunDirectory:
 
     def reject_counts(self) -> dict[str, int]:
         """Rejects by stage and reason, most frequent first; details after a colon or in parentheses are left out."""
-        rejects = self.rejects().to_pylist()
-        counts = Counter(f"{row['stage']}: {row['reason'].split(':')[0].split(' (')[0]}" for row in rejects)
-        return dict(counts.most_common())
+        return _by_reason(self.rejects().to_pylist())
+
+
+def brief(reason: str) -> str:
+    """A reject's reason without details, which follow a colon or are in parentheses."""
+    return reason.split(":")[0].split(" (")[0]
+
+
+def _by_reason(rejects: Iterable[dict[str, str]]) -> dict[str, int]:
+    counts = Counter(f"{row['stage']}: {brief(row['reason'])}" for row in rejects)
+    return dict(counts.most_common())
+
+
+def _pace(written: Sequence[tuple[str, float, int]]) -> float | None:
+    """Samples a second of the last job among parts (name, seconds of last change, rows); None for too few of them."""
+    jobs = [name.rpartition("-")[0] for name, _, _ in written]
+    times = sorted((when, rows) for job, (_, when, rows) in zip(jobs, written, strict=True) if job == max(jobs))
+    seconds = times[-1][0] - times[0][0] if times else 0.0
+    # What the first part holds was computed before it appeared.
+    return sum(rows for _, rows in times[1:]) / seconds if seconds > 0 else None
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, BinaryIO, TypeVar
 
 import boto3
+from botocore.awsrequest import AWSRequest
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import (
@@ -60,6 +61,14 @@ CONFLICT = "ConditionalRequestConflict"
 T = TypeVar("T")
 
 
+def _ignore(operation: str) -> None:
+    """Nobody counts."""
+
+
+# Told S3's name of an operation whenever it is tried again, by the client or by _again; who counts retries sets it.
+on_retry: Callable[[str], None] = _ignore
+
+
 @functools.cache
 def client() -> BaseClient:
     """The client of this process; credentials, region and endpoint come from the standard AWS chain alone.
@@ -67,9 +76,17 @@ def client() -> BaseClient:
     Raises UsageError where the chain itself is broken: a profile that is not there, say.
     """
     try:
-        return boto3.session.Session().client("s3", config=Config(connect_timeout=10, read_timeout=STALL))
+        made = boto3.session.Session().client("s3", config=Config(connect_timeout=10, read_timeout=STALL))
     except (BotoCoreError, ValueError) as error:
         raise UsageError(f"S3: {one_line(error)}") from error
+    made.meta.events.register("request-created.s3", _tell_retry)
+    return made
+
+
+def _tell_retry(request: AWSRequest, operation_name: str, **_: Any) -> None:
+    """Heard by botocore's event of a request that is about to be sent, each of the client's own retries included."""
+    if request.context["retries"]["attempt"] > 1:
+        on_retry(operation_name)
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -84,10 +101,10 @@ def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _again(work: Callable[[], T], unreachable: int | None = None) -> T:
+def _again(operation: str, work: Callable[[], T], unreachable: int | None = None) -> T:
     """The result of work that is done anew, after a random wait that grows, as long as its fault is transient.
 
-    unreachable: attempts where there is no connection at all, if fewer than ATTEMPTS.
+    operation: S3's name of it. unreachable: attempts where there is no connection at all, if fewer than ATTEMPTS.
     """
 
     def is_enough(state: RetryCallState) -> bool:
@@ -99,6 +116,7 @@ def _again(work: Callable[[], T], unreachable: int | None = None) -> T:
         stop=is_enough,
         wait=wait_random_exponential(max=LONGEST_WAIT),
         retry=retry_if_exception(_is_transient),
+        before_sleep=lambda state: on_retry(operation),
         reraise=True,
     )
     return retrying(work)
@@ -147,11 +165,11 @@ def _pages(operation: str, bucket: str, prefix: str, **options: Any) -> Iterator
     """A listing, page by page; the client's own retries cover the status of an answer, not its body."""
     list_page = functools.partial(client().list_objects_v2, Bucket=bucket, Prefix=prefix, **options)
     with _explained(operation, bucket, prefix):
-        page = _again(list_page, UNREACHABLE)
+        page = _again("ListObjectsV2", list_page, UNREACHABLE)
         yield page
         while page["IsTruncated"]:
             following = functools.partial(list_page, ContinuationToken=page["NextContinuationToken"])
-            page = _again(following, UNREACHABLE)
+            page = _again("ListObjectsV2", following, UNREACHABLE)
             yield page
 
 
@@ -209,7 +227,7 @@ def download(bucket: str, key: str, file: BinaryIO) -> str:
         return digest.hexdigest()
 
     with _explained("read", bucket, key):
-        return _again(copy)
+        return _again("GetObject", copy)
 
 
 class Ranges(io.RawIOBase):
@@ -258,7 +276,7 @@ class Ranges(io.RawIOBase):
 
         with _explained("read", self._bucket, entry.key):
             try:
-                return _again(get)
+                return _again("GetObject", get)
             except ClientError as error:
                 if _code(error) == "PreconditionFailed":
                     raise RunError(f"s3://{self._bucket}/{entry.key} changed while it was read") from error
@@ -268,7 +286,7 @@ class Ranges(io.RawIOBase):
 def put(bucket: str, key: str, data: bytes) -> None:
     """Write an object, in place of an older one if there is one, in one request: whole or not at all."""
     with _explained("write", bucket, key):
-        _again(lambda: client().put_object(Bucket=bucket, Key=key, Body=data))
+        _again("PutObject", lambda: client().put_object(Bucket=bucket, Key=key, Body=data))
 
 
 def create(bucket: str, key: str, data: bytes) -> None:
@@ -285,7 +303,7 @@ def create(bucket: str, key: str, data: bytes) -> None:
 
     with _explained("write", bucket, key):
         try:
-            _again(write)
+            _again("PutObject", write)
         except ClientError as error:
             if _code(error) != "PreconditionFailed":
                 raise
@@ -307,4 +325,4 @@ def delete_folder(bucket: str, prefix: str) -> None:
         if keys := [{"Key": found["Key"]} for found in page.get("Contents", ())]:
             with _explained("delete", bucket, prefix):
                 delete = {"Objects": keys, "Quiet": True}
-                _again(functools.partial(client().delete_objects, Bucket=bucket, Delete=delete))
+                _again("DeleteObjects", functools.partial(client().delete_objects, Bucket=bucket, Delete=delete))

@@ -108,11 +108,14 @@ class Location:
         return sorted((location for location in found if location.uri.endswith(suffix)), key=str)
 
     def _walk(self, recursive: bool) -> Iterator["Location"]:
+        return (Location(path, stat.st_size) for path, stat in self._stats(recursive))
+
+    def _stats(self, recursive: bool) -> Iterator[tuple[str, os.stat_result]]:
         for folder, folders, names in os.walk(self.uri, followlinks=True):
-            for name in names:
+            for path in (f"{folder}/{name}" for name in names):
                 # A file that is being written may lose its first name meanwhile.
                 with contextlib.suppress(FileNotFoundError):
-                    yield Location(f"{folder}/{name}", os.stat(f"{folder}/{name}").st_size)
+                    yield path, os.stat(path)
             if not recursive:
                 folders.clear()
 
@@ -124,8 +127,8 @@ class Location:
     def versions(self) -> dict[str, tuple[int, int]]:
         """(bytes, nanoseconds of last change) of every file below a folder, by its path there."""
         if self.is_local:
-            stats = ((location.uri, os.stat(location.uri)) for location in self._walk(recursive=True))
-            return {uri.removeprefix(self.uri + "/"): (stat.st_size, stat.st_mtime_ns) for uri, stat in stats}
+            stats = self._stats(recursive=True)
+            return {path.removeprefix(self.uri + "/"): (stat.st_size, stat.st_mtime_ns) for path, stat in stats}
         bucket, prefix = self._inside
         return {
             entry.key.removeprefix(prefix): (entry.size, int(entry.changed.timestamp() * 1e9))

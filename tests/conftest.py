@@ -55,7 +55,15 @@ def local_ray(s3_server: None) -> Iterator[None]:
     """A Ray of this test session's own; the package's session() finds it connected and leaves it so."""
     import ray
 
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        _node_ip_address="127.0.0.1",
+        # Metrics every second, for a test not to wait for them.
+        _system_config={"metrics_report_interval_ms": 1000},
+    )
     yield
     ray.shutdown()
 

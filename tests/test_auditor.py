@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ldm_scale.attacks.registry import make_attack
-from ldm_scale.auditor import AuditedBatch, Auditor, Calibration, distortion_estimator, resolve_leakage
+from ldm_scale.auditor import AuditedBatch, Auditor, Calibration, Cost, distortion_estimator, resolve_leakage
 from ldm_scale.config import AuditConfig, GeometryConfig, ImageConfig, LeakageConfig, build
 from ldm_scale.data.images import preprocess
 from ldm_scale.errors import UsageError
@@ -52,6 +52,7 @@ def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> Audited
         np.concatenate([part.leakage for part in parts]),
         {name: np.concatenate([part.spectra[name] for part in parts]) for name in names},
         np.concatenate([part.finite for part in parts]),
+        Cost({}, sum(part.cost.evaluations for part in parts), sum(part.cost.products for part in parts)),
     )
 
 
@@ -263,6 +264,83 @@ def test_exact_influence_and_distortion_share_one_jacobian(tiny_target: Path, mo
     monkeypatch.setattr("ldm_scale.auditor.metric", counted)
     audit(make_auditor(tiny_target, geometry={"influence": "exact", "distortion": "exact"}), [0, 1, 2])
     assert calls == [3]
+
+
+@pytest.mark.parametrize(
+    ("attacks", "evaluations"),
+    [
+        ({"sima": {"timesteps": [0, 50, 70]}}, 3),
+        # e_t for each timestep, shared.
+        ({"loss": {"timesteps": [0, 50]}, "epsilon": {"timesteps": [50, 90]}}, 3),
+        # e0 is SimA's.
+        ({"sima": {"timesteps": [0, 50]}, "pia": {"timesteps": [0, 50]}, "pian": {"timesteps": [50]}}, 2 + 2 + 1),
+        # 0, 50, 100 and 150.
+        ({"secmi": {"timesteps": [0, 100], "step": 50}}, 4),
+        # The latent and its three crops at each timestep.
+        ({"pfami": {"timesteps": [50, 100], "crops": [0.9, 0.8, 0.7]}, "loss": {"timesteps": [50]}}, 2 * 4),
+    ],
+)
+def test_evaluations_are_counted_as_they_are_made(
+    tiny_target: Path, attacks: dict[str, dict[str, object]], evaluations: int
+) -> None:
+    auditor = make_auditor(tiny_target, attacks=attacks)
+    calls: list[int] = []
+    predict = auditor._target.predict_noise
+
+    def counted(z: torch.Tensor, t: int, condition: None) -> torch.Tensor:
+        calls.append(len(z))
+        return predict(z, t, condition)
+
+    auditor._target.predict_noise = counted  # type: ignore[method-assign]
+    assert audit(auditor, [0, 1, 2], 2).cost.evaluations == sum(calls) == 3 * evaluations
+
+
+@pytest.mark.parametrize(
+    ("geometry", "products"),
+    [
+        ({"probes": 5, "distortion": "off"}, 5),
+        # One Jacobian, of 64 dimensions.
+        ({"influence": "exact", "distortion": "off"}, 64),
+        ({"influence": "exact", "distortion": "exact"}, 64),
+        ({"probes": 5, "distortion": "exact"}, 5 + 64),
+        # 50 directions through J, twice back and forth, and back.
+        ({"probes": 5, "distortion": "truncated"}, 5 + 50 * (1 + 2 * 2 + 1)),
+        # 16 probes, 30 steps there and back.
+        ({"probes": 5, "distortion": "slq"}, 5 + 16 * 30 * 2),
+        # However little is done at once.
+        ({"probes": 5, "distortion": "exact", "memory": 1}, 5 + 64),
+    ],
+)
+def test_products_with_the_decoder_are_counted(tiny_target: Path, geometry: dict[str, object], products: int) -> None:
+    assert audit(make_auditor(tiny_target, geometry=geometry), [0, 1, 2], 2).cost.products == 3 * products
+
+
+def test_products_are_those_of_the_samples_that_are_measured(tiny_target: Path) -> None:
+    found = audit(make_auditor(tiny_target, geometry={"probes": 2, "distortion_share": 0.3}), list(range(12)), 5)
+    measured = int(np.isfinite(found.distortion).sum())
+    assert 0 < measured < 12
+    assert found.cost.products == 12 * 2 + measured * 64
+
+
+def test_each_stage_takes_its_time(tiny_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that goes on by a second whenever the target works: one encoding, one forward pass, two evaluations.
+
+    Of which the memory of a product is measured by another.
+    """
+    auditor, now = make_auditor(tiny_target), [0.0]
+
+    def ticking(work: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def tick(*arguments: object) -> torch.Tensor:
+            now[0] += 1
+            return work(*arguments)
+
+        return tick
+
+    for name in ("encode", "decode", "predict_noise"):
+        monkeypatch.setattr(auditor._target, name, ticking(getattr(auditor._target, name)))
+    monkeypatch.setattr("ldm_scale.stopwatch.time.perf_counter", lambda: now[0])
+    cost = auditor.audit(PIXELS[:2], KEYS[:2], [None] * 2, [None] * 2).cost
+    assert cost.seconds == {"encode": 1, "geometry": 2, "attacks": 2}
 
 
 @pytest.mark.parametrize("make", [tiny.vq_ldm, tiny.class_unet, tiny.dit, tiny.stable_diffusion])

@@ -1,11 +1,13 @@
 """The command line: exit statuses, and errors of exactly one line before anything is started or written."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -305,9 +307,51 @@ def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixt
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = captured.out.splitlines()
-    assert lines[0].startswith(f"{tmp_path / 'out'}: 5 of 9 samples done")
-    assert lines[1].strip() == "rejected 2: decode: cannot be decoded"
-    assert [line.strip() for line in lines[2:]] == ["results.json: written", "report.html: not yet"]
+    assert lines[0] == f"{tmp_path / 'out'}: 5 of 9 samples done, 4 left (5 members are expected)"
+    (part,) = run.parts()
+    changed = datetime.fromtimestamp(os.stat(part.uri).st_mtime, UTC)
+    assert [line.strip() for line in lines[1:]] == [
+        f"last rows: {changed:%Y-%m-%d %H:%M:%S} UTC",
+        "rejected 2: decode: cannot be decoded",
+        "results.json: written",
+        "report.html: not yet",
+    ]
+
+
+def test_status_says_how_long_the_rest_takes_at_the_pace_so_far(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "out")
+    for second, names in ((100, ("s/0",)), (104, ("s/1", "s/2"))):
+        before = set(run.parts())
+        run.commit(make_rows(*names), REJECT.empty_table())
+        (part,) = set(run.parts()) - before
+        os.utime(part.uri, (second, second))
+    assert main(["status", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.splitlines()[1:3] == [
+        "  last rows: 1970-01-01 00:01:44 UTC",
+        "  pace of the last job: 0.5 samples/s, 12 s for what is left",
+    ]
+
+
+def test_status_reads_a_run_on_s3_without_ray(tmp_path: Path, bucket: str) -> None:
+    run = RunDirectory(Location.of(bucket) / "run")
+    run.begin(make_run(tmp_path / "local").read_record())
+    run.commit(make_rows("s/0", "s/1"), REJECT.empty_table())
+    owner = Owner(host="node-7", pid=12, since="2026-01-02 03:04:05+00:00")
+    (run.root / "owners/000001.json").create(owner.model_dump_json().encode())
+    code = "import sys; from ldm_scale.cli import main; main(['status', sys.argv[1]]); print('ray' in sys.modules)"
+    command = [sys.executable, "-c", code, run.root.uri]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert lines[0] == f"{run.root}: 2 of 9 samples done, 7 left (5 members are expected)"
+    assert lines[-2].startswith("  last job: node-7, process 12, since 2026-01-02")
+    assert lines[-1] == "False"
+
+
+def test_a_malformed_owner_is_named_in_one_line(tmp_path: Path, fails: Fails) -> None:
+    run = make_run(tmp_path / "out")
+    (run.root / "owners/000001.json").replace(b"{}")
+    assert re.search(r"owners/000001\.json is not the record of a job: ", fails("status", run.root))
 
 
 def test_status_names_the_last_job_and_whether_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

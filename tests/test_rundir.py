@@ -1,6 +1,8 @@
 """The run directory: begun once, resumed by the same run, refused to others, and counted from its files."""
 
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +146,14 @@ def test_commits_add_parts_that_are_counted_and_listed(run: RunDirectory) -> Non
     run.commit(rows(), rejects(**{"s-1/b": "no image", "s-1/c": "9 x 9 is more"}))
     run.commit(rows(), REJECT.empty_table())
     assert (len(run.parts()), len(run.reject_parts())) == (2, 2)
-    assert run.count_rows() == 3
+    assert run.progress().rows == 3
     assert run.committed() == {"s-0": {"a", "b", "c"}, "s-1": {"deep/er/key", "b", "c"}}
     assert run.rejects()["sample_id"].to_pylist() == ["s-0/c", "s-1/b", "s-1/c"]
     assert run.reject_counts() == {"decode: no image": 2, "decode: 9 x 9 is more": 1}
 
 
 def test_nothing_committed_is_nothing(run: RunDirectory) -> None:
-    assert (run.parts(), run.count_rows(), run.committed(), run.reject_counts()) == ([], 0, {}, {})
+    assert (run.parts(), run.progress().rows, run.committed(), run.reject_counts()) == ([], 0, {}, {})
     assert run.rejects().schema == REJECT
 
 
@@ -167,7 +169,7 @@ def test_a_repeated_commit_counts_once(run: RunDirectory) -> None:
 def test_a_sample_with_a_row_is_no_reject_whatever_was_written_first(run: RunDirectory) -> None:
     run.commit(rows("s-0/a"), rejects(**{"s-0/b": "no image", "s-0/c": "no image"}))
     run.commit(rows("s-0/b"), rejects(**{"s-0/a": "no image"}))
-    assert run.count_rows() == 2
+    assert run.progress().rows == 2
     assert run.rejects()["sample_id"].to_pylist() == ["s-0/c"]
     assert run.reject_counts() == {"decode: no image": 1}
     assert run.committed() == {"s-0": {"a", "b", "c"}}
@@ -202,7 +204,7 @@ def test_a_writer_that_dies_between_the_two_parts_of_a_commit_loses_and_doubles_
     first = tree(Path(run.root.uri))
     run.commit(*commit)
     assert run.committed() == {"s-0": {"a", "b", "c"}}
-    assert (run.count_rows(), run.reject_counts()) == (2, {"decode: no image": 1})
+    assert (run.progress().rows, run.reject_counts()) == (2, {"decode: no image": 1})
     assert first.items() < tree(Path(run.root.uri)).items()
 
 
@@ -234,10 +236,27 @@ def test_rejects_are_counted_by_reason_without_its_details(run: RunDirectory) ->
     assert run.reject_counts() == {"decode: too large": 3, "decode: cannot be decoded": 2}
 
 
+def test_the_pace_is_that_of_the_last_job_from_its_first_part_to_its_last(run: RunDirectory) -> None:
+    """Two parts of four samples, one and four minutes after one that took nobody knows how long."""
+    assert (run.progress().latest, run.progress().pace) == (None, None)
+    for number, (writer, minute, names) in enumerate(
+        [(1, 0, "ab"), (1, 50, "cd"), (2, 60, "e"), (2, 61, "fgh"), (2, 64, "i")]
+    ):
+        before = set(run.parts())
+        run.commit(rows(*(f"s-{number}/{name}" for name in names)), REJECT.empty_table(), writer)
+        (part,) = set(run.parts()) - before
+        os.utime(part.uri, (60 * minute, 60 * minute))
+        if writer == 2 and names == "e":
+            assert run.progress().pace is None
+    found = run.progress()
+    assert found.latest == datetime(1970, 1, 1, 1, 4, tzinfo=UTC)
+    assert found.pace == pytest.approx(4 / 240)
+
+
 def test_files_that_are_no_parts_are_left_out(run: RunDirectory) -> None:
     run.commit(rows("s-0/a"), REJECT.empty_table())
     (run.root / "samples/part-x.parquet.abc.partial").replace(b"half")
-    assert run.count_rows() == 1
+    assert run.progress().rows == 1
     assert run.committed() == {"s-0": {"a"}}
 
 

@@ -69,6 +69,25 @@ def test_reads_outlast_faults(bucket: str, read: str) -> None:
     assert proxy.struck == dict.fromkeys(faults, 1)
 
 
+def test_each_retry_is_told_with_its_operation(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the client, which answers to a status, and ours, which begin anew where a body breaks off."""
+    told: list[str] = []
+    monkeypatch.setattr(s3, "on_retry", told.append)
+    location = Location.of(bucket) / "x"
+    faults = [
+        Fault("SlowDown", method="PUT", key="/x", times=2),
+        Fault("InternalError", key="/x"),
+        Fault("truncated", key="/x", at=50_000),
+        Fault("reset", key=bucket.removeprefix("s3://")),
+    ]
+    with proxied(*faults) as proxy:
+        location.create(DATA)
+        assert location.read_bytes() == DATA
+        assert location.is_file()
+    assert proxy.struck == {fault: fault.times for fault in faults}
+    assert told == ["PutObject", "PutObject", "GetObject", "GetObject", "ListObjectsV2"]
+
+
 @pytest.mark.parametrize("listing", LISTINGS)
 def test_listings_outlast_faults(bucket: str, listing: str) -> None:
     folder = Location.of(bucket) / "folder"

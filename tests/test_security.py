@@ -223,7 +223,7 @@ def test_pickles_in_results_are_refused(tmp_path: Path, mark: Path, planted: byt
     for folder in ("samples", "rejects"):
         (tmp_path / "run" / folder).mkdir()
         pq.write_table(extended(mark, "sample_id", "stage", "reason"), tmp_path / "run" / folder / "part.parquet")
-    for look in (run.count_rows, run.committed, run.rejects):
+    for look in (run.progress, run.committed, run.rejects):
         with pytest.raises(RunError, match="the column 'sample_id' is of an extension type"):
             look()
 

@@ -17,8 +17,8 @@ Draw = Callable[[str], Tensor]
 class Evaluations:
     """A batch of latents and its denoiser, each (input, t) of which is evaluated once and shared by all attacks.
 
-    latents: scaled latents z, (n, c, h, w). alphas_cumprod: abar_t of the target's schedule. denoise(x, t): eps(x, t),
-    never shared, for inputs that no other attack has. draw(purpose): N(0, I), (n, c, h, w), keyed by each sample and
+    latents: scaled latents z, (n, c, h, w). alphas_cumprod: abar_t of the target's schedule. made: evaluations so far,
+    one a sample. draw(purpose): N(0, I), (n, c, h, w), keyed by each sample and
     the purpose, so that a draw does not depend on the batch; made once.
     """
 
@@ -32,9 +32,15 @@ class Evaluations:
         self.latents = latents
         # Python's floats: what 1 - abar_t keeps of a float64 schedule at small t, single precision would lose.
         self.alphas_cumprod: tuple[float, ...] = tuple(alphas_cumprod.tolist())
-        self.denoise = denoise
         self.draw = cache(draw)
+        self.made = 0
+        self._denoise = denoise
         self._known: dict[tuple[str, int], Tensor] = {}
+
+    def denoise(self, x: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
+        """eps(x, t), never shared, for inputs that no other attack has."""
+        self.made += len(x)
+        return self._denoise(x, t)
 
     def noise_at(self, name: str, x: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
         """eps(x, t); `name` says which input x is, so that another attack's call with it costs nothing."""

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from ray.data import Dataset
 
 from ldm_scale.analysis.results import Results
 from ldm_scale.auditor import AuditedBatch, Calibration
 from ldm_scale.config import AuditConfig
+from ldm_scale.engine import metrics
 from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.plan import Plan, check_inputs, plan_audit
 from ldm_scale.engine.pool import Pool, audit_images, load_auditor, plan_pool, pool_size
@@ -114,14 +116,17 @@ def _commits(
 ) -> Iterator[dict[str, Any]]:
     """Commit what comes; yields how much it was of each shard, part by part."""
 
-    def commit(batch: pa.Table) -> pa.Table:
+    # Ray's dashboard shows this name.
+    def commit_rows(batch: pa.Table) -> pa.Table:
         rows = batch.filter(batch["reason"].is_null()).select(schema.names)
         rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names)
-        run.commit(rows.cast(schema), rejects.cast(REJECT), writer)
+        with metrics.timed("commit"):
+            run.commit(rows.cast(schema), rejects.cast(REJECT), writer)
+        metrics.committed(rows, rejects)
         return _counts(rows, rejects)
 
     # Without a share of a CPU, for which they would wait behind all readers that wait for one.
-    commits = audited.map_batches(commit, batch_size=rows_per_part, batch_format="pyarrow", num_cpus=0)
+    commits = audited.map_batches(commit_rows, batch_size=rows_per_part, batch_format="pyarrow", num_cpus=0)
     # Without prefetching, so that progress is told as it is made.
     for counts in commits.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from counts.to_pylist()
@@ -169,6 +174,9 @@ class AuditorActor:
 
     def _audit(self, good: pa.Table) -> list[pa.Table]:
         audited = self._measure(good)
+        metrics.audited(audited.cost)
+        if torch.cuda.is_initialized():
+            metrics.gpu_memory(torch.cuda.max_memory_allocated(), torch.cuda.mem_get_info()[1])
         broken = good["sample_id"].filter(pa.array(~audited.finite))
         reasons = pa.repeat("a number is not finite", len(broken))
         return [_rows(good, audited).filter(pa.array(audited.finite)), _rejects(broken, "audit", reasons)]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from ray.util.queue import Queue
 
+from ldm_scale.engine import metrics
 from ldm_scale.errors import printable
 
 # Seconds between two lines: in the first minute, and later.
@@ -86,16 +87,21 @@ def told(progress: Progress, pool_size: Callable[[], int]) -> Iterator[None]:
     ended = threading.Event()
 
     def tell() -> None:
+        size = pool_size()
+        metrics.pool_size(size)
+        say(progress.line(size))
+
+    def tell_on() -> None:
         for number in itertools.count():
             if ended.wait(OFTEN if number < SELDOM // OFTEN else SELDOM):
                 return
-            say(progress.line(pool_size()))
+            tell()
 
-    teller = threading.Thread(target=tell, daemon=True)
+    teller = threading.Thread(target=tell_on, daemon=True)
     teller.start()
     try:
         yield
-        say(progress.line(pool_size()))
+        tell()
     finally:
         ended.set()
         teller.join()

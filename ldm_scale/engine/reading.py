@@ -13,6 +13,7 @@ from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.manifest import ShardInfo
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard
+from ldm_scale.engine import metrics
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.schema import DECODED, STORED, sample_id
 from ldm_scale.storage import Location
@@ -101,12 +102,16 @@ def as_pixels(encoded: Iterable[bytes], size: int) -> np.ndarray:
 def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, compute: ComputeConfig) -> Dataset:
     """The decoded samples of all tasks; different CPU shares keep Ray from fusing reading and decoding into one."""
 
-    def read(rows: pa.Table) -> Iterator[pa.Table]:
-        for task in rows["task"]:
-            yield from read_blocks(ShardTask.model_validate_json(task.as_py()))
+    # Ray's dashboard shows these names.
+    def read_shards(rows: pa.Table) -> Iterator[pa.Table]:
+        for encoded in rows["task"]:
+            task = ShardTask.model_validate_json(encoded.as_py())
+            yield from metrics.timed_each("read", read_blocks(task))
+            metrics.shard_read(task.shard.bytes)
 
-    def decode(table: pa.Table) -> pa.Table:
-        return decode_block(table, config, size)
+    def decode_images(table: pa.Table) -> pa.Table:
+        with metrics.timed("decode"):
+            return decode_block(table, config, size)
 
     context = DataContext.get_current().copy()
     # An auditor's rows leave it when it is done with a block: blocks of about a batch, so that rows are soon committed.
@@ -114,7 +119,7 @@ def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, comput
     with DataContext.current(context):
         # One block a shard makes each shard a read task of its own.
         rows = ray.data.from_items([{"task": task.model_dump_json()} for task in tasks], override_num_blocks=len(tasks))
-    stored = rows.map_batches(read, batch_size=1, batch_format="pyarrow", num_cpus=compute.cpus_per_reader)
+    stored = rows.map_batches(read_shards, batch_size=1, batch_format="pyarrow", num_cpus=compute.cpus_per_reader)
     return stored.map_batches(
-        decode, batch_size=compute.batch_size, batch_format="pyarrow", num_cpus=compute.cpus_per_decoder
+        decode_images, batch_size=compute.batch_size, batch_format="pyarrow", num_cpus=compute.cpus_per_decoder
     )

@@ -14,7 +14,7 @@ import pyarrow as pa
 from PIL import Image
 from ray.data import DataContext
 
-from ldm_scale.auditor import AuditedBatch, Calibration
+from ldm_scale.auditor import STAGES, AuditedBatch, Calibration, Cost
 from ldm_scale.config import DEMO, AuditConfig, ScaleBenchmarkConfig, build
 from ldm_scale.data.manifest import Manifest, write_manifest
 from ldm_scale.data.samples import Sample
@@ -80,6 +80,7 @@ def _made_up(samples: int, record: RunRecord) -> AuditedBatch:
         leakage=np.zeros((samples, dimensions), np.float32),
         spectra={**spectra, **{control(name): values for name, values in spectra.items()}},
         finite=np.ones(samples, bool),
+        cost=Cost(dict.fromkeys(STAGES, 0.0), 0, 0),
     )
 
 

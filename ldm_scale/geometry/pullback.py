@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 Decoder = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class CountedDecoder:
+    """A decoder that is told of the products made with its Jacobian or its transpose: one a sample and vector."""
+
+    decode: Decoder
+    products: int = 0
+
+    def __call__(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
+        return self.decode(z)
+
+
+def _count(decode: Decoder, vectors: Float[Tensor, "k n ..."]) -> None:
+    if isinstance(decode, CountedDecoder):
+        decode.products += vectors.shape[0] * vectors.shape[1]
 
 
 class ContiguousGroupNorm(TorchFunctionMode):
@@ -74,6 +91,7 @@ def pushforward(
     def push(tangent: Tensor) -> Tensor:
         return torch.func.jvp(decode, (z,), (tangent,))[1]
 
+    _count(decode, tangents)
     with torch.no_grad(), differentiable_kernels():
         return torch.func.vmap(push, chunk_size=at_once)(tangents)
 
@@ -82,6 +100,7 @@ def pullback(
     decode: Decoder, z: Float[Tensor, "n c h w"], cotangents: Float[Tensor, "k n 3 H W"], at_once: int
 ) -> Float[Tensor, "k n c h w"]:
     """J^T v at each sample for k cotangents on one forward pass, `at_once` cotangents at a time."""
+    _count(decode, cotangents)
     with torch.enable_grad(), differentiable_kernels():
         leaf = z.detach().requires_grad_()
         images = decode(leaf)

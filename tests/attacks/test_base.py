@@ -30,6 +30,7 @@ def test_each_input_and_timestep_is_evaluated_once() -> None:
     assert calls == [3, 3, 4]
     evaluations.denoise(z, 3)
     assert calls == [3, 3, 4, 3]
+    assert evaluations.made == 4 * 2
 
 
 def test_a_draw_is_made_once_and_named_after_its_timestep() -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ldm_scale.geometry.pullback import (
     ContiguousGroupNorm,
+    CountedDecoder,
     chunk_sizes,
     differentiable_kernels,
     in_chunks,
@@ -49,6 +50,16 @@ def test_pullback_is_transposed_jacobian_times_cotangent(decoder: nn.Module, at_
     z, cotangents = latents(), normal(5, 3, *IMAGE, seed=3)
     expected = torch.einsum("nmd,knm->knd", jacobians(decoder, z), cotangents.flatten(2).double())
     assert_near(pullback(decoder, z, cotangents, at_once).flatten(2), expected)
+
+
+def test_a_decoder_may_count_the_products_with_it(decoder: nn.Module) -> None:
+    """One for each sample and vector, however many go at once; what it counts changes nothing."""
+    z, tangents, cotangents = latents(), normal(5, 3, *SHAPE, seed=3), normal(4, 3, *IMAGE, seed=3)
+    counted = CountedDecoder(decoder)
+    pushed, pulled = pushforward(counted, z, tangents, 2), pullback(counted, z, cotangents, 3)
+    assert counted.products == 5 * 3 + 4 * 3
+    assert torch.equal(pushed, pushforward(decoder, z, tangents, 2))
+    assert torch.equal(pulled, pullback(decoder, z, cotangents, 3))
 
 
 def test_metric_of_a_linear_decoder_is_its_gram_matrix() -> None:
