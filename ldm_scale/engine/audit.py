@@ -1,8 +1,6 @@
 """The audit's Ray graph: shards -> decoded images -> one fused auditor pool -> committed rows -> reducer -> report."""
 
 import time
-from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -16,6 +14,7 @@ from ldm_scale.auditor import AuditedBatch, Calibration
 from ldm_scale.config import AuditConfig
 from ldm_scale.engine import metrics
 from ldm_scale.engine.calibrate import calibrate
+from ldm_scale.engine.commit import commit_stream
 from ldm_scale.engine.plan import Plan, check_inputs, plan_audit
 from ldm_scale.engine.pool import Pool, audit_images, load_auditor, plan_pool, pool_size
 from ldm_scale.engine.progress import Progress, say, told
@@ -26,7 +25,7 @@ from ldm_scale.errors import RunError
 from ldm_scale.ownership import Ownership, own
 from ldm_scale.report.page import write_report
 from ldm_scale.rundir import RunDirectory, RunRecord
-from ldm_scale.schema import REJECT, row_schema, split_id
+from ldm_scale.schema import REJECT, row_schema
 from ldm_scale.storage import Location
 
 # Reasons of rejects, most frequent first, that a failed run names.
@@ -84,7 +83,8 @@ def compute_rows(plan: Plan, run: RunDirectory, owner: Ownership, actor: "type[A
         say(str(pool))
         with told(progress, partial(pool_size, actor)):
             audited = _audited(plan, tasks, pool, actor, calibration)
-            for counts in _commits(audited, run, _schema(record), record.config.compute.rows_per_part, owner.number):
+            commits = commit_stream(audited, run, _schema(record), record.config.compute, pool.most, owner.number)
+            for counts in commits:
                 owner.check()
                 progress.add(**counts)
                 _check_rejects(progress.rejected, record, run)
@@ -109,37 +109,6 @@ def _audited(
     record = plan.record
     images = stream_images(tasks, record.config.images, plan.image_size, record.config.compute)
     return audit_images(images, pool, record.config.compute, actor, record, plan.image_size, calibration)
-
-
-def _commits(
-    audited: Dataset, run: RunDirectory, schema: pa.Schema, rows_per_part: int, writer: int
-) -> Iterator[dict[str, Any]]:
-    """Commit what comes; yields how much it was of each shard, part by part."""
-
-    # Ray's dashboard shows this name.
-    def commit_rows(batch: pa.Table) -> pa.Table:
-        rows = batch.filter(batch["reason"].is_null()).select(schema.names)
-        rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names)
-        with metrics.timed("commit"):
-            run.commit(rows.cast(schema), rejects.cast(REJECT), writer)
-        metrics.committed(rows, rejects)
-        return _counts(rows, rejects)
-
-    # Without a share of a CPU, for which they would wait behind all readers that wait for one.
-    commits = audited.map_batches(commit_rows, batch_size=rows_per_part, batch_format="pyarrow", num_cpus=0)
-    # Without prefetching, so that progress is told as it is made.
-    for counts in commits.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield from counts.to_pylist()
-
-
-def _counts(rows: pa.Table, rejects: pa.Table) -> pa.Table:
-    """How many there are of each shard."""
-    counted, refused = (
-        Counter(split_id(key)[0] for key in table["sample_id"].to_pylist()) for table in (rows, rejects)
-    )
-    stems = sorted(counted | refused)
-    columns = [stems, [counted[stem] for stem in stems], [refused[stem] for stem in stems]]
-    return pa.table(columns, names=["shard", "rows", "rejects"])
 
 
 def _schema(record: RunRecord) -> pa.Schema:

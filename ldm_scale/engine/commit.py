@@ -1,0 +1,52 @@
+"""The end of the audit's graph: rows and rejects into the run directory, in CPU tasks that know nothing of torch."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+from ray.data import Dataset, TaskPoolStrategy
+
+from ldm_scale.config import ComputeConfig
+from ldm_scale.engine import metrics
+from ldm_scale.rundir import RunDirectory
+from ldm_scale.schema import REJECT, split_id
+
+# A commit takes a moment, a part's rows take an auditor longer; each task that waits is a process that holds memory.
+AUDITORS_PER_TASK = 4
+
+
+def commit_stream(
+    audited: Dataset, run: RunDirectory, schema: pa.Schema, compute: ComputeConfig, auditors: int, writer: int
+) -> Iterator[dict[str, Any]]:
+    """Commit what so many auditors make, in parts of a writer's number; yields each part's counts of each shard."""
+
+    # Ray's dashboard shows this name.
+    def commit_rows(batch: pa.Table) -> pa.Table:
+        rows = batch.filter(batch["reason"].is_null()).select(schema.names)
+        rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names)
+        with metrics.timed("commit"):
+            run.commit(rows.cast(schema), rejects.cast(REJECT), writer)
+        metrics.committed(rows, rejects)
+        return _counts(rows, rejects)
+
+    commits = audited.map_batches(
+        commit_rows,
+        batch_size=compute.rows_per_part,
+        batch_format="pyarrow",
+        compute=TaskPoolStrategy(1 + auditors // AUDITORS_PER_TASK),
+        # Without a share of a CPU, for which they would wait behind all readers that wait for one.
+        num_cpus=0,
+    )
+    # Without prefetching, so that progress is told as it is made.
+    for counts in commits.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from counts.to_pylist()
+
+
+def _counts(rows: pa.Table, rejects: pa.Table) -> pa.Table:
+    """How many there are of each shard."""
+    ids = (table["sample_id"].to_pylist() for table in (rows, rejects))
+    counted, refused = (Counter(split_id(key)[0] for key in keys) for keys in ids)
+    stems = sorted(counted | refused)
+    columns = [stems, [counted[stem] for stem in stems], [refused[stem] for stem in stems]]
+    return pa.table(columns, names=["shard", "rows", "rejects"])
