@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -33,6 +34,7 @@ def session() -> Iterator[None]:
 
 
 def _connect() -> None:
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if "RAY_ADDRESS" in os.environ:
             ray.init(log_to_driver=False, configure_logging=False)
@@ -49,6 +51,9 @@ def _connect() -> None:
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS")
         raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {one_line(error)}") from error
+    # Ray's own ends the process without a word.
+    if callable(handler) and signal.getsignal(signal.SIGTERM) is not handler:
+        signal.signal(signal.SIGTERM, handler)
     _quiet()
 
 
