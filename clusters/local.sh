@@ -116,7 +116,7 @@ stop() {
         # Word by word: they are numbers. Some have ended meanwhile.
         # shellcheck disable=SC2046
         kill -s "$signal" $(processes) 2>/dev/null || true
-        none_left 100 && rm -rf "$folder" && return
+        none_left 30 && rm -rf "$folder" && return
     done
     fail "some of its processes do not end: $(processes | xargs)"
 }

@@ -81,7 +81,7 @@ def test_interrupted_and_stopped_jobs_leave_a_run_that_the_next_one_finishes(
     undisturbed: RunDirectory, run: RunDirectory, cluster: dict[str, str], checkout: Path, tmp_path: Path
 ) -> None:
     """Of three jobs on a cluster Ctrl-C ends the first, `ray job stop` the second; the third has the rows of both."""
-    gcs = (folder_of(cluster) / "ray_current_cluster").read_text()
+    gcs = (folder_of(cluster) / "ray/ray_current_cluster").read_text()
     first = begin(tmp_path, cluster | {"RAY_ADDRESS": gcs})
     wait_for_rows(run, 4)
     first.send_signal(signal.SIGINT)
