@@ -151,9 +151,12 @@ status() {
     find_ray
     # shellcheck source=/dev/null
     source "$exports"
-    echo "a Ray runs in $folder, at $RAY_API_SERVER_ADDRESS"
-    RAY_ADDRESS=$(<"$folder/ray/ray_current_cluster") ray status 2>/dev/null | sed -n 's/^ *\([0-9.]*\/[0-9.]* [CG]PU\)/  \1/p' ||
-        fail "it does not answer"
+    export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_ADDRESS
+    RAY_ADDRESS=$(<"$folder/ray/ray_current_cluster")
+    local has
+    has=$(ray status 2>/dev/null | grep -o '[0-9.]*/[0-9.]* [CG]PU' | xargs) || fail "the Ray in $folder does not answer"
+    echo "a Ray runs in $folder at $RAY_API_SERVER_ADDRESS; in use: $has"
+    echo "what is not submitted finds it by RAY_ADDRESS=$RAY_ADDRESS RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0"
 }
 
 action=
