@@ -3,8 +3,10 @@
 import argparse
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -225,24 +227,41 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """SIGTERM, by which `ray job stop` and schedulers end a process, interrupts like Ctrl-C; yields those that came."""
+    received: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     arguments = parser.parse_args(argv)
-    try:
-        arguments.function(arguments)
-    except (UsageError, RunError) as error:
-        print(f"{parser.prog}: error: {printable(str(error))}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; the same command again goes on where this one stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output (head, say) left; what is unwritten has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        # A full disk, a file that may not be read: the system says which.
-        print(f"{parser.prog}: error: {printable(str(error))}", file=sys.stderr)
-        return RunError.exit_status
-    return 0
+    with _terminable() as received:
+        try:
+            arguments.function(arguments)
+        except (UsageError, RunError) as error:
+            print(f"{parser.prog}: error: {printable(str(error))}", file=sys.stderr)
+            return error.exit_status
+        except KeyboardInterrupt:
+            print(f"{parser.prog}: interrupted; the same command again goes on where this one stopped", file=sys.stderr)
+            return 128 + (received or [signal.SIGINT])[0]
+        except BrokenPipeError:
+            # The reader of our output (head, say) left; what is unwritten has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except OSError as error:
+            # A full disk, a file that may not be read: the system says which.
+            print(f"{parser.prog}: error: {printable(str(error))}", file=sys.stderr)
+            return RunError.exit_status
+        return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

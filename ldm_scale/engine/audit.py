@@ -13,6 +13,7 @@ from ldm_scale.analysis.results import Results
 from ldm_scale.auditor import AuditedBatch, Calibration
 from ldm_scale.config import AuditConfig
 from ldm_scale.engine import metrics
+from ldm_scale.engine.briefing import briefing
 from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.commit import commit_stream
 from ldm_scale.engine.plan import Plan, check_inputs, plan_audit
@@ -43,6 +44,8 @@ def run_audit(config: AuditConfig) -> Results:
     run.check_free(inputs.fingerprint, inputs.science)
     with session():
         plan = plan_audit(inputs, run)
+        for line in ("audit", *briefing(inputs, plan)):
+            say(line)
         run.begin(plan.record)
         run.keep_split(plan.split())
         with own(run.root, say) as owner:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -34,8 +35,11 @@ def session(**resources: float) -> Iterator[None]:
 
 
 def _connect(resources: dict[str, float]) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if "RAY_ADDRESS" in os.environ:
+            # Of this process alone: Ray calls an error what any pool of Ray Data does.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             ray.init(log_to_driver=False, configure_logging=False)
         else:
             # Ray says at length that it protects its ports with a token, which is what we want.
@@ -51,6 +55,9 @@ def _connect(resources: dict[str, float]) -> None:
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS")
         raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {one_line(error)}") from error
+    # Ray's own ends the process without a word.
+    if callable(handler) and signal.getsignal(signal.SIGTERM) is not handler:
+        signal.signal(signal.SIGTERM, handler)
     _quiet()
 
 

@@ -60,3 +60,8 @@ def slq_distortion(
         return dimensions * torch.xlogy(vectors[..., 0].square(), values).sum(-1).mean(0).float()
 
     return torch.cat(in_chunks(quadrature, decode, z, probes, memory))
+
+
+def slq_products(dimensions: int, probes: int, steps: int = 30) -> int:
+    """Products with J and J^T that `slq_distortion` takes for a sample of D = `dimensions`."""
+    return 2 * probes * min(steps, dimensions)

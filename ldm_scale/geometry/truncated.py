@@ -38,3 +38,8 @@ def truncated_distortion(
         return torch.linalg.svdvals(rows)[:, :rank].log().sum(-1).float()
 
     return torch.cat(in_chunks(largest, decode, z, tangents[: z[0].numel()], memory))
+
+
+def truncated_products(dimensions: int, tangents: int, iterations: int = 2) -> int:
+    """Products with J and J^T that `truncated_distortion` takes for a sample of D = `dimensions`."""
+    return 2 * (iterations + 1) * min(tangents, dimensions)

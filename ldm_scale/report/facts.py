@@ -12,7 +12,8 @@ from ldm_scale.rundir import RunRecord
 SHORT = 12
 
 
-def _timesteps(steps: tuple[int, ...]) -> str:
+def list_timesteps(steps: tuple[int, ...]) -> str:
+    """Timesteps in words, a regular range of them in short."""
     if len(steps) == 1:
         return f"timestep {steps[0]}"
     gaps = {after - before for before, after in itertools.pairwise(steps)}
@@ -29,7 +30,7 @@ def _attacks(results: Results, record: RunRecord) -> str:
     """Every attack with its timesteps, and whether its score is their mean."""
     averaged = {name for name in attacks_of(results) if rows_of(results, name)["plain"].calibrated.timestep is None}
     return "; ".join(
-        f"{name}: {_timesteps(steps)}{' (the mean over them)' if name in averaged else ''}"
+        f"{name}: {list_timesteps(steps)}{' (the mean over them)' if name in averaged else ''}"
         for name, steps in record.timesteps.items()
     )
 
@@ -51,7 +52,7 @@ def _stability(results: Results, geometry: GeometryConfig) -> str:
     )
 
 
-def _ranking(config: AuditConfig) -> list[tuple[str, str]]:
+def describe_ranking(config: AuditConfig) -> list[tuple[str, str]]:
     """Where the one ranking for all samples comes from, where there is one."""
     source = config.masks.ranking
     if source is None:
@@ -69,7 +70,7 @@ def _distortion(results: Results, geometry: GeometryConfig) -> str:
     )
 
 
-def _lora(record: RunRecord) -> list[tuple[str, str]]:
+def describe_lora(record: RunRecord) -> list[tuple[str, str]]:
     """The LoRA that was fused into the target, where there is one."""
     config = record.config
     if config.lora is None:
@@ -78,7 +79,7 @@ def _lora(record: RunRecord) -> list[tuple[str, str]]:
     return [("LoRA", f"{config.lora} at scale {config.lora_scale:g} (SHA-256 {digest})")]
 
 
-def _conditioning(config: AuditConfig) -> list[tuple[str, str]]:
+def describe_conditioning(config: AuditConfig) -> list[tuple[str, str]]:
     """What the denoiser was told in place of each sample's own caption or class, where it was."""
     match config.conditioning:
         case "sample":
@@ -106,15 +107,15 @@ def facts(results: Results, record: RunRecord) -> list[tuple[str, str]]:
     sides = f"{_side(results.members, record.members)} members, {_side(results.heldout, record.heldout)} held-out"
     return [
         ("Target", named["target"]),
-        *_lora(record),
-        *_conditioning(config),
+        *describe_lora(record),
+        *describe_conditioning(config),
         ("Shards", named["shards"]),
         ("Split", named["split"]),
         ("Audited", f"{sides}; {sum(results.rejected.values()):,} rejected"),
         ("Attacks" if len(record.timesteps) > 1 else "Attack", _attacks(results, record)),
         ("Influence", _influence(config.geometry, record.latent_shape)),
         ("Stability", _stability(results, config.geometry)),
-        *_ranking(config),
+        *describe_ranking(config),
         ("Distortion", _distortion(results, config.geometry)),
         ("Seed", str(config.seed)),
         ("Fingerprint", results.fingerprint[:SHORT]),

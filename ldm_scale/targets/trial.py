@@ -32,7 +32,8 @@ class Trial:
         return reasons
 
 
-def _describe(target: Target) -> str:
+def describe(target: Target) -> str:
+    """Its family, the size of its images and latents, and the length of its schedule, in words."""
     channels, height, width = target.latent_shape
     return (
         f"{type(target).__name__}: {target.image_size} px images, {channels} x {height} x {width} latents "
@@ -56,7 +57,7 @@ def try_target(
     """
     kept = [i for i, pair in enumerate(zip(captions, labels, strict=True)) if target.refusal(*pair) is None]
     if not kept:
-        return Trial(target, (_describe(target),), ())
+        return Trial(target, (describe(target),), ())
     x = to_images(np.stack([images[i] for i in kept]), target.alphas_cumprod.device)
     z = target.encode(x, None)
     error = (target.decode(z) - x).abs().mean().item()
@@ -67,7 +68,7 @@ def try_target(
     predicted = target.predict_noise(abar.sqrt() * z + (1 - abar).sqrt() * noise, t, condition)
     squared = (predicted - noise).square().mean().item()
     facts = (
-        _describe(target),
+        describe(target),
         f"  {len(kept)} images: mean error of reconstruction {error:.3f} of 2, standard deviation of the scaled "
         f"latents {z.std().item():.2f}, mean squared error of predicted noise at t = {t} {squared:.3f} (1 says "
         "nothing)",
