@@ -32,7 +32,7 @@ def main(path: Path) -> None:
     node = cluster.add_node(num_cpus=2)
     ray.init(address=cluster.address, log_to_driver=False)
     # Two on each node, and no room for more: those that are lost wait for a place until the others have none to do.
-    compute = config.compute.model_copy(update={"actors": 4, "cpus_per_actor": 0.8})
+    compute = config.compute.model_copy(update={"actors": (0, 4), "cpus_per_actor": 0.8})
     audit = threading.Thread(target=run_audit, args=(config.model_copy(update={"compute": compute}),), daemon=True)
     audit.start()
     while len(run.parts()) < 10:

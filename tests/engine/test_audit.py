@@ -124,10 +124,10 @@ def test_the_calibration_set_is_a_draw_of_the_samples_own_estimates(undisturbed:
 
 
 @pytest.mark.parametrize(
-    "compute", [{"batch_size": 1}, {"batch_size": 7, "rows_per_part": 5}, {"batch_size": 32, "actors": 2}]
+    "compute", [{"batch_size": 1}, {"batch_size": 7, "rows_per_part": 5}, {"batch_size": 32, "actors": (0, 2)}]
 )
 def test_rows_do_not_depend_on_batches_workers_or_shard_order(
-    undisturbed: Path, tmp_path: Path, tiny_shards: Path, tiny_target: Path, compute: dict[str, int]
+    undisturbed: Path, tmp_path: Path, tiny_shards: Path, tiny_target: Path, compute: dict[str, object]
 ) -> None:
     shuffled = Path(shutil.copytree(tiny_shards, tmp_path / "shards"))
     manifest = read_manifest(Location.of(shuffled))
