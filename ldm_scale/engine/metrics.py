@@ -10,7 +10,6 @@ import time
 from collections import Counter as Counts
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
@@ -23,53 +22,47 @@ from ldm_scale.rundir import brief
 if TYPE_CHECKING:
     from ldm_scale.auditor import Cost  # imports torch: 200 MB that a reader has no use for
 
+# What each means, and its own tags; Ray tags all with node, worker and session, too. A name is ldm_scale_ and this.
+COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "samples_total": ("Samples whose row is committed.", ()),
+    "rejects_total": ("Samples whose reject is committed.", ("stage", "reason")),
+    "read_bytes_total": ("Bytes of the shards that were read to their end.", ()),
+    "denoiser_evaluations_total": ("Denoiser evaluations of the audit, one a sample.", ()),
+    "decoder_products_total": ("Products of the audit with the decoder's Jacobian or its transpose, one a sample.", ()),
+    "s3_retries_total": ("Attempts at S3 after a first one.", ("operation",)),
+}
+# Ray forgets a gauge two reports (20 seconds) after it was set: whoever shows one looks back for the last value.
+GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "pool_auditors": ("Auditors of the pool that are alive.", ()),
+    "gpu_memory_bytes": ("An auditor's GPU: the peak of its tensors, and the total there is.", ("gpu", "kind")),
+}
+HISTOGRAMS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "stage_seconds": (
+        "Seconds of a shard (read), a batch (decode, encode, geometry, attacks) or a part (commit).",
+        ("stage",),
+    ),
+}
 # Upper bounds of the histogram's buckets: 1, 2, 5, 10, ... milliseconds to a quarter of an hour.
 SECONDS = [step * 10.0**power for power in range(-3, 3) for step in (1, 2, 5)] + [1000.0]
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Metrics:
-    """All metrics there are. Ray tags each with its node, worker and session, too."""
-
-    samples: Counter
-    rejects: Counter
-    read: Counter
-    seconds: Histogram
-    evaluations: Counter
-    products: Counter
-    gpu_memory: Gauge
-    pool: Gauge
-    retries: Counter
+# Each is made once a process, at its first use there.
+@functools.cache
+def _counter(name: str) -> Counter:
+    return Counter(f"ldm_scale_{name}", *COUNTERS[name])
 
 
 @functools.cache
-def metrics() -> Metrics:
-    """This process's own; made once, as Ray's objects are not pickled, and needing no connected Ray."""
-    return Metrics(
-        samples=Counter("ldm_scale_samples_total", "Samples whose row is committed."),
-        rejects=Counter("ldm_scale_rejects_total", "Samples whose reject is committed.", ("stage", "reason")),
-        read=Counter("ldm_scale_read_bytes_total", "Bytes of the shards that were read to their end."),
-        seconds=Histogram(
-            "ldm_scale_stage_seconds",
-            "Seconds of a shard (read), a batch (decode, encode, geometry, attacks) or a part (commit).",
-            SECONDS,
-            ("stage",),
-        ),
-        evaluations=Counter("ldm_scale_denoiser_evaluations_total", "Denoiser evaluations of the audit, one a sample."),
-        products=Counter(
-            "ldm_scale_decoder_products_total",
-            "Products with the decoder's Jacobian or its transpose in the audit, one a sample.",
-        ),
-        gpu_memory=Gauge(
-            "ldm_scale_gpu_memory_bytes",
-            "Memory of an auditor's GPU: the peak of its tensors, and the total there is.",
-            ("gpu", "kind"),
-        ),
-        pool=Gauge("ldm_scale_pool_auditors", "Auditors of the pool that are alive."),
-        retries=Counter("ldm_scale_s3_retries_total", "Attempts at S3 after a first one.", ("operation",)),
-    )
+def _gauge(name: str) -> Gauge:
+    return Gauge(f"ldm_scale_{name}", *GAUGES[name])
+
+
+@functools.cache
+def _histogram(name: str) -> Histogram:
+    description, tags = HISTOGRAMS[name]
+    return Histogram(f"ldm_scale_{name}", description, SECONDS, tags)
 
 
 def reason_kind(reason: str) -> str:
@@ -77,9 +70,13 @@ def reason_kind(reason: str) -> str:
     return re.sub(r"\d+", "N", brief(reason))
 
 
-def _add(counter: Counter, count: int, **tags: str) -> None:
+def _add(name: str, count: int, **tags: str) -> None:
     if count:  # Ray refuses to add nothing
-        counter.inc(count, tags)
+        _counter(name).inc(count, tags)
+
+
+def _observe(stage: str, seconds: float) -> None:
+    _histogram("stage_seconds").observe(seconds, {"stage": stage})
 
 
 @contextmanager
@@ -87,7 +84,7 @@ def timed(stage: str) -> Iterator[None]:
     """Observe how long a block took."""
     start = time.perf_counter()
     yield
-    metrics().seconds.observe(time.perf_counter() - start, {"stage": stage})
+    _observe(stage, time.perf_counter() - start)
 
 
 def timed_each(stage: str, items: Iterable[T]) -> Iterator[T]:
@@ -97,44 +94,44 @@ def timed_each(stage: str, items: Iterable[T]) -> Iterator[T]:
         seconds += time.perf_counter() - start
         yield item
         start = time.perf_counter()
-    metrics().seconds.observe(seconds + time.perf_counter() - start, {"stage": stage})
+    _observe(stage, seconds + time.perf_counter() - start)
 
 
 def shard_read(size: int) -> None:
     """Count the bytes of a shard."""
-    _add(metrics().read, size)
+    _add("read_bytes_total", size)
 
 
 def audited(cost: "Cost") -> None:
     """Count what a batch took."""
     for stage, seconds in cost.seconds.items():
-        metrics().seconds.observe(seconds, {"stage": stage})
-    _add(metrics().evaluations, cost.evaluations)
-    _add(metrics().products, cost.products)
+        _observe(stage, seconds)
+    _add("denoiser_evaluations_total", cost.evaluations)
+    _add("decoder_products_total", cost.products)
 
 
 def gpu_memory(peak: int, total: int) -> None:
     """Tell the bytes of this worker's GPU: the most that its tensors held, and all there are."""
     gpu = ",".join(map(str, ray.get_gpu_ids()))
-    metrics().gpu_memory.set(peak, {"gpu": gpu, "kind": "peak"})
-    metrics().gpu_memory.set(total, {"gpu": gpu, "kind": "total"})
+    _gauge("gpu_memory_bytes").set(peak, {"gpu": gpu, "kind": "peak"})
+    _gauge("gpu_memory_bytes").set(total, {"gpu": gpu, "kind": "total"})
 
 
 def committed(rows: pa.Table, rejects: pa.Table) -> None:
     """Count what was committed."""
-    _add(metrics().samples, len(rows))
+    _add("samples_total", len(rows))
     kinds = Counts((row["stage"], reason_kind(row["reason"])) for row in rejects.to_pylist())
     for (stage, reason), count in kinds.items():
-        _add(metrics().rejects, count, stage=stage, reason=reason)
+        _add("rejects_total", count, stage=stage, reason=reason)
 
 
 def pool_size(auditors: int) -> None:
-    """Tell how many auditors are alive."""
-    metrics().pool.set(auditors)
+    """Tell how many auditors are alive; to be told again every minute."""
+    _gauge("pool_auditors").set(auditors)
 
 
 def _retried(operation: str) -> None:
-    _add(metrics().retries, 1, operation=operation)
+    _add("s3_retries_total", 1, operation=operation)
 
 
 # In every process that imports this: the driver, and all workers of an audit.

@@ -6,7 +6,6 @@ import re
 import time
 import urllib.request
 from collections import defaultdict
-from dataclasses import fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,17 +25,16 @@ from tests.conftest import make_folder
 from tests.engine.test_audit import make_config
 
 DASHBOARD = Path(__file__).parents[2] / "clusters" / "grafana.json"
-# Suffixes that Ray's exporter gives the series of a kind of metric.
-SUFFIXES = {"Counter": ("",), "Gauge": ("",), "Histogram": ("_bucket", "_count", "_sum")}
 Totals = dict[str, float]
 
 
 def defined() -> dict[str, set[str]]:
     """The series of each metric, as Prometheus has them."""
-    all_metrics = [getattr(metrics.metrics(), field.name) for field in fields(metrics.Metrics)]
+    kinds = {"": {**metrics.COUNTERS, **metrics.GAUGES}, "_bucket _count _sum": metrics.HISTOGRAMS}
     return {
-        metric.info["name"]: {f"ray_{metric.info['name']}{suffix}" for suffix in SUFFIXES[type(metric).__name__]}
-        for metric in all_metrics
+        name: {f"ray_ldm_scale_{name}{suffix}" for suffix in suffixes.split(" ")}
+        for suffixes, found in kinds.items()
+        for name in found
     }
 
 
@@ -90,15 +88,18 @@ def test_the_metrics_of_a_running_audit_move_and_end_as_what_was_done(
     before = settled()
     running: list[Totals] = []
 
+    def moves(now: Totals) -> bool:
+        return now["ray_ldm_scale_samples_total"] > before["ray_ldm_scale_samples_total"]
+
     def watch(owner: Ownership) -> None:
-        """The job goes on when its first part is seen at the port."""
-        while not running or running[-1]["ray_ldm_scale_samples_total"] == before["ray_ldm_scale_samples_total"]:
+        """The job goes on when its first part is seen at the port, and how many auditors there are."""
+        metrics.pool_size(7)
+        while not (running and moves(running[-1]) and running[-1]["ray_ldm_scale_pool_auditors"] == 7):
             running.append(scrape())
-            assert len(running) < 300
+            assert len(running) < 300, running[-1]
             time.sleep(0.1)
 
     monkeypatch.setattr(Ownership, "check", watch)
-    metrics.pool_size(7)
     run_audit(config)
     after = settled()
     moved = {name: after[name] - before[name] for name in after}
@@ -122,9 +123,8 @@ def test_the_metrics_of_a_running_audit_move_and_end_as_what_was_done(
     assert observed["commit"] == len(names)
     assert observed["encode"] == observed["geometry"] == observed["attacks"] >= good / config.compute.batch_size
     assert observed["decode"] >= len(manifest.shards)
-    assert running[-1]["ray_ldm_scale_pool_auditors"] == 7
     # All that is defined has the names that are expected, but what there is only on a GPU, or after a fault.
-    silent = {"ldm_scale_gpu_memory_bytes", "ldm_scale_s3_retries_total"}
+    silent = {"gpu_memory_bytes", "s3_retries_total"}
     series = {name.split(" ")[0] for name in {*running[-1], *after}}
     assert set().union(*(found for name, found in defined().items() if name not in silent)) <= series
 
@@ -155,7 +155,7 @@ def test_reasons_are_labels_of_a_few_values() -> None:
 def test_items_are_timed_without_what_their_reader_does(monkeypatch: pytest.MonkeyPatch) -> None:
     now, told = [0.0], []
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(metrics.metrics().seconds, "observe", lambda seconds, tags: told.append((seconds, tags)))
+    monkeypatch.setattr(metrics, "_observe", lambda *values: told.append(values))
 
     def make() -> "itertools.chain[int]":
         for number in range(3):
@@ -165,7 +165,7 @@ def test_items_are_timed_without_what_their_reader_does(monkeypatch: pytest.Monk
 
     for _ in metrics.timed_each("read", make()):
         now[0] += 100
-    assert told == [(3.5, {"stage": "read"})]
+    assert told == [("read", 3.5)]
 
 
 def test_parts_of_nothing_are_counted_as_nothing() -> None:
@@ -185,6 +185,13 @@ def test_the_dashboard_shows_each_metric_and_no_other() -> None:
     known = defined()
     assert shown <= set().union(*known.values())
     assert {metric for metric, series in known.items() if series & shown} == set(known)
+
+
+def test_the_dashboard_looks_back_for_gauges() -> None:
+    """The port has a gauge for 20 seconds after it was set; the number of auditors is told every minute."""
+    gauges = [text for text in expressions() if any(f"ray_ldm_scale_{name}" in text for name in metrics.GAUGES)]
+    assert gauges
+    assert all(re.search(r"last_over_time\(ray_ldm_scale_\w+\{[^}]*\}\[2m\]\)", text) for text in gauges)
 
 
 def test_the_dashboard_can_be_imported_anywhere() -> None:
