@@ -1,11 +1,11 @@
 """Ray's metrics port while an audit runs: what is counted there moves, and ends as what was done."""
 
-import itertools
 import json
 import re
 import time
 import urllib.request
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ from tests.conftest import make_folder
 from tests.engine.test_audit import make_config
 
 DASHBOARD = Path(__file__).parents[2] / "clusters" / "grafana.json"
+STAGES = ("read", "decode", "encode", "geometry", "attacks", "commit")
 Totals = dict[str, float]
 
 
@@ -58,14 +59,14 @@ def scrape() -> Totals:
 
 def settled() -> Totals:
     """What is there when no worker has anything more to tell: workers tell every second."""
-    for before, after in itertools.pairwise(_every_two_seconds()):
-        if before == after:
+    before = scrape()
+    for _ in range(30):
+        time.sleep(2)
+        after = scrape()
+        if after == before:
             return after
+        before = after
     raise TimeoutError
-
-
-def _every_two_seconds(times: int = 30) -> "itertools.chain[Totals]":
-    return itertools.chain.from_iterable([scrape()] for _ in range(times) if time.sleep(2) is None)
 
 
 def test_the_metrics_of_a_running_audit_move_and_end_as_what_was_done(
@@ -129,9 +130,6 @@ def test_the_metrics_of_a_running_audit_move_and_end_as_what_was_done(
     assert set().union(*(found for name, found in defined().items() if name not in silent)) <= series
 
 
-STAGES = ("read", "decode", "encode", "geometry", "attacks", "commit")
-
-
 def test_reasons_are_labels_of_a_few_values() -> None:
     """Whatever numbers and texts the data bring in."""
     reasons = {
@@ -157,7 +155,7 @@ def test_items_are_timed_without_what_their_reader_does(monkeypatch: pytest.Monk
     monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(metrics, "_observe", lambda *values: told.append(values))
 
-    def make() -> "itertools.chain[int]":
+    def make() -> Iterator[int]:
         for number in range(3):
             now[0] += 1
             yield number
