@@ -31,6 +31,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "decoder_products_total": ("Products of the audit with the decoder's Jacobian or its transpose, one a sample.", ()),
     "s3_retries_total": ("Attempts at S3 after a first one.", ("operation",)),
 }
+# Ray forgets a gauge two reports (20 seconds) after it was set: whoever shows one looks back for the last value.
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "pool_auditors": ("Auditors of the pool that are alive.", ()),
     "gpu_memory_bytes": ("An auditor's GPU: the peak of its tensors, and the total there is.", ("gpu", "kind")),
@@ -47,8 +48,7 @@ SECONDS = [step * 10.0**power for power in range(-3, 3) for step in (1, 2, 5)] +
 T = TypeVar("T")
 
 
-# Made once a process, where it is used and nowhere else: a gauge that a worker has and never sets is told without a
-# value, which Ray's agent takes for a counter, of all workers on its node.
+# Each is made once a process, at its first use there.
 @functools.cache
 def _counter(name: str) -> Counter:
     return Counter(f"ldm_scale_{name}", *COUNTERS[name])
@@ -126,7 +126,7 @@ def committed(rows: pa.Table, rejects: pa.Table) -> None:
 
 
 def pool_size(auditors: int) -> None:
-    """Tell how many auditors are alive."""
+    """Tell how many auditors are alive; to be told again every minute."""
     _gauge("pool_auditors").set(auditors)
 
 
