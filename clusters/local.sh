@@ -25,9 +25,9 @@ say() { printf 'local.sh: %s\n' "$*" >&2; }
 fail() { say "error: $1"; exit "${2:-1}"; }
 misused() { fail "$1 (see --help)" 2; }
 
-# What Ray appends to the folder, /session_2026-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHead and the like,
-# and 107, the most that the address of a Unix socket may have.
-longest=$((107 - 70))
+# What Ray appends to the folder, /ray/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHead and the
+# like, and 107, the most that the address of a Unix socket may have.
+longest=$((107 - 74))
 variables=(RAY_API_SERVER_ADDRESS RAY_AUTH_MODE RAY_AUTH_TOKEN_PATH)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -95,9 +95,11 @@ start() {
     # shellcheck source=/dev/null
     source "$exports"
     export DASHBOARD_METRIC_PORT=$dashboard_metrics AUTOSCALER_METRIC_PORT=$autoscaler_metrics
-    # In a session of its own, so that no end of a terminal reaches it.
+    # Where clusters are not enabled Ray takes the loopback address; elsewhere it would replace it by the machine's own.
+    export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
+    # Ray opens its own folder to everyone: it lies in ours. In a session of its own, so that no end of a terminal reaches it.
     (cd "$root" && LDM_SCALE_LOCAL_RAY=$folder setsid --wait ray start --head --disable-usage-stats \
-        --temp-dir "$folder" --node-ip-address 127.0.0.1 --dashboard-host 127.0.0.1 --port "$gcs" \
+        --temp-dir "$folder/ray" --node-ip-address 127.0.0.1 --dashboard-host 127.0.0.1 --port "$gcs" \
         --dashboard-port "$dashboard" --dashboard-agent-listen-port 0 --ray-client-server-port "$client" \
         ${gpus:+--num-gpus "$gpus"}) </dev/null >"$folder/start.log" 2>&1 || return 1
     local count
@@ -114,7 +116,7 @@ stop() {
         # Word by word: they are numbers. Some have ended meanwhile.
         # shellcheck disable=SC2046
         kill -s "$signal" $(processes) 2>/dev/null || true
-        none_left 100 && rm -rf "$folder" && return
+        none_left 30 && rm -rf "$folder" && return
     done
     fail "some of its processes do not end: $(processes | xargs)"
 }
@@ -149,9 +151,14 @@ status() {
     find_ray
     # shellcheck source=/dev/null
     source "$exports"
-    echo "a Ray runs in $folder, at $RAY_API_SERVER_ADDRESS"
-    RAY_ADDRESS=$(<"$folder/ray_current_cluster") ray status 2>/dev/null | sed -n 's/^ *\([0-9.]*\/[0-9.]* [CG]PU\)/  \1/p' ||
-        fail "it does not answer"
+    export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_ADDRESS
+    RAY_ADDRESS=$(<"$folder/ray/ray_current_cluster")
+    local told has
+    told=$(ray status 2>/dev/null) || fail "the Ray in $folder does not answer"
+    # Ray takes some seconds to count.
+    has=$(grep -o '[0-9.]*/[0-9.]* [CG]PU' <<<"$told" | xargs || true)
+    echo "a Ray runs in $folder at $RAY_API_SERVER_ADDRESS; in use: ${has:-not known yet}"
+    echo "what is not submitted finds it by RAY_ADDRESS=$RAY_ADDRESS RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0"
 }
 
 action=

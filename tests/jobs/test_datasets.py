@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(checkout: Path, place: Path) -> Iterator[dict[str, str]]:
+def rooted(checkout: Path, place: Path) -> Iterator[dict[str, str]]:
     with head(checkout, {"LDM_SCALE_ROOT": str(place)}) as environment:
         yield environment
 
@@ -64,10 +64,10 @@ QUICK = ("cifar10", "imagenet", "pokemon")
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ROWS])
-def test_a_submitted_job_audits_the_row(name: str, cluster: dict[str, str], checkout: Path, place: Path) -> None:
+def test_a_submitted_job_audits_the_row(name: str, rooted: dict[str, str], checkout: Path, place: Path) -> None:
     """`ray job submit jobs/imagenet.py`, bare, and the others with flags that save time."""
     saving = () if name == "imagenet" else ("--analysis.repeats", "2", "--analysis.bootstrap", "50")
-    done = submit(cluster, checkout, "--", f"jobs/{name}.py", *saving)
+    done = submit(rooted, checkout, "--", f"jobs/{name}.py", *saving)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     run = place / "runs" / name
     manifest = json.loads((place / "shards" / name / "manifest.json").read_text())

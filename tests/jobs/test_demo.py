@@ -1,7 +1,9 @@
 """The demo job, submitted both ways to a real Ray of the test's own; and packing as a job."""
 
+import json
 import os
-from collections.abc import Iterator
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,16 +12,8 @@ from ldm_scale.analysis.results import Results
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.storage import Location
 from tests.conftest import make_folder
-from tests.jobs.cluster import head, submit
+from tests.jobs.cluster import folder_of, ray_job, submit
 from tests.jobs.conftest import ROOT
-
-
-@pytest.fixture(scope="module")
-def cluster(checkout: Path, tiny_shards: Path, tiny_target: Path) -> Iterator[dict[str, str]]:
-    """A configured cluster: what a bare submit audits comes from its environment."""
-    configured = {"LDM_SCALE_SHARDS": str(tiny_shards), "LDM_SCALE_TARGET": str(tiny_target)}
-    with head(checkout, configured) as environment:
-        yield environment
 
 
 def check(out: Path) -> None:
@@ -35,17 +29,48 @@ def test_a_job_file_is_executable_and_says_how() -> None:
 
 
 def test_submitted_by_its_path(cluster: dict[str, str], checkout: Path) -> None:
-    """`ray job submit jobs/demo.py` runs where Ray was started, and writes to runs/demo there."""
-    done = submit(cluster, checkout, "jobs/demo.py")
+    """`ray job submit jobs/demo.py` runs where Ray was started, writes to runs/demo there, and has a log to read."""
+    done = submit(cluster, checkout, "--submission-id", "by-path", "jobs/demo.py")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "succeeded" in done.stdout
-    assert "report: " in done.stdout
     check(checkout / "runs/demo")
+    printed = ray_job(cluster, checkout, "logs", "by-path").stdout
+    log = printed.split("Running entrypoint for job by-path: jobs/demo.py\n")[1].rstrip().splitlines()
+    # Ray says that it will say nothing.
+    assert "Set ray log level" in log.pop(0)
+    assert log[0] == "audit"
+    assert log[1].startswith("  target ")
+    beginnings = ("  fingerprint ", f"{checkout}/runs/demo: 48 samples", "48 of 48 samples", "\u250f", "report: ")
+    places = [next(n for n, line in enumerate(log) if line.startswith(beginning)) for beginning in beginnings]
+    assert places == sorted(places)
+    assert places[-1] == len(log) - 1
+    assert [line for line in log if re.search("INFO|WARN|ERROR|ray[./]|core_worker", line)] == []
 
 
 def test_submitted_with_its_working_directory(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
     """`ray job submit --working-dir . -- python jobs/demo.py --out DIR`."""
     job = ("python", "jobs/demo.py", "--out", str(tmp_path / "run"), "--analysis.bootstrap", "50")
+    done = submit(cluster, checkout, "--working-dir", ".", "--", *job)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    check(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_submitted_with_its_package_installed_where_it_runs(cluster: dict[str, str], checkout: Path) -> None:
+    """A runtime_env whose pip installs what was uploaded, with what it depends on."""
+    packages = json.dumps({"pip": ["${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"]})
+    code = "from importlib.metadata import distribution; print(distribution('ldm_scale').locate_file('there'))"
+    job = ("--working-dir", ".", "--runtime-env-json", packages, "--", "python", "-c", code)
+    done = submit(cluster, checkout, *job)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert re.search(f"^{folder_of(cluster)}/ray/.*/runtime_resources/pip/.*/there$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
+def test_submitted_with_uv_run(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
+    """Ray runs the workers with the driver's `uv run`, too; without a project it takes the packages that are there."""
+    job = ("uv", "run", "--no-project", "python", "jobs/demo.py", "--out", str(tmp_path / "run"))
     done = submit(cluster, checkout, "--working-dir", ".", "--", *job)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     check(tmp_path / "run")
@@ -61,8 +86,15 @@ def test_a_pack_is_a_job_too(cluster: dict[str, str], checkout: Path, tmp_path: 
     assert read_manifest(Location.of(tmp_path / "out")).samples == 12
 
 
-def test_a_usage_error_fails_the_job_in_one_line(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
-    done = submit(cluster, checkout, "--", "jobs/demo.py", "--out", str(tmp_path / "run"), "--attacks", "simma")
-    assert done.returncode != 0
-    assert "error: unknown attack 'simma'; did you mean 'sima'?" in done.stdout
-    assert "Traceback" not in done.stdout.split("error: unknown attack")[0]
+def test_a_usage_error_fails_the_job_and_its_status_says_why(
+    cluster: dict[str, str], checkout: Path, tmp_path: Path
+) -> None:
+    job = ("jobs/demo.py", "--out", str(tmp_path / "run"), "--attacks", "simma")
+    done = submit(cluster, checkout, "--submission-id", "misspelt", "--", *job)
+    assert done.returncode == 1
+    message = "error: unknown attack 'simma'; did you mean 'sima'?"
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout.split(message)[0]
+    status = ray_job(cluster, checkout, "status", "misspelt").stdout
+    assert "failed with exit code 2" in status
+    assert message in status
