@@ -1,4 +1,4 @@
-"""What a sample of an audit costs: evaluations of the denoiser, and products with the decoder's Jacobian. Torch only."""
+"""What a sample of an audit costs: denoiser evaluations, and products with the decoder's Jacobian. Torch only."""
 
 from collections.abc import Iterable
 

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -364,13 +365,15 @@ def test_a_run_that_failed_has_status_one(monkeypatch: pytest.MonkeyPatch, fails
     assert fails("status", "run", status=1) == "ldm-scale: error: shard x is gone\n"
 
 
-def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(path: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(cli, "_open_run", interrupt)
-    assert main(["status", "run"]) == 130
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_says_how_to_go_on(
+    number: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "_open_run", lambda path: signal.raise_signal(number))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["status", "run"]) == status
     assert "the same command again goes on" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_job_is_a_recipe_under_the_flags_of_audit(
