@@ -153,9 +153,11 @@ status() {
     source "$exports"
     export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_ADDRESS
     RAY_ADDRESS=$(<"$folder/ray/ray_current_cluster")
-    local has
-    has=$(ray status 2>/dev/null | grep -o '[0-9.]*/[0-9.]* [CG]PU' | xargs) || fail "the Ray in $folder does not answer"
-    echo "a Ray runs in $folder at $RAY_API_SERVER_ADDRESS; in use: $has"
+    local told has
+    told=$(ray status 2>/dev/null) || fail "the Ray in $folder does not answer"
+    # Ray takes some seconds to count.
+    has=$(grep -o '[0-9.]*/[0-9.]* [CG]PU' <<<"$told" | xargs || true)
+    echo "a Ray runs in $folder at $RAY_API_SERVER_ADDRESS; in use: ${has:-not known yet}"
     echo "what is not submitted finds it by RAY_ADDRESS=$RAY_ADDRESS RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0"
 }
 

@@ -1,14 +1,16 @@
 """The demo job, submitted both ways to a real Ray of the test's own; and packing as a job."""
 
+import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 from ldm_scale.analysis.results import Results
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.storage import Location
 from tests.conftest import make_folder
-from tests.jobs.cluster import ray_job, submit
+from tests.jobs.cluster import folder_of, ray_job, submit
 from tests.jobs.conftest import ROOT
 
 
@@ -32,6 +34,8 @@ def test_submitted_by_its_path(cluster: dict[str, str], checkout: Path) -> None:
     check(checkout / "runs/demo")
     printed = ray_job(cluster, checkout, "logs", "by-path").stdout
     log = printed.split("Running entrypoint for job by-path: jobs/demo.py\n")[1].rstrip().splitlines()
+    # Ray says that it will say nothing.
+    assert "Set ray log level" in log.pop(0)
     assert log[0] == "audit"
     assert log[1].startswith("  target ")
     beginnings = ("  fingerprint ", f"{checkout}/runs/demo: 48 samples", "48 of 48 samples", "\u250f", "report: ")
@@ -44,6 +48,27 @@ def test_submitted_by_its_path(cluster: dict[str, str], checkout: Path) -> None:
 def test_submitted_with_its_working_directory(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
     """`ray job submit --working-dir . -- python jobs/demo.py --out DIR`."""
     job = ("python", "jobs/demo.py", "--out", str(tmp_path / "run"), "--analysis.bootstrap", "50")
+    done = submit(cluster, checkout, "--working-dir", ".", "--", *job)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    check(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_submitted_with_its_package_installed_where_it_runs(cluster: dict[str, str], checkout: Path) -> None:
+    """A runtime_env whose pip installs what was uploaded, with what it depends on."""
+    packages = json.dumps({"pip": ["${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"]})
+    code = "from importlib.metadata import distribution; print(distribution('ldm_scale').locate_file('there'))"
+    job = ("--working-dir", ".", "--runtime-env-json", packages, "--", "python", "-c", code)
+    done = submit(cluster, checkout, *job)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert re.search(f"^{folder_of(cluster)}/ray/.*/runtime_resources/pip/.*/there$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
+def test_submitted_with_uv_run(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
+    """Ray runs the workers with the driver's `uv run`, too; without a project it takes the packages that are there."""
+    job = ("uv", "run", "--no-project", "python", "jobs/demo.py", "--out", str(tmp_path / "run"))
     done = submit(cluster, checkout, "--working-dir", ".", "--", *job)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     check(tmp_path / "run")
