@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import ray
+from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError
 
@@ -44,14 +45,15 @@ def _connect(resources: dict[str, float]) -> None:
         else:
             # Ray says at length that it protects its ports with a token, which is what we want.
             logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-                _node_ip_address="127.0.0.1",
-                **resources,
-            )
+            with _on_loopback():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    configure_logging=False,
+                    _node_ip_address="127.0.0.1",
+                    **resources,
+                )
     except ConnectionError as error:
         address = os.environ.get("RAY_ADDRESS")
         raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {one_line(error)}") from error
@@ -59,6 +61,17 @@ def _connect(resources: dict[str, float]) -> None:
     if callable(handler) and signal.getsignal(signal.SIGTERM) is not handler:
         signal.signal(signal.SIGTERM, handler)
     _quiet()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that starts here keep the address 127.0.0.1, which it else takes for the machine's own, open to all."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _quiet() -> None:
