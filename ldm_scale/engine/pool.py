@@ -91,7 +91,13 @@ def audit_images(
         fn_constructor_args=(record, pool.device, *arguments),
         batch_size=compute.batch_size,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=pool.least, initial_size=pool.initial, max_size=pool.most),
+        compute=ActorPoolStrategy(
+            min_size=pool.least,
+            initial_size=pool.initial,
+            max_size=pool.most,
+            # An actor computes one batch at a time, but takes in the next and hands on the last one meanwhile.
+            max_concurrent_calls_per_actor=2,
+        ),
         num_cpus=compute.cpus_per_actor,
         num_gpus=compute.gpus_per_actor if pool.device == "cuda" else 0,
     )

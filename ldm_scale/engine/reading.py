@@ -19,6 +19,8 @@ from ldm_scale.schema import DECODED, STORED, sample_id
 from ldm_scale.storage import Location
 
 BLOCK_BYTES = 8 << 20
+# Batches that are decoded at once, at most.
+BATCHES_DECODED = 8
 
 
 class ShardTask(BaseModel):
@@ -121,5 +123,13 @@ def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, comput
         rows = ray.data.from_items([{"task": task.model_dump_json()} for task in tasks], override_num_blocks=len(tasks))
     stored = rows.map_batches(read_shards, batch_size=1, batch_format="pyarrow", num_cpus=compute.cpus_per_reader)
     return stored.map_batches(
-        decode_images, batch_size=compute.batch_size, batch_format="pyarrow", num_cpus=compute.cpus_per_decoder
+        decode_images,
+        batch_size=_decoded_at_once(compute.batch_size, size),
+        batch_format="pyarrow",
+        num_cpus=compute.cpus_per_decoder,
     )
+
+
+def _decoded_at_once(batch_size: int, size: int) -> int:
+    """Images a decoding task takes: several batches, as far as their pixels stay small, since each task has its cost."""
+    return max(batch_size, min(BATCHES_DECODED * batch_size, BLOCK_BYTES // (3 * size * size)))
