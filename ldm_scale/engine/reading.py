@@ -131,5 +131,5 @@ def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, comput
 
 
 def _decoded_at_once(batch_size: int, size: int) -> int:
-    """Images a decoding task takes: several batches, as far as their pixels stay small, since each task has its cost."""
+    """Images a decoding task takes: several batches while their pixels are few, since each task has its own cost."""
     return max(batch_size, min(BATCHES_DECODED * batch_size, BLOCK_BYTES // (3 * size * size)))

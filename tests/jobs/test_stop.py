@@ -61,7 +61,7 @@ def wait(reached: Callable[[], bool], what: str) -> None:
 
 
 def wait_for_rows(run: RunDirectory, count: int) -> None:
-    wait(lambda: run.root.is_dir() and run.count_rows() >= count, f"{count} rows")
+    wait(lambda: run.root.is_dir() and run.progress().rows >= count, f"{count} rows")
 
 
 def assert_stopped(run: RunDirectory) -> None:
@@ -69,7 +69,7 @@ def assert_stopped(run: RunDirectory) -> None:
     owner = latest_owner(run.root)
     assert owner is not None
     assert owner.ended
-    assert run.count_rows() < SAMPLES
+    assert run.progress().rows < SAMPLES
 
 
 @pytest.fixture
@@ -110,18 +110,18 @@ def test_interrupted_and_stopped_jobs_leave_a_run_that_the_next_one_finishes(
 
     command = ("--", "ldm-scale", "audit", "--config", str(tmp_path / "audit.yaml"))
     assert ray_job(cluster, checkout, "submit", "--no-wait", "--submission-id", "second", *command).returncode == 0
-    wait_for_rows(run, run.count_rows() + 4)
+    wait_for_rows(run, run.progress().rows + 4)
     assert ray_job(cluster, checkout, "stop", "second").returncode == 0
     assert "STOPPED" in ray_job(cluster, checkout, "list").stdout
     assert GOES_ON in ray_job(cluster, checkout, "logs", "second").stdout
     assert_stopped(run)
-    done = run.count_rows()
+    done = run.progress().rows
 
     third = ray_job(cluster, checkout, "submit", *command)
     assert third.returncode == 0, third.stdout[-2000:]
-    known = re.search(rf"{SAMPLES} samples \(24 members\), (\d+) done", third.stdout)
+    known = re.search(rf"{SAMPLES} samples \(24 members\), (\d+) left in", third.stdout)
     assert known
-    assert int(known[1]) >= done > 8
+    assert SAMPLES - int(known[1]) >= done > 8
     assert "another job" not in third.stdout
     assert_whole(run, undisturbed)
 

@@ -1,0 +1,31 @@
+"""A local Ray of the package's own: who can reach it, and what it pretends to have."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LOOK = """
+import json, psutil, ray
+from ldm_scale.engine.session import session
+
+with session(num_cpus=1, num_gpus=3):
+    ray.get(ray.remote(num_gpus=1)(lambda: None).remote())
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    sockets = [socket for process in processes for socket in process.net_connections("inet")]
+    addresses = sorted({socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN})
+    print(json.dumps([addresses, ray.cluster_resources()["GPU"]]))
+"""
+
+
+def test_it_listens_on_loopback_alone_and_has_the_gpus_it_is_told_of() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", LOOK]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    addresses, gpus = json.loads(done.stdout.splitlines()[-1])
+    assert addresses
+    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+    assert gpus == 3

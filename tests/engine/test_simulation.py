@@ -1,0 +1,76 @@
+"""The simulation: its shards, the rate it takes of a run's parts, and the whole of it on pretended GPUs."""
+
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from ldm_scale.config import ScaleBenchmarkConfig, build
+from ldm_scale.data.manifest import read_manifest
+from ldm_scale.data.shards import read_shard
+from ldm_scale.engine.simulation import Scaling, make_shards, run_scale_benchmark, steady_rate
+from ldm_scale.errors import UsageError
+from ldm_scale.rundir import RunDirectory
+from ldm_scale.schema import REJECT
+from ldm_scale.storage import Location
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_shards_hold_as_many_samples_as_asked_for_half_of_them_members(tmp_path: Path) -> None:
+    make_shards(Location.of(tmp_path), 1102)
+    manifest = read_manifest(Location.of(tmp_path))
+    assert Counter((shard.side, shard.samples) for shard in manifest.shards) == {
+        (side, samples): 1 for side in ("members", "heldout") for samples in (500, 51)
+    }
+    keys = [sample.key for shard in manifest.shards for sample in read_shard(Location.of(tmp_path), shard)]
+    assert len(set(keys)) == 1102
+
+
+def test_the_rate_is_that_between_the_first_tenth_and_the_last(tmp_path: Path) -> None:
+    """A hundred parts of three rows, two a second, after a start and before an end that take long."""
+    run = RunDirectory(Location.of(tmp_path / "run"))
+    for number in range(100):
+        rows = pa.table({"sample_id": [f"shard/{number}-{row}" for row in range(3)]})
+        before = {part.uri for part in run.parts()}
+        run.commit(rows, REJECT.empty_table())
+        (new,) = {part.uri for part in run.parts()} - before
+        second = 0 if number == 0 else 1000 + number / 2 if number < 99 else 5000
+        os.utime(new, (second, second))
+    assert steady_rate(run) == pytest.approx(6)
+
+
+def test_efficiency_is_the_share_of_what_auditors_could_take() -> None:
+    assert Scaling(auditors=4, samples=100, rate=60, bound=80).efficiency == 0.75
+
+
+def test_a_ray_elsewhere_and_pools_of_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UsageError, match="RAY_ADDRESS"):
+        next(run_scale_benchmark(ScaleBenchmarkConfig()))
+    for sizes in ("0", "", "2,0"):
+        with pytest.raises(UsageError, match="fake_gpus"):
+            build(ScaleBenchmarkConfig, {"fake_gpus": sizes})
+
+
+@pytest.mark.slow
+def test_pools_on_pretended_gpus_take_what_they_wait_for() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "jobs/benchmark.py", "--fake-gpus", "1,3", "--batch-seconds", "0.2", "--batches", "50"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.findall(r"^(\d) auditors: (\d+) samples at ([\d.]+) samples/s, (.*)$", done.stdout, re.MULTILINE)
+    assert [line[:2] for line in found] == [("1", "400"), ("3", "1200"), ("3", "1200")]
+    assert [line[3].split("%")[-1] for line in found[:2]] == [
+        " of the 40 that they could take",
+        " of the 120 that they could take",
+    ]
+    # Nobody is faster than an auditor who never waits for the graph; without waiting the graph is.
+    rates = [float(line[2]) for line in found]
+    assert rates[0] < 40
+    assert rates[1] < 120 < rates[2]
