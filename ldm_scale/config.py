@@ -390,7 +390,7 @@ class ScaleBenchmarkConfig(Config):
 
     fake_gpus: Integers = Field((1, 2, 4, 8, 16), description="sizes of the pools, one after the other")
     batch_seconds: float = Field(0.5, gt=0, description="how long an auditor waits a batch")
-    batch_size: int = Field(8, gt=0, description="samples an auditor takes at a time")
+    batch_size: int = Field(4, gt=0, description="samples an auditor takes at a time")
     batches: int = Field(60, gt=9, description="batches an auditor")
     rows_per_part: int = Field(64, gt=0, description="rows committed at a time")
 
