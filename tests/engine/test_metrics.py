@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ldm_scale.config import PackConfig
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.pack import pack
-from ldm_scale.engine import metrics
+from ldm_scale.engine import audit, metrics, progress
 from ldm_scale.engine.audit import run_audit
 from ldm_scale.ownership import Ownership
 from ldm_scale.rundir import RunDirectory
@@ -93,22 +93,23 @@ def test_the_metrics_of_a_running_audit_move_and_end_as_what_was_done(
         return now["ray_ldm_scale_samples_total"] > before["ray_ldm_scale_samples_total"]
 
     def watch(owner: Ownership) -> None:
-        """The job goes on when its first part is seen at the port, and how many auditors there are."""
-        metrics.pool_size(7)
+        """The job goes on when its first part is seen at the port, and how many auditors there are said to be."""
         while not (running and moves(running[-1]) and running[-1]["ray_ldm_scale_pool_auditors"] == 7):
             running.append(scrape())
             assert len(running) < 1000, running[-1]
             time.sleep(0.1)
 
     monkeypatch.setattr(Ownership, "check", watch)
+    monkeypatch.setattr(audit, "pool_size", lambda actor: 7)
+    monkeypatch.setattr(progress, "OFTEN", 0.5)
     run_audit(config)
     after = settled()
     moved = {name: after[name] - before[name] for name in after}
 
     run, manifest = RunDirectory(Location.of(config.out)), read_manifest(Location.of(shards))
-    progress = run.progress()
+    done = run.progress()
     good = 58
-    assert (progress.rows, progress.rejects) == (good, {"decode: cannot be decoded": 2})
+    assert (done.rows, done.rejects) == (good, {"decode: cannot be decoded": 2})
     assert moved["ray_ldm_scale_samples_total"] == good
     assert moved["ray_ldm_scale_rejects_total"] == 2
     assert moved["ray_ldm_scale_rejects_total stage=decode"] == 2

@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from ldm_scale.analysis.results import Results
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.storage import Location
