@@ -56,7 +56,8 @@ def test_the_dashboard_is_on_loopback_and_the_token_on_everywhere(config: dict[s
 def test_no_credential_is_written_down(config: dict[str, Any]) -> None:
     for path in CLUSTERS.glob("*"):
         if path.is_file():
-            text = path.read_text()
+            # The hashes of the lock are no secrets.
+            text = re.sub("sha256:[0-9a-f]{64}", "", path.read_text())
             assert not re.search(r"\bAKIA[A-Z0-9]{16}\b|PRIVATE KEY|SECRET_ACCESS_KEY|HF_TOKEN=|[0-9a-f]{32}", text), (
                 path
             )
