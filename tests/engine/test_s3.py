@@ -77,7 +77,7 @@ def test_an_audit_from_s3_to_s3_gives_what_local_files_give(
 
     capsys.readouterr()
     assert main(["status", str(out.root)]) == 0
-    assert f"{out.root}: 36 of 36 samples done (18 members are expected)" in capsys.readouterr().out
+    assert f"{out.root}: 36 of 36 samples done, 0 left (18 members are expected)" in capsys.readouterr().out
     for run in (out, local):
         assert main(["reduce", str(run.root), "--drop", "0.2"]) == 0
     results, reference = (json.loads((run.root / "results.json").read_bytes()) for run in (out, local))
