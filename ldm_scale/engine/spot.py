@@ -5,7 +5,7 @@ only an instance that was given and never came up lowers the rank of its type.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
@@ -34,21 +34,46 @@ class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
 
         Raises Ray's NodeLaunchException where none can be had, or for any other fault of the request.
         """
-        created: dict[str, Any] = {}
-        refused = None
-        for choice in choices(node_config, tags, self.provider_config):
-            try:
-                created |= super().create_node(choice, tags, count - len(created))
-            except NodeLaunchException as error:
-                if error.category not in NONE_LEFT:
-                    raise
-                refused = error
-                logger.warning("EC2 has no %s left: %s", choice["InstanceType"], error.category)
-            if len(created) == count:
-                break
-        if not created and refused is not None:
-            raise refused
-        return created
+        create = super().create_node
+
+        def start(choice: dict[str, Any], missing: int) -> Iterator[dict[str, Any]]:
+            yield create(choice, tags, missing)
+
+        def refusal(choice: dict[str, Any], error: Exception) -> str | None:
+            if isinstance(error, NodeLaunchException) and error.category in NONE_LEFT:
+                return f"EC2 has no {choice['InstanceType']} left: {error.category}"
+            return None
+
+        return start_first(choices(node_config, tags, self.provider_config), count, start, refusal)
+
+
+def start_first(
+    wanted: Iterable[dict[str, Any]],
+    count: int,
+    start: Callable[[dict[str, Any], int], Iterator[dict[str, Any]]],
+    refusal: Callable[[dict[str, Any], Exception], str | None],
+) -> dict[str, Any]:
+    """Up to `count` nodes by id: what there is of the first choice, then of the next.
+
+    start(choice, missing): nodes that have come up, as they do. refusal(choice, error): how to say that there is no
+    more of a choice; None for any other fault, which is raised. So is the last refusal where no node can be had.
+    """
+    created: dict[str, Any] = {}
+    refused = None
+    for choice in wanted:
+        try:
+            for nodes in start(choice, count - len(created)):
+                created |= nodes
+        except Exception as error:
+            if (told := refusal(choice, error)) is None:
+                raise
+            refused = error
+            logger.warning("%s", told)
+        if len(created) == count:
+            break
+    if not created and refused is not None:
+        raise refused
+    return created
 
 
 def choices(

@@ -1,6 +1,6 @@
 """Compute Engine's workers from the spot market, and bought otherwise where that has none, for clusters/gcp.yaml."""
 
-import logging
+from collections.abc import Iterator
 from typing import Any
 
 from ray.autoscaler._private.gcp.config import (
@@ -11,12 +11,10 @@ from ray.autoscaler._private.gcp.config import (
 )
 from ray.autoscaler._private.gcp.node_provider import GCPNodeProvider
 
-from ldm_scale.engine.spot import choices
+from ldm_scale.engine.spot import choices, start_first
 
 # What an error of Compute Engine holds when another machine type, or another way to buy it, may be had.
 NONE_LEFT = ("RESOURCE_POOL_EXHAUSTED", "QUOTA_EXCEEDED", "quotaExceeded")
-
-logger = logging.getLogger(__name__)
 
 
 class SpotFirst(GCPNodeProvider):  # type: ignore[misc]
@@ -28,22 +26,20 @@ class SpotFirst(GCPNodeProvider):  # type: ignore[misc]
         One at a time: of several that Ray starts together, a refusal does not tell which are there. Raises what
         Compute Engine says where none can be had, or for any other fault of the request.
         """
-        created: dict[str, Any] = {}
-        refused = None
-        for choice in choices(base_config, tags, self.provider_config):
-            try:
-                while len(created) < count:
-                    created |= super().create_node(choice, tags, 1)
-            except Exception as error:
-                if not any(word in str(error) for word in NONE_LEFT):
-                    raise
-                refused = error
-                logger.warning("Compute Engine has no %s left: %s", choice["machineType"], error)
-            if len(created) == count:
-                break
-        if not created and refused is not None:
-            raise refused
-        return created
+        create = super().create_node
+
+        def start(choice: dict[str, Any], missing: int) -> Iterator[dict[str, Any]]:
+            while missing > 0:
+                created = create(choice, tags, 1)
+                yield created
+                missing -= len(created)
+
+        def refusal(choice: dict[str, Any], error: Exception) -> str | None:
+            if any(word in str(error) for word in NONE_LEFT):
+                return f"Compute Engine has no {choice['machineType']} left: {error}"
+            return None
+
+        return start_first(choices(base_config, tags, self.provider_config), count, start, refusal)
 
     @staticmethod
     def bootstrap_config(cluster_config: dict[str, Any]) -> dict[str, Any]:
