@@ -1,11 +1,9 @@
 """A Ray of a test's own that grows: its autoscaler adds nodes of one pretended GPU each, all on this machine."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +11,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.jobs.cluster import free_port
+from tests.jobs.cluster import BIN, clean_environment, free_port
 
-RAY = Path(sys.executable).parent / "ray"
 # Ray's pretended provider of nodes knows the head by this id.
 HEAD = "f" * 51 + "00000"
 MAX_WORKERS = 3
@@ -67,8 +64,7 @@ def growing_head() -> Iterator[tuple[str, dict[str, str]]]:
     gcs = f"127.0.0.1:{free_port()}"
     launcher = Path(folder) / "launcher.json"
     launcher.write_text(json.dumps(_launcher_config(gcs)))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LDM_SCALE_"))}
-    environment |= {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": gcs}
+    environment = clean_environment() | {"RAY_AUTH_MODE": "disabled"}
     pretended = {
         "RAY_enable_autoscaler_v2": "1",
         "RAY_FAKE_CLUSTER": "1",
@@ -80,13 +76,12 @@ def growing_head() -> Iterator[tuple[str, dict[str, str]]]:
     flags = [f"--{name}={free_port()}" for name in ports]
     flags += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}"]
     flags += ["--num-cpus=0", "--num-gpus=0", f"--autoscaling-config={launcher}", f"--port={gcs.split(':')[1]}"]
-    start = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"} | pretended
     try:
         subprocess.run(
-            [RAY, "start", "--head", "--disable-usage-stats", *flags],
-            env=start, check=True, capture_output=True, timeout=120,
+            [BIN / "ray", "start", "--head", "--disable-usage-stats", *flags],
+            env=environment | pretended, check=True, capture_output=True, timeout=120,
         )  # fmt: skip
-        yield folder, environment
+        yield folder, environment | {"RAY_ADDRESS": gcs}
     finally:
         for process in processes(folder):
             process.send_signal(signal.SIGKILL)

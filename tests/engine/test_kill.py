@@ -26,6 +26,7 @@ from ldm_scale.rundir import RunDirectory
 from ldm_scale.storage import Location, read_table
 from tests.conftest import make_folder
 from tests.engine.test_audit import assert_same_rows, make_config
+from tests.jobs.cluster import clean_environment
 
 # Two auditors; rows are committed as soon as they can be.
 QUICK: dict[str, object] = {
@@ -89,9 +90,8 @@ class Driver:
 
     def start(self) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "tests.engine.driver", self._folder / "computed", "--config", self._config]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LDM_"))}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+        return subprocess.Popen(command, cwd=ROOT, env=clean_environment(), text=True, **pipes)
 
     def go_on(self) -> None:
         self._process = self.start()
@@ -251,9 +251,8 @@ def test_a_node_that_is_removed_takes_no_sample_with_it(
 ) -> None:
     config = make_config(tmp_path / "run", shards, tiny_target, **QUICK)
     (tmp_path / "audit.json").write_text(config.model_dump_json())
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LDM_"))}
     command = [sys.executable, "-m", "tests.engine.lose_node", tmp_path / "audit.json"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search("a node with 2 auditors is gone", done.stdout), done.stdout
     assert_whole(RunDirectory(Location.of(config.out)), undisturbed)

@@ -1,10 +1,11 @@
 """A local Ray of the package's own: who can reach it, and what it pretends to have."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.jobs.cluster import clean_environment
 
 ROOT = Path(__file__).parents[2]
 LOOK = """
@@ -21,9 +22,8 @@ with session(num_cpus=1, num_gpus=3):
 
 
 def test_it_listens_on_loopback_alone_and_has_the_gpus_it_is_told_of() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "-c", LOOK]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     addresses, gpus = json.loads(done.stdout.splitlines()[-1])
     assert addresses

@@ -18,6 +18,7 @@ from ldm_scale.errors import UsageError
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.schema import REJECT
 from ldm_scale.storage import Location
+from tests.jobs.cluster import clean_environment
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,9 +61,8 @@ def test_a_ray_elsewhere_and_pools_of_none_are_refused(monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_pools_on_pretended_gpus_take_what_they_wait_for() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     command = [sys.executable, "jobs/benchmark.py", "--fake-gpus", "1,3", "--batch-seconds", "0.2", "--batches", "50"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     found = re.findall(r"^(\d) auditors: (\d+) samples at ([\d.]+) samples/s, (.*)$", done.stdout, re.MULTILINE)
     assert [line[:2] for line in found] == [("1", "200"), ("3", "600"), ("3", "600")]
