@@ -16,8 +16,7 @@ import ray
 
 from ldm_scale.config import AuditConfig, ReduceBenchmarkConfig, build
 from ldm_scale.engine.reduce import reduce_run
-from ldm_scale.engine.session import session
-from ldm_scale.errors import UsageError
+from ldm_scale.engine.session import check_local, session
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import control, globally, row_schema
 from ldm_scale.storage import Location, write_table
@@ -152,8 +151,7 @@ def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> Reduction:
 
     Raises UsageError where RAY_ADDRESS names another: the memory of its workers cannot be seen from here.
     """
-    if "RAY_ADDRESS" in os.environ:
-        raise UsageError("RAY_ADDRESS is set: the benchmark measures a local Ray of its own; unset it")
+    check_local("the benchmark measures")
     parts = -(-config.rows // config.rows_per_part)
     with _place(config.out) as out, session():
         run = RunDirectory(Location.of(out))

@@ -35,6 +35,12 @@ def session(**resources: float) -> Iterator[None]:
             ray.shutdown()
 
 
+def check_local(what: str) -> None:
+    """Raise UsageError where RAY_ADDRESS names another Ray than the one of its own that `what` needs."""
+    if "RAY_ADDRESS" in os.environ:
+        raise UsageError(f"RAY_ADDRESS is set: {what} a local Ray of its own; unset it")
+
+
 def _connect(resources: dict[str, float]) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,8 +21,7 @@ from ldm_scale.data.shards import write_shard
 from ldm_scale.engine.audit import AuditorActor, compute_rows
 from ldm_scale.engine.plan import check_inputs, plan_audit
 from ldm_scale.engine.progress import say
-from ldm_scale.engine.session import session
-from ldm_scale.errors import UsageError
+from ldm_scale.engine.session import check_local, session
 from ldm_scale.ownership import own
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import control
@@ -144,8 +142,7 @@ def run_scale_benchmark(config: ScaleBenchmarkConfig) -> Iterator[Scaling]:
 
     Raises UsageError where RAY_ADDRESS names another Ray: its GPUs would not be pretended.
     """
-    if "RAY_ADDRESS" in os.environ:
-        raise UsageError("RAY_ADDRESS is set: the benchmark pretends GPUs on a local Ray of its own; unset it")
+    check_local("the benchmark pretends GPUs on")
     with session(num_gpus=max(config.fake_gpus)):
         context = DataContext.get_current().copy()
         # Rates are those of a whole pool, not of one that is starting.
