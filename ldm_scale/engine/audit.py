@@ -86,7 +86,7 @@ def compute_rows(plan: Plan, run: RunDirectory, owner: Ownership, actor: "type[A
         say(str(pool))
         with told(progress, partial(pool_size, actor)):
             audited = _audited(plan, tasks, pool, actor, calibration)
-            commits = commit_stream(audited, run, _schema(record), record.config.compute, pool.most, owner.number)
+            commits = commit_stream(audited, run, _schema(record), record.config.compute, owner.number)
             for counts in commits:
                 owner.check()
                 progress.add(**counts)

@@ -5,21 +5,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-from ray.data import Dataset, TaskPoolStrategy
+from ray.data import Dataset
 
 from ldm_scale.config import ComputeConfig
 from ldm_scale.engine import metrics
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.schema import REJECT, split_id
 
-# A commit takes a moment, a part's rows take an auditor longer; each task that waits is a process that holds memory.
-AUDITORS_PER_TASK = 4
-
 
 def commit_stream(
-    audited: Dataset, run: RunDirectory, schema: pa.Schema, compute: ComputeConfig, auditors: int, writer: int
+    audited: Dataset, run: RunDirectory, schema: pa.Schema, compute: ComputeConfig, writer: int
 ) -> Iterator[dict[str, Any]]:
-    """Commit what so many auditors make, in parts of a writer's number; yields each part's counts of each shard."""
+    """Commit rows and rejects as they come, in parts of a writer's number; yields each part's counts of each shard."""
 
     # Ray's dashboard shows this name.
     def commit_rows(batch: pa.Table) -> pa.Table:
@@ -34,7 +31,6 @@ def commit_stream(
         commit_rows,
         batch_size=compute.rows_per_part,
         batch_format="pyarrow",
-        compute=TaskPoolStrategy(1 + auditors // AUDITORS_PER_TASK),
         # Without a share of a CPU, for which they would wait behind all readers that wait for one.
         num_cpus=0,
     )

@@ -95,8 +95,10 @@ def audit_images(
             min_size=pool.least,
             initial_size=pool.initial,
             max_size=pool.most,
-            # An actor computes one batch at a time, but takes in the next and hands on the last one meanwhile.
+            # An actor computes one batch at a time, but takes in the next and hands on the last one meanwhile. No more
+            # wait in it: they would be computed for nothing after the driver's death.
             max_concurrent_calls_per_actor=2,
+            max_tasks_in_flight_per_actor=2,
         ),
         num_cpus=compute.cpus_per_actor,
         num_gpus=compute.gpus_per_actor if pool.device == "cuda" else 0,
