@@ -187,7 +187,7 @@ def test_the_kolmogorov_distance_to_the_normal_law() -> None:
 
 
 class Traffic(TorchDispatchMode):
-    """Bytes that operations read and write, as if no cache kept any; and which of them make floats.
+    """Bytes that operations read and write, as if no cache kept any; which make floats; the most bytes one makes.
 
     A look-up counts as a sector of 32 bytes, views as nothing.
     """
@@ -196,10 +196,11 @@ class Traffic(TorchDispatchMode):
         super().__init__()
         self.bytes = 0
         self.floats: set[str] = set()
+        self.largest = 0
 
     def __torch_dispatch__(
         self, op: torch._ops.OpOverload, types: object, args: tuple = (), kwargs: dict | None = None
-    ) -> object:
+    ) -> Tensor:
         result = op(*args, **(kwargs or {}))
         if any(value.alias_info and not value.alias_info.is_write for value in op._schema.returns):
             return result
@@ -208,8 +209,10 @@ class Traffic(TorchDispatchMode):
         if name == "index_select":
             moved.remove(args[0])
             self.bytes += 32 * result.numel()
-        self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in moved)
-        if any(leaf.is_floating_point() for leaf in tree_leaves(result)):
+        self.bytes += sum(tensor.nbytes for tensor in moved)
+        if name != "empty":
+            self.largest = max(self.largest, result.nbytes)
+        if result.is_floating_point():
             self.floats.add(name)
         return result
 
@@ -230,6 +233,13 @@ def test_the_traffic_of_an_addition() -> None:
     a = torch.ones(10)
     assert traffic(lambda: a.view(2, 5) + 1).bytes == 80
     assert traffic(lambda: a.index_select(0, torch.tensor([3, 4, 4]))).bytes == 3 * (32 + 8 + 4)
+
+
+def test_scratch_memory_is_bounded_whatever_the_draws() -> None:
+    """As a GPU would be asked: no array but the draws themselves is larger than the words of a piece."""
+    meta = torch.device("meta")
+    for n, count in ((200, 10**5), (1, 10**8)):
+        assert traffic(lambda n=n, count=count: keyed_normal(0, IDS[:n], "noise", (count,), meta)).largest <= 2**24
 
 
 @pytest.mark.parametrize("evaluations", [80, 20])
