@@ -1,6 +1,7 @@
 """What an audit is about to do, as the first lines of its log."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 
 from ldm_scale.auditor import distortion_estimator
 from ldm_scale.costs import decoder_products, denoiser_evaluations
@@ -16,34 +17,40 @@ WIDTH = 14
 def briefing(inputs: Inputs, plan: Plan) -> Iterator[str]:
     """Target, samples, attacks and geometry with what a sample costs, and where the rows go: a line for each."""
     record = plan.record
-    config = record.config
-    split = "by folder" if config.split is None else f"by {config.split}"
-    terms = [
-        ("Target", f"{config.target}: {describe(inputs.target)}"),
-        *describe_lora(record),
-        *describe_conditioning(config),
-        ("Shards", f"{config.shards}: {len(plan.tasks):,} to audit"),
-        ("Samples", f"{record.samples:,}: {record.members:,} members, {record.heldout:,} held-out, {split}"),
-        ("Attacks", _attacks(inputs, plan)),
-        ("Geometry", _geometry(plan)),
-        ("Masks", f"{config.masks.bins} bins of influence rank, each sample's own and a random one"),
-        *describe_ranking(config),
-        ("Seed", str(config.seed)),
-        ("Rows", f"{config.out}/samples"),
-        ("Fingerprint", record.fingerprint[:SHORT]),
-    ]
+    yield from in_columns(describe_audit(inputs, record.members, record.heldout, len(plan.tasks)))
+    yield from in_columns([*describe_lora(record), ("Fingerprint", record.fingerprint[:SHORT])])
+
+
+def in_columns(terms: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Terms and their texts as lines."""
     return (f"  {term.lower():{WIDTH}}{text}" for term, text in terms)
 
 
-def _attacks(inputs: Inputs, plan: Plan) -> str:
+def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> Iterator[tuple[str, str]]:
+    """What is audited on which samples, how, and where the rows go, as pairs of a term and its description."""
+    config = inputs.config
+    split = "by folder" if config.split is None else f"by {config.split}"
+    yield "Target", f"{config.target}: {describe(inputs.target)}"
+    yield from describe_conditioning(config)
+    yield "Shards", f"{config.shards}: {shards:,} to audit"
+    yield "Samples", f"{members + heldout:,}: {members:,} members, {heldout:,} held-out, {split}"
+    yield "Attacks", _attacks(inputs)
+    yield "Geometry", _geometry(inputs)
+    yield "Masks", f"{config.masks.bins} bins of influence rank, each sample's own and a random one"
+    yield from describe_ranking(config)
+    yield "Seed", str(config.seed)
+    yield "Rows", f"{config.out}/samples"
+
+
+def _attacks(inputs: Inputs) -> str:
     target = inputs.target
     asked = denoiser_evaluations(inputs.attacks.values(), target.alphas_cumprod, target.latent_shape)
-    named = "; ".join(f"{name}: {list_timesteps(steps)}" for name, steps in plan.record.timesteps.items())
+    named = "; ".join(f"{name}: {list_timesteps(attack.timesteps)}" for name, attack in inputs.attacks.items())
     return f"{named}; {asked:,} denoiser evaluations a sample"
 
 
-def _geometry(plan: Plan) -> str:
-    geometry, dimensions = plan.record.config.geometry, plan.record.dimensions
+def _geometry(inputs: Inputs) -> str:
+    geometry, dimensions = inputs.config.geometry, math.prod(inputs.target.latent_shape)
     probes = "" if geometry.influence == "exact" else f", {geometry.probes} probes"
     estimator = distortion_estimator(geometry, dimensions)
     measured = "" if estimator == "off" else f" on {share_label(geometry.distortion_share)} of the samples"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +23,7 @@ from ldm_scale.errors import UsageError
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.storage import Location
 from ldm_scale.targets import Target, fetch_weights
+from ldm_scale.targets.weights import Weights
 
 VERSIONED = ("ldm_scale", "ray", "torch", "diffusers", "numpy", "pyarrow", "scikit-learn")
 
@@ -34,10 +36,22 @@ class Inputs:
     folder: Location
     manifest: Manifest
     split: Split | None
+    weights: Weights
     target: Target
     attacks: dict[str, Attack]
     ranking: np.ndarray | None
-    science: dict[str, Any]
+
+    @cached_property
+    def science(self) -> dict[str, Any]:
+        """Everything that rows depend on: values, and digests of what is read (of the weights, once asked for)."""
+        return {
+            **self.config.science(),
+            "draws": DRAWS,
+            "ranking": self.config.masks.ranking if self.ranking is None else digest(self.ranking.tolist()),
+            "shards": self.manifest.sha256,
+            "split": self.split.sha256 if self.split else self.manifest.split_sha256,
+            **self.weights.science(),
+        }
 
     @property
     def fingerprint(self) -> str:
@@ -63,16 +77,17 @@ class Plan:
         return {task.shard.stem: _wanted(task) for task in self.tasks}
 
 
-def check_inputs(config: AuditConfig) -> Inputs:
+def check_inputs(config: AuditConfig, *, outline: bool = False) -> Inputs:
     """Read and check manifest, split file, target and attacks before anything is started.
 
+    outline: of the target its shapes alone, without its weights, on the device "meta".
     Raises UsageError for the first that cannot be used.
     """
     attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
     shards = open_shards(config.shards, config.manifest)
     split = read_split(Location.of(config.split)) if config.split is not None else None
-    weights = fetch_weights(config.target, config.lora, config.lora_scale)
-    target = weights.load("cpu", config.images.size)
+    weights = fetch_weights(config.target, config.lora, config.lora_scale, outline=outline)
+    target = weights.load("meta" if outline else "cpu", config.images.size)
     _check_fit(config, target, attacks)
     ranking = _read_ranking(config, target)
     resolved = config.model_copy(
@@ -86,15 +101,7 @@ def check_inputs(config: AuditConfig) -> Inputs:
             **weights.addresses,
         }
     )
-    science: dict[str, Any] = {
-        **resolved.science(),
-        "draws": DRAWS,
-        "ranking": config.masks.ranking if ranking is None else digest(ranking.tolist()),
-        "shards": shards.manifest.sha256,
-        "split": split.sha256 if split else shards.manifest.split_sha256,
-        **weights.science(),
-    }
-    return Inputs(resolved, shards.folder, shards.manifest, split, target, attacks, ranking, science)
+    return Inputs(resolved, shards.folder, shards.manifest, split, weights, target, attacks, ranking)
 
 
 def _absolute(masks: MaskConfig) -> MaskConfig:
@@ -154,9 +161,28 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> Plan:
         heldout=sum(map(_wanted, tasks)) - members,
         versions={name: version(name) for name in VERSIONED},
     )
-    if not record.members or not record.heldout:
-        raise UsageError(f"{inputs.folder}: an audit needs members and held-out samples, one of the two is empty")
+    _check_sides(inputs, record.members, record.heldout)
     return Plan(record, tasks, inputs.target.image_size, inputs.ranking)
+
+
+def count_sides(inputs: Inputs) -> tuple[int, int]:
+    """How many members and held-out samples there are; of a split file, the keys in it, which are not looked up.
+
+    Raises UsageError where members or held-out are empty.
+    """
+    if inputs.split is not None:
+        members, heldout = len(inputs.split.members), len(inputs.split.heldout)
+    else:
+        tasks = _by_folder(inputs)
+        members = sum(map(_members, tasks))
+        heldout = sum(map(_wanted, tasks)) - members
+    _check_sides(inputs, members, heldout)
+    return members, heldout
+
+
+def _check_sides(inputs: Inputs, members: int, heldout: int) -> None:
+    if not members or not heldout:
+        raise UsageError(f"{inputs.folder}: an audit needs members and held-out samples, one of the two is empty")
 
 
 def _wanted(task: ShardTask) -> int:

@@ -1,6 +1,6 @@
 """The interface every audited model offers, and the conversion of its output to noise."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +19,10 @@ class Target(Protocol):
     image_size: int
     latent_shape: tuple[int, int, int]
     alphas_cumprod: Float[Tensor, " steps"]
+
+    def weights(self) -> Iterator[Tensor]:
+        """The parameters of all its models."""
+        ...
 
     def encode(
         self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None

@@ -24,10 +24,12 @@ COMPONENTS = (
     *("vae", "vqvae", "unet", "transformer", "scheduler"),
     *("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3"),
 )
-# Configurations, vocabularies, and weights whole or in parts, as diffusers and transformers name them. No other
-# format of weights: most of them can run code.
+# Configurations and vocabularies.
+DESCRIBED = ("*.json", "*.txt")
+# With weights whole or in parts, as diffusers and transformers name them. No other format of weights: most of them can
+# run code.
 READ = (
-    *("*.json", "*.txt"),
+    *DESCRIBED,
     *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors"),
     *("model.safetensors", "model-*-of-*.safetensors"),
 )
@@ -73,6 +75,12 @@ TARGET = Kind(
     2,
     ("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in READ)),
     _half_precision_parts,
+)
+# The same without its weights: all that its shapes follow from.
+OUTLINE = replace(
+    TARGET,
+    patterns=("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in DESCRIBED)),
+    more=lambda _: (),
 )
 # An autoencoder by itself, its files not below a folder of a target.
 AUTOENCODER = Kind(

@@ -1,12 +1,12 @@
 """What all latent diffusion models have in common; a family adds its condition."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, VQModel
 from jaxtyping import Float, Num
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_scale.errors import UsageError
 from ldm_scale.targets.autoencoder import freeze, make_autoencoder
@@ -30,12 +30,18 @@ class LatentDiffusion(ABC):
     ) -> None:
         self._autoencoder = make_autoencoder(autoencoder)
         self._denoiser = freeze(denoiser)
+        self._models: list[nn.Module] = [autoencoder, denoiser]
         self._device = next(denoiser.parameters()).device
         side = self._find_side(self._own_side(autoencoder), size)
         self._schedule = make_schedule(schedule, (side // self._grain()) ** 2)
-        self.alphas_cumprod = self._schedule.alphas_cumprod.to(self._device)
+        # A model of shapes alone keeps its schedule's numbers.
+        on = "cpu" if self._device.type == "meta" else self._device
+        self.alphas_cumprod = self._schedule.alphas_cumprod.to(on)
         self.latent_shape = (int(autoencoder.config.latent_channels), side, side)
         self.image_size = side * self._autoencoder.factor
+
+    def weights(self) -> Iterator[Tensor]:
+        return (parameter for model in self._models for parameter in model.parameters())
 
     def encode(
         self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None

@@ -11,6 +11,7 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin, VQModel
+from transformers import PreTrainedModel
 
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.storage import Location
@@ -100,15 +101,36 @@ def load_component(component: Path, kind: Any, what: str, **options: Any) -> Any
     try:
         return kind.from_pretrained(component, local_files_only=True, **options)
     except Exception as error:
-        # The libraries raise many kinds; each means that these files do not make this component.
-        raise UsageError(f"target {what} {component} cannot be loaded: {one_line(error)}") from error
+        raise _cannot_load(component, what, error) from error
+
+
+def _cannot_load(component: Path, what: str, error: Exception) -> UsageError:
+    """The libraries raise many kinds; each means that these files do not make this component."""
+    return UsageError(f"target {what} {component} cannot be loaded: {one_line(error)}")
+
+
+def outline_model(component: Path, kind: Any, what: str) -> Any:
+    """A model of shapes alone on the device "meta", from the configuration in its local folder, without its weights.
+
+    Raises UsageError where the configuration is not one of this class.
+    """
+    try:
+        with torch.device("meta"):
+            if issubclass(kind, PreTrainedModel):
+                return kind(kind.config_class.from_pretrained(component, local_files_only=True)).float()
+            return kind.from_config(kind.load_config(component, local_files_only=True)).float()
+    except Exception as error:
+        raise _cannot_load(component, what, error) from error
 
 
 def load_model(component: Path, kind: Any, what: str, device: str | torch.device) -> Any:
     """A model in float32 on a device, every weight of it from the safetensors of its local folder.
 
+    On the device "meta" it has shapes alone, and needs no weights.
     Raises UsageError where there are none, or not those of this class.
     """
+    if device == "meta":
+        return outline_model(component, kind, what)
     weights = [path.name for path in component.glob("*.safetensors")]
     if not weights:
         raise UsageError(f"target {what} {component} has no .safetensors file; other weight formats are not read")
@@ -183,8 +205,10 @@ def _check_channels(autoencoder: AutoencoderKL | VQModel, denoiser: Any, packing
 def load_target(folder: str | Path, device: str, size: int | None = None, lora: Lora | None = None) -> Target:
     """The target of a folder in diffusers' layout, in float32 on a device, in eval mode, with a LoRA fused into it.
 
-    size: side of its images in pixels, the model's own by default. Raises UsageError where the folder, a component or
-    its safetensors weights are missing or of another kind, the model cannot take the size, or the LoRA does not fit.
+    size: side of its images in pixels, the model's own by default. On the device "meta" the target has shapes alone,
+    and numbers only in its schedule: neither weights nor LoRA are read.
+    Raises UsageError where the folder, a component or its safetensors weights are missing or of another kind, the model
+    cannot take the size, or the LoRA does not fit.
     """
     # Bars of loading are no use in a worker's log.
     transformers.logging.disable_progress_bar()
@@ -195,7 +219,7 @@ def load_target(folder: str | Path, device: str, size: int | None = None, lora: 
     denoiser = load_model(parts.denoiser, family.denoiser, "denoiser", device)
     _check_channels(autoencoder, denoiser, family.packing)
     texts = [_load_text(text, found, device) for text, found in zip(family.texts, parts.texts, strict=True)]
-    if lora is not None:
+    if lora is not None and device != "meta":
         encoders = {text.encoder: found.model for text, found in zip(family.texts, texts, strict=True) if found}
         fuse_lora(lora, {parts.denoiser.name: denoiser, **encoders})
     return family.target(autoencoder, denoiser, _load_schedule(parts.scheduler, family.flow), *texts, size=size)

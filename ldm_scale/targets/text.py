@@ -46,6 +46,7 @@ class TextConditionalTarget(LatentDiffusion):
         super().__init__(autoencoder, denoiser, schedule, size=size)
         # Any: a family knows which of them may be None.
         self._texts: tuple[Any, ...] = texts
+        self._models += [text.model for text in texts if text is not None]
 
     def refusal(self, caption: str | None, label: int | None) -> str | None:
         return "no caption" if caption is None else None

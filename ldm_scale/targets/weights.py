@@ -7,7 +7,7 @@ from typing import Any
 from ldm_scale.errors import RunError
 from ldm_scale.storage import Location
 from ldm_scale.targets.base import Target
-from ldm_scale.targets.fetch import LORA, TARGET, Source, fetch
+from ldm_scale.targets.fetch import LORA, OUTLINE, TARGET, Source, fetch
 from ldm_scale.targets.load import load_target, target_digest
 from ldm_scale.targets.lora import Lora, find_weights
 
@@ -46,14 +46,19 @@ class Weights:
                 )
 
     def load(self, device: str, size: int | None = None) -> Target:
-        """The target on a device, in float32 and eval mode, for images of this side (by default the model's own)."""
+        """The target on a device, in float32 and eval mode, for images of this side (by default the model's own).
+
+        On the device "meta" it has shapes alone, which no LoRA changes.
+        """
         lora = Lora(find_weights(self.lora.path), self.lora_scale) if self.lora else None
         return load_target(self.target.path, device, size, lora)
 
 
-def fetch_weights(target: str, lora: str | None = None, lora_scale: float = 1.0) -> Weights:
+def fetch_weights(target: str, lora: str | None = None, lora_scale: float = 1.0, *, outline: bool = False) -> Weights:
     """The weights of a target and a LoRA, from local paths, s3:// or hub ids, brought to this node.
 
+    outline: of the target only its configurations and vocabularies, which are enough to load it on the device "meta".
     Raises UsageError for an address that cannot be read.
     """
-    return Weights(fetch(target, TARGET), fetch(lora, LORA) if lora is not None else None, lora_scale)
+    source = fetch(target, OUTLINE if outline else TARGET)
+    return Weights(source, fetch(lora, LORA) if lora is not None else None, lora_scale)

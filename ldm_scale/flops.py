@@ -1,0 +1,141 @@
+"""What a target's passes take, counted on shapes alone: operations, and the memory of what they hold. Torch only.
+
+Operations are those of convolutions and matrix products, attention's included, a multiplication and an addition being
+two. What is done element by element (normalisation, activations, softmax) is not counted.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from ldm_scale.geometry.pullback import Decoder, product_bytes, pullback, pushforward
+from ldm_scale.targets.base import Condition, Target
+
+
+class _LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made in its block took at any one time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live = 0
+        self._held: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(outputs):
+            if isinstance(tensor, Tensor):
+                self._hold(tensor.untyped_storage())
+        return outputs
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        # Views share a storage.
+        if storage not in self._held:
+            self._held.add(storage)
+            weakref.finalize(storage, self._release, storage.nbytes())
+            self._live += storage.nbytes()
+            self.peak = max(self.peak, self._live)
+
+    def _release(self, size: int) -> None:
+        self._live -= size
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass of one sample: its operations, and the bytes of intermediate results that it holds at most."""
+
+    flops: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Products:
+    """Operations of products with J or J^T at one sample: of each vector, and of a pass that vectors share."""
+
+    each: int
+    shared: int
+
+    def flops(self, vectors: int, passes: int) -> int:
+        """Of so many vectors from so many passes."""
+        return vectors * self.each + passes * self.shared
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What each part of a target takes, one sample at a time.
+
+    condition, encoding, evaluation, decoding: one forward pass, through text encoders, encoder, denoiser and decoder.
+    pushes, pulls: products J v and J^T v. product_memory: bytes that one of them holds. weights: bytes of all
+    parameters in float32.
+    """
+
+    condition: Pass
+    encoding: Pass
+    evaluation: Pass
+    decoding: Pass
+    pushes: Products
+    pulls: Products
+    product_memory: int
+    weights: int
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Operations of convolutions and matrix products that a call makes, by torch's own counter."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def measure_pass(run: Callable[[], object]) -> Pass:
+    """A forward pass without gradients, run twice."""
+    with torch.inference_mode():
+        flops = count_flops(run)
+        with _LiveBytes() as live:
+            run()
+    return Pass(flops, live.peak)
+
+
+def count_products(
+    multiply: Callable[[Decoder, Tensor, Tensor, int], Tensor], decode: Decoder, z: Tensor, shape: Sequence[int]
+) -> Products:
+    """Operations of pushforward or pullback with vectors of this shape at z, (1, c, h, w).
+
+    From calls with one vector and with two, in one chunk each: a further vector takes `each`, and what is left of the
+    first call is `shared`.
+    """
+
+    def count(vectors: int) -> int:
+        return count_flops(lambda: multiply(decode, z, z.new_empty(vectors, 1, *shape), vectors))
+
+    one, two = count(1), count(2)
+    return Products(each=two - one, shared=2 * one - two)
+
+
+def measure_target(target: Target, condition: Callable[[], Condition]) -> Arithmetic:
+    """What the parts of a target on the device "meta" take, one sample at a time.
+
+    condition: makes the condition of one sample. No number is computed.
+    """
+    z = torch.empty(1, *target.latent_shape, device="meta")
+    images = torch.empty(1, 3, target.image_size, target.image_size, device="meta")
+    with torch.inference_mode():
+        told = condition()
+    return Arithmetic(
+        condition=measure_pass(condition),
+        encoding=measure_pass(lambda: target.encode(images, None)),
+        evaluation=measure_pass(lambda: target.predict_noise(z, 0, told)),
+        decoding=measure_pass(lambda: target.decode(z)),
+        pushes=count_products(pushforward, target.decode, z, target.latent_shape),
+        pulls=count_products(pullback, target.decode, z, images.shape[1:]),
+        product_memory=product_bytes(target.decode, z),
+        weights=sum(4 * weight.numel() for weight in target.weights()),
+    )
