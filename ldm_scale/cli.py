@@ -14,6 +14,7 @@ from ldm_scale.config import (
     AnalysisConfig,
     AuditConfig,
     Config,
+    DryRunConfig,
     GeometryBenchmarkConfig,
     PackConfig,
     ReduceBenchmarkConfig,
@@ -24,11 +25,12 @@ from ldm_scale.config import (
     check_drop,
 )
 from ldm_scale.errors import RunError, UsageError, printable
-from ldm_scale.flags import ROOT, add_attack_flags, add_flags, at_root, collect
+from ldm_scale.flags import ROOT, add_attack_flags, add_flags, at_root, collect, given_flags
 from ldm_scale.ownership import latest_owner, own
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.storage import Location
 
+FILE = "YAML with the same names; flags win over it"
 WHERE = f"""
 What is audited must be given: by --shards, --target and --out; or by LDM_SCALE_SHARDS, LDM_SCALE_TARGET and
 LDM_SCALE_OUT; or by {ROOT}, a folder or s3:// address that has shards/{{dataset}} and targets/{{dataset}}; the run
@@ -48,7 +50,13 @@ def _print_outcome(run: RunDirectory) -> None:
     print(f"report: {run.root / 'report.html'}")
 
 
-def _audit(config: AuditConfig) -> None:
+def _audit(config: AuditConfig, trial: DryRunConfig) -> None:
+    if trial.dry_run:
+        from ldm_scale.engine.dry_run import reckon
+
+        for line in reckon(config, trial.hardware):
+            print(printable(line), flush=True)
+        return
     from ldm_scale.engine.audit import run_audit
 
     run_audit(config)
@@ -173,22 +181,22 @@ def _add_config_command(
     positional: tuple[str, ...] = (),
 ) -> None:
     parser = commands.add_parser(name, help=text, description=text)
-    _add_config_flags(parser, kind, function, {}, positional)
-
-
-def _add_config_flags(
-    parser: argparse.ArgumentParser,
-    kind: type[Config],
-    function: Callable[[Any], None],
-    recipe: dict[str, Any],
-    positional: tuple[str, ...] = (),
-) -> None:
     if not positional:
-        parser.add_argument("--config", metavar="FILE", help="YAML with the same names; flags win over it")
-    add_flags(parser, kind, positional, recipe=recipe)
-    if kind is AuditConfig:
-        add_attack_flags(parser)
-    parser.set_defaults(function=lambda arguments: function(build(kind, collect(arguments, kind, recipe))))
+        parser.add_argument("--config", metavar="FILE", help=FILE)
+    add_flags(parser, kind, positional)
+    parser.set_defaults(function=lambda arguments: function(build(kind, collect(arguments, kind, {}))))
+
+
+def _add_audit_flags(parser: argparse.ArgumentParser, recipe: dict[str, Any]) -> None:
+    def run(arguments: argparse.Namespace) -> None:
+        trial = build(DryRunConfig, given_flags(arguments, DryRunConfig))
+        _audit(build(AuditConfig, collect(arguments, AuditConfig, recipe)), trial)
+
+    parser.add_argument("--config", metavar="FILE", help=FILE)
+    add_flags(parser, AuditConfig, recipe=recipe)
+    add_attack_flags(parser)
+    add_flags(parser, DryRunConfig)
+    parser.set_defaults(function=run)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -200,7 +208,8 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ldm-scale {version('ldm_scale')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_config_command(commands, "audit", AuditConfig, _audit, "audit a target on shards, all the way to the report")
+    text = "audit a target on shards, all the way to the report"
+    _add_audit_flags(commands.add_parser("audit", help=text, description=text), {})
     positional = ("dataset", "source", "out")
     _add_config_command(
         commands, "pack", PackConfig, _pack, "make shards, manifest and split from a source", positional
@@ -279,5 +288,5 @@ def run_job(
     if dataset is not None:
         description, recipe = f"{description}\n{WHERE.format(dataset=dataset)}", at_root(recipe, dataset)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_config_flags(parser, AuditConfig, _audit, recipe)
+    _add_audit_flags(parser, recipe)
     return _run(parser, argv)

@@ -183,6 +183,27 @@ class AuditConfig(Config):
         )
 
 
+class HardwareConfig(Config):
+    """what --dry-run reckons with; nothing else looks at it."""
+
+    flops: float = Field(40e12, gt=0, allow_inf_nan=False, description="operations a second that a GPU sustains")
+    gpus: int | None = Field(None, gt=0, description="GPUs that work at once; the most of --gpus, or 1, by default")
+    bandwidth: Bytes = Field(200_000_000, gt=0, description="bytes a second to each GPU from storage, e.g. 500MB")
+
+
+class DryRunConfig(Config):
+    """Whether an audit is only reckoned; no part of the audit's own configuration, nor of its run."""
+
+    dry_run: bool = Field(False, description="say what the audit would take, and begin nothing")
+    hardware: HardwareConfig = HardwareConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DryRunConfig":
+        if "hardware" in self.model_fields_set and not self.dry_run:
+            raise ValueError("hardware: its numbers are for --dry-run")
+        return self
+
+
 class PackConfig(Config):
     """From a source to shards."""
 

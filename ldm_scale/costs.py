@@ -28,15 +28,14 @@ def denoiser_evaluations(
 
 def decoder_products(config: GeometryConfig, dimensions: int) -> float:
     """How many products with J or J^T influence and distortion of one sample take, the mean over all samples."""
-    exact = config.influence == "exact"
-    influence = dimensions if exact else config.probes
-    return influence + config.distortion_share * _distortion_products(config, dimensions, known=exact)
+    influence = dimensions if config.influence == "exact" else config.probes
+    return influence + config.distortion_share * distortion_products(config, dimensions)
 
 
-def _distortion_products(config: GeometryConfig, dimensions: int, known: bool) -> int:
-    """Of a sample whose distortion is measured; none where its exact metric is known already."""
+def distortion_products(config: GeometryConfig, dimensions: int) -> int:
+    """Those of one sample whose distortion is measured; none where its exact influences have given its metric."""
     estimator = distortion_estimator(config, dimensions)
     if estimator in PRODUCTS:
         draws, _ = ESTIMATORS[estimator]
         return PRODUCTS[estimator](dimensions, draws)
-    return dimensions if estimator == "exact" and not known else 0
+    return dimensions if estimator == "exact" and config.influence != "exact" else 0

@@ -112,9 +112,15 @@ def collect(arguments: argparse.Namespace, kind: type[Config], recipe: dict[str,
         if "attacks" in given or options:
             chosen = values.get("attacks", AuditConfig.model_fields["attacks"].default)
             values = values | {"attacks": _merge_attacks(chosen, given.get("attacks"), options)}
-    known = {
-        key: value
-        for key, value in given.items()
-        if key.split(".")[0] in kind.model_fields and not (kind is AuditConfig and key.split(".")[0] == "attacks")
-    }
-    return merge(values, _nest(known))
+    return merge(values, given_flags(arguments, kind))
+
+
+def given_flags(arguments: argparse.Namespace, kind: type[Config]) -> dict[str, Any]:
+    """The nested values of the flags alone that belong to a configuration, attacks' apart."""
+    return _nest(
+        {
+            key: value
+            for key, value in vars(arguments).items()
+            if value is not None and key.split(".")[0] in kind.model_fields.keys() - {"attacks"}
+        }
+    )

@@ -64,10 +64,6 @@ class Products:
     each: int
     shared: int
 
-    def flops(self, vectors: int, passes: int) -> int:
-        """Of so many vectors from so many passes."""
-        return vectors * self.each + passes * self.shared
-
 
 @dataclass(frozen=True)
 class Arithmetic:

@@ -53,6 +53,17 @@ def globally(attack: str) -> str:
     return f"{attack}_global"
 
 
+def row_bytes(schema: pa.Schema) -> int:
+    """Bytes of a row's values before compression, the text of its id left out."""
+    bits = 0
+    for kind in schema.types:
+        if pa.types.is_fixed_size_list(kind):
+            bits += kind.list_size * kind.value_type.bit_width
+        elif pa.types.is_primitive(kind):
+            bits += kind.bit_width
+    return -(-bits // 8)
+
+
 def row_schema(
     dimensions: int, attacks: dict[str, int], bins: int, metadata: dict[str, str], one_ranking: bool
 ) -> pa.Schema:

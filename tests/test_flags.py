@@ -20,10 +20,10 @@ FLAGS = {
         --attacks.pian.timesteps --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps --attacks.sima.p
         --attacks.sima.timesteps --compute.actors --compute.batch-size --compute.cpus-per-actor
         --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device --compute.gpus --compute.gpus-per-actor
-        --compute.initial-actors --compute.rows-per-part --conditioning --config --geometry.calibration
+        --compute.initial-actors --compute.rows-per-part --conditioning --config --dry-run --geometry.calibration
         --geometry.distortion --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes
-        --gpus --help --images.crop --images.filter --images.max-pixels --images.size --latent --leakage.attack
-        --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out
+        --gpus --hardware.bandwidth --hardware.flops --hardware.gpus --help --images.crop --images.filter
+        --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out
         --retry-rejects --seed --shards --split --target -h
     """,
     "benchmark geometry": """

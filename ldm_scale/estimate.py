@@ -1,0 +1,186 @@
+"""What an audit will take, before it is begun: a sample's operations by part, and a batch's memory. Torch only.
+
+The counts of costs times the arithmetic of flops, and what follows from them for a GPU of a given speed.
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from ldm_scale.auditor import ESTIMATORS, distortion_estimator
+from ldm_scale.config import AuditConfig
+from ldm_scale.costs import distortion_products
+from ldm_scale.flops import Arithmetic
+from ldm_scale.geometry.pullback import chunk_sizes
+from ldm_scale.targets.base import Target
+
+FLOAT, DOUBLE = 4, 8  # bytes
+
+
+@dataclass(frozen=True)
+class Item:
+    """A part of what a sample takes: how many of what it is made of, and their operations; means over all samples."""
+
+    count: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a sample takes, part by part.
+
+    conditions: texts through their encoders. evaluations: of the denoiser. influence, distortion: products with the
+    decoder's Jacobian. passes: through the decoder, that these products begin from.
+    """
+
+    encodings: Item
+    conditions: Item
+    evaluations: Item
+    influence: Item
+    distortion: Item
+    passes: Item
+
+    @property
+    def flops(self) -> float:
+        """Operations in all."""
+        return sum(item.flops for item in vars(self).values())
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the device that a batch takes at most: the weights, and in turn those of each stage.
+
+    encode: of intermediate results of the encoder. geometry: what a chunk of products may take, at least one product,
+    with the batch's probes or the chunk's columns of J. attacks: of the denoiser, with the predictions that are kept.
+    """
+
+    weights: int
+    encode: int
+    geometry: int
+    attacks: int
+
+    @property
+    def peak(self) -> int:
+        return self.weights + max(self.encode, self.geometry, self.attacks)
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Of one sample: vectors multiplied with J (pushed) and with J^T (pulled), and the passes that these begin from."""
+
+    pushed: float = 0
+    pushing: float = 0
+    pulled: float = 0
+    pulling: float = 0
+
+    def __mul__(self, times: float) -> "_Products":
+        return _Products(*(count * times for count in vars(self).values()))
+
+    def multiplied(self, arithmetic: Arithmetic) -> Item:
+        flops = self.pushed * arithmetic.pushes.each + self.pulled * arithmetic.pulls.each
+        return Item(self.pushed + self.pulled, flops)
+
+    def passed(self, arithmetic: Arithmetic) -> Item:
+        flops = self.pushing * arithmetic.pushes.shared + self.pulling * arithmetic.pulls.shared
+        return Item(self.pushing + self.pulling, flops)
+
+
+class Estimate:
+    """What one configuration takes of one target on the device "meta".
+
+    evaluations: of the denoiser for one sample.
+    """
+
+    def __init__(self, config: AuditConfig, target: Target, arithmetic: Arithmetic, evaluations: int) -> None:
+        self._geometry = config.geometry
+        self._batch = config.compute.batch_size
+        self._target = target
+        self._arithmetic = arithmetic
+        self._evaluations = evaluations
+        self._dimensions = math.prod(target.latent_shape)
+        self._image = 3 * target.image_size**2
+        self._estimator = distortion_estimator(config.geometry, self._dimensions)
+        self._exact = config.geometry.influence == "exact"
+
+    def sample(self) -> Sample:
+        """The mean over all samples."""
+        arithmetic = self._arithmetic
+        influence, distortion = self._influence(), self._distortion() * self._geometry.distortion_share
+        begun = [products.passed(arithmetic) for products in (influence, distortion)]
+        return Sample(
+            encodings=Item(1, arithmetic.encoding.flops),
+            conditions=Item(1, arithmetic.condition.flops),
+            evaluations=Item(self._evaluations, self._evaluations * arithmetic.evaluation.flops),
+            influence=influence.multiplied(arithmetic),
+            distortion=distortion.multiplied(arithmetic),
+            passes=Item(sum(item.count for item in begun), sum(item.flops for item in begun)),
+        )
+
+    def calibration(self) -> float:
+        """Operations of one sample of the calibration set."""
+        influence = self._influence()
+        parts = influence.multiplied(self._arithmetic), influence.passed(self._arithmetic)
+        return self._arithmetic.encoding.flops + sum(part.flops for part in parts)
+
+    def _influence(self) -> _Products:
+        if self._exact:
+            return self._push(self._dimensions, self._batch)
+        return _Products(pulled=self._geometry.probes, pulling=1)
+
+    def _distortion(self) -> _Products:
+        """Of a sample whose distortion is measured."""
+        products = distortion_products(self._geometry, self._dimensions)
+        if not products:
+            return _Products()
+        push = self._push(self._vectors, self._measured)
+        if self._estimator == "exact":
+            return push
+        # With J and with J^T in turn, as many vectors each time.
+        return replace(push, pulled=self._vectors, pulling=1) * (products / (2 * self._vectors))
+
+    def _push(self, vectors: int, samples: int) -> _Products:
+        """One call of J v for so many vectors of one sample: each chunk of vectors has a pass of its own."""
+        _, at_once = self._chunk(vectors, samples)
+        return _Products(pushed=vectors, pushing=math.ceil(vectors / at_once))
+
+    def _chunk(self, vectors: int, samples: int) -> tuple[int, int]:
+        """How many samples, and how many of each one's vectors, a chunk of decoder products has."""
+        z = torch.empty(samples, *self._target.latent_shape, device="meta")
+        return chunk_sizes(self._target.decode, z, vectors, self._geometry.memory)
+
+    @property
+    def _measured(self) -> int:
+        """Samples of a batch whose distortion is measured."""
+        return max(1, round(self._geometry.distortion_share * self._batch))
+
+    @property
+    def _vectors(self) -> int:
+        """Those that distortion is measured with at a time."""
+        if self._estimator == "exact":
+            return self._dimensions
+        draws, _ = ESTIMATORS[self._estimator]
+        return min(draws, self._dimensions) if self._estimator == "truncated" else draws
+
+    def memory(self) -> Memory:
+        """Of a batch, its images and latents apart, which are small."""
+        arithmetic, batch = self._arithmetic, self._batch
+        products = max(self._geometry.memory, arithmetic.product_memory)
+        predictions = self._evaluations * self._dimensions * FLOAT
+        return Memory(
+            weights=arithmetic.weights,
+            encode=batch * arithmetic.encoding.memory,
+            geometry=products + max(self._probes(), self._columns()),
+            attacks=batch * (arithmetic.evaluation.memory + predictions),
+        )
+
+    def _probes(self) -> int:
+        return 0 if self._exact else self._batch * self._geometry.probes * self._image * FLOAT
+
+    def _columns(self) -> int:
+        """The largest J V of a chunk, in single and in double precision."""
+        calls = [(self._dimensions, self._batch)] if self._exact else []
+        if distortion_products(self._geometry, self._dimensions):
+            calls.append((self._vectors, self._measured))
+        sizes = [vectors * self._chunk(vectors, samples)[0] for vectors, samples in calls]
+        return max(sizes, default=0) * self._image * (FLOAT + DOUBLE)
