@@ -23,8 +23,8 @@ FLAGS = {
         --compute.initial-actors --compute.rows-per-part --conditioning --config --dry-run --geometry.calibration
         --geometry.distortion --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes
         --gpus --hardware.bandwidth --hardware.flops --hardware.gpus --help --images.crop --images.filter
-        --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out
-        --retry-rejects --seed --shards --split --target -h
+        --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --lora --lora-scale --manifest
+        --masks.bins --masks.ranking --max-reject-fraction --out --retry-rejects --seed --shards --split --target -h
     """,
     "benchmark geometry": """
         --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h
