@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -101,9 +102,12 @@ def measure_pass(run: Callable[[], object]) -> Pass:
 
 
 def count_products(
-    multiply: Callable[[Decoder, Tensor, Tensor, int], Tensor], decode: Decoder, z: Tensor, shape: Sequence[int]
+    multiply: Callable[[Decoder, Tensor, Tensor, int], Tensor],
+    decode: Decoder,
+    z: Float[Tensor, "1 c h w"],
+    shape: Sequence[int],
 ) -> Products:
-    """Operations of pushforward or pullback with vectors of this shape at z, (1, c, h, w).
+    """Operations of pushforward or pullback with vectors of this shape at one latent.
 
     From calls with one vector and with two, in one chunk each: a further vector takes `each`, and what is left of the
     first call is `shared`.

@@ -67,7 +67,7 @@ def test_geometry_and_attacks_know_no_files_no_ray_no_diffusers() -> None:
     assert offenders(paths, OUTSIDE | OUTSIDE_OURS) == []
 
 
-def test_the_auditor_knows_no_files_and_no_ray() -> None:
+def test_the_auditor_and_what_it_costs_know_no_files_and_no_ray() -> None:
     forbidden = {
         "ray",
         "diffusers",
@@ -78,7 +78,8 @@ def test_the_auditor_knows_no_files_and_no_ray() -> None:
         "ldm_scale.rundir",
         "ldm_scale.data",
     }
-    assert offenders([PACKAGE / "auditor.py"], forbidden) == []
+    paths = [PACKAGE / f"{name}.py" for name in ("auditor", "costs", "estimate", "flops")]
+    assert offenders(paths, forbidden) == []
 
 
 def test_analysis_needs_no_model_and_no_gpu() -> None:

@@ -29,6 +29,11 @@ COUNTED = (
 )
 
 
+def three_digits(value: float) -> str:
+    """A number to three digits, such as 12,300."""
+    return f"{float(f'{value:.3g}'):,.12g}"
+
+
 def scaled(value: float, unit: str) -> str:
     """A quantity with three digits and a prefix, such as 2.51 TFLOP."""
     step = min(max(0, math.floor(math.log10(value) / 3)), len(PREFIXES) - 1) if value > 0 else 0
@@ -45,7 +50,7 @@ def reckon(config: AuditConfig, hardware: HardwareConfig) -> Iterator[str]:
     """
     inputs = check_inputs(config, outline=True)
     members, heldout = count_sides(inputs)
-    yield "dry run: nothing is begun, nothing is written"
+    yield "dry run: no Ray is started, no run is begun"
     yield from in_columns(describe_audit(inputs, members, heldout, len(inputs.manifest.shards)))
     yield from _Reckoning(inputs, members + heldout, hardware).lines()
 
@@ -154,9 +159,9 @@ class _Reckoning:
         reading = (reads / gpus + self._arithmetic.weights) / hardware.bandwidth
         wall = max(computing, reading)
         return (
-            f"{wall * gpus / 3600:.3g} GPU hours; {duration(wall)} on {gpus:,} GPU{'s' * (gpus > 1)}: computing "
-            f"{duration(computing)}, reading meanwhile {duration(reading)}; "
-            f"{float(f'{3600 / each:.3g}'):,.7g} samples a GPU hour"
+            f"{three_digits(wall * gpus / 3600)} GPU hours; {duration(wall)} on {gpus:,} GPU{'s' * (gpus > 1)}: "
+            f"computing {duration(computing)}, reading meanwhile {duration(reading)}; "
+            f"{three_digits(3600 / each)} samples a GPU hour"
         )
 
     def _dearest(self) -> str:

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.storage import Location
 from ldm_scale.targets import fetch
-from ldm_scale.targets.fetch import CACHE, LORA, TARGET
+from ldm_scale.targets.fetch import CACHE, LORA, OUTLINE, TARGET
 from ldm_scale.targets.load import load_target, target_digest
 from tests.targets import tiny
 from tests.targets.hub import NAME, Hub, serve
@@ -245,6 +245,15 @@ def test_half_precision_comes_from_the_hub_too(hub: Hub, littered: Path, target:
     found = set(tree(fetch.fetch(NAME, TARGET).path))
     plain = "unet/diffusion_pytorch_model.safetensors"
     assert found == set(tree(target)) - {plain} | {plain.replace(".safe", ".fp16.safe")}
+
+
+def test_the_outline_of_a_target_comes_without_weights(hub: Hub, target: Path) -> None:
+    described = {name for name in tree(target) if not name.endswith(".safetensors")}
+    source = fetch.fetch(NAME, OUTLINE)
+    assert set(tree(source.path)) == set(hub.sent) == described
+    assert load_target(source.path, "meta").latent_shape == (4, 4, 4)
+    # The rest comes when it is asked for.
+    assert tree(fetch.fetch(NAME, TARGET).path) == tree(target)
 
 
 def test_a_lora_comes_from_the_hub(hub: Hub, littered: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import pickle
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +249,23 @@ def test_the_digest_follows_the_weights_and_not_the_place(copy: Path, tiny_targe
     path = copy / "unet/diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert target_digest(str(copy)) != target_digest(str(tiny_target))
+
+
+@pytest.mark.parametrize("make", [tiny.vq_ldm, tiny.class_unet, tiny.stable_diffusion, tiny.stable_diffusion_3])
+def test_of_shapes_alone_it_says_what_the_loaded_one_says(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    folder = make(tmp_path / "target")
+    loaded = load_target(folder, "cpu", 32)
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
+    outline = load_target(folder, "meta", 32)
+    assert (outline.latent_shape, outline.image_size) == (loaded.latent_shape, loaded.image_size)
+    torch.testing.assert_close(outline.alphas_cumprod, loaded.alphas_cumprod)
+    shapes = [(weight.shape, weight.dtype) for weight in loaded.weights()]
+    assert [(weight.shape, weight.dtype) for weight in outline.weights()] == shapes
+    assert all(weight.is_meta for weight in outline.weights())
+
+
+def test_shapes_alone_are_refused_as_weights_are(text_target: Path) -> None:
+    change(text_target / "text_encoder/config.json", hidden_size="wide")
+    with pytest.raises(UsageError, match=r"target text encoder .*/text_encoder cannot be loaded: "):
+        load_target(text_target, "meta")

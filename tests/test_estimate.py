@@ -1,0 +1,130 @@
+"""What an audit will take, against what one is seen to take."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ldm_scale.attacks.base import Evaluations
+from ldm_scale.attacks.registry import make_attack
+from ldm_scale.config import AuditConfig, build
+from ldm_scale.costs import decoder_products, denoiser_evaluations
+from ldm_scale.estimate import Estimate
+from ldm_scale.flops import count_flops, measure_pass, measure_target
+from ldm_scale.geometry import influence, pullback, slq, truncated
+from ldm_scale.geometry.pullback import product_bytes
+from ldm_scale.targets import load_target
+from tests.test_auditor import KEYS, PIXELS, make_auditor
+
+BATCH = 2
+
+
+def estimate(folder: Path, **values: Any) -> tuple[Estimate, AuditConfig]:
+    target = load_target(folder, "meta")
+    config = build(AuditConfig, {"out": "o", "shards": "s", "target": "t", **values})
+    attacks = [make_attack(name, options) for name, options in config.attacks.items()]
+    evaluations = denoiser_evaluations(attacks, target.alphas_cumprod, target.latent_shape)
+    return Estimate(config, target, measure_target(target, lambda: None), evaluations), config
+
+
+# Of one product's memory, as much as this: the vectors that go at once, of both samples.
+@pytest.mark.parametrize(
+    ("estimator", "distortion", "room"),
+    [
+        ("exact", "exact", 40),
+        ("hutchinson", "truncated", 20),
+        ("hutchinson", "slq", 1000),
+    ],
+)
+def test_the_geometry_takes_what_an_audit_is_seen_to_take(
+    estimator: str, distortion: str, room: int, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = 0
+
+    def counted(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def take(*arguments: Any) -> Tensor:
+            nonlocal seen
+            found: list[Tensor] = []
+            seen += count_flops(lambda: found.append(product(*arguments)))
+            return found[0]
+
+        return take
+
+    memory = room * product_bytes(load_target(tiny_target, "cpu").decode, torch.zeros(1, 4, 4, 4))
+    geometry = {"influence": estimator, "probes": 4, "distortion": distortion, "memory": memory}
+    expected, config = estimate(tiny_target, geometry=geometry, compute={"batch_size": BATCH})
+    forward, backward = counted(pullback.pushforward), counted(pullback.pullback)
+    for module in (pullback, influence, slq, truncated):
+        if hasattr(module, "pushforward"):
+            monkeypatch.setattr(module, "pushforward", forward)
+        monkeypatch.setattr(module, "pullback", backward)
+    nothing = [None] * BATCH
+    make_auditor(tiny_target, geometry=geometry).audit(PIXELS[:BATCH], KEYS[:BATCH], nothing, nothing)
+    sample = expected.sample()
+    assert seen == BATCH * (sample.influence.flops + sample.distortion.flops + sample.passes.flops)
+    assert sample.influence.count + sample.distortion.count == decoder_products(config.geometry, 64)
+
+
+def test_a_share_of_the_samples_takes_a_share_of_the_distortion(tiny_target: Path) -> None:
+    whole, part = (
+        estimate(tiny_target, geometry={"distortion": "exact", "distortion_share": share})[0].sample()
+        for share in (1.0, 0.25)
+    )
+    assert part.distortion.flops == whole.distortion.flops / 4 > 0
+    assert part.influence == whole.influence
+    assert part.flops == pytest.approx(
+        sum(
+            item.flops
+            for item in (
+                *(part.encodings, part.conditions, part.evaluations),
+                *(part.influence, part.distortion, part.passes),
+            )
+        )
+    )
+
+
+def test_evaluations_take_what_the_attacks_are_seen_to_ask(tiny_target: Path) -> None:
+    attacks = {"sima": {"timesteps": "0:30:10"}, "pia": {"timesteps": "0:30:10"}}
+    expected, config = estimate(tiny_target, attacks=attacks)
+    target = load_target(tiny_target, "cpu")
+
+    def attack() -> None:
+        z = torch.zeros(1, 4, 4, 4)
+        evaluations = Evaluations(z, target.alphas_cumprod, lambda x, t: target.predict_noise(x, t, None), lambda _: z)
+        for name, options in config.attacks.items():
+            make_attack(name, options).vectors(evaluations)
+
+    with torch.no_grad():
+        assert count_flops(attack) == expected.sample().evaluations.flops
+
+
+def test_calibration_encodes_and_probes(tiny_target: Path) -> None:
+    expected, _ = estimate(tiny_target, geometry={"distortion": "off"})
+    sample = expected.sample()
+    assert expected.calibration() == sample.encodings.flops + sample.influence.flops + sample.passes.flops
+
+
+def test_memory_grows_with_the_batch_and_holds_one_product_at_least(tiny_target: Path) -> None:
+    product = product_bytes(load_target(tiny_target, "cpu").decode, torch.zeros(1, 4, 4, 4))
+
+    def memory(batch: int, room: int) -> Any:
+        geometry = {"memory": room, "probes": 8, "distortion": "off"}
+        return estimate(tiny_target, geometry=geometry, compute={"batch_size": batch})[0].memory()
+
+    one, four = memory(1, 1), memory(4, 10 * product)
+    assert (four.encode, four.attacks) == (4 * one.encode, 4 * one.attacks)
+    probes = 8 * 3 * 16 * 16 * 4
+    assert (one.geometry, four.geometry) == (product + probes, 10 * product + 4 * probes)
+    assert four.peak == four.weights + max(four.encode, four.geometry, four.attacks)
+    weights = sum(weight.nbytes for weight in load_target(tiny_target, "cpu").weights())
+    assert one.weights == weights > 0
+
+
+def test_a_batch_encodes_in_the_memory_of_its_samples(tiny_target: Path) -> None:
+    target = load_target(tiny_target, "meta")
+    expected, _ = estimate(tiny_target, compute={"batch_size": 3})
+    images = torch.empty(3, 3, 16, 16, device="meta")
+    assert expected.memory().encode == pytest.approx(measure_pass(lambda: target.encode(images, None)).memory, rel=0.02)
