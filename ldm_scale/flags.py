@@ -28,7 +28,13 @@ def _help(field: FieldInfo, default: Any) -> str:
     text = field.description or ""
     if default in (None, PydanticUndefined):
         return text
-    shown = ",".join(map(str, default)) if isinstance(default, tuple | dict) else default
+    match default:
+        case tuple() | dict():
+            shown = ",".join(map(str, default))
+        case float():
+            shown = f"{default:g}"
+        case _:
+            shown = str(default)
     return f"{text} [{shown}]".replace("%", "%%")
 
 

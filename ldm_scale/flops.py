@@ -5,18 +5,18 @@ two. What is done element by element (normalisation, activations, softmax) is no
 """
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_scale.geometry.pullback import Decoder, product_bytes, pullback, pushforward
+from ldm_scale.geometry.pullback import product_bytes, pullback, pushforward
 from ldm_scale.targets.base import Condition, Target
 
 
@@ -101,22 +101,13 @@ def measure_pass(run: Callable[[], object]) -> Pass:
     return Pass(flops, live.peak)
 
 
-def count_products(
-    multiply: Callable[[Decoder, Tensor, Tensor, int], Tensor],
-    decode: Decoder,
-    z: Float[Tensor, "1 c h w"],
-    shape: Sequence[int],
-) -> Products:
-    """Operations of pushforward or pullback with vectors of this shape at one latent.
+def count_products(multiply: Callable[[Tensor], object], vector: Tensor) -> Products:
+    """Operations of multiply(vectors), vectors being (k, 1, ...) of the shape of `vector`, all of them at once.
 
-    From calls with one vector and with two, in one chunk each: a further vector takes `each`, and what is left of the
-    first call is `shared`.
+    From a call with one and a call with two: a further vector takes `each`, and what is left of the first call is
+    `shared`.
     """
-
-    def count(vectors: int) -> int:
-        return count_flops(lambda: multiply(decode, z, z.new_empty(vectors, 1, *shape), vectors))
-
-    one, two = count(1), count(2)
+    one, two = (count_flops(partial(multiply, vector.expand(count, 1, *vector.shape))) for count in (1, 2))
     return Products(each=two - one, shared=2 * one - two)
 
 
@@ -134,8 +125,8 @@ def measure_target(target: Target, condition: Callable[[], Condition]) -> Arithm
         encoding=measure_pass(lambda: target.encode(images, None)),
         evaluation=measure_pass(lambda: target.predict_noise(z, 0, told)),
         decoding=measure_pass(lambda: target.decode(z)),
-        pushes=count_products(pushforward, target.decode, z, target.latent_shape),
-        pulls=count_products(pullback, target.decode, z, images.shape[1:]),
+        pushes=count_products(lambda vectors: pushforward(target.decode, z, vectors, len(vectors)), z[0]),
+        pulls=count_products(lambda vectors: pullback(target.decode, z, vectors, len(vectors)), images[0]),
         product_memory=product_bytes(target.decode, z),
         weights=sum(4 * weight.numel() for weight in target.weights()),
     )
