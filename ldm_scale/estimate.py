@@ -66,16 +66,16 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class _Products:
-    """Of one sample: vectors multiplied with J (pushed) and with J^T (pulled), and the passes that these begin from."""
+class _Work:
+    """Of one sample: vectors multiplied with J (pushed) and J^T (pulled), and passes that these begin from."""
 
     pushed: float = 0
     pushing: float = 0
     pulled: float = 0
     pulling: float = 0
 
-    def __mul__(self, times: float) -> "_Products":
-        return _Products(*(count * times for count in vars(self).values()))
+    def __mul__(self, times: float) -> "_Work":
+        return _Work(*(count * times for count in vars(self).values()))
 
     def multiplied(self, arithmetic: Arithmetic) -> Item:
         flops = self.pushed * arithmetic.pushes.each + self.pulled * arithmetic.pulls.each
@@ -123,26 +123,26 @@ class Estimate:
         parts = influence.multiplied(self._arithmetic), influence.passed(self._arithmetic)
         return self._arithmetic.encoding.flops + sum(part.flops for part in parts)
 
-    def _influence(self) -> _Products:
+    def _influence(self) -> _Work:
         if self._exact:
             return self._push(self._dimensions, self._batch)
-        return _Products(pulled=self._geometry.probes, pulling=1)
+        return _Work(pulled=self._geometry.probes, pulling=1)
 
-    def _distortion(self) -> _Products:
+    def _distortion(self) -> _Work:
         """Of a sample whose distortion is measured."""
         products = distortion_products(self._geometry, self._dimensions)
         if not products:
-            return _Products()
+            return _Work()
         push = self._push(self._vectors, self._measured)
         if self._estimator == "exact":
             return push
         # With J and with J^T in turn, as many vectors each time.
         return replace(push, pulled=self._vectors, pulling=1) * (products / (2 * self._vectors))
 
-    def _push(self, vectors: int, samples: int) -> _Products:
+    def _push(self, vectors: int, samples: int) -> _Work:
         """One call of J v for so many vectors of one sample: each chunk of vectors has a pass of its own."""
         _, at_once = self._chunk(vectors, samples)
-        return _Products(pushed=vectors, pushing=math.ceil(vectors / at_once))
+        return _Work(pushed=vectors, pushing=math.ceil(vectors / at_once))
 
     def _chunk(self, vectors: int, samples: int) -> tuple[int, int]:
         """How many samples, and how many of each one's vectors, a chunk of decoder products has."""
