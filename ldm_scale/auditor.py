@@ -17,7 +17,7 @@ from ldm_scale.errors import UsageError
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pooled import Profile, pooled_influence
-from ldm_scale.geometry.pullback import CountedDecoder, Decoder, metric
+from ldm_scale.geometry.pullback import Decoder, TracedDecoder, metric
 from ldm_scale.geometry.slq import slq_distortion
 from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
@@ -127,7 +127,7 @@ class Auditor:
         labels: Sequence[int | None],
     ) -> AuditedBatch:
         """Measure influence, distortion and every attack's spectra of these samples."""
-        stopwatch, decoder = Stopwatch(self._device), CountedDecoder(self._target.decode)
+        stopwatch, decoder = Stopwatch(self._device), TracedDecoder(self._target.decode)
         z = self._encode(pixels, sample_ids)
         stopwatch.mark()
         influence, stability, metrics = self._influence(decoder, z, sample_ids)

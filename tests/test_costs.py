@@ -15,7 +15,7 @@ from ldm_scale.attacks.secmi import SecMI
 from ldm_scale.attacks.sima import SimA
 from ldm_scale.config import GeometryConfig
 from ldm_scale.costs import decoder_products, denoiser_evaluations
-from ldm_scale.geometry import influence, pullback, slq, truncated
+from ldm_scale.geometry.pullback import Jacobian
 from tests.test_auditor import KEYS, PIXELS, make_auditor
 
 THIRTY = tuple(range(0, 300, 10))
@@ -43,19 +43,16 @@ def test_products_are_those_that_an_audit_takes(
 ) -> None:
     taken = 0
 
-    def counted(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def take(decode: object, z: Tensor, vectors: Tensor, at_once: int) -> Tensor:
+    def counted(product: Callable[[Jacobian, Tensor], Tensor]) -> Callable[[Jacobian, Tensor], Tensor]:
+        def take(jacobian: Jacobian, vectors: Tensor) -> Tensor:
             nonlocal taken
-            taken += len(vectors) * len(z)
-            return product(decode, z, vectors, at_once)
+            taken += len(vectors) * len(jacobian.z)
+            return product(jacobian, vectors)
 
         return take
 
-    forward, backward = counted(pullback.pushforward), counted(pullback.pullback)
-    for module in (pullback, influence, slq, truncated):
-        if hasattr(module, "pushforward"):
-            monkeypatch.setattr(module, "pushforward", forward)
-        monkeypatch.setattr(module, "pullback", backward)
+    for name in ("push", "pull"):
+        monkeypatch.setattr(Jacobian, name, counted(getattr(Jacobian, name)))
     geometry = {"influence": estimator, "probes": 4, "distortion": distortion}
     nothing = [None] * 2
     make_auditor(tiny_target, geometry=geometry).audit(PIXELS[:2], KEYS[:2], nothing, nothing)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm_scale.geometry.pullback import Decoder, in_chunks, pullback
+from ldm_scale.geometry.pullback import Decoder, Jacobian, in_chunks
 
 FLOOR = 1e-12
 
@@ -29,7 +29,7 @@ def probe_squares(
 
     As many samples and probes go at once as `memory` bytes hold; a sample's forward pass serves all its probes.
     """
-    return torch.cat(in_chunks(pullback, decode, z, probes, memory), dim=1).flatten(2).square()
+    return torch.cat(in_chunks(Jacobian.pull, decode, z, probes, memory), dim=1).flatten(2).square()
 
 
 def hutchinson_influence(squares: Float[Tensor, "k n d"]) -> Float[Tensor, "n d"]:

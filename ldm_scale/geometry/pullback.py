@@ -1,51 +1,115 @@
 """Products with the decoder's Jacobian J (M image values by D latent dimensions), and the pullback metric J^T J."""
 
+import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
+
+from ldm_scale.geometry.kernels import linear_kernels
+from ldm_scale.geometry.staging import Staged, stage
 
 Decoder = Callable[[Tensor], Tensor]
 
 
+def _linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The function's value at x, and its transposed Jacobian there as a function."""
+    value, transposed, *_ = torch.func.vjp(function, x)
+    return value, lambda vector: transposed(vector)[0]
+
+
+def _pull(decode: Decoder) -> Callable[[Tensor, Tensor], Tensor]:
+    """J^T v: one backward pass."""
+
+    def product(z: Tensor, cotangents: Tensor) -> Tensor:
+        _, pull = _linearise(decode, z)
+        return torch.func.vmap(pull)(cotangents)
+
+    return product
+
+
+def _push(decode: Decoder) -> Callable[[Tensor, Tensor], Tensor]:
+    """J v: the backward pass is linear, and its own backward pass is J. Forward mode lacks rules for some kernels."""
+
+    def product(z: Tensor, tangents: Tensor) -> Tensor:
+        images, pull = _linearise(decode, z)
+        _, push = _linearise(pull, torch.zeros_like(images))
+        return torch.func.vmap(push)(tangents)
+
+    return product
+
+
+PRODUCTS = {"push": _push, "pull": _pull}
+
+
 @dataclass
-class CountedDecoder:
-    """A decoder that is told of the products made with its Jacobian or its transpose: one a sample and vector."""
+class TracedDecoder:
+    """A decoder whose products with J are traced once for each shape, and counted: one a sample and vector."""
 
     decode: Decoder
     products: int = 0
+    _known: dict[Any, Any] = field(default_factory=dict)
 
     def __call__(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         return self.decode(z)
 
+    def staged(self, name: str, z: Float[Tensor, "n c h w"], vectors: Float[Tensor, "k n ..."]) -> Staged:
+        """The product of PRODUCTS with this name at latents and vectors of these shapes."""
+        key = (name, z.shape, vectors.shape, z.dtype, z.device)
+        if key not in self._known:
+            with torch.no_grad(), linear_kernels():
+                self._known[key] = stage(PRODUCTS[name](self.decode), z, vectors)
+        return self._known[key]
 
-def _count(decode: Decoder, vectors: Float[Tensor, "k n ..."]) -> None:
-    if isinstance(decode, CountedDecoder):
-        decode.products += vectors.shape[0] * vectors.shape[1]
+    def product_bytes(self, z: Float[Tensor, "1 c h w"]) -> int:
+        """`product_bytes`, measured once for each shape."""
+        key = ("bytes", z.shape, z.dtype, z.device)
+        if key not in self._known:
+            self._known[key] = product_bytes(self.decode, z)
+        return self._known[key]
 
 
-class ContiguousGroupNorm(TorchFunctionMode):
-    """Gives group_norm contiguous inputs: of others (attention's channels-last) it has neither rule used below."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is torch.nn.functional.group_norm:
-            args = (args[0].contiguous(), *args[1:])
-        return func(*args, **(kwargs or {}))
+def traced(decode: Decoder) -> TracedDecoder:
+    """The decoder itself, or its traces' first owner."""
+    return decode if isinstance(decode, TracedDecoder) else TracedDecoder(decode)
 
 
-@contextmanager
-def differentiable_kernels() -> Iterator[None]:
-    """Only kernels with forward-mode and batched reverse-mode rules: fused attention has none (pytorch #128971)."""
-    with sdpa_kernel(SDPBackend.MATH), ContiguousGroupNorm():
-        yield
+class Jacobian:
+    """J at each of n latents: products with it and its transpose, `at_once` vectors at a time on one linearisation."""
+
+    def __init__(self, decode: Decoder, z: Float[Tensor, "n c h w"], at_once: int) -> None:
+        self.z = z.contiguous()
+        self._decoder, self._at_once = traced(decode), at_once
+        self._residuals: dict[str, tuple[Tensor, ...]] = {}
+
+    def push(self, tangents: Float[Tensor, "k n c h w"]) -> Float[Tensor, "k n 3 H W"]:
+        """J v at each latent for k tangents v."""
+        return self._products("push", tangents)
+
+    def pull(self, cotangents: Float[Tensor, "k n 3 H W"]) -> Float[Tensor, "k n c h w"]:
+        """J^T v at each latent for k cotangents v."""
+        return self._products("pull", cotangents)
+
+    def _products(self, name: str, vectors: Tensor) -> Tensor:
+        count = len(vectors)
+        self._decoder.products += count * len(self.z)
+        # Equal chunks, the last filled up with zeros: one shape is traced.
+        size = math.ceil(count / math.ceil(count / self._at_once))
+        chunks = [_filled(chunk, size) for chunk in vectors.split(size)]
+        staged = self._decoder.staged(name, self.z, chunks[0])
+        with torch.no_grad():
+            if name not in self._residuals:
+                self._residuals[name] = staged.residuals(self.z)
+            return torch.cat([staged.product(chunk, *self._residuals[name]) for chunk in chunks])[:count]
+
+
+def _filled(vectors: Float[Tensor, "k ..."], size: int) -> Float[Tensor, "{size} ..."]:
+    """With zeros behind, in the layout that products are traced for."""
+    missing = size - len(vectors)
+    return torch.cat([vectors, vectors.new_zeros(missing, *vectors.shape[1:])]) if missing else vectors.contiguous()
 
 
 def product_bytes(decode: Decoder, z: Float[Tensor, "1 c h w"]) -> int:
@@ -58,71 +122,51 @@ def product_bytes(decode: Decoder, z: Float[Tensor, "1 c h w"]) -> int:
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
-    with torch.enable_grad(), differentiable_kernels(), hooks:
+    with torch.enable_grad(), linear_kernels(), hooks:
         image = decode(z.detach().requires_grad_())
     return held + image.nbytes
 
 
 def chunk_sizes(decode: Decoder, z: Float[Tensor, "n c h w"], products: int, memory: int) -> tuple[int, int]:
     """How many samples, and how many of each one's `products`, `memory` bytes hold at once; at least one of one."""
-    budget = max(1, memory // product_bytes(decode, z[:1]))
+    budget = max(1, memory // traced(decode).product_bytes(z[:1]))
     samples = min(len(z), max(1, budget // products))
     return samples, min(products, max(1, budget // samples))
 
 
+def powers_of_two(total: int, most: int) -> Iterator[int]:
+    """Powers of two up to `most` that sum to `total`, largest first: batches of any size have few shapes."""
+    while total:
+        size = 1 << (min(total, most).bit_length() - 1)
+        yield size
+        total -= size
+
+
 def in_chunks(
-    measure: Callable[[Decoder, Tensor, Tensor, int], Tensor],
+    measure: Callable[[Jacobian, Tensor], Tensor],
     decode: Decoder,
     z: Float[Tensor, "n c h w"],
     vectors: Float[Tensor, "k n ..."],
     memory: int,
 ) -> list[Tensor]:
-    """measure(decode, samples, their k vectors, at_once) for as many samples at a time as `memory` bytes hold."""
-    samples, at_once = chunk_sizes(decode, z, len(vectors), memory)
-    pairs = zip(z.split(samples), vectors.split(samples, dim=1), strict=True)
-    return [measure(decode, some, theirs, at_once) for some, theirs in pairs]
+    """measure(J of samples, their k vectors) for as many samples at a time as `memory` bytes hold."""
+    decoder = traced(decode)
+    samples, at_once = chunk_sizes(decoder, z, len(vectors), memory)
+    sizes = list(powers_of_two(len(z), samples))
+    pairs = zip(z.split(sizes), vectors.split(sizes, dim=1), strict=True)
+    return [measure(Jacobian(decoder, some, at_once), theirs) for some, theirs in pairs]
 
 
-def pushforward(
-    decode: Decoder, z: Float[Tensor, "n c h w"], tangents: Float[Tensor, "k n c h w"], at_once: int
-) -> Float[Tensor, "k n 3 H W"]:
-    """J v at each sample for k tangents in forward mode; `at_once` tangents at a time share one primal pass."""
-
-    def push(tangent: Tensor) -> Tensor:
-        return torch.func.jvp(decode, (z,), (tangent,))[1]
-
-    _count(decode, tangents)
-    with torch.no_grad(), differentiable_kernels():
-        return torch.func.vmap(push, chunk_size=at_once)(tangents)
-
-
-def pullback(
-    decode: Decoder, z: Float[Tensor, "n c h w"], cotangents: Float[Tensor, "k n 3 H W"], at_once: int
-) -> Float[Tensor, "k n c h w"]:
-    """J^T v at each sample for k cotangents on one forward pass, `at_once` cotangents at a time."""
-    _count(decode, cotangents)
-    with torch.enable_grad(), differentiable_kernels():
-        leaf = z.detach().requires_grad_()
-        images = decode(leaf)
-        chunks = [
-            torch.autograd.grad(images, leaf, chunk, retain_graph=True, is_grads_batched=True)[0]
-            for chunk in cotangents.split(at_once)
-        ]
-    return torch.cat(chunks)
-
-
-def gram(
-    decode: Decoder, z: Float[Tensor, "n c h w"], basis: Float[Tensor, "d n c h w"], at_once: int
-) -> Float[Tensor, "n d d"]:
+def gram(jacobian: Jacobian, basis: Float[Tensor, "d n c h w"]) -> Float[Tensor, "n d d"]:
     """Inner products of the images of d tangents, in float64."""
-    columns = pushforward(decode, z, basis, at_once).flatten(2).transpose(0, 1).double()
+    columns = jacobian.push(basis).flatten(2).transpose(0, 1).double()
     return columns @ columns.mT
 
 
 def metric(decode: Decoder, z: Float[Tensor, "n c h w"], memory: int) -> Float[Tensor, "n d d"]:
     """The pullback metric G = J^T J of each sample, exactly, in float64.
 
-    All D columns of J come from forward mode, as many at a time as `memory` bytes hold; the chunks do not change G.
+    From all D columns of J, as many at a time as `memory` bytes hold; the chunks do not change G.
     """
     dimensions = z[0].numel()
     basis = torch.eye(dimensions, dtype=z.dtype, device=z.device).reshape(dimensions, 1, *z.shape[1:])

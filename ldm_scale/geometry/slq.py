@@ -5,31 +5,29 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ldm_scale.geometry.pullback import Decoder, in_chunks, pullback, pushforward
+from ldm_scale.geometry.pullback import Decoder, Jacobian, in_chunks
 
 # An off-diagonal entry below this share of the diagonal one is rounding error: the run's space is exhausted.
 BREAKDOWN = torch.finfo(torch.float32).eps
 
 
-def bidiagonalise(
-    decode: Decoder, z: Float[Tensor, "n c h w"], starts: Float[Tensor, "k n d"], at_once: int, steps: int
-) -> Float[Tensor, "k n m m"]:
+def bidiagonalise(jacobian: Jacobian, starts: Float[Tensor, "k n d"], steps: int) -> Float[Tensor, "k n m m"]:
     """The upper bidiagonal B of m = `steps` Golub-Kahan steps from unit starts v_1: J V = U B, V^T J^T U = B^T.
 
     B^T B is what Lanczos on G v = J^T (J v) gives, but B keeps the small singular values that squaring rounds away.
     V is orthogonalised in full, twice, in float64, which keeps U orthogonal too (Simon and Zha 2000). An exhausted run
     goes on with a diagonal of ones: cut off from v_1, and of logarithm 0.
     """
-    basis = starts[None]
+    z, basis = jacobian.z, starts[None]
     u, beta = torch.zeros_like(z[0, 0, 0, 0]), torch.ones_like(starts[..., :1])
     diagonal, upper = [], []
     for _ in range(steps):
         v = basis[-1]
-        pushed = pushforward(decode, z, v.to(z.dtype).unflatten(2, z.shape[1:]), at_once)
+        pushed = jacobian.push(v.to(z.dtype).unflatten(2, z.shape[1:]))
         ahead = pushed.flatten(2).double() - beta * u
         alpha = torch.where(beta > 0, ahead.norm(dim=2, keepdim=True), 1.0)
         u = normalize(ahead, dim=2)
-        pulled = pullback(decode, z, u.to(z.dtype).unflatten(2, pushed.shape[2:]), at_once)
+        pulled = jacobian.pull(u.to(z.dtype).unflatten(2, pushed.shape[2:]))
         ahead = pulled.flatten(2).double() - alpha * v
         for _ in range(2):
             ahead = ahead - torch.einsum("mknd,mkn->knd", basis, torch.einsum("mknd,knd->mkn", basis, ahead))
@@ -54,9 +52,9 @@ def slq_distortion(
     """
     dimensions = z[0].numel()
 
-    def quadrature(decode: Decoder, z: Tensor, probes: Tensor, at_once: int) -> Tensor:
+    def quadrature(jacobian: Jacobian, probes: Tensor) -> Tensor:
         starts = normalize(probes.flatten(2).double(), dim=2)
-        _, values, vectors = torch.linalg.svd(bidiagonalise(decode, z, starts, at_once, min(steps, dimensions)))
+        _, values, vectors = torch.linalg.svd(bidiagonalise(jacobian, starts, min(steps, dimensions)))
         return dimensions * torch.xlogy(vectors[..., 0].square(), values).sum(-1).mean(0).float()
 
     return torch.cat(in_chunks(quadrature, decode, z, probes, memory))

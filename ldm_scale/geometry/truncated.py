@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm_scale.geometry.pullback import Decoder, in_chunks, pullback, pushforward
+from ldm_scale.geometry.pullback import Decoder, Jacobian, in_chunks
 
 
 def orthonormal(products: Float[Tensor, "k n *shape"]) -> Float[Tensor, "r n *shape"]:
@@ -29,12 +29,12 @@ def truncated_distortion(
     of rounding errors.
     """
 
-    def largest(decode: Decoder, z: Tensor, tangents: Tensor, at_once: int) -> Tensor:
-        images = orthonormal(pushforward(decode, z, tangents, at_once))
+    def largest(jacobian: Jacobian, tangents: Tensor) -> Tensor:
+        images = orthonormal(jacobian.push(tangents))
         for _ in range(iterations):
-            directions = orthonormal(pullback(decode, z, images, at_once))
-            images = orthonormal(pushforward(decode, z, directions, at_once))
-        rows = pullback(decode, z, images, at_once).flatten(2).transpose(0, 1).double()
+            directions = orthonormal(jacobian.pull(images))
+            images = orthonormal(jacobian.push(directions))
+        rows = jacobian.pull(images).flatten(2).transpose(0, 1).double()
         return torch.linalg.svdvals(rows)[:, :rank].log().sum(-1).float()
 
     return torch.cat(in_chunks(largest, decode, z, tangents[: z[0].numel()], memory))

@@ -6,6 +6,8 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
 from torch import Tensor, nn
 
+from ldm_scale.geometry.pullback import TracedDecoder
+
 SHAPE = (2, 2, 2)
 IMAGE = (3, 4, 4)
 
@@ -120,8 +122,9 @@ def dc_decoder() -> Autoencoder:
     return Autoencoder(AutoencoderDC(**options))
 
 
-def frozen(decoder: nn.Module) -> nn.Module:
-    return decoder.eval().requires_grad_(False)
+def frozen(decoder: nn.Module) -> TracedDecoder:
+    """One for all tests, which need no trace of a shape that another test has."""
+    return TracedDecoder(decoder.eval().requires_grad_(False))
 
 
 # All from (2, 2, 2) to (3, 4, 4): 8 dimensions, 48 values.
@@ -149,8 +152,9 @@ WIDE_DECODERS = {
 }
 
 
-def jacobians(decode: nn.Module, z: Tensor) -> Tensor:
+def jacobians(decode: nn.Module | TracedDecoder, z: Tensor) -> Tensor:
     """J of each sample in float64, (n, M, D), by torch's reverse-mode reference."""
-    double = copy.deepcopy(decode).double()
+    module = decode.decode if isinstance(decode, TracedDecoder) else decode
+    double = copy.deepcopy(module).double()
     rows = [torch.autograd.functional.jacobian(lambda x: double(x[None])[0], sample) for sample in z.double()]
     return torch.stack(rows).reshape(len(z), -1, z[0].numel())

@@ -5,22 +5,19 @@ import torch
 from torch import Tensor, nn
 
 from ldm_scale.geometry.pullback import (
-    ContiguousGroupNorm,
-    CountedDecoder,
+    Jacobian,
+    TracedDecoder,
     chunk_sizes,
-    differentiable_kernels,
     in_chunks,
     metric,
+    powers_of_two,
     product_bytes,
-    pullback,
-    pushforward,
 )
 from tests.geometry.decoders import (
     DECODERS,
     IMAGE,
     SHAPE,
     conv_decoder,
-    frozen,
     jacobians,
     latents,
     linear_decoder,
@@ -29,7 +26,7 @@ from tests.geometry.decoders import (
 
 
 @pytest.fixture(params=DECODERS)
-def decoder(request: pytest.FixtureRequest) -> nn.Module:
+def decoder(request: pytest.FixtureRequest) -> TracedDecoder:
     return DECODERS[request.param]
 
 
@@ -39,27 +36,44 @@ def assert_near(found: Tensor, expected: Tensor, share: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 100])
-def test_pushforward_is_jacobian_times_tangent(decoder: nn.Module, at_once: int) -> None:
+def test_push_is_jacobian_times_tangent(decoder: TracedDecoder, at_once: int) -> None:
     z, tangents = latents(), normal(5, 3, *SHAPE, seed=3)
     expected = torch.einsum("nmd,knd->knm", jacobians(decoder, z), tangents.flatten(2).double())
-    assert_near(pushforward(decoder, z, tangents, at_once).flatten(2), expected)
+    assert_near(Jacobian(decoder, z, at_once).push(tangents).flatten(2), expected)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, 100])
-def test_pullback_is_transposed_jacobian_times_cotangent(decoder: nn.Module, at_once: int) -> None:
+def test_pull_is_transposed_jacobian_times_cotangent(decoder: TracedDecoder, at_once: int) -> None:
     z, cotangents = latents(), normal(5, 3, *IMAGE, seed=3)
     expected = torch.einsum("nmd,knm->knd", jacobians(decoder, z), cotangents.flatten(2).double())
-    assert_near(pullback(decoder, z, cotangents, at_once).flatten(2), expected)
+    assert_near(Jacobian(decoder, z, at_once).pull(cotangents).flatten(2), expected)
 
 
-def test_a_decoder_may_count_the_products_with_it(decoder: nn.Module) -> None:
+def test_a_decoder_may_count_the_products_with_it(decoder: TracedDecoder) -> None:
     """One for each sample and vector, however many go at once; what it counts changes nothing."""
     z, tangents, cotangents = latents(), normal(5, 3, *SHAPE, seed=3), normal(4, 3, *IMAGE, seed=3)
-    counted = CountedDecoder(decoder)
-    pushed, pulled = pushforward(counted, z, tangents, 2), pullback(counted, z, cotangents, 3)
+    counted = TracedDecoder(decoder)
+    pushed, pulled = Jacobian(counted, z, 2).push(tangents), Jacobian(counted, z, 3).pull(cotangents)
     assert counted.products == 5 * 3 + 4 * 3
-    assert torch.equal(pushed, pushforward(decoder, z, tangents, 2))
-    assert torch.equal(pulled, pullback(decoder, z, cotangents, 3))
+    assert torch.equal(pushed, Jacobian(decoder, z, 2).push(tangents))
+    assert torch.equal(pulled, Jacobian(decoder, z, 3).pull(cotangents))
+
+
+def test_one_decoder_is_traced_once_for_latents_of_a_shape_and_products_hold_at_each_latent(
+    decoder: TracedDecoder,
+) -> None:
+    calls = []
+
+    def decode(z: Tensor) -> Tensor:
+        calls.append(z.shape)
+        return decoder(z)
+
+    tracing = TracedDecoder(decode)
+    for seed in range(3):
+        z, tangents = normal(2, *SHAPE, seed=seed), normal(4, 2, *SHAPE, seed=9)
+        expected = torch.einsum("nmd,knd->knm", jacobians(decoder, z), tangents.flatten(2).double())
+        assert_near(Jacobian(tracing, z, 4).push(tangents).flatten(2), expected)
+    assert len(calls) == 1
 
 
 def test_metric_of_a_linear_decoder_is_its_gram_matrix() -> None:
@@ -69,14 +83,14 @@ def test_metric_of_a_linear_decoder_is_its_gram_matrix() -> None:
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_metric_is_gram_of_the_full_jacobian(decoder: nn.Module) -> None:
+def test_metric_is_gram_of_the_full_jacobian(decoder: TracedDecoder) -> None:
     z = latents()
     full = jacobians(decoder, z)
     assert_near(metric(decoder, z, memory=2**30), full.mT @ full)
 
 
 @pytest.mark.parametrize("products", [1, 3, 50])
-def test_the_memory_budget_changes_nothing(decoder: nn.Module, products: int) -> None:
+def test_the_memory_budget_changes_nothing(decoder: TracedDecoder, products: int) -> None:
     """One product at a time, a few, or samples together: the same G as one sample at a time."""
     z = latents(5)
     alone = torch.cat([metric(decoder, sample, 2**30) for sample in z.split(1)])
@@ -94,8 +108,8 @@ def test_chunks_fit_the_budget_and_are_full(held: int, expected: tuple[int, int]
 
 
 def test_chunks_pair_each_sample_with_its_own_vectors() -> None:
-    def pair(decode: nn.Module, z: Tensor, vectors: Tensor, at_once: int) -> Tensor:
-        return torch.stack([z[:, 0, 0, 0], vectors[0, :, 0]])
+    def pair(jacobian: Jacobian, vectors: Tensor) -> Tensor:
+        return torch.stack([jacobian.z[:, 0, 0, 0], vectors[0, :, 0]])
 
     numbers = torch.arange(5.0)
     z, vectors = numbers[:, None, None, None].expand(-1, *SHAPE), numbers[None, :, None]
@@ -126,26 +140,16 @@ def test_product_bytes_measures_the_kernels_that_run() -> None:
     assert product_bytes(decode, z) > 4096**2 * 4
 
 
-def test_group_norm_of_a_channels_last_input_needs_the_contiguous_kernel() -> None:
-    """The reason for ContiguousGroupNorm; when this fails, torch has learned the rule and the mode can go."""
-    norm = frozen(nn.GroupNorm(2, 4))
-    x = normal(1, 4, 3, 3).contiguous(memory_format=torch.channels_last)
-    with pytest.raises(RuntimeError):
-        torch.func.jvp(norm, (x,), (torch.ones_like(x),))
-    with ContiguousGroupNorm():
-        found = torch.func.jvp(norm, (x,), (x,))[1]
-    expected = torch.func.jvp(norm, (x.contiguous(),), (x.contiguous(),))[1]
-    torch.testing.assert_close(found, expected)
-
-
-def test_the_kernels_change_no_image(decoder: nn.Module) -> None:
-    z = latents()
-    with differentiable_kernels():
-        found = decoder(z)
-    torch.testing.assert_close(found, decoder(z))
+@pytest.mark.parametrize(("total", "most"), [(1, 1), (7, 4), (32, 32), (31, 100), (100, 24)])
+def test_a_batch_is_cut_into_powers_of_two(total: int, most: int) -> None:
+    sizes = list(powers_of_two(total, most))
+    assert sum(sizes) == total
+    assert max(sizes) <= most < 2 * max(sizes) or max(sizes) <= total < 2 * max(sizes)
+    assert all(size & (size - 1) == 0 for size in sizes)
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_gradients_of_parameters_are_not_touched() -> None:
     decoder = conv_decoder()
-    pullback(decoder, latents(), torch.ones(2, 3, *IMAGE), 2)
+    Jacobian(decoder, latents(), 2).pull(torch.ones(2, 3, *IMAGE))
     assert all(parameter.grad is None for parameter in decoder.parameters())

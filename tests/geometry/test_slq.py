@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ldm_scale.geometry.pullback import product_bytes
+from ldm_scale.geometry.pullback import TracedDecoder, product_bytes
 from ldm_scale.geometry.slq import slq_distortion
 from tests.geometry.decoders import (
     SHAPE,
@@ -20,7 +20,7 @@ from tests.geometry.decoders import (
 )
 
 
-def log_spectrum(decoder: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
+def log_spectrum(decoder: nn.Module | TracedDecoder, z: Tensor) -> tuple[Tensor, Tensor]:
     """log sigma_i (n, d), and the right singular vectors as rows (n, d, d)."""
     _, values, vectors = torch.linalg.svd(jacobians(decoder, z), full_matrices=False)
     return values.log(), vectors

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ldm_scale.geometry.pullback import product_bytes
+from ldm_scale.geometry.pullback import TracedDecoder, product_bytes
 from ldm_scale.geometry.truncated import orthonormal, truncated_distortion
 from tests.geometry.decoders import (
     DECODERS,
@@ -21,7 +21,7 @@ from tests.geometry.decoders import (
 )
 
 
-def log_singular_values(decoder: nn.Module, z: torch.Tensor) -> torch.Tensor:
+def log_singular_values(decoder: nn.Module | TracedDecoder, z: torch.Tensor) -> torch.Tensor:
     return torch.linalg.svdvals(jacobians(decoder, z)).log()
 
 
