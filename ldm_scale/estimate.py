@@ -4,7 +4,7 @@ The counts of costs times the arithmetic of flops, and what follows from them fo
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -31,7 +31,7 @@ class Sample:
     """What a sample takes, part by part.
 
     conditions: texts through their encoders. evaluations: of the denoiser. influence, distortion: products with the
-    decoder's Jacobian. passes: through the decoder, that these products begin from.
+    decoder's Jacobian, with those that fill up chunks. passes: its linearisations, that these products begin from.
     """
 
     encodings: Item
@@ -125,24 +125,26 @@ class Estimate:
 
     def _influence(self) -> _Work:
         if self._exact:
-            return self._push(self._dimensions, self._batch)
-        return _Work(pulled=self._geometry.probes, pulling=1)
+            return _Work(pushed=self._filled(self._dimensions, self._batch), pushing=1)
+        return _Work(pulled=self._filled(self._geometry.probes, self._batch), pulling=1)
 
     def _distortion(self) -> _Work:
         """Of a sample whose distortion is measured."""
         products = distortion_products(self._geometry, self._dimensions)
         if not products:
             return _Work()
-        push = self._push(self._vectors, self._measured)
+        filled = self._filled(self._vectors, self._measured)
         if self._estimator == "exact":
-            return push
+            return _Work(pushed=filled, pushing=1)
         # With J and with J^T in turn, as many vectors each time.
-        return replace(push, pulled=self._vectors, pulling=1) * (products / (2 * self._vectors))
+        multiplied = products // (2 * self._vectors) * filled
+        return _Work(pushed=multiplied, pushing=1, pulled=multiplied, pulling=1)
 
-    def _push(self, vectors: int, samples: int) -> _Work:
-        """One call of J v for so many vectors of one sample: each chunk of vectors has a pass of its own."""
+    def _filled(self, vectors: int, samples: int) -> int:
+        """So many vectors of each sample, with those that fill up the last of their equal chunks."""
         _, at_once = self._chunk(vectors, samples)
-        return _Work(pushed=vectors, pushing=math.ceil(vectors / at_once))
+        chunks = math.ceil(vectors / at_once)
+        return chunks * math.ceil(vectors / chunks)
 
     def _chunk(self, vectors: int, samples: int) -> tuple[int, int]:
         """How many samples, and how many of each one's vectors, a chunk of decoder products has."""

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_scale.geometry.pullback import product_bytes, pullback, pushforward
+from ldm_scale.geometry.pullback import Jacobian, TracedDecoder, product_bytes
 from ldm_scale.targets.base import Condition, Target
 
 
@@ -105,10 +105,12 @@ def count_products(multiply: Callable[[Tensor], object], vector: Tensor) -> Prod
     """Operations of multiply(vectors), vectors being (k, 1, ...) of the shape of `vector`, all of them at once.
 
     From a call with one and a call with two: a further vector takes `each`, and what is left of the first call is
-    `shared`.
+    `shared`. Calls before, that are not counted, make what is made once.
     """
-    one, two = (count_flops(partial(multiply, vector.expand(count, 1, *vector.shape))) for count in (1, 2))
-    return Products(each=two - one, shared=2 * one - two)
+    one, two = (partial(multiply, vector.expand(count, 1, *vector.shape)) for count in (1, 2))
+    one(), two()
+    first, both = count_flops(one), count_flops(two)
+    return Products(each=both - first, shared=2 * first - both)
 
 
 def measure_target(target: Target, condition: Callable[[], Condition]) -> Arithmetic:
@@ -118,6 +120,7 @@ def measure_target(target: Target, condition: Callable[[], Condition]) -> Arithm
     """
     z = torch.empty(1, *target.latent_shape, device="meta")
     images = torch.empty(1, 3, target.image_size, target.image_size, device="meta")
+    decoder = TracedDecoder(target.decode)
     with torch.inference_mode():
         told = condition()
     return Arithmetic(
@@ -125,8 +128,8 @@ def measure_target(target: Target, condition: Callable[[], Condition]) -> Arithm
         encoding=measure_pass(lambda: target.encode(images, None)),
         evaluation=measure_pass(lambda: target.predict_noise(z, 0, told)),
         decoding=measure_pass(lambda: target.decode(z)),
-        pushes=count_products(lambda vectors: pushforward(target.decode, z, vectors, len(vectors)), z[0]),
-        pulls=count_products(lambda vectors: pullback(target.decode, z, vectors, len(vectors)), images[0]),
+        pushes=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).push(vectors), z[0]),
+        pulls=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).pull(vectors), images[0]),
         product_memory=product_bytes(target.decode, z),
         weights=sum(4 * weight.numel() for weight in target.weights()),
     )

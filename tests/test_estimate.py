@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from ldm_scale.attacks.base import Evaluations
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.config import AuditConfig, build
-from ldm_scale.costs import decoder_products, denoiser_evaluations
+from ldm_scale.costs import denoiser_evaluations
 from ldm_scale.estimate import Estimate
 from ldm_scale.flops import count_flops, measure_pass, measure_target
-from ldm_scale.geometry import influence, pullback, slq, truncated
+from ldm_scale.geometry import pullback
 from ldm_scale.geometry.pullback import product_bytes
 from ldm_scale.targets import load_target
 from tests.test_auditor import KEYS, PIXELS, make_auditor
@@ -30,42 +30,43 @@ def estimate(folder: Path, **values: Any) -> tuple[Estimate, AuditConfig]:
     return Estimate(config, target, measure_target(target, lambda: None), evaluations), config
 
 
-# Of one product's memory, as much as this: the vectors that go at once, of both samples.
 @pytest.mark.parametrize(
-    ("estimator", "distortion", "room"),
+    ("estimator", "distortion", "room", "products"),
     [
-        ("exact", "exact", 40),
-        ("hutchinson", "truncated", 20),
-        ("hutchinson", "slq", 1000),
+        # `room` is how many products' memory there is: for the vectors, filled up, that go at once, of both samples.
+        ("exact", "exact", 40, 64),
+        ("hutchinson", "truncated", 20, 4 + 6 * 3 * 17),
+        ("hutchinson", "slq", 1000, 4 + 960),
     ],
 )
 def test_the_geometry_takes_what_an_audit_is_seen_to_take(
-    estimator: str, distortion: str, room: int, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
+    estimator: str, distortion: str, room: int, products: int, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = 0
+    staged = pullback.stage
 
-    def counted(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def take(*arguments: Any) -> Tensor:
+    def counted(run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
             nonlocal seen
-            found: list[Tensor] = []
-            seen += count_flops(lambda: found.append(product(*arguments)))
+            found: list[Any] = []
+            seen += count_flops(lambda: found.append(run(*arguments)))
             return found[0]
 
-        return take
+        return call
+
+    def stage(*arguments: Any) -> Any:
+        traced = staged(*arguments)
+        return SimpleNamespace(residuals=counted(traced.residuals), product=counted(traced.product))
 
     memory = room * product_bytes(load_target(tiny_target, "cpu").decode, torch.zeros(1, 4, 4, 4))
     geometry = {"influence": estimator, "probes": 4, "distortion": distortion, "memory": memory}
-    expected, config = estimate(tiny_target, geometry=geometry, compute={"batch_size": BATCH})
-    forward, backward = counted(pullback.pushforward), counted(pullback.pullback)
-    for module in (pullback, influence, slq, truncated):
-        if hasattr(module, "pushforward"):
-            monkeypatch.setattr(module, "pushforward", forward)
-        monkeypatch.setattr(module, "pullback", backward)
+    expected, _ = estimate(tiny_target, geometry=geometry, compute={"batch_size": BATCH})
+    monkeypatch.setattr(pullback, "stage", stage)
     nothing = [None] * BATCH
     make_auditor(tiny_target, geometry=geometry).audit(PIXELS[:BATCH], KEYS[:BATCH], nothing, nothing)
     sample = expected.sample()
     assert seen == BATCH * (sample.influence.flops + sample.distortion.flops + sample.passes.flops)
-    assert sample.influence.count + sample.distortion.count == decoder_products(config.geometry, 64)
+    assert sample.influence.count + sample.distortion.count == products
 
 
 def test_a_share_of_the_samples_takes_a_share_of_the_distortion(tiny_target: Path) -> None:

@@ -19,8 +19,8 @@ from transformers.models.clip.modeling_clip import CLIPAttention
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.config import AuditConfig, TrainConfig, build
 from ldm_scale.costs import decoder_products, denoiser_evaluations
-from ldm_scale.flops import count_flops, count_products, measure_pass, measure_target
-from ldm_scale.geometry.pullback import product_bytes, pullback, pushforward
+from ldm_scale.flops import Products, count_flops, count_products, measure_pass, measure_target
+from ldm_scale.geometry.pullback import Jacobian, TracedDecoder, product_bytes
 from ldm_scale.targets import load_target
 from ldm_scale.targets.class_conditional import ClassConditionalTarget
 from ldm_scale.targets.latent_diffusion import LatentDiffusion
@@ -94,7 +94,7 @@ def test_a_pass_takes_what_its_modules_take(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_products_with_a_linear_decoder_take_what_it_takes(device: str) -> None:
-    """J v is the decoder itself, and J^T v its transpose: as many operations; and they begin from a pass through it."""
+    """J v is the decoder itself, and J^T v its transpose: as many operations; nothing is to be linearised."""
     first, second = (torch.zeros(*shape, 3, 3, device=device) for shape in ((8, 4), (3, 8)))
     once = 2 * 6 * 6 * 9 * (4 * 8 + 8 * 3)
     z = torch.zeros(1, 4, 6, 6, device=device)
@@ -103,24 +103,25 @@ def test_products_with_a_linear_decoder_take_what_it_takes(device: str) -> None:
         return nn.functional.conv2d(nn.functional.conv2d(z, first, padding=1), second, padding=1)
 
     assert count_flops(lambda: decode(z)) == once
-    pulls = count_products(lambda vectors: pullback(decode, z, vectors, len(vectors)), decode(z)[0])
-    assert (pulls.each, pulls.shared) == (once, once)
-    pushes = count_products(lambda vectors: pushforward(decode, z, vectors, len(vectors)), z[0])
-    assert pushes.each == once
-    assert pushes.shared >= once
+    decoder = TracedDecoder(decode)
+    pulls = count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).pull(vectors), decode(z)[0])
+    pushes = count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).push(vectors), z[0])
+    assert pulls == pushes == Products(each=once, shared=0)
 
 
-def test_products_are_linear_in_vectors_and_passes(tiny_target: Path) -> None:
+@pytest.mark.parametrize(("vectors", "at_once", "filled"), [(5, 5, 5), (5, 2, 6)])
+def test_products_are_linear_in_vectors(vectors: int, at_once: int, filled: int, tiny_target: Path) -> None:
+    """Chunks are equal, and begin from one linearisation."""
     target = load_target(tiny_target, "meta")
+    arithmetic, decoder = measure_target(target, lambda: None), TracedDecoder(target.decode)
     z = torch.empty(1, 4, 4, 4, device="meta")
-    arithmetic = measure_target(target, lambda: None)
-    pushes, pulls = arithmetic.pushes, arithmetic.pulls
-    for vectors, at_once, passes in ((5, 5, 1), (5, 2, 3)):
-        tangents, cotangents = z.new_empty(vectors, 1, 4, 4, 4), z.new_empty(vectors, 1, 3, 16, 16)
-        pushed = count_flops(partial(pushforward, target.decode, z, tangents, at_once))
-        assert pushed == vectors * pushes.each + passes * pushes.shared
-        pulled = count_flops(partial(pullback, target.decode, z, cotangents, at_once))
-        assert pulled == vectors * pulls.each + pulls.shared
+    for products, name, shape in ((arithmetic.pushes, "push", (4, 4, 4)), (arithmetic.pulls, "pull", (3, 16, 16))):
+
+        def multiply(name: str = name, shape: tuple[int, ...] = shape) -> Tensor:
+            return getattr(Jacobian(decoder, z, at_once), name)(z.new_empty(vectors, 1, *shape))
+
+        multiply()  # which traces it
+        assert count_flops(multiply) == filled * products.each + products.shared
 
 
 def test_memory_is_what_lives_at_once() -> None:

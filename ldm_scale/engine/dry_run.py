@@ -181,6 +181,4 @@ class _Reckoning:
                 return f"--geometry.influence hutchinson takes {geometry.probes:,} products a sample instead"
             case "influence" if geometry.probes > 1:
                 return f"--geometry.probes {geometry.probes // 2} takes half"
-            case "passes":
-                return "products begin from one, and more --geometry.memory lets more of them share it"
         return "fewer pixels (--images.size) take less, where the target takes them"

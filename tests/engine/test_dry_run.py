@@ -129,7 +129,6 @@ def test_time_follows_the_hardware(tmp_path: Path, tiny_shards: Path, bare: Path
         (("--geometry.distortion", "off", "--geometry.probes", 500), "influence.*--geometry.probes 250 takes half"),
         (("--geometry.influence", "exact"), "influence.*--geometry.influence hutchinson takes 16 products"),
         (("--geometry.distortion", "off", "--geometry.probes", 1), "denoiser.*every other of the attacks' timesteps"),
-        (("--geometry.influence", "exact", "--geometry.memory", 1), "decoder pass.*more --geometry.memory"),
     ],
 )
 def test_it_names_what_is_dearest(
