@@ -56,7 +56,11 @@ class GeometryConfig(Config):
     distortion_share: float = Field(
         1.0, gt=0, le=1, description="share of the samples whose distortion is measured, drawn by key"
     )
-    memory: Bytes = Field(2**30, description="bytes that one chunk of decoder products may take, e.g. 4GiB")
+    memory: Bytes | None = Field(
+        None,
+        description="bytes that one chunk of decoder products may take, e.g. 8GiB; halved where the device lacks them; "
+        "by default 64MiB on cpu, 4GiB on cuda",
+    )
 
 
 class MaskConfig(Config):

@@ -14,7 +14,7 @@ from ldm_scale.data.images import preprocess
 from ldm_scale.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.pooled import Profile
-from ldm_scale.geometry.pullback import Decoder, metric
+from ldm_scale.geometry.pullback import Decoder, TracedDecoder, metric
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.targets import load_target
 from ldm_scale.targets.base import to_images
@@ -27,6 +27,9 @@ KEYS = [f"shard/{n:03d}" for n in range(COUNT)]
 PIXELS = np.stack([preprocess(make_image(n), ImageConfig(), 16) for n in range(COUNT)])
 
 
+DECODERS: dict[Path, TracedDecoder] = {}
+
+
 def make_auditor(target: Path, calibration: Calibration | None = None, **changes: object) -> Auditor:
     values: dict[str, object] = {
         "out": "unused",
@@ -37,7 +40,10 @@ def make_auditor(target: Path, calibration: Calibration | None = None, **changes
         "masks": {"bins": 8},
         "analysis": {"drop": 0.5},
     }
-    return Auditor(load_target(str(target), "cpu"), build(AuditConfig, values | changes), calibration)
+    auditor = Auditor(load_target(str(target), "cpu"), build(AuditConfig, values | changes), calibration)
+    # What one test has traced, another need not trace again.
+    auditor._decoder = DECODERS.setdefault(target, auditor._decoder)
+    return auditor
 
 
 def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> AuditedBatch:
@@ -325,11 +331,12 @@ def test_products_are_those_of_the_samples_that_are_measured(tiny_target: Path) 
 
 
 def test_each_stage_takes_its_time(tiny_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that goes on by a second whenever the target works: one encoding, one forward pass, two evaluations.
+    """By a clock that goes on by a second whenever the target works: one encoding and two evaluations.
 
-    Of which the memory of a product is measured by another.
+    Of the decoder the memory of a product is measured, and the products are traced: a forward pass each.
     """
     auditor, now = make_auditor(tiny_target), [0.0]
+    auditor._decoder = TracedDecoder(auditor._target.decode)
 
     def ticking(work: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def tick(*arguments: object) -> torch.Tensor:
@@ -338,8 +345,8 @@ def test_each_stage_takes_its_time(tiny_target: Path, monkeypatch: pytest.Monkey
 
         return tick
 
-    for name in ("encode", "decode", "predict_noise"):
-        monkeypatch.setattr(auditor._target, name, ticking(getattr(auditor._target, name)))
+    for owner, name in ((auditor._target, "encode"), (auditor._decoder, "decode"), (auditor._target, "predict_noise")):
+        monkeypatch.setattr(owner, name, ticking(getattr(owner, name)))
     monkeypatch.setattr("ldm_scale.stopwatch.time.perf_counter", lambda: now[0])
     cost = auditor.audit(PIXELS[:2], KEYS[:2], [None] * 2, [None] * 2).cost
     assert cost.seconds == {"encode": 1, "geometry": 2, "attacks": 2}
