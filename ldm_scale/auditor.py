@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from ldm_scale.attacks.base import Attack, Evaluations
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
-from ldm_scale.config import AuditConfig, GeometryConfig, LeakageConfig
+from ldm_scale.budget import Budget
+from ldm_scale.config import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig
+from ldm_scale.denoising import predict_noises
 from ldm_scale.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.distortion import exact_distortion
@@ -37,6 +40,8 @@ ESTIMATORS: dict[str, tuple[int, Callable[..., Tensor]]] = {
 }
 # The share of dimensions whose agreement between two halves of the probes is kept: what the paper drops.
 STABILITY_DROP = 0.4
+# Evaluations that are one batch for the denoiser, where nothing else is asked for; on the CPU more fit no cache.
+EVALUATIONS = {"cpu": 64, "cuda": 256}
 # What a batch goes through, and what each takes is told of.
 STAGES = ("encode", "geometry", "attacks")
 
@@ -96,6 +101,11 @@ def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
     return config.distortion
 
 
+def evaluations_at_once(config: ComputeConfig, device: torch.device) -> int:
+    """How many rows of sample and timestep the denoiser takes at a time on this device, where memory holds them."""
+    return config.evaluations or EVALUATIONS[device.type]
+
+
 def resolve_leakage(config: LeakageConfig, attacks: Mapping[str, Attack]) -> LeakageConfig:
     """The attack and the timestep whose |S_i| the rows keep, defaults filled in.
 
@@ -123,6 +133,7 @@ class Auditor:
         self._device = target.alphas_cumprod.device
         self._decoder = TracedDecoder(target.decode)
         self._memory = products_memory(config.geometry, self._device)
+        self._rows = Budget(evaluations_at_once(config.compute, self._device), "evaluation of the denoiser")
 
     def refusal(self, caption: str | None, label: int | None) -> str | None:
         """Why a sample with this caption and label cannot be audited; None where it can."""
@@ -255,8 +266,7 @@ class Auditor:
         """Every attack's spectra under every mask, |S_i| of the one whose leakage is kept, and the evaluations made."""
         masks = self._bins(influence, sample_ids)
 
-        def denoise(x: Tensor, t: int) -> Tensor:
-            return self._target.predict_noise(x, t, condition)
+        denoise = partial(predict_noises, self._target, condition, self._rows)
 
         def draw(purpose: str) -> Tensor:
             return self._normal(sample_ids, purpose, self._target.latent_shape)

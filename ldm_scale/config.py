@@ -21,6 +21,8 @@ ELSEWHERE = "manifest that does not lie in the shards' folder, local or s3://; i
 CALIBRATED = "calibration"
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "float16"]
+DenoiserPrecision = Literal["float32", "tf32", "bfloat16", "float16"]
+Compilation = Literal["off", "default", "graphs"]
 
 
 class Config(BaseModel):
@@ -95,6 +97,13 @@ class ComputeConfig(Config):
 
     device: Device = Field("auto", description="auto is cuda where the cluster has GPUs, else cpu")
     batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
+    evaluations: int | None = Field(
+        None, gt=0, description="rows of sample and timestep that the denoiser takes at a time; 64 on cpu, 256 on cuda"
+    )
+    compile: Compilation = Field(
+        "off", description="torch.compile the denoiser; graphs: with CUDA graphs too (cuda only)"
+    )
+    channels_last: bool = Field(False, description="the denoiser's weights and inputs in memory with channels last")
     gpus: Span | None = Field(
         None, description="GPUs for auditors, at most or 0..64; a cluster that grows is asked for them (also --gpus)"
     )
@@ -104,7 +113,9 @@ class ComputeConfig(Config):
     initial_actors: int | None = Field(
         None, gt=0, description="auditors asked for at the start; those the cluster holds then by default"
     )
-    cpus_per_actor: float = Field(0.5, gt=0, description="CPUs each auditor reserves")
+    cpus_per_actor: float = Field(
+        0.5, gt=0, description="CPUs each auditor reserves; on cpu, threads it computes with, at least one"
+    )
     gpus_per_actor: float = Field(1, gt=0, description="GPUs each auditor reserves on cuda")
     cpus_per_reader: float = Field(0.2, gt=0, description="CPUs each shard reader reserves")
     cpus_per_decoder: float = Field(0.4, gt=0, description="CPUs each image decoder reserves")
@@ -145,6 +156,10 @@ class AuditConfig(Config):
         description="each sample's caption or class; none: the empty prompt, a DiT's null class; or the number of one "
         "class for all: a U-Net's null class",
     )
+    precision: DenoiserPrecision = Field(
+        "float32",
+        description="of the denoiser alone: float32, tf32, bfloat16 or float16 (tf32 and float16 on cuda only)",
+    )
     max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected samples than this fail the run")
     retry_rejects: bool = Field(False, description="when a run is resumed, try its rejected samples again")
     attacks: dict[str, dict[str, Any]] = Field(
@@ -182,7 +197,17 @@ class AuditConfig(Config):
         """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""
         return self.model_dump(
             mode="json",
-            include={"seed", "latent", "conditioning", "attacks", "images", "geometry", "masks", "leakage"},
+            include={
+                "seed",
+                "latent",
+                "conditioning",
+                "precision",
+                "attacks",
+                "images",
+                "geometry",
+                "masks",
+                "leakage",
+            },
             exclude={"geometry": {"memory"}, "masks": {"ranking"}},
         )
 

@@ -18,13 +18,14 @@ FLAGS = {
         --attacks.epsilon.p --attacks.epsilon.timesteps --attacks.loss.p --attacks.loss.timesteps --attacks.pfami.crops
         --attacks.pfami.p --attacks.pfami.timesteps --attacks.pia.p --attacks.pia.timesteps --attacks.pian.p
         --attacks.pian.timesteps --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps --attacks.sima.p
-        --attacks.sima.timesteps --compute.actors --compute.batch-size --compute.cpus-per-actor
-        --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device --compute.gpus --compute.gpus-per-actor
-        --compute.initial-actors --compute.rows-per-part --conditioning --config --geometry.calibration
-        --geometry.distortion --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes
-        --gpus --help --images.crop --images.filter --images.max-pixels --images.size --latent --leakage.attack
-        --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out
-        --retry-rejects --seed --shards --split --target -h
+        --attacks.sima.timesteps --compute.actors --compute.batch-size --compute.channels-last --compute.compile
+        --compute.cpus-per-actor --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device
+        --compute.evaluations --compute.gpus --compute.gpus-per-actor --compute.initial-actors --compute.rows-per-part
+        --conditioning --config --geometry.calibration --geometry.distortion --geometry.distortion-share
+        --geometry.influence --geometry.memory --geometry.probes --gpus --help --images.crop --images.filter
+        --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --lora --lora-scale --manifest
+        --masks.bins --masks.ranking --max-reject-fraction --out --precision --retry-rejects --seed --shards --split
+        --target -h
     """,
     "benchmark geometry": """
         --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h

@@ -17,7 +17,7 @@ from ldm_scale.engine.briefing import briefing
 from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.commit import commit_stream
 from ldm_scale.engine.plan import Plan, check_inputs, plan_audit
-from ldm_scale.engine.pool import Pool, audit_images, load_auditor, plan_pool, pool_size
+from ldm_scale.engine.pool import Pool, audit_images, execution_of, find_device, load_auditor, plan_pool, pool_size
 from ldm_scale.engine.progress import Progress, say, told
 from ldm_scale.engine.reading import ShardTask, as_pixels, stream_images
 from ldm_scale.engine.reduce import reduce_run
@@ -43,6 +43,7 @@ def run_audit(config: AuditConfig) -> Results:
     run = RunDirectory(Location.of(config.out))
     run.check_free(inputs.fingerprint, inputs.science)
     with session():
+        execution_of(config).check(find_device(config.compute))
         plan = plan_audit(inputs, run)
         for line in ("audit", *briefing(inputs, plan)):
             say(line)
