@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float
 from PIL import Image
 from ray.data import DataContext
 
@@ -63,17 +64,18 @@ def waiting(seconds: float) -> type[AuditorActor]:
 
         def _measure(self, good: pa.Table) -> AuditedBatch:
             time.sleep(seconds)
-            return _made_up(len(good), self._record)
+            return made_up(self._record, np.full(len(good), np.nan, np.float32))
 
     return WaitingAuditorActor
 
 
-def _made_up(samples: int, record: RunRecord) -> AuditedBatch:
-    dimensions, bins = record.dimensions, record.config.masks.bins
+def made_up(record: RunRecord, distortion: Float[np.ndarray, " n"]) -> AuditedBatch:
+    """What could have been measured of n samples, of which the distortion is given: float32, nan for none."""
+    samples, dimensions, bins = len(distortion), record.dimensions, record.config.masks.bins
     spectra = {name: np.ones((samples, len(steps), bins), np.float32) for name, steps in record.timesteps.items()}
     return AuditedBatch(
         influence=np.zeros((samples, dimensions), np.float32),
-        distortion=np.full(samples, np.nan, np.float32),
+        distortion=distortion,
         stability=np.full((samples, 2), np.nan, np.float32),
         leakage=np.zeros((samples, dimensions), np.float32),
         spectra={**spectra, **{control(name): values for name, values in spectra.items()}},
@@ -102,12 +104,17 @@ def make_shards(folder: Location, samples: int) -> None:
 
 
 def simulate(config: AuditConfig, seconds: float) -> RunDirectory:
-    """Commit made-up rows of all samples through the audit's own graph; needs a connected Ray."""
+    """Commit made-up rows of all samples by auditors who wait so long a batch; needs a connected Ray."""
+    return run_graph(config, waiting(seconds))
+
+
+def run_graph(config: AuditConfig, actor: type[AuditorActor]) -> RunDirectory:
+    """Commit what such auditors make of all samples through the audit's own graph; needs a connected Ray."""
     run = RunDirectory(Location.of(config.out))
     plan = plan_audit(check_inputs(config), run)
     run.begin(plan.record)
     with own(run.root, say) as owner:
-        compute_rows(plan, run, owner, waiting(seconds))
+        compute_rows(plan, run, owner, actor)
     return run
 
 
