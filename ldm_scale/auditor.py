@@ -25,6 +25,7 @@ from ldm_scale.registry import unknown_name
 from ldm_scale.schema import control, globally
 from ldm_scale.stopwatch import Stopwatch
 from ldm_scale.targets.base import Condition, Target, to_images
+from ldm_scale.transfer import Arriving, Transfer
 
 AUTO_EXACT_DIMENSIONS = 1024
 # How many draws an estimator of distortion takes: the paper's rank 20 and 30 more, and its scripts' 16 probes.
@@ -113,14 +114,19 @@ class Auditor:
         self._attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
         self._leakage = resolve_leakage(config.leakage, self._attacks)
         self._device = target.alphas_cumprod.device
+        self._transfer = Transfer(self._device)
 
     def refusal(self, caption: str | None, label: int | None) -> str | None:
         """Why a sample with this caption and label cannot be audited; None where it can."""
         return self._target.refusal(caption, label) if self._config.conditioning == "sample" else None
 
+    def load(self, pixels: UInt8[np.ndarray, "n 3 H W"]) -> Arriving:
+        """Send pixels to the device; what is computed there meanwhile goes on."""
+        return self._transfer.begin(pixels)
+
     def audit(
         self,
-        pixels: UInt8[np.ndarray, "n 3 H W"],
+        pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"],
         sample_ids: Sequence[str],
         captions: Sequence[str | None],
         labels: Sequence[int | None],
@@ -153,7 +159,9 @@ class Auditor:
             captions, labels = [None] * len(captions), [None if chosen == "none" else chosen] * len(labels)
         return self._target.condition(captions, labels)
 
-    def calibrate(self, pixels: UInt8[np.ndarray, "n 3 H W"], sample_ids: Sequence[str]) -> Float[np.ndarray, "n d"]:
+    def calibrate(
+        self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
+    ) -> Float[np.ndarray, "n d"]:
         """Influences of samples of a calibration set, each from its own probes alone; float32."""
         z = self._encode(pixels, sample_ids)
         if self._config.geometry.influence == "exact":
@@ -164,7 +172,9 @@ class Auditor:
         draws = [keyed_normal(self._config.seed, sample_id, purpose, shape) for sample_id in sample_ids]
         return torch.from_numpy(np.stack(draws)).to(self._device)
 
-    def _encode(self, pixels: UInt8[np.ndarray, "n 3 H W"], sample_ids: Sequence[str]) -> Float[Tensor, "n c h w"]:
+    def _encode(
+        self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
+    ) -> Float[Tensor, "n c h w"]:
         images = to_images(pixels, self._device)
         sampled = self._config.latent == "sample"
         noise = self._normal(sample_ids, "latent", self._target.latent_shape) if sampled else None

@@ -410,6 +410,7 @@ class StreamBenchmarkConfig(Config):
     side: int = Field(128, gt=3, description="side in pixels of the stored JPEGs")
     size: int = Field(64, gt=0, description="side in pixels that they are resized to")
     batch_size: int = Field(256, gt=0, description="samples an auditor takes at a time")
+    rows_per_part: int = Field(1024, gt=0, description="rows committed at a time")
     s3: bool = Field(True, description="also from an S3 server on this machine, which the `test` extra brings")
 
     @model_validator(mode="after")

@@ -11,7 +11,8 @@ import psutil
 
 # What Ray calls a worker while it does such work: its title names the class or the function.
 KINDS = {"readers": "read_shards", "decoders": "decode_images", "auditors": "Auditor", "writers": "commit_rows"}
-EVERY = 0.25
+# Seconds between two looks: each reads of all processes of the machine, in the driver.
+EVERY = 1.0
 
 
 def own_bytes(pid: int) -> int:

@@ -14,20 +14,18 @@ import pyarrow as pa
 from PIL import Image
 from ray.data import DataContext
 
-from ldm_scale.auditor import AuditedBatch, Calibration
+from ldm_scale.auditor import AuditedBatch
 from ldm_scale.config import DEMO, AuditConfig, StreamBenchmarkConfig, build
 from ldm_scale.data.manifest import Manifest, read_manifest, write_manifest
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import write_shard
-from ldm_scale.engine.audit import AuditorActor
 from ldm_scale.engine.benchmarks.memory import watched
 from ldm_scale.engine.benchmarks.weed import find_weed, s3_server
-from ldm_scale.engine.reading import as_pixels
 from ldm_scale.engine.session import check_local, session
-from ldm_scale.engine.simulation import STARTING, made_up, run_graph, steady_rate
+from ldm_scale.engine.simulation import STARTING, SimulatedAuditorActor, made_up, run_graph, steady_rate
 from ldm_scale.errors import RunError
-from ldm_scale.rundir import RunRecord
 from ldm_scale.storage import Location, read_table
+from ldm_scale.transfer import Arriving
 
 # Distinct pictures, of which the samples are made in turn.
 PICTURES = 1000
@@ -55,18 +53,11 @@ class Streaming:
         return self.rate / self.plain_rate
 
 
-class IdleAuditorActor(AuditorActor):
+class IdleAuditorActor(SimulatedAuditorActor):
     """Measures nothing of its images but the sum of their pixels, which it gives as their distortion."""
 
-    def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
-        self._record, self._size = record, image_size
-
-    def _refusal(self, caption: str | None, label: int | None, flaws: str) -> str | None:
-        return None
-
-    def _measure(self, good: pa.Table) -> AuditedBatch:
-        pixels = as_pixels(good["pixels"].to_pylist(), self._size)
-        return made_up(self._record, pixels.sum(axis=(1, 2, 3)).astype(np.float32))
+    def _measure(self, good: pa.Table, arriving: Arriving) -> AuditedBatch:
+        return made_up(self._record, arriving.wait().sum(dim=(1, 2, 3)).float().numpy())
 
 
 def make_picture(seed: int, side: int) -> bytes:
@@ -115,7 +106,12 @@ def _run(config: StreamBenchmarkConfig, shards: Location, out: Path) -> tuple[fl
         "shards": str(shards),
         "target": str(DEMO / "target"),
         "images": {"size": config.size},
-        "compute": {"device": "cpu", "actors": 1, "batch_size": config.batch_size},
+        "compute": {
+            "device": "cpu",
+            "actors": 1,
+            "batch_size": config.batch_size,
+            "rows_per_part": config.rows_per_part,
+        },
     }
     started = time.monotonic()
     with watched() as peaks, session():
