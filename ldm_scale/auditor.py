@@ -29,6 +29,7 @@ from ldm_scale.registry import unknown_name
 from ldm_scale.schema import control, globally
 from ldm_scale.stopwatch import Stopwatch
 from ldm_scale.targets.base import Condition, Target, to_images
+from ldm_scale.transfer import Arriving, Transfer
 
 AUTO_EXACT_DIMENSIONS = 1024
 # Bytes of a chunk of decoder products: what the caches of a CPU nearly hold is fastest there.
@@ -134,14 +135,19 @@ class Auditor:
         self._decoder = TracedDecoder(target.decode)
         self._memory = products_memory(config.geometry, self._device)
         self._rows = Budget(evaluations_at_once(config.compute, self._device), "evaluation of the denoiser")
+        self._transfer = Transfer(self._device)
 
     def refusal(self, caption: str | None, label: int | None) -> str | None:
         """Why a sample with this caption and label cannot be audited; None where it can."""
         return self._target.refusal(caption, label) if self._config.conditioning == "sample" else None
 
+    def load(self, pixels: UInt8[np.ndarray, "n 3 H W"]) -> Arriving:
+        """Send pixels to the device; what is computed there meanwhile goes on."""
+        return self._transfer.begin(pixels)
+
     def audit(
         self,
-        pixels: UInt8[np.ndarray, "n 3 H W"],
+        pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"],
         sample_ids: Sequence[str],
         captions: Sequence[str | None],
         labels: Sequence[int | None],
@@ -174,7 +180,9 @@ class Auditor:
             captions, labels = [None] * len(captions), [None if chosen == "none" else chosen] * len(labels)
         return self._target.condition(captions, labels)
 
-    def calibrate(self, pixels: UInt8[np.ndarray, "n 3 H W"], sample_ids: Sequence[str]) -> Float[np.ndarray, "n d"]:
+    def calibrate(
+        self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
+    ) -> Float[np.ndarray, "n d"]:
         """Influences of samples of a calibration set, each from its own probes alone; float32."""
         z = self._encode(pixels, sample_ids)
         if self._config.geometry.influence == "exact":
@@ -184,7 +192,9 @@ class Auditor:
     def _normal(self, sample_ids: Sequence[str], purpose: str, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
         return keyed_normal(self._config.seed, sample_ids, purpose, shape, self._device)
 
-    def _encode(self, pixels: UInt8[np.ndarray, "n 3 H W"], sample_ids: Sequence[str]) -> Float[Tensor, "n c h w"]:
+    def _encode(
+        self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
+    ) -> Float[Tensor, "n c h w"]:
         images = to_images(pixels, self._device)
         sampled = self._config.latent == "sample"
         noise = self._normal(sample_ids, "latent", self._target.latent_shape) if sampled else None

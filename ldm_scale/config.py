@@ -430,6 +430,25 @@ class ScaleBenchmarkConfig(Config):
         return self
 
 
+class StreamBenchmarkConfig(Config):
+    """Small JPEGs through the graph, with an auditor that does nothing."""
+
+    samples: int = Field(60_000, gt=1, description="images of the larger run")
+    few: int = Field(10_000, gt=1, description="images of a run before it, for its memory")
+    shards: int = Field(24, gt=1, description="shards that hold them")
+    side: int = Field(128, gt=3, description="side in pixels of the stored JPEGs")
+    size: int = Field(64, gt=0, description="side in pixels that they are resized to")
+    batch_size: int = Field(256, gt=0, description="samples an auditor takes at a time")
+    rows_per_part: int = Field(1024, gt=0, description="rows committed at a time")
+    s3: bool = Field(True, description="also from an S3 server on this machine, which the `test` extra brings")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StreamBenchmarkConfig":
+        if not self.shards <= self.few < self.samples:
+            raise ValueError("few: give fewer than samples, and at least one a shard")
+        return self
+
+
 def check_drop(drop: float, bins: int) -> None:
     """Raise UsageError where a drop share is no whole number of bins."""
     if abs(drop * bins - round(drop * bins)) > 1e-9:

@@ -112,6 +112,8 @@ def audit_images(
             # wait in it: they would be computed for nothing after the driver's death.
             max_concurrent_calls_per_actor=2,
             max_tasks_in_flight_per_actor=2,
+            # Else Ray lets no call begin before the last one has ended: the actor itself says what may not overlap.
+            enable_true_multi_threading=True,
         ),
         num_cpus=compute.cpus_per_actor,
         num_gpus=compute.gpus_per_actor if pool.device == "cuda" else 0,

@@ -66,9 +66,11 @@ def by_row(values: Float[Tensor, " n"], like: Float[Tensor, "n c h w"]) -> Float
     return values.to(like).reshape(-1, 1, 1, 1)
 
 
-def to_images(pixels: UInt8[np.ndarray, "n 3 H W"], device: torch.device) -> Float[Tensor, "n 3 H W"]:
+def to_images(
+    pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], device: torch.device
+) -> Float[Tensor, "n 3 H W"]:
     """Pixels 0 ... 255 as the images every target takes, float32 in [-1, 1] on a device."""
-    return torch.from_numpy(pixels).to(device).float() / 127.5 - 1
+    return torch.as_tensor(pixels).to(device).float() / 127.5 - 1
 
 
 def to_noise(
