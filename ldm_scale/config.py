@@ -345,19 +345,49 @@ class ValidateConfig(Config):
         return self
 
 
-class GeometryBenchmarkConfig(Config):
-    """How the geometry's speed is measured."""
+# How many pictures the demo's shards hold, and what a benchmark says of its target.
+DEMO_PICTURES = 1200
+MEASURED = "unconditional target in diffusers' layout: folder, s3:// or hub id[@revision]"
 
-    target: str = Field(
-        str(DEMO / "target"), description="target in diffusers' layout: folder, s3:// or hub id[@revision]"
-    )
+
+class AuditBenchmarkConfig(Config):
+    """How the speed of the models' part of an audit is measured, on pictures of the demo."""
+
+    target: str = Field(str(DEMO / "target"), description=MEASURED)
     device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
-    seed: int = Field(0, description="seed of latents and probes")
-    samples: int = Field(32, gt=0, description="latents of the Hutchinson comparison")
-    exact_samples: int = Field(4, gt=0, description="latents of the exact comparison")
-    probes: int = Field(16, gt=0, description="Hutchinson probes a latent")
+    seed: int = Field(0, description="seed of every random draw")
+    samples: int = Field(64, gt=1, le=DEMO_PICTURES, description="pictures that are audited")
+    published: int = Field(16, gt=1, le=DEMO_PICTURES, description="of these, how many by the published procedure, too")
+    procedure: str = Field("jobs/published.py", description="file that holds the published procedure")
+    batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
+    precision: int = Field(400, gt=3, le=DEMO_PICTURES, description="pictures on which precisions are compared")
+    repeats: int = Field(3, gt=0, description="runs of the bare models of which the fastest counts")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AuditBenchmarkConfig":
+        if self.published > self.samples:
+            raise ValueError(f"published = {self.published}: there are {self.samples} samples")
+        return self
+
+
+class InfluenceBenchmarkConfig(Config):
+    """How speed and accuracy of the estimators of influence are measured, on pictures of the demo."""
+
+    target: str = Field(str(DEMO / "target"), description=MEASURED)
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
+    seed: int = Field(0, description="seed of the probes")
+    samples: int = Field(64, gt=1, description="pictures whose masks are compared with exact ones")
+    calibration: int = Field(256, gt=1, description="other pictures, whose mean influences pooled estimates use")
+    draws: int = Field(64, gt=0, description="probes of each judged picture; estimates from fewer are averaged over them")
+    batch_size: int = Field(32, gt=0, description="pictures at a time")
     memory: Bytes = Field(2**30, description="bytes that one chunk of decoder products may take, e.g. 4GiB")
     repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "InfluenceBenchmarkConfig":
+        if self.samples + self.calibration > DEMO_PICTURES:
+            raise ValueError(f"samples and calibration: the demo holds {DEMO_PICTURES} pictures")
+        return self
 
 
 class ReduceBenchmarkConfig(Config):
@@ -399,6 +429,17 @@ class ScaleBenchmarkConfig(Config):
         if not self.fake_gpus or min(self.fake_gpus) < 1:
             raise ValueError("fake_gpus: give pools of at least one, such as 1,2,4")
         return self
+
+
+class BenchmarkConfig(Config):
+    """Which parts are measured, where the numbers go, and the options of each part."""
+
+    parts: Names = Field(("audit", "influence", "reduce", "scale"), description="parts, comma-separated")
+    json_file: str = Field("runs/benchmark.json", alias="json", description="file for the numbers; it is replaced")
+    audit: AuditBenchmarkConfig = AuditBenchmarkConfig()
+    influence: InfluenceBenchmarkConfig = InfluenceBenchmarkConfig()
+    reduce: ReduceBenchmarkConfig = ReduceBenchmarkConfig()
+    scale: ScaleBenchmarkConfig = ScaleBenchmarkConfig()
 
 
 def check_drop(drop: float, bins: int) -> None:
