@@ -50,7 +50,6 @@ demo-target: $(STAMP)
 ## depends on the driver: clusters/Dockerfile installs it.
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton
 lock: $(STAMP)
-	$(BIN)/pip install --quiet uv
 	printf '%s\n' $(CUDA) | $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --generate-hashes \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-package torch --excludes /dev/stdin \
 		--custom-compile-command "make lock" --output-file clusters/requirements.lock

@@ -12,6 +12,7 @@ from ldm_scale.attacks.base import Attack, Evaluations
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
 from ldm_scale.config import AuditConfig, GeometryConfig, LeakageConfig
+from ldm_scale.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
@@ -20,7 +21,7 @@ from ldm_scale.geometry.pullback import CountedDecoder, Decoder, metric
 from ldm_scale.geometry.slq import slq_distortion
 from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
-from ldm_scale.randomness import keyed_generator, keyed_normal, keyed_permutation
+from ldm_scale.randomness import keyed_generator
 from ldm_scale.registry import unknown_name
 from ldm_scale.schema import control, globally
 from ldm_scale.stopwatch import Stopwatch
@@ -161,8 +162,7 @@ class Auditor:
         return hutchinson_influence(self._probe(self._target.decode, z, sample_ids)).cpu().numpy()
 
     def _normal(self, sample_ids: Sequence[str], purpose: str, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
-        draws = [keyed_normal(self._config.seed, sample_id, purpose, shape) for sample_id in sample_ids]
-        return torch.from_numpy(np.stack(draws)).to(self._device)
+        return keyed_normal(self._config.seed, sample_ids, purpose, shape, self._device)
 
     def _encode(self, pixels: UInt8[np.ndarray, "n 3 H W"], sample_ids: Sequence[str]) -> Float[Tensor, "n c h w"]:
         images = to_images(pixels, self._device)
@@ -232,8 +232,7 @@ class Auditor:
     def _bins(self, influence: Float[Tensor, "n d"], sample_ids: Sequence[str]) -> dict[str, Int[Tensor, "n d"]]:
         """The bin of each dimension under each mask, by the suffix that the mask's columns have."""
         bins, dimensions = self._config.masks.bins, influence.shape[1]
-        orders = [keyed_permutation(self._config.seed, key, "random mask", dimensions) for key in sample_ids]
-        at_random = torch.from_numpy(np.stack(orders)).to(influence.device).float()
+        at_random = keyed_words(self._config.seed, sample_ids, "random mask", dimensions, self._device)
         masks = {"": rank_bins(influence, bins), control(""): rank_bins(at_random, bins)}
         if self._calibration.ranking is not None:
             ranking = torch.from_numpy(self._calibration.ranking).to(influence.device)

@@ -11,15 +11,17 @@ from ldm_scale.attacks.registry import make_attack
 from ldm_scale.auditor import AuditedBatch, Auditor, Calibration, Cost, distortion_estimator, resolve_leakage
 from ldm_scale.config import AuditConfig, GeometryConfig, ImageConfig, LeakageConfig, build
 from ldm_scale.data.images import preprocess
+from ldm_scale.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.pooled import Profile
 from ldm_scale.geometry.pullback import Decoder, metric
-from ldm_scale.randomness import keyed_generator, keyed_normal, keyed_permutation
+from ldm_scale.randomness import keyed_generator
 from ldm_scale.targets import load_target
 from ldm_scale.targets.base import to_images
 from tests.conftest import make_image
 from tests.targets import tiny
 
+CPU = torch.device("cpu")
 COUNT = 33
 KEYS = [f"shard/{n:03d}" for n in range(COUNT)]
 PIXELS = np.stack([preprocess(make_image(n), ImageConfig(), 16) for n in range(COUNT)])
@@ -112,7 +114,7 @@ def test_spectra_are_the_definition_on_the_targets_own_prediction(tiny_target: P
         z = target.encode(torch.from_numpy(PIXELS[[4]]).float() / 127.5 - 1, None)
         noise = [target.predict_noise(z, t, None).flatten().double().abs() ** 4 for t in (0, 50)]
     order = np.argsort(found.influence[0], kind="stable")
-    at_random = np.argsort(keyed_permutation(0, KEYS[4], "random mask", 64), kind="stable")
+    at_random = np.argsort(keyed_words(0, [KEYS[4]], "random mask", 64, CPU)[0].numpy(), kind="stable")
     for step in range(2):
         for b in range(8):
             dims, random_dims = order[b * 8 : b * 8 + 8].copy(), at_random[b * 8 : b * 8 + 8].copy()
@@ -136,9 +138,9 @@ def test_seed_and_key_decide_the_noise_of_attacks(tiny_target: Path) -> None:
     for seed in (0, 1):
         found = audit(make_auditor(tiny_target, attacks=attacks, seed=seed), [3, 8]).spectra["loss"].sum((1, 2))
         for row, value in zip((3, 8), found, strict=True):
-            e = torch.from_numpy(keyed_normal(seed, KEYS[row], "noise 50", (1, *target.latent_shape)))
+            e = keyed_normal(seed, [KEYS[row]], "noise 50", target.latent_shape, CPU)
             with torch.no_grad():
-                z = target.encode(to_images(PIXELS[[row]], torch.device("cpu")), None)
+                z = target.encode(to_images(PIXELS[[row]], CPU), None)
                 noise = target.predict_noise(abar**0.5 * z + (1 - abar) ** 0.5 * e, 50, None)
             assert value == pytest.approx((e - noise).square().sum().item(), rel=1e-4)
 

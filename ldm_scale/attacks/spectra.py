@@ -1,11 +1,11 @@
 """Influence spectra: an attack's statistic in equal bins of influence rank, so that no drop share costs a GPU pass."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 
-def rank_bins(scores: Float[Tensor, "n d"], bins: int) -> Int[Tensor, "n d"]:
+def rank_bins(scores: Real[Tensor, "n d"], bins: int) -> Int[Tensor, "n d"]:
     """The bin of each dimension: rank r of D (0 = lowest score of its sample) is in bin floor(r * bins / D).
 
     Dropping the lowest q = k / bins drops exactly the ceil(q * D) lowest. Ties go by dimension.

@@ -20,10 +20,12 @@ def commit_stream(
 
     # Ray's dashboard shows this name.
     def commit_rows(batch: pa.Table) -> pa.Table:
-        rows = batch.filter(batch["reason"].is_null()).select(schema.names)
-        rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names)
+        rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names).cast(REJECT)
+        # Of a batch without rows there are not even their columns.
+        found = batch.filter(batch["reason"].is_null())
+        rows = found.select(schema.names).cast(schema) if len(found) else schema.empty_table()
         with metrics.timed("commit"):
-            run.commit(rows.cast(schema), rejects.cast(REJECT), writer)
+            run.commit(rows, rejects, writer)
         metrics.committed(rows, rejects)
         return _counts(rows, rejects)
 

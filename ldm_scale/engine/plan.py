@@ -16,6 +16,7 @@ from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import Manifest, ShardInfo
 from ldm_scale.data.shards import read_shard
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split, check_keys, read_split
+from ldm_scale.draws import DRAWS
 from ldm_scale.engine.reading import ShardTask
 from ldm_scale.errors import UsageError
 from ldm_scale.rundir import RunDirectory, RunRecord
@@ -87,6 +88,7 @@ def check_inputs(config: AuditConfig) -> Inputs:
     )
     science: dict[str, Any] = {
         **resolved.science(),
+        "draws": DRAWS,
         "ranking": config.masks.ranking if ranking is None else digest(ranking.tolist()),
         "shards": shards.manifest.sha256,
         "split": split.sha256 if split else shards.manifest.split_sha256,

@@ -118,6 +118,9 @@ def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, comput
     context = DataContext.get_current().copy()
     # An auditor's rows leave it when it is done with a block: blocks of about a batch, so that rows are soon committed.
     context.target_max_block_size = compute.batch_size * 3 * size * size
+    # An auditor has two batches at most (engine/pool.py), so that a pool whose auditors all have them is to grow. Ray
+    # waits for 175% of what they can work on at once, which two batches never are.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.9
     with DataContext.current(context):
         # One block a shard makes each shard a read task of its own.
         rows = ray.data.from_items([{"task": task.model_dump_json()} for task in tasks], override_num_blocks=len(tasks))

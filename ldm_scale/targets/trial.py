@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from ldm_scale.randomness import keyed_normal
+from ldm_scale.draws import keyed_normal
 from ldm_scale.targets.base import Target, to_images
 
 # Halfway up the schedule, where a denoiser that knows its latents predicts most of the noise.
@@ -63,7 +63,7 @@ def try_target(
     error = (target.decode(z) - x).abs().mean().item()
     t = int(len(target.alphas_cumprod) * SHARE)
     abar = target.alphas_cumprod[t]
-    noise = torch.from_numpy(np.stack([keyed_normal(seed, str(i), "trial", target.latent_shape) for i in kept])).to(z)
+    noise = keyed_normal(seed, [str(i) for i in kept], "trial", target.latent_shape, z.device).to(z)
     condition = target.condition([captions[i] for i in kept], [labels[i] for i in kept])
     predicted = target.predict_noise(abar.sqrt() * z + (1 - abar).sqrt() * noise, t, condition)
     squared = (predicted - noise).square().mean().item()

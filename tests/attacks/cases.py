@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm_scale.attacks.base import Attack, Evaluations
-from ldm_scale.randomness import keyed_normal
+from ldm_scale.draws import keyed_normal
 from ldm_scale.targets.base import to_noise
 
 SHAPE = (2, 4, 6)  # no two sides alike
@@ -65,7 +65,7 @@ CASES = [
 
 
 def draws(purpose: str, keys: Sequence[str] = KEYS) -> Tensor:
-    return torch.from_numpy(np.stack([keyed_normal(0, key, purpose, SHAPE) for key in keys]))
+    return keyed_normal(0, keys, purpose, SHAPE, torch.device("cpu"))
 
 
 def latents() -> Tensor:

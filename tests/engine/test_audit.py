@@ -185,6 +185,14 @@ def test_another_run_is_refused_with_the_difference(undisturbed: Path, tiny_shar
     assert {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_does_not_go_on_with_other_draws(
+    undisturbed: Path, tiny_shards: Path, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ldm_scale.engine.plan.DRAWS", "others")
+    with pytest.raises(UsageError, match=r'\(draws was "philox4x32-10, 0\.6 Q \+ 0\.8 Q", is now "others"\)'):
+        run_audit(make_config(undisturbed, tiny_shards, tiny_target))
+
+
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
     """Forty pictures, of which one is broken and one is large."""

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -59,15 +58,21 @@ def test_submitted_with_its_working_directory(cluster: dict[str, str], checkout:
 def test_submitted_with_its_package_installed_where_it_runs(cluster: dict[str, str], checkout: Path) -> None:
     """A runtime_env whose pip installs what was uploaded, with what it depends on."""
     packages = json.dumps({"pip": ["${RAY_RUNTIME_ENV_CREATE_WORKING_DIR}"]})
-    code = "from importlib.metadata import distribution; print(distribution('ldm_scale').locate_file('there'))"
-    job = ("--working-dir", ".", "--runtime-env-json", packages, "--", "python", "-c", code)
-    done = submit(cluster, checkout, *job)
+    # The upload itself, where the job stands, has the package's metadata too.
+    code = (
+        "import sys; from importlib.metadata import distributions; "
+        "paths = [path for path in sys.path if 'site-packages' in path]; "
+        "print(next(distributions(name='ldm_scale', path=paths)).locate_file('there'))"
+    )
+    named = ("--submission-id", "installed", "--working-dir", ".", "--runtime-env-json", packages)
+    done = submit(cluster, checkout, *named, "--", "python", "-c", code)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert re.search(f"^{folder_of(cluster)}/ray/.*/runtime_resources/pip/.*/there$", done.stdout, re.MULTILINE)
+    # Of a job this short, what submit shows may lack the log.
+    printed = ray_job(cluster, checkout, "logs", "installed").stdout
+    assert re.search(f"^{folder_of(cluster)}/ray/.*/runtime_resources/pip/.*/there$", printed, re.MULTILINE)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
 def test_submitted_with_uv_run(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
     """Ray runs the workers with the driver's `uv run`, too; without a project it takes the packages that are there."""
     job = ("uv", "run", "--no-project", "python", "jobs/demo.py", "--out", str(tmp_path / "run"))
