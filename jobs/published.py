@@ -133,7 +133,7 @@ def kept(scores: Tensor) -> Tensor:
     """1 at all dimensions but the DROP lowest of each row, else 0; (n, D)."""
     dropped = math.ceil(DROP * scores.shape[1])
     lowest = scores.argsort(dim=1, stable=True)[:, :dropped]
-    return torch.ones_like(scores).scatter_(1, lowest, 0.0)
+    return torch.ones(scores.shape, device=scores.device).scatter_(1, lowest, 0.0)
 
 
 def run_pass(

@@ -378,7 +378,6 @@ class InfluenceBenchmarkConfig(Config):
     seed: int = Field(0, description="seed of the probes")
     samples: int = Field(64, gt=1, description="pictures whose masks are compared with exact ones")
     calibration: int = Field(256, gt=1, description="other pictures, whose mean influences pooled estimates use")
-    draws: int = Field(64, gt=0, description="probes of each judged picture; estimates from fewer are averaged over them")
     batch_size: int = Field(32, gt=0, description="pictures at a time")
     memory: Bytes = Field(2**30, description="bytes that one chunk of decoder products may take, e.g. 4GiB")
     repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
@@ -431,21 +430,23 @@ class ScaleBenchmarkConfig(Config):
         return self
 
 
-class BenchmarkConfig(Config):
-    """Which parts are measured, where the numbers go, and the options of each part."""
-
-    parts: Names = Field(("audit", "influence", "reduce", "scale"), description="parts, comma-separated")
-    json_file: str = Field("runs/benchmark.json", alias="json", description="file for the numbers; it is replaced")
-    audit: AuditBenchmarkConfig = AuditBenchmarkConfig()
-    influence: InfluenceBenchmarkConfig = InfluenceBenchmarkConfig()
-    reduce: ReduceBenchmarkConfig = ReduceBenchmarkConfig()
-    scale: ScaleBenchmarkConfig = ScaleBenchmarkConfig()
-
-
 def check_drop(drop: float, bins: int) -> None:
     """Raise UsageError where a drop share is no whole number of bins."""
     if abs(drop * bins - round(drop * bins)) > 1e-9:
         raise UsageError(f"analysis.drop = {drop} is not a multiple of 1 / masks.bins")
+
+
+class BenchmarkConfig(Config):
+    """Which parts are measured, where the numbers go, and the options of each part."""
+
+    parts: Names = Field(("audit", "influence", "reduce", "scale"), description="parts, comma-separated")
+    numbers: str = Field(
+        "runs/benchmark.json", description="JSON file of machine and numbers; it is replaced (also --json)"
+    )
+    audit: AuditBenchmarkConfig = AuditBenchmarkConfig()
+    influence: InfluenceBenchmarkConfig = InfluenceBenchmarkConfig()
+    reduce: ReduceBenchmarkConfig = ReduceBenchmarkConfig()
+    scale: ScaleBenchmarkConfig = ScaleBenchmarkConfig()
 
 
 T = TypeVar("T", bound=Config)

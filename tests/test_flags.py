@@ -26,8 +26,11 @@ FLAGS = {
         --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out
         --retry-rejects --seed --shards --split --target -h
     """,
-    "benchmark geometry": """
-        --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h
+    "benchmark audit": """
+        --batch-size --config --device --help --precision --procedure --published --repeats --samples --seed --target -h
+    """,
+    "benchmark influence": """
+        --batch-size --calibration --config --device --help --memory --repeats --samples --seed --target -h
     """,
     "benchmark reduce": """
         --analysis.average --analysis.bootstrap --analysis.confidence --analysis.drop --analysis.repeats --attacks

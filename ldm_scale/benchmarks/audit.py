@@ -1,7 +1,7 @@
 """How fast an audit's models are used: ours beside the published procedure, and beside what the models alone cost."""
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +18,10 @@ from ldm_scale.benchmarks.lines import SECONDS, Line
 from ldm_scale.benchmarks.pictures import Pictures, demo_pictures
 from ldm_scale.benchmarks.timing import best_batch, seconds
 from ldm_scale.config import AuditBenchmarkConfig, AuditConfig, build
+from ldm_scale.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.stability import mask_overlap, rank_correlation
 from ldm_scale.geometry.truncated import truncated_products
-from ldm_scale.randomness import keyed_normal, keyed_permutation
 from ldm_scale.schema import control
 from ldm_scale.stopwatch import Stopwatch
 from ldm_scale.targets import Target, fetch_weights
@@ -34,8 +34,6 @@ PROBES, DROP, BINS = 8, 0.4, 20
 TANGENTS = ESTIMATORS["truncated"][0]
 # Batch sizes that the bare models are tried at, and the timestep that the denoiser is tried at.
 SIZES, STEP = (8, 16, 32, 64, 128), 100
-# Of the first, the others' deviation is told.
-PRECISIONS = ("float32", "bfloat16")
 
 
 def audit_config(seed: int, **changes: object) -> AuditConfig:
@@ -119,7 +117,9 @@ def measure_bare(target: Target, repeats: int) -> tuple[Bare, dict[str, int]]:
             "forward": best(lambda n: lambda: target.decode(z[:n])),
         }
     found["backward"] = best(backward)
-    return Bare(**{name: least for name, (least, _) in found.items()}), {name: size for name, (_, size) in found.items()}
+    return Bare(**{name: least for name, (least, _) in found.items()}), {
+        name: size for name, (_, size) in found.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -164,18 +164,17 @@ def load_procedure(path: str) -> ModuleType:
 def make_draws(seed: int, ids: tuple[str, ...], target: Target) -> dict[str, Tensor]:
     """The auditor's own draws for these samples, as the published procedure takes them."""
 
-    def normal(purpose: str, *shape: int) -> Tensor:
-        return torch.from_numpy(np.stack([keyed_normal(seed, key, purpose, shape) for key in ids]))
+    device, side = target.alphas_cumprod.device, target.image_size
 
-    dimensions = int(np.prod(target.latent_shape))
-    orders = np.stack([keyed_permutation(seed, key, "random mask", dimensions) for key in ids])
-    draws = {
-        "probes": normal("probes", PROBES, 3, target.image_size, target.image_size),
+    def normal(purpose: str, *shape: int) -> Tensor:
+        return keyed_normal(seed, ids, purpose, shape, device)
+
+    return {
+        "probes": normal("probes", PROBES, 3, side, side),
         "tangents": normal("truncated", TANGENTS, *target.latent_shape),
         "noise": torch.stack([normal(f"noise {t}", *target.latent_shape) for t in TIMESTEPS]),
-        "order": torch.from_numpy(orders).float(),
+        "order": keyed_words(seed, ids, "random mask", int(np.prod(target.latent_shape)), device),
     }
-    return {name: values.to(target.alphas_cumprod.device) for name, values in draws.items()}
 
 
 def our_statistics(batches: list[AuditedBatch]) -> dict[tuple[str, str], Float[Tensor, "n t"]]:
@@ -210,7 +209,10 @@ def compare(batches: list[AuditedBatch], published: Any) -> Iterator[Line]:
         yield Line(PART, f"agreement: statistics, {what}", relative(ours, theirs), note=note)
     influence = torch.from_numpy(np.concatenate([batch.influence for batch in batches]))
     theirs = published.influence.cpu()
-    ranks, overlap = rank_correlation(influence, theirs).min().item(), mask_overlap(influence, theirs, DROP).min().item()
+    ranks, overlap = (
+        rank_correlation(influence, theirs).min().item(),
+        mask_overlap(influence, theirs, DROP).min().item(),
+    )
     note = f"largest difference; rank correlation and mask overlap at least {ranks:.4f} and {overlap:.4f}"
     yield Line(PART, "agreement: influence", (influence - theirs).abs().max().item(), note=note)
     distortion = torch.from_numpy(np.concatenate([batch.distortion for batch in batches]))
@@ -219,33 +221,26 @@ def compare(batches: list[AuditedBatch], published: Any) -> Iterator[Line]:
     yield Line(PART, "agreement: distortion", relative(distortion, published.distortion.cpu()), note=note)
 
 
-def sima_aurocs(
-    target: Target, seed: int, pictures: Pictures, batch_size: int, precision: str
-) -> Float[np.ndarray, " t"]:
-    """AUROC of SimA at each timestep, the denoiser in this precision."""
-    changes: dict[str, object] = {
-        "attacks": {"sima": {"timesteps": TIMESTEPS}},
-        "geometry": {"probes": 1, "distortion": "off"},
-        "precision": precision,
-    }
-    batches = run_ours(target, audit_config(seed, **changes), pictures, batch_size)
-    statistics = np.concatenate([batch.spectra["sima"].sum(2) for batch in batches])
-    return aurocs(-statistics, pictures.member)
+def sima_aurocs(target: Target, seed: int, pictures: Pictures, batch_size: int) -> Float[np.ndarray, " t"]:
+    """AUROC of SimA at each timestep."""
+    attacks, geometry = {"sima": {"timesteps": TIMESTEPS}}, {"probes": 1, "distortion": "off"}
+    batches = run_ours(target, audit_config(seed, attacks=attacks, geometry=geometry), pictures, batch_size)
+    return aurocs(-np.concatenate([batch.spectra["sima"].sum(2) for batch in batches]), pictures.member)
 
 
-def compare_precisions(target: Target, config: AuditBenchmarkConfig) -> Iterator[Line]:
-    """AUROC at the best timestep of the first precision, in each; and how far any timestep's deviates."""
-    pictures = demo_pictures(config.precision, target.image_size)
-    first, *others = (
-        (precision, sima_aurocs(target, config.seed, pictures, config.batch_size, precision))
-        for precision in PRECISIONS
-    )
-    step = int(first[1].argmax())
-    for precision, found in (first, *others):
-        deviation = np.abs(found - first[1]).max()
+def compare_precisions(targets: Mapping[str, Target], config: AuditBenchmarkConfig) -> Iterator[Line]:
+    """AUROC at the best timestep of the first precision, in each; and how far any timestep's deviates.
+
+    targets: the same target, its denoiser in each precision.
+    """
+    pictures = demo_pictures(config.precision, next(iter(targets.values())).image_size)
+    found = {name: sima_aurocs(target, config.seed, pictures, config.batch_size) for name, target in targets.items()}
+    first = next(iter(found.values()))
+    step = int(first.argmax())
+    for name, values in found.items():
         note = f"SimA at t = {TIMESTEPS[step]}, {len(pictures)} pictures"
-        note += "" if precision == first[0] else f"; differs by at most {deviation:.4f} at any t"
-        yield Line(PART, f"AUROC in {precision}", float(found[step]), note=note)
+        note += "" if values is first else f"; differs by at most {np.abs(values - first).max():.4f} at any t"
+        yield Line(PART, f"AUROC in {name}", float(values[step]), note=note)
 
 
 def stage_lines(
@@ -286,9 +281,7 @@ def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
     run_ours(target, ours, pictures[:2], 2)  # warms up
     timed = TimedDenoiser(target)
     batches: list[AuditedBatch] = []
-    spent = seconds(
-        lambda: batches.extend(run_ours(cast(Target, timed), ours, pictures, config.batch_size)), device
-    )
+    spent = seconds(lambda: batches.extend(run_ours(cast(Target, timed), ours, pictures, config.batch_size)), device)
     mine = spent / len(pictures)
     evaluations = sum(batch.cost.evaluations for batch in batches) / len(pictures)
     products = sum(batch.cost.products for batch in batches) / len(pictures)
@@ -314,4 +307,4 @@ def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
     speedup = taken / len(same) / mine
     yield Line(PART, "ours is faster by", speedup, "times", note="goal: at least 6")
     yield from compare(run_ours(target, ours, same, config.batch_size), found[0])
-    yield from compare_precisions(target, config)
+    yield from compare_precisions({"float32": target}, config)

@@ -13,14 +13,14 @@ import pytest
 from ldm_scale.config import ScaleBenchmarkConfig, build
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.shards import read_shard
-from ldm_scale.engine.simulation import Scaling, make_shards, run_scale_benchmark, steady_rate
+from ldm_scale.engine.benchmarks.scale import Scaling, make_shards, run_scale_benchmark, steady_rate
 from ldm_scale.errors import UsageError
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.schema import REJECT
 from ldm_scale.storage import Location
 from tests.jobs.cluster import clean_environment
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_shards_hold_as_many_samples_as_asked_for_half_of_them_members(tmp_path: Path) -> None:
