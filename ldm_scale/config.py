@@ -374,19 +374,50 @@ class ValidateConfig(Config):
         return self
 
 
-class GeometryBenchmarkConfig(Config):
-    """How the geometry's speed is measured."""
+# How many pictures the demo's shards hold, and what a benchmark says of its target.
+DEMO_PICTURES = 1200
+MEASURED = "unconditional target in diffusers' layout: folder, s3:// or hub id[@revision]"
 
-    target: str = Field(
-        str(DEMO / "target"), description="target in diffusers' layout: folder, s3:// or hub id[@revision]"
-    )
+
+class AuditBenchmarkConfig(Config):
+    """How the speed of the models' part of an audit is measured, on pictures of the demo."""
+
+    target: str = Field(str(DEMO / "target"), description=MEASURED)
     device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
-    seed: int = Field(0, description="seed of latents and probes")
-    samples: int = Field(32, gt=0, description="latents of the Hutchinson comparison")
-    exact_samples: int = Field(4, gt=0, description="latents of the exact comparison")
-    probes: int = Field(16, gt=0, description="Hutchinson probes a latent")
-    memory: Bytes = Field(2**30, description="bytes that one chunk of decoder products may take, e.g. 4GiB")
+    seed: int = Field(0, description="seed of every random draw")
+    samples: int = Field(64, gt=1, le=DEMO_PICTURES, description="pictures that are audited")
+    published: int = Field(16, gt=1, le=DEMO_PICTURES, description="of these, how many by the published procedure, too")
+    procedure: str = Field("jobs/published.py", description="file that holds the published procedure")
+    batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
+    precision: int = Field(400, gt=3, le=DEMO_PICTURES, description="pictures on which precisions are compared")
+    repeats: int = Field(3, gt=0, description="runs of the bare models of which the fastest counts")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AuditBenchmarkConfig":
+        if self.published > self.samples:
+            raise ValueError(f"published = {self.published}: there are {self.samples} samples")
+        return self
+
+
+class InfluenceBenchmarkConfig(Config):
+    """How speed and accuracy of the estimators of influence are measured, on pictures of the demo."""
+
+    target: str = Field(str(DEMO / "target"), description=MEASURED)
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
+    seed: int = Field(0, description="seed of the probes")
+    samples: int = Field(64, gt=1, description="pictures whose masks are compared with exact ones")
+    calibration: int = Field(256, gt=1, description="other pictures, whose mean influences pooled estimates use")
+    batch_size: int = Field(32, gt=0, description="pictures at a time")
+    memory: Bytes | None = Field(
+        None, description="bytes that one chunk of decoder products may take, e.g. 8GiB; by default as in an audit"
+    )
     repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "InfluenceBenchmarkConfig":
+        if self.samples + self.calibration > DEMO_PICTURES:
+            raise ValueError(f"samples and calibration: the demo holds {DEMO_PICTURES} pictures")
+        return self
 
 
 class ReduceBenchmarkConfig(Config):
@@ -453,6 +484,20 @@ def check_drop(drop: float, bins: int) -> None:
     """Raise UsageError where a drop share is no whole number of bins."""
     if abs(drop * bins - round(drop * bins)) > 1e-9:
         raise UsageError(f"analysis.drop = {drop} is not a multiple of 1 / masks.bins")
+
+
+class BenchmarkConfig(Config):
+    """Which parts are measured, where the numbers go, and the options of each part."""
+
+    parts: Names = Field(("audit", "influence", "stream", "reduce", "scale"), description="parts, comma-separated")
+    numbers: str = Field(
+        "runs/benchmark.json", description="JSON file of machine and numbers; it is replaced (also --json)"
+    )
+    audit: AuditBenchmarkConfig = AuditBenchmarkConfig()
+    influence: InfluenceBenchmarkConfig = InfluenceBenchmarkConfig()
+    stream: StreamBenchmarkConfig = StreamBenchmarkConfig()
+    reduce: ReduceBenchmarkConfig = ReduceBenchmarkConfig()
+    scale: ScaleBenchmarkConfig = ScaleBenchmarkConfig()
 
 
 T = TypeVar("T", bound=Config)

@@ -27,14 +27,20 @@ FLAGS = {
         --masks.bins --masks.ranking --max-reject-fraction --out --precision --retry-rejects --seed --shards --split
         --target -h
     """,
-    "benchmark geometry": """
-        --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h
+    "benchmark audit": """
+        --batch-size --config --device --help --precision --procedure --published --repeats --samples --seed --target -h
+    """,
+    "benchmark influence": """
+        --batch-size --calibration --config --device --help --memory --repeats --samples --seed --target -h
     """,
     "benchmark reduce": """
         --analysis.average --analysis.bootstrap --analysis.confidence --analysis.drop --analysis.repeats --attacks
         --bins --config --dimensions --help --out --ranking --rows --rows-per-part --seed --timesteps -h
     """,
     "benchmark scale": "--batch-seconds --batch-size --batches --config --fake-gpus --help --rows-per-part -h",
+    "benchmark stream": """
+        --batch-size --config --few --help --rows-per-part --s3 --samples --shards --side --size -h
+    """,
     "pack": """
         --caption-column --heldout --help --image-column --max-pixels --max-reject-fraction --max-samples --members
         --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE

@@ -18,7 +18,8 @@ from ldm_scale.randomness import keyed_generator
 from ldm_scale.schema import DECODED, STORED, sample_id
 from ldm_scale.storage import Location
 
-BLOCK_BYTES = 8 << 20
+# Of images and captions: with what holds them on their way into a table, a reader keeps well below 300 MB.
+BLOCK_BYTES = 4 << 20
 # Batches that are decoded at once, at most.
 BATCHES_DECODED = 8
 
@@ -73,8 +74,10 @@ def read_blocks(task: ShardTask) -> Iterator[pa.Table]:
         samples.append((sample, member))
         size += len(sample.image) + len(sample.caption or "")
         if size > BLOCK_BYTES:
-            yield _table(task, samples)
+            table = _table(task, samples)
+            # Before the table is handed on, which holds it all once more.
             samples, size = [], 0
+            yield table
     if samples:
         yield _table(task, samples)
 

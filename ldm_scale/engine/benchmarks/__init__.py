@@ -1,1 +1,1 @@
-"""How fast and how large the engine's parts are, each measured beside what it is compared with."""
+"""How fast the graph and the reducer are, and the suite of all benchmarks."""

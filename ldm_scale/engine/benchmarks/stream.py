@@ -15,18 +15,20 @@ from PIL import Image
 from ray.data import DataContext
 
 from ldm_scale.auditor import AuditedBatch
+from ldm_scale.benchmarks.lines import BYTES, SAMPLES, Line, number
 from ldm_scale.config import DEMO, AuditConfig, StreamBenchmarkConfig, build
 from ldm_scale.data.manifest import Manifest, read_manifest, write_manifest
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import write_shard
 from ldm_scale.engine.benchmarks.memory import watched
+from ldm_scale.engine.benchmarks.scale import STARTING, SimulatedAuditorActor, made_up, run_graph, steady_rate
 from ldm_scale.engine.benchmarks.weed import find_weed, s3_server
 from ldm_scale.engine.session import check_local, session
-from ldm_scale.engine.simulation import STARTING, SimulatedAuditorActor, made_up, run_graph, steady_rate
 from ldm_scale.errors import RunError
 from ldm_scale.storage import Location, read_table
 from ldm_scale.transfer import Arriving
 
+PART = "stream"
 # Distinct pictures, of which the samples are made in turn.
 PICTURES = 1000
 QUALITY = 90
@@ -48,9 +50,16 @@ class Streaming:
     startup: float
     peaks: dict[int, dict[str, int]]
 
-    @property
-    def ratio(self) -> float:
-        return self.rate / self.plain_rate
+    def lines(self) -> Iterator[Line]:
+        """Rate, start-up, and the memory of each kind of process at both sizes."""
+        note = f"{self.samples:,} images; bound: a plain loop in one process; goal: at least 0.8 of it"
+        yield Line(PART, f"graph, from {self.where}", self.rate, SAMPLES, bound=self.plain_rate, note=note)
+        yield Line(PART, f"start and end, from {self.where}", self.startup, "s")
+        few, many = sorted(self.peaks)
+        for kind, peak in sorted(self.peaks[many].items()):
+            before = self.peaks[few].get(kind)
+            note = "" if before is None else f"{number(before / 1e9)} at {few:,} images"
+            yield Line(PART, f"memory of {kind}, from {self.where}", peak / 1e9, BYTES, note=note)
 
 
 class IdleAuditorActor(SimulatedAuditorActor):
@@ -77,10 +86,10 @@ def make_shards(folder: Location, samples: int, shards: int, pictures: list[byte
     """So many shards of the pictures in turn, half of them members."""
     bounds = np.linspace(0, samples, shards + 1).astype(int)
     infos = []
-    for number, (first, last) in enumerate(itertools.pairwise(bounds)):
-        side = "members" if number % 2 else "heldout"
+    for shard, (first, last) in enumerate(itertools.pairwise(bounds)):
+        side = "members" if shard % 2 else "heldout"
         images = (Sample(key=f"{i:08d}", image=pictures[i % len(pictures)], suffix="jpg") for i in range(first, last))
-        infos.append(write_shard(images, folder, f"{side}/{side}-{number:06d}.tar"))
+        infos.append(write_shard(images, folder, f"{side}/{side}-{shard:06d}.tar"))
     write_manifest(folder, Manifest(shards=tuple(infos)))
 
 

@@ -17,7 +17,7 @@ from ldm_scale.auditor import AuditedBatch
 from ldm_scale.config import DEMO, AuditConfig, ScaleBenchmarkConfig, build
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.shards import read_shard
-from ldm_scale.engine.simulation import (
+from ldm_scale.engine.benchmarks.scale import (
     Scaling,
     SimulatedAuditorActor,
     made_up,
@@ -33,7 +33,7 @@ from ldm_scale.storage import Location, read_table
 from ldm_scale.transfer import Arriving
 from tests.jobs.cluster import clean_environment
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_shards_hold_as_many_samples_as_asked_for_half_of_them_members(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 from ray.data import DataContext
 
 from ldm_scale.auditor import STAGES, AuditedBatch, Calibration, Cost
+from ldm_scale.benchmarks.lines import SAMPLES, Line
 from ldm_scale.config import DEMO, AuditConfig, ScaleBenchmarkConfig, build
 from ldm_scale.data.manifest import Manifest, write_manifest
 from ldm_scale.data.samples import Sample
@@ -54,6 +55,15 @@ class Scaling:
     def efficiency(self) -> float:
         """The rate as a share of its bound."""
         return self.rate / self.bound
+
+    def line(self) -> Line:
+        """As a line of the benchmark."""
+        waits = math.isfinite(self.bound)
+        note = f"{self.samples} samples" + (
+            "" if waits else "; auditors do not wait: the most that the graph does here"
+        )
+        bound = self.bound if waits else None
+        return Line("scale", f"{self.auditors} auditors", self.rate, SAMPLES, bound=bound, note=note)
 
 
 class SimulatedAuditorActor(AuditorActor):
