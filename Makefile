@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-full benchmark test test-s3 test-slow lint demo-data demo-target lock clean
+.PHONY: demo demo-full bench test test-s3 test-slow lint demo-data demo-target lock clean
 
 ## The audit of the shipped demo, from nothing to a report.
 demo: $(STAMP)
@@ -14,9 +14,9 @@ demo-full: $(STAMP)
 	$(BIN)/python jobs/demo.py --out runs/demo-full --attacks sima,loss,pia,pian,secmi,pfami,epsilon \
 		--masks.ranking calibration --geometry.distortion-share 1
 
-## How fast the geometry is beside plain loops.
-benchmark: $(STAMP)
-	$(BIN)/ldm-scale benchmark geometry
+## How fast everything is, in one table and runs/benchmark.json (a few minutes).
+bench: $(STAMP)
+	$(BIN)/python jobs/benchmark.py
 
 ## The whole fast test suite, with linter and type checker.
 test: $(STAMP) lint

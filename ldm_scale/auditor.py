@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,13 +12,15 @@ from torch import Tensor
 from ldm_scale.attacks.base import Attack, Evaluations
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
-from ldm_scale.config import AuditConfig, GeometryConfig, LeakageConfig
+from ldm_scale.budget import Budget
+from ldm_scale.config import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig
+from ldm_scale.denoising import predict_noises
 from ldm_scale.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pooled import Profile, pooled_influence
-from ldm_scale.geometry.pullback import Decoder, TracedDecoder, metric
+from ldm_scale.geometry.pullback import TracedDecoder, metric
 from ldm_scale.geometry.slq import slq_distortion
 from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
@@ -26,8 +29,11 @@ from ldm_scale.registry import unknown_name
 from ldm_scale.schema import control, globally
 from ldm_scale.stopwatch import Stopwatch
 from ldm_scale.targets.base import Condition, Target, to_images
+from ldm_scale.transfer import Arriving, Transfer
 
 AUTO_EXACT_DIMENSIONS = 1024
+# Bytes of a chunk of decoder products: what the caches of a CPU nearly hold is fastest there.
+MEMORY = {"cpu": 64 << 20, "cuda": 4 << 30}
 # How many draws an estimator of distortion takes: the paper's rank 20 and 30 more, and its scripts' 16 probes.
 ESTIMATORS: dict[str, tuple[int, Callable[..., Tensor]]] = {
     "truncated": (50, truncated_distortion),
@@ -35,6 +41,8 @@ ESTIMATORS: dict[str, tuple[int, Callable[..., Tensor]]] = {
 }
 # The share of dimensions whose agreement between two halves of the probes is kept: what the paper drops.
 STABILITY_DROP = 0.4
+# Evaluations that are one batch for the denoiser, where nothing else is asked for; on the CPU more fit no cache.
+EVALUATIONS = {"cpu": 64, "cuda": 256}
 # What a batch goes through, and what each takes is told of.
 STAGES = ("encode", "geometry", "attacks")
 
@@ -82,11 +90,21 @@ class AuditedBatch:
     cost: Cost
 
 
+def products_memory(config: GeometryConfig, device: torch.device) -> int:
+    """Bytes that the decoder products of a chunk may take: as configured, or the default of the kind of device."""
+    return config.memory or MEMORY[device.type]
+
+
 def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
     """The estimator of distortion at this latent size: auto is exact up to 1,024 dimensions, else off."""
     if config.distortion == "auto":
         return "exact" if dimensions <= AUTO_EXACT_DIMENSIONS else "off"
     return config.distortion
+
+
+def evaluations_at_once(config: ComputeConfig, device: torch.device) -> int:
+    """How many rows of sample and timestep the denoiser takes at a time on this device, where memory holds them."""
+    return config.evaluations or EVALUATIONS[device.type]
 
 
 def resolve_leakage(config: LeakageConfig, attacks: Mapping[str, Attack]) -> LeakageConfig:
@@ -114,24 +132,32 @@ class Auditor:
         self._attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
         self._leakage = resolve_leakage(config.leakage, self._attacks)
         self._device = target.alphas_cumprod.device
+        self._decoder = TracedDecoder(target.decode)
+        self._memory = products_memory(config.geometry, self._device)
+        self._rows = Budget(evaluations_at_once(config.compute, self._device), "evaluation of the denoiser")
+        self._transfer = Transfer(self._device)
 
     def refusal(self, caption: str | None, label: int | None) -> str | None:
         """Why a sample with this caption and label cannot be audited; None where it can."""
         return self._target.refusal(caption, label) if self._config.conditioning == "sample" else None
 
+    def load(self, pixels: UInt8[np.ndarray, "n 3 H W"]) -> Arriving:
+        """Send pixels to the device; what is computed there meanwhile goes on."""
+        return self._transfer.begin(pixels)
+
     def audit(
         self,
-        pixels: UInt8[np.ndarray, "n 3 H W"],
+        pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"],
         sample_ids: Sequence[str],
         captions: Sequence[str | None],
         labels: Sequence[int | None],
     ) -> AuditedBatch:
         """Measure influence, distortion and every attack's spectra of these samples."""
-        stopwatch, decoder = Stopwatch(self._device), TracedDecoder(self._target.decode)
+        stopwatch, made = Stopwatch(self._device), self._decoder.products
         z = self._encode(pixels, sample_ids)
         stopwatch.mark()
-        influence, stability, metrics = self._influence(decoder, z, sample_ids)
-        distortion, measured = self._distortion(decoder, z, sample_ids, metrics)
+        influence, stability, metrics = self._influence(z, sample_ids)
+        distortion, measured = self._distortion(z, sample_ids, metrics)
         stopwatch.mark()
         spectra, leakage, evaluations = self._attack(z, influence, sample_ids, self._condition(captions, labels))
         stopwatch.mark()
@@ -145,7 +171,7 @@ class Auditor:
             leakage.cpu().numpy(),
             {name: values.cpu().numpy() for name, values in spectra.items()},
             finite.cpu().numpy(),
-            Cost(dict(zip(STAGES, stopwatch.seconds(), strict=True)), evaluations, decoder.products),
+            Cost(dict(zip(STAGES, stopwatch.seconds(), strict=True)), evaluations, self._decoder.products - made),
         )
 
     def _condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
@@ -154,27 +180,31 @@ class Auditor:
             captions, labels = [None] * len(captions), [None if chosen == "none" else chosen] * len(labels)
         return self._target.condition(captions, labels)
 
-    def calibrate(self, pixels: UInt8[np.ndarray, "n 3 H W"], sample_ids: Sequence[str]) -> Float[np.ndarray, "n d"]:
+    def calibrate(
+        self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
+    ) -> Float[np.ndarray, "n d"]:
         """Influences of samples of a calibration set, each from its own probes alone; float32."""
         z = self._encode(pixels, sample_ids)
         if self._config.geometry.influence == "exact":
-            return exact_influence(metric(self._target.decode, z, self._config.geometry.memory)).cpu().numpy()
-        return hutchinson_influence(self._probe(self._target.decode, z, sample_ids)).cpu().numpy()
+            return exact_influence(metric(self._decoder, z, self._memory)).cpu().numpy()
+        return hutchinson_influence(self._probe(z, sample_ids)).cpu().numpy()
 
     def _normal(self, sample_ids: Sequence[str], purpose: str, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
         return keyed_normal(self._config.seed, sample_ids, purpose, shape, self._device)
 
-    def _encode(self, pixels: UInt8[np.ndarray, "n 3 H W"], sample_ids: Sequence[str]) -> Float[Tensor, "n c h w"]:
+    def _encode(
+        self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
+    ) -> Float[Tensor, "n c h w"]:
         images = to_images(pixels, self._device)
         sampled = self._config.latent == "sample"
         noise = self._normal(sample_ids, "latent", self._target.latent_shape) if sampled else None
         with torch.no_grad():
             return self._target.encode(images, noise).contiguous()
 
-    def _probe(self, decode: Decoder, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]) -> Float[Tensor, "k n d"]:
+    def _probe(self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]) -> Float[Tensor, "k n d"]:
         config, side = self._config.geometry, self._target.image_size
         probes = self._normal(sample_ids, "probes", (config.probes, 3, side, side)).transpose(0, 1)
-        return probe_squares(decode, z, probes, config.memory)
+        return probe_squares(self._decoder, z, probes, self._memory)
 
     def _estimate(self, squares: Float[Tensor, "k n d"]) -> Float[Tensor, "n d"]:
         estimate = hutchinson_influence(squares)
@@ -184,20 +214,19 @@ class Auditor:
         return pooled_influence(estimate, self._calibration.profile, len(squares))
 
     def _influence(
-        self, decode: Decoder, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
+        self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n 2"], Float[Tensor, "n d d"] | None]:
         """Influence, its split-half stability, and the exact metrics where they were needed."""
         config = self._config.geometry
         if config.influence == "exact":
-            metrics = metric(decode, z, config.memory)
+            metrics = metric(self._decoder, z, self._memory)
             return exact_influence(metrics), z.new_full((len(z), 2), torch.nan), metrics
-        squares = self._probe(decode, z, sample_ids)
+        squares = self._probe(z, sample_ids)
         stability = split_half_stability(squares, self._estimate, STABILITY_DROP)
         return self._estimate(squares), torch.stack(stability, dim=1), None
 
     def _distortion(
         self,
-        decode: Decoder,
         z: Float[Tensor, "n c h w"],
         sample_ids: Sequence[str],
         metrics: Float[Tensor, "n d d"] | None,
@@ -211,23 +240,21 @@ class Auditor:
         if measured.any():
             known = None if metrics is None else metrics[measured]
             ids = [key for key, wanted in zip(sample_ids, measured.tolist(), strict=True) if wanted]
-            distortion[measured] = self._measure(decode, estimator, z[measured], ids, known)
+            distortion[measured] = self._measure(estimator, z[measured], ids, known)
         return distortion, measured
 
     def _measure(
         self,
-        decode: Decoder,
         estimator: str,
         z: Float[Tensor, "n c h w"],
         sample_ids: Sequence[str],
         metrics: Float[Tensor, "n d d"] | None,
     ) -> Float[Tensor, " n"]:
-        memory = self._config.geometry.memory
         if estimator == "exact":
-            return exact_distortion(metric(decode, z, memory) if metrics is None else metrics)
+            return exact_distortion(metric(self._decoder, z, self._memory) if metrics is None else metrics)
         count, estimate = ESTIMATORS[estimator]
         draws = self._normal(sample_ids, estimator, (count, *self._target.latent_shape)).transpose(0, 1)
-        return estimate(decode, z, draws, memory)
+        return estimate(self._decoder, z, draws, self._memory)
 
     def _bins(self, influence: Float[Tensor, "n d"], sample_ids: Sequence[str]) -> dict[str, Int[Tensor, "n d"]]:
         """The bin of each dimension under each mask, by the suffix that the mask's columns have."""
@@ -249,8 +276,7 @@ class Auditor:
         """Every attack's spectra under every mask, |S_i| of the one whose leakage is kept, and the evaluations made."""
         masks = self._bins(influence, sample_ids)
 
-        def denoise(x: Tensor, t: int) -> Tensor:
-            return self._target.predict_noise(x, t, condition)
+        denoise = partial(predict_noises, self._target, condition, self._rows)
 
         def draw(purpose: str) -> Tensor:
             return self._normal(sample_ids, purpose, self._target.latent_shape)

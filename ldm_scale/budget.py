@@ -35,12 +35,16 @@ class Budget:
                 results.append(work(rows))
             except torch.OutOfMemoryError:
                 # The next round asks again, when this traceback no longer keeps alive what the call has computed.
-                self._halve(rows.stop - rows.start)
+                self.halve(rows.stop - rows.start)
             else:
                 done = rows.stop
         return results
 
-    def _halve(self, rows: int) -> None:
+    def halve(self, rows: int) -> None:
+        """Take half of so many rows at a time from now on, as they did not fit.
+
+        Raises RunError for one row.
+        """
         if rows == 1:
             raise RunError(f"the device's memory does not hold one {self.what}")
         self.limit = rows // 2

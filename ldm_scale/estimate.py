@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ldm_scale.auditor import ESTIMATORS, distortion_estimator
+from ldm_scale.auditor import ESTIMATORS, distortion_estimator, evaluations_at_once, products_memory
 from ldm_scale.config import AuditConfig
 from ldm_scale.costs import distortion_products
 from ldm_scale.flops import Arithmetic
@@ -89,11 +89,15 @@ class _Work:
 class Estimate:
     """What one configuration takes of one target on the device "meta".
 
-    evaluations: of the denoiser for one sample.
+    evaluations: of the denoiser for one sample. room: bytes that a chunk of products may take.
     """
 
     def __init__(self, config: AuditConfig, target: Target, arithmetic: Arithmetic, evaluations: int) -> None:
         self._geometry = config.geometry
+        # What is not said to run on a CPU is reckoned for a GPU.
+        device = torch.device("cpu" if config.compute.device == "cpu" else "cuda")
+        self.room = products_memory(config.geometry, device)
+        self._rows = evaluations_at_once(config.compute, device)
         self._batch = config.compute.batch_size
         self._target = target
         self._arithmetic = arithmetic
@@ -149,7 +153,7 @@ class Estimate:
     def _chunk(self, vectors: int, samples: int) -> tuple[int, int]:
         """How many samples, and how many of each one's vectors, a chunk of decoder products has."""
         z = torch.empty(samples, *self._target.latent_shape, device="meta")
-        return chunk_sizes(self._target.decode, z, vectors, self._geometry.memory)
+        return chunk_sizes(self._target.decode, z, vectors, self.room)
 
     @property
     def _measured(self) -> int:
@@ -167,13 +171,13 @@ class Estimate:
     def memory(self) -> Memory:
         """Of a batch, its images and latents apart, which are small."""
         arithmetic, batch = self._arithmetic, self._batch
-        products = max(self._geometry.memory, arithmetic.product_memory)
+        products = max(self.room, arithmetic.product_memory)
         predictions = self._evaluations * self._dimensions * FLOAT
         return Memory(
             weights=arithmetic.weights,
             encode=batch * arithmetic.encoding.memory,
             geometry=products + max(self._probes(), self._columns()),
-            attacks=batch * (arithmetic.evaluation.memory + predictions),
+            attacks=min(self._rows, batch * self._evaluations) * arithmetic.evaluation.memory + batch * predictions,
         )
 
     def _probes(self) -> int:

@@ -19,7 +19,7 @@ from ldm_scale.values import merge
 # Defaults of flags from the environment, so that a bare `ray job submit` works on a configured cluster.
 ENVIRONMENT = {"shards": "LDM_SCALE_SHARDS", "target": "LDM_SCALE_TARGET", "out": "LDM_SCALE_OUT"}
 # Shorter names of options that are often given.
-ALIASES = {"compute.gpus": ["--gpus"]}
+ALIASES = {"compute.gpus": ["--gpus"], "numbers": ["--json"]}
 # The folder, local or on S3, below which the jobs of the paper's data sets find and put everything.
 ROOT = "LDM_SCALE_ROOT"
 

@@ -120,13 +120,13 @@ def measure_target(target: Target, condition: Callable[[], Condition]) -> Arithm
     """
     z = torch.empty(1, *target.latent_shape, device="meta")
     images = torch.empty(1, 3, target.image_size, target.image_size, device="meta")
-    decoder = TracedDecoder(target.decode)
+    decoder, first = TracedDecoder(target.decode), torch.zeros(1, dtype=torch.long, device="meta")
     with torch.inference_mode():
         told = condition()
     return Arithmetic(
         condition=measure_pass(condition),
         encoding=measure_pass(lambda: target.encode(images, None)),
-        evaluation=measure_pass(lambda: target.predict_noise(z, 0, told)),
+        evaluation=measure_pass(lambda: target.predict_noise(z, first, told)),
         decoding=measure_pass(lambda: target.decode(z)),
         pushes=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).push(vectors), z[0]),
         pulls=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).pull(vectors), images[0]),

@@ -8,16 +8,25 @@ import pytest
 import torch
 
 from ldm_scale.attacks.registry import make_attack
-from ldm_scale.auditor import AuditedBatch, Auditor, Calibration, Cost, distortion_estimator, resolve_leakage
-from ldm_scale.config import AuditConfig, GeometryConfig, ImageConfig, LeakageConfig, build
+from ldm_scale.auditor import (
+    AuditedBatch,
+    Auditor,
+    Calibration,
+    Cost,
+    distortion_estimator,
+    evaluations_at_once,
+    resolve_leakage,
+)
+from ldm_scale.config import AuditConfig, ComputeConfig, GeometryConfig, ImageConfig, LeakageConfig, build
 from ldm_scale.data.images import preprocess
 from ldm_scale.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.pooled import Profile
-from ldm_scale.geometry.pullback import Decoder, metric
+from ldm_scale.geometry.pullback import Decoder, TracedDecoder, metric
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.targets import load_target
 from ldm_scale.targets.base import to_images
+from ldm_scale.targets.execution import PLAIN, Execution
 from tests.conftest import make_image
 from tests.targets import tiny
 
@@ -25,6 +34,9 @@ CPU = torch.device("cpu")
 COUNT = 33
 KEYS = [f"shard/{n:03d}" for n in range(COUNT)]
 PIXELS = np.stack([preprocess(make_image(n), ImageConfig(), 16) for n in range(COUNT)])
+
+
+DECODERS: dict[Path, TracedDecoder] = {}
 
 
 def make_auditor(target: Path, calibration: Calibration | None = None, **changes: object) -> Auditor:
@@ -37,7 +49,10 @@ def make_auditor(target: Path, calibration: Calibration | None = None, **changes
         "masks": {"bins": 8},
         "analysis": {"drop": 0.5},
     }
-    return Auditor(load_target(str(target), "cpu"), build(AuditConfig, values | changes), calibration)
+    auditor = Auditor(load_target(str(target), "cpu"), build(AuditConfig, values | changes), calibration)
+    # What one test has traced, another need not trace again.
+    auditor._decoder = DECODERS.setdefault(target, auditor._decoder)
+    return auditor
 
 
 def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> AuditedBatch:
@@ -112,7 +127,7 @@ def test_spectra_are_the_definition_on_the_targets_own_prediction(tiny_target: P
     found = audit(auditor, [4])
     with torch.no_grad():
         z = target.encode(torch.from_numpy(PIXELS[[4]]).float() / 127.5 - 1, None)
-        noise = [target.predict_noise(z, t, None).flatten().double().abs() ** 4 for t in (0, 50)]
+        noise = [target.predict_noise(z, tiny.at(t, z), None).flatten().double().abs() ** 4 for t in (0, 50)]
     order = np.argsort(found.influence[0], kind="stable")
     at_random = np.argsort(keyed_words(0, [KEYS[4]], "random mask", 64, CPU)[0].numpy(), kind="stable")
     for step in range(2):
@@ -141,7 +156,7 @@ def test_seed_and_key_decide_the_noise_of_attacks(tiny_target: Path) -> None:
             e = keyed_normal(seed, [KEYS[row]], "noise 50", target.latent_shape, CPU)
             with torch.no_grad():
                 z = target.encode(to_images(PIXELS[[row]], CPU), None)
-                noise = target.predict_noise(abar**0.5 * z + (1 - abar) ** 0.5 * e, 50, None)
+                noise = target.predict_noise(abar**0.5 * z + (1 - abar) ** 0.5 * e, tiny.at(50, z), None)
             assert value == pytest.approx((e - noise).square().sum().item(), rel=1e-4)
 
 
@@ -163,7 +178,7 @@ def test_a_broken_target_is_not_called_finite(tiny_target: Path) -> None:
     auditor = make_auditor(tiny_target)
     predict = auditor._target.predict_noise
 
-    def broken(z: torch.Tensor, t: int, condition: None) -> torch.Tensor:
+    def broken(z: torch.Tensor, t: torch.Tensor, condition: None) -> torch.Tensor:
         noise = predict(z, t, condition)
         noise[1, 0, 0, 0] = torch.nan
         return noise
@@ -289,7 +304,7 @@ def test_evaluations_are_counted_as_they_are_made(
     calls: list[int] = []
     predict = auditor._target.predict_noise
 
-    def counted(z: torch.Tensor, t: int, condition: None) -> torch.Tensor:
+    def counted(z: torch.Tensor, t: torch.Tensor, condition: None) -> torch.Tensor:
         calls.append(len(z))
         return predict(z, t, condition)
 
@@ -325,11 +340,12 @@ def test_products_are_those_of_the_samples_that_are_measured(tiny_target: Path) 
 
 
 def test_each_stage_takes_its_time(tiny_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that goes on by a second whenever the target works: one encoding, one forward pass, two evaluations.
+    """By a clock that goes on by a second whenever the target works: one encoding, one batch of evaluations.
 
-    Of which the memory of a product is measured by another.
+    Of the decoder the memory of a product is measured, and the products are traced: a forward pass each.
     """
     auditor, now = make_auditor(tiny_target), [0.0]
+    auditor._decoder = TracedDecoder(auditor._target.decode)
 
     def ticking(work: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         def tick(*arguments: object) -> torch.Tensor:
@@ -338,11 +354,63 @@ def test_each_stage_takes_its_time(tiny_target: Path, monkeypatch: pytest.Monkey
 
         return tick
 
-    for name in ("encode", "decode", "predict_noise"):
-        monkeypatch.setattr(auditor._target, name, ticking(getattr(auditor._target, name)))
+    for owner, name in ((auditor._target, "encode"), (auditor._decoder, "decode"), (auditor._target, "predict_noise")):
+        monkeypatch.setattr(owner, name, ticking(getattr(owner, name)))
     monkeypatch.setattr("ldm_scale.stopwatch.time.perf_counter", lambda: now[0])
     cost = auditor.audit(PIXELS[:2], KEYS[:2], [None] * 2, [None] * 2).cost
-    assert cost.seconds == {"encode": 1, "geometry": 2, "attacks": 2}
+    assert cost.seconds == {"encode": 1, "geometry": 2, "attacks": 1}
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 32])
+def test_rows_do_not_depend_on_how_many_evaluations_are_one_batch(tiny_target: Path, at_once: int) -> None:
+    attacks = {name: {"timesteps": [0, 50, 100]} for name in ("sima", "loss", "pia", "secmi", "pfami")}
+    whole = audit(make_auditor(tiny_target, attacks=attacks, compute={"evaluations": 1000}), [0, 1, 2, 3])
+    parted = audit(make_auditor(tiny_target, attacks=attacks, compute={"evaluations": at_once}), [0, 1, 2, 3])
+    assert parted.cost.evaluations == whole.cost.evaluations
+    for name, values in whole.spectra.items():
+        np.testing.assert_allclose(parted.spectra[name], values, rtol=1e-3, atol=1e-7 * values.max())
+
+
+def test_a_denoiser_that_runs_out_of_memory_is_asked_for_less_from_then_on(tiny_target: Path) -> None:
+    attacks = {"sima": {"timesteps": [0, 10, 20, 30]}}
+    expected = audit(make_auditor(tiny_target, attacks=attacks), [0, 1, 2]).spectra["sima"]
+    auditor, asked = make_auditor(tiny_target, attacks=attacks), list[int]()
+    predict = auditor._target.predict_noise
+
+    def small(z: torch.Tensor, t: torch.Tensor, condition: None) -> torch.Tensor:
+        asked.append(len(z))
+        if len(z) > 7:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return predict(z, t, condition)
+
+    auditor._target.predict_noise = small  # type: ignore[method-assign]
+    for _ in range(2):
+        np.testing.assert_allclose(audit(auditor, [0, 1, 2]).spectra["sima"], expected, rtol=1e-3)
+    assert asked == [12, 6, 6, 6, 6]
+
+
+def test_a_bfloat16_denoisers_spectra_are_near_and_its_geometry_is_the_same(tiny_target: Path) -> None:
+    """Sums of fourth powers of what is rounded to 8 bits."""
+    config = build(
+        AuditConfig,
+        {"out": "o", "shards": "s", "target": str(tiny_target), "masks": {"bins": 8}, "analysis": {"drop": 0.5}},
+    )
+    plain, half = (
+        audit(Auditor(load_target(str(tiny_target), "cpu", execution=how), config), [0, 1, 2, 3])
+        for how in (PLAIN, Execution("bfloat16"))
+    )
+    np.testing.assert_array_equal(half.influence, plain.influence)
+    np.testing.assert_array_equal(half.distortion, plain.distortion)
+    assert half.spectra["sima"].dtype == np.float32
+    total, expected = half.spectra["sima"].sum(2), plain.spectra["sima"].sum(2)
+    np.testing.assert_allclose(total, expected, rtol=0.05)
+    assert not np.allclose(total, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("device", "at_once"), [("cpu", 64), ("cuda", 256)])
+def test_how_many_evaluations_are_one_batch_is_the_devices_unless_it_is_said(device: str, at_once: int) -> None:
+    assert evaluations_at_once(ComputeConfig(), torch.device(device)) == at_once
+    assert evaluations_at_once(ComputeConfig(evaluations=3), torch.device(device)) == 3
 
 
 @pytest.mark.parametrize("make", [tiny.vq_ldm, tiny.class_unet, tiny.dit, tiny.stable_diffusion])

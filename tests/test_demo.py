@@ -21,6 +21,7 @@ from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, 
 from ldm_scale.geometry.pullback import metric
 from ldm_scale.storage import Location
 from ldm_scale.targets import Target, load_target
+from tests.targets import tiny
 
 SHARDS = DEMO / "shards"
 MEMORY = 2**28
@@ -94,7 +95,7 @@ def test_weights_are_half_precision_safetensors() -> None:
 
 def predict(target: Target, latents: torch.Tensor, t: int) -> torch.Tensor:
     with torch.inference_mode():
-        return torch.cat([target.predict_noise(some, t, None) for some in latents.split(100)]).flatten(1)
+        return torch.cat([target.predict_noise(some, tiny.at(t, some), None) for some in latents.split(100)]).flatten(1)
 
 
 def test_the_target_memorises_visibly_but_not_wholly(target: Target, latents: torch.Tensor, member: np.ndarray) -> None:

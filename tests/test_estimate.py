@@ -1,8 +1,8 @@
 """What an audit will take, against what one is seen to take."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,24 +10,31 @@ import torch
 
 from ldm_scale.attacks.base import Evaluations
 from ldm_scale.attacks.registry import make_attack
+from ldm_scale.budget import Budget
 from ldm_scale.config import AuditConfig, build
 from ldm_scale.costs import denoiser_evaluations
+from ldm_scale.denoising import predict_noises
 from ldm_scale.estimate import Estimate
-from ldm_scale.flops import count_flops, measure_pass, measure_target
-from ldm_scale.geometry import pullback
-from ldm_scale.geometry.pullback import product_bytes
-from ldm_scale.targets import load_target
+from ldm_scale.flops import Arithmetic, count_flops, measure_pass, measure_target
+from ldm_scale.geometry.pullback import Jacobian, product_bytes
+from ldm_scale.targets import Target, load_target
 from tests.test_auditor import KEYS, PIXELS, make_auditor
 
 BATCH = 2
 
 
-def estimate(folder: Path, **values: Any) -> tuple[Estimate, AuditConfig]:
+@cache
+def measured(folder: Path) -> tuple[Target, Arithmetic]:
     target = load_target(folder, "meta")
+    return target, measure_target(target, lambda: None)
+
+
+def estimate(folder: Path, **values: Any) -> tuple[Estimate, AuditConfig]:
+    target, arithmetic = measured(folder)
     config = build(AuditConfig, {"out": "o", "shards": "s", "target": "t", **values})
     attacks = [make_attack(name, options) for name, options in config.attacks.items()]
     evaluations = denoiser_evaluations(attacks, target.alphas_cumprod, target.latent_shape)
-    return Estimate(config, target, measure_target(target, lambda: None), evaluations), config
+    return Estimate(config, target, arithmetic, evaluations), config
 
 
 @pytest.mark.parametrize(
@@ -43,27 +50,24 @@ def test_the_geometry_takes_what_an_audit_is_seen_to_take(
     estimator: str, distortion: str, room: int, products: int, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = 0
-    staged = pullback.stage
 
-    def counted(run: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
+    def counted(product: Callable[..., Any]) -> Callable[..., Any]:
+        def take(*arguments: Any) -> Any:
             nonlocal seen
             found: list[Any] = []
-            seen += count_flops(lambda: found.append(run(*arguments)))
+            seen += count_flops(lambda: found.append(product(*arguments)))
             return found[0]
 
-        return call
-
-    def stage(*arguments: Any) -> Any:
-        traced = staged(*arguments)
-        return SimpleNamespace(residuals=counted(traced.residuals), product=counted(traced.product))
+        return take
 
     memory = room * product_bytes(load_target(tiny_target, "cpu").decode, torch.zeros(1, 4, 4, 4))
     geometry = {"influence": estimator, "probes": 4, "distortion": distortion, "memory": memory}
     expected, _ = estimate(tiny_target, geometry=geometry, compute={"batch_size": BATCH})
-    monkeypatch.setattr(pullback, "stage", stage)
-    nothing = [None] * BATCH
-    make_auditor(tiny_target, geometry=geometry).audit(PIXELS[:BATCH], KEYS[:BATCH], nothing, nothing)
+    auditor, nothing = make_auditor(tiny_target, geometry=geometry), [None] * BATCH
+    auditor.audit(PIXELS[:BATCH], KEYS[:BATCH], nothing, nothing)  # which traces the products
+    for name in ("push", "pull"):
+        monkeypatch.setattr(Jacobian, name, counted(getattr(Jacobian, name)))
+    auditor.audit(PIXELS[:BATCH], KEYS[:BATCH], nothing, nothing)
     sample = expected.sample()
     assert seen == BATCH * (sample.influence.flops + sample.distortion.flops + sample.passes.flops)
     assert sample.influence.count + sample.distortion.count == products
@@ -94,7 +98,10 @@ def test_evaluations_take_what_the_attacks_are_seen_to_ask(tiny_target: Path) ->
 
     def attack() -> None:
         z = torch.zeros(1, 4, 4, 4)
-        evaluations = Evaluations(z, target.alphas_cumprod, lambda x, t: target.predict_noise(x, t, None), lambda _: z)
+        rows = Budget(64, "row")
+        evaluations = Evaluations(
+            z, target.alphas_cumprod, lambda x, steps: predict_noises(target, None, rows, x, steps), lambda _: z
+        )
         for name, options in config.attacks.items():
             make_attack(name, options).vectors(evaluations)
 

@@ -18,22 +18,29 @@ FLAGS = {
         --attacks.epsilon.p --attacks.epsilon.timesteps --attacks.loss.p --attacks.loss.timesteps --attacks.pfami.crops
         --attacks.pfami.p --attacks.pfami.timesteps --attacks.pia.p --attacks.pia.timesteps --attacks.pian.p
         --attacks.pian.timesteps --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps --attacks.sima.p
-        --attacks.sima.timesteps --compute.actors --compute.batch-size --compute.cpus-per-actor
-        --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device --compute.gpus --compute.gpus-per-actor
-        --compute.initial-actors --compute.rows-per-part --conditioning --config --dry-run --geometry.calibration
-        --geometry.distortion --geometry.distortion-share --geometry.influence --geometry.memory --geometry.probes
-        --gpus --hardware.bandwidth --hardware.flops --hardware.gpus --help --images.crop --images.filter
-        --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --lora --lora-scale --manifest
-        --masks.bins --masks.ranking --max-reject-fraction --out --retry-rejects --seed --shards --split --target -h
+        --attacks.sima.timesteps --compute.actors --compute.batch-size --compute.channels-last --compute.compile
+        --compute.cpus-per-actor --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device
+        --compute.evaluations --compute.gpus --compute.gpus-per-actor --compute.initial-actors --compute.rows-per-part
+        --conditioning --config --dry-run --geometry.calibration --geometry.distortion --geometry.distortion-share
+        --geometry.influence --geometry.memory --geometry.probes --gpus --hardware.bandwidth --hardware.flops
+        --hardware.gpus --help --images.crop --images.filter --images.max-pixels --images.size --latent
+        --leakage.attack --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking
+        --max-reject-fraction --out --precision --retry-rejects --seed --shards --split --target -h
     """,
-    "benchmark geometry": """
-        --config --device --exact-samples --help --memory --probes --repeats --samples --seed --target -h
+    "benchmark audit": """
+        --batch-size --config --device --help --precision --procedure --published --repeats --samples --seed --target -h
+    """,
+    "benchmark influence": """
+        --batch-size --calibration --config --device --help --memory --repeats --samples --seed --target -h
     """,
     "benchmark reduce": """
         --analysis.average --analysis.bootstrap --analysis.confidence --analysis.drop --analysis.repeats --attacks
         --bins --config --dimensions --help --out --ranking --rows --rows-per-part --seed --timesteps -h
     """,
     "benchmark scale": "--batch-seconds --batch-size --batches --config --fake-gpus --help --rows-per-part -h",
+    "benchmark stream": """
+        --batch-size --config --few --help --rows-per-part --s3 --samples --shards --side --size -h
+    """,
     "pack": """
         --caption-column --heldout --help --image-column --max-pixels --max-reject-fraction --max-samples --members
         --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE

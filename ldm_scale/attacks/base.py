@@ -1,16 +1,18 @@
 """What an attack is given and what it returns."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ldm_scale.values import Integers
 
-Denoise = Callable[[Tensor, int], Tensor]
+# eps of inputs (t, n, c, h, w), those of each of t timesteps a batch of the same n samples, in the shape of the inputs.
+Denoise = Callable[[Tensor, Sequence[int]], Tensor]
 Draw = Callable[[str], Tensor]
 
 
@@ -39,14 +41,23 @@ class Evaluations:
 
     def denoise(self, x: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
         """eps(x, t), never shared, for inputs that no other attack has."""
-        self.made += len(x)
-        return self._denoise(x, t)
+        return self.denoise_each(x[None], (t,))[0]
+
+    def denoise_each(self, x: Float[Tensor, "t n c h w"], timesteps: Sequence[int]) -> Float[Tensor, "t n c h w"]:
+        """eps(x_t, t) for an input of each timestep, one batch for the denoiser; never shared."""
+        self.made += x.shape[0] * x.shape[1]
+        return self._denoise(x, timesteps)
 
     def noise_at(self, name: str, x: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
         """eps(x, t); `name` says which input x is, so that another attack's call with it costs nothing."""
-        if (name, t) not in self._known:
-            self._known[name, t] = self.denoise(x, t)
-        return self._known[name, t]
+        return self.noises_at(name, {t: x})[t]
+
+    def noises_at(self, name: str, inputs: Mapping[int, Float[Tensor, "n c h w"]]) -> dict[int, Tensor]:
+        """eps(x_t, t) by timestep, each (n, c, h, w), for inputs by timestep; those not known yet are one batch."""
+        if new := {t: x for t, x in inputs.items() if (name, t) not in self._known}:
+            found = self.denoise_each(torch.stack([*new.values()]), (*new,))
+            self._known |= {(name, t): noise for t, noise in zip(new, found, strict=True)}
+        return {t: self._known[name, t] for t in inputs}
 
     def diffuse(self, x: Float[Tensor, "n c h w"], e: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
         """sqrt(abar_t) x + sqrt(1 - abar_t) e."""
@@ -55,8 +66,14 @@ class Evaluations:
 
     def diffused(self, t: int) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
         """The draw e_t, and eps(diffuse(z, e_t, t), t)."""
-        e = self.draw(f"noise {t}")
-        return e, self.noise_at("z with drawn noise", self.diffuse(self.latents, e, t), t)
+        return self.diffused_at((t,))[t]
+
+    def diffused_at(self, timesteps: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
+        """diffused(t) by timestep, one batch for the denoiser."""
+        draws = {t: self.draw(f"noise {t}") for t in timesteps}
+        noisy = {t: self.diffuse(self.latents, e, t) for t, e in draws.items()}
+        noises = self.noises_at("z with drawn noise", noisy)
+        return {t: (e, noises[t]) for t, e in draws.items()}
 
 
 @runtime_checkable

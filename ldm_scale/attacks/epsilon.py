@@ -18,4 +18,4 @@ class Epsilon(AttackOptions):
 
     def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
         """The prediction of e_t at each timestep, e_t drawn anew for each."""
-        return torch.stack([evaluations.diffused(t)[1] for t in self.timesteps])
+        return torch.stack([noise for _, noise in evaluations.diffused_at(self.timesteps).values()])

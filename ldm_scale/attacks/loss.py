@@ -18,4 +18,4 @@ class Loss(AttackOptions):
 
     def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
         """e_t minus the prediction of it at each timestep, e_t drawn anew for each."""
-        return torch.stack([torch.sub(*evaluations.diffused(t)) for t in self.timesteps])
+        return torch.stack([e - noise for e, noise in evaluations.diffused_at(self.timesteps).values()])

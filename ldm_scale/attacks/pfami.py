@@ -48,10 +48,17 @@ class PFAMI(AttackOptions):
     def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
         """The root mean square fluctuation at each timestep."""
         crops = [centre_crop(evaluations.latents, share) for share in self.crops]
-        return torch.stack([self._fluctuation(evaluations, crops, t) for t in self.timesteps])
+        diffused = evaluations.diffused_at(self.timesteps)
+        return torch.stack([self._fluctuation(evaluations, crops, t, *pair) for t, pair in diffused.items()])
 
-    def _fluctuation(self, evaluations: Evaluations, crops: Sequence[Tensor], t: int) -> Float[Tensor, "n c h w"]:
-        e, noise = evaluations.diffused(t)
-        loss = (e - noise) ** 2
-        squares = [(loss - (e - evaluations.denoise(evaluations.diffuse(crop, e, t), t)) ** 2) ** 2 for crop in crops]
-        return torch.stack(squares).mean(0).sqrt()
+    def _fluctuation(
+        self,
+        evaluations: Evaluations,
+        crops: Sequence[Tensor],
+        t: int,
+        e: Float[Tensor, "n c h w"],
+        noise: Float[Tensor, "n c h w"],
+    ) -> Float[Tensor, "n c h w"]:
+        noisy = torch.stack([evaluations.diffuse(crop, e, t) for crop in crops])
+        losses = (e - evaluations.denoise_each(noisy, [t] * len(crops))) ** 2
+        return (((e - noise) ** 2 - losses) ** 2).mean(0).sqrt()

@@ -19,8 +19,8 @@ def residuals(
     evaluations: Evaluations, name: str, e: Float[Tensor, "n c h w"], timesteps: Sequence[int]
 ) -> Float[Tensor, "t n c h w"]:
     """e - eps(sqrt(abar_t) z + sqrt(1 - abar_t) e, t) at each timestep, for one noise e; `name` says which."""
-    z = evaluations.latents
-    return torch.stack([e - evaluations.noise_at(f"z with {name}", evaluations.diffuse(z, e, t), t) for t in timesteps])
+    noisy = {t: evaluations.diffuse(evaluations.latents, e, t) for t in timesteps}
+    return e - torch.stack([*evaluations.noises_at(f"z with {name}", noisy).values()])
 
 
 @dataclass(frozen=True)

@@ -15,4 +15,5 @@ class SimA(AttackOptions):
 
     def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
         """eps(z, t) at each timestep."""
-        return torch.stack([evaluations.noise_at("z", evaluations.latents, t) for t in self.timesteps])
+        noises = evaluations.noises_at("z", dict.fromkeys(self.timesteps, evaluations.latents))
+        return torch.stack([*noises.values()])

@@ -1,5 +1,6 @@
 """The audit's Ray graph: shards -> decoded images -> one fused auditor pool -> committed rows -> reducer -> report."""
 
+import threading
 import time
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from ldm_scale.engine.briefing import briefing
 from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.commit import commit_stream
 from ldm_scale.engine.plan import Plan, check_inputs, plan_audit
-from ldm_scale.engine.pool import Pool, audit_images, load_auditor, plan_pool, pool_size
+from ldm_scale.engine.pool import Pool, audit_images, execution_of, find_device, load_auditor, plan_pool, pool_size
 from ldm_scale.engine.progress import Progress, say, told
 from ldm_scale.engine.reading import ShardTask, as_pixels, stream_images
 from ldm_scale.engine.reduce import reduce_run
@@ -28,6 +29,7 @@ from ldm_scale.report.page import write_report
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import REJECT, row_schema
 from ldm_scale.storage import Location
+from ldm_scale.transfer import Arriving
 
 # Reasons of rejects, most frequent first, that a failed run names.
 REASONS_TOLD = 3
@@ -43,6 +45,7 @@ def run_audit(config: AuditConfig) -> Results:
     run = RunDirectory(Location.of(config.out))
     run.check_free(inputs.fingerprint, inputs.science)
     with session():
+        execution_of(config).check(find_device(config.compute))
         plan = plan_audit(inputs, run)
         for line in ("audit", *briefing(inputs, plan)):
             say(line)
@@ -122,9 +125,13 @@ def _schema(record: RunRecord) -> pa.Schema:
 
 
 class AuditorActor:
-    """Holds a target on its device and turns decoded images into rows; rejected samples pass through with a reason."""
+    """Holds a target on its device and turns decoded images into rows; rejected samples pass through with a reason.
+
+    Ray calls it from two threads: while one batch computes, the next one is on its way to the device.
+    """
 
     def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
+        self._computing = threading.Lock()
         self._auditor = load_auditor(record, device, calibration)
         self._size = image_size
 
@@ -145,17 +152,21 @@ class AuditorActor:
         return f"{reason} ({flaws})" if reason and flaws else reason
 
     def _audit(self, good: pa.Table) -> list[pa.Table]:
-        audited = self._measure(good)
-        metrics.audited(audited.cost)
-        if torch.cuda.is_initialized():
-            metrics.gpu_memory(torch.cuda.max_memory_allocated(), torch.cuda.mem_get_info()[1])
+        arriving = self._load(good)
+        with self._computing:
+            audited = self._measure(good, arriving)
+            metrics.audited(audited.cost)
+            if torch.cuda.is_initialized():
+                metrics.gpu_memory(torch.cuda.max_memory_allocated(), torch.cuda.mem_get_info()[1])
         broken = good["sample_id"].filter(pa.array(~audited.finite))
         reasons = pa.repeat("a number is not finite", len(broken))
         return [_rows(good, audited).filter(pa.array(audited.finite)), _rejects(broken, "audit", reasons)]
 
-    def _measure(self, good: pa.Table) -> AuditedBatch:
-        pixels, *columns = _columns(good, "pixels", "sample_id", "caption", "label")
-        return self._auditor.audit(as_pixels(pixels, self._size), *columns)
+    def _load(self, good: pa.Table) -> Arriving:
+        return self._auditor.load(as_pixels(good["pixels"], self._size))
+
+    def _measure(self, good: pa.Table, arriving: Arriving) -> AuditedBatch:
+        return self._auditor.audit(arriving.wait(), *_columns(good, "sample_id", "caption", "label"))
 
 
 def _columns(table: pa.Table, *names: str) -> list[list[Any]]:

@@ -1,5 +1,7 @@
 """The calibration set: what a few hundred samples say of all samples' influences, measured once before the rows."""
 
+import threading
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -71,6 +73,7 @@ class CalibrationActor:
     """Turns decoded images into their influences; what cannot be measured is left for the audit to reject."""
 
     def __init__(self, record: RunRecord, device: str, image_size: int) -> None:
+        self._computing = threading.Lock()
         self._auditor = load_auditor(record, device)
         self._size = image_size
 
@@ -79,7 +82,9 @@ class CalibrationActor:
         rows = []
         if len(good):
             ids = good["sample_id"].to_pylist()
-            influences = self._auditor.calibrate(as_pixels(good["pixels"].to_pylist(), self._size), ids)
+            arriving = self._auditor.load(as_pixels(good["pixels"], self._size))
+            with self._computing:
+                influences = self._auditor.calibrate(arriving.wait(), ids)
             pairs = zip(ids, influences, strict=True)
             rows = [{"sample_id": key, "influence": values} for key, values in pairs if np.isfinite(values).all()]
         return pa.Table.from_pylist(rows, schema=INFLUENCES)

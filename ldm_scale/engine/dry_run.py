@@ -103,7 +103,7 @@ class _Reckoning:
         return scaled(flops, "FLOP"), share, f"{flops / self._hardware.flops:.3g} s"
 
     def _products(self) -> str:
-        arithmetic, memory = self._arithmetic, self._config.geometry.memory
+        arithmetic, memory = self._arithmetic, self._estimate.room
         held = arithmetic.product_memory
         return (
             f"J v {scaled(arithmetic.pushes.each, 'FLOP')}, J^T v {scaled(arithmetic.pulls.each, 'FLOP')}, the decoder "

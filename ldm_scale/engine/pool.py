@@ -10,10 +10,11 @@ from ray._private.state import actors
 from ray.data import ActorPoolStrategy, Dataset
 
 from ldm_scale.auditor import Auditor, Calibration
-from ldm_scale.config import ComputeConfig
+from ldm_scale.config import AuditConfig, ComputeConfig
 from ldm_scale.engine.session import resolve_device
 from ldm_scale.rundir import RunRecord
 from ldm_scale.targets import fetch_weights
+from ldm_scale.targets.execution import Execution
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,22 @@ class Pool:
 def plan_pool(compute: ComputeConfig, samples: int) -> Pool:
     """The pool for so many samples: no more auditors than there are batches.
 
-    Where GPUs are asked for by number, they may come later: Ray does not say what its autoscaler could add.
     Raises UsageError where cuda is asked for, no number is, and the cluster has no GPU.
     """
-    device: Literal["cpu", "cuda"] = "cuda" if compute.gpus else resolve_device(compute.device)
+    device = find_device(compute)
     held = _held(compute, device)
     least, most = compute.actors or _auditors(compute) or (1, held)
     most = max(1, min(most, math.ceil(samples / compute.batch_size)))
     least = max(1, min(least, most))
     return Pool(device, least, min(max(compute.initial_actors or held, least), most), most, held)
+
+
+def find_device(compute: ComputeConfig) -> Literal["cpu", "cuda"]:
+    """Where auditors run. GPUs that are asked for by number may come later: Ray does not say what its autoscaler adds.
+
+    Raises UsageError where cuda is asked for, no number is, and the cluster has no GPU.
+    """
+    return "cuda" if compute.gpus else resolve_device(compute.device)
 
 
 def _auditors(compute: ComputeConfig) -> tuple[int, int] | None:
@@ -65,18 +73,23 @@ def pool_size(actor: type) -> int:
     return sum(found["JobID"] == job and actor.__name__ in found["ActorClassName"] for found in alive)
 
 
+def execution_of(config: AuditConfig) -> Execution:
+    """How the denoiser of an audit is run."""
+    return Execution(config.precision, config.compute.compile, config.compute.channels_last)
+
+
 def load_auditor(record: RunRecord, device: str, calibration: Calibration | None = None) -> Auditor:
     """An auditor for an actor of the pool.
 
     Raises RunError where the weights on the actor's node are not those that the run began with.
     """
     if device == "cpu":
-        # As many auditors as CPUs: more threads than one each would only contend.
-        torch.set_num_threads(1)
+        # No more threads than the CPUs it reserves: those of several auditors would only contend.
+        torch.set_num_threads(max(1, int(record.config.compute.cpus_per_actor)))
     config = record.config
     weights = fetch_weights(config.target, config.lora, config.lora_scale)
     weights.check(record.science)
-    return Auditor(weights.load(device, config.images.size), config, calibration)
+    return Auditor(weights.load(device, config.images.size, execution_of(config)), config, calibration)
 
 
 def audit_images(
@@ -99,6 +112,8 @@ def audit_images(
             # wait in it: they would be computed for nothing after the driver's death.
             max_concurrent_calls_per_actor=2,
             max_tasks_in_flight_per_actor=2,
+            # Else Ray lets no call begin before the last one has ended: the actor itself says what may not overlap.
+            enable_true_multi_threading=True,
         ),
         num_cpus=compute.cpus_per_actor,
         num_gpus=compute.gpus_per_actor if pool.device == "cuda" else 0,

@@ -1,6 +1,6 @@
 """Shards to preprocessed images as a Ray Data stream: small Arrow blocks of bytes, then decoded in CPU tasks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,8 @@ from ldm_scale.randomness import keyed_generator
 from ldm_scale.schema import DECODED, STORED, sample_id
 from ldm_scale.storage import Location
 
-BLOCK_BYTES = 8 << 20
+# Of images and captions: with what holds them on their way into a table, a reader keeps well below 300 MB.
+BLOCK_BYTES = 4 << 20
 # Batches that are decoded at once, at most.
 BATCHES_DECODED = 8
 
@@ -73,8 +74,10 @@ def read_blocks(task: ShardTask) -> Iterator[pa.Table]:
         samples.append((sample, member))
         size += len(sample.image) + len(sample.caption or "")
         if size > BLOCK_BYTES:
-            yield _table(task, samples)
+            table = _table(task, samples)
+            # Before the table is handed on, which holds it all once more.
             samples, size = [], 0
+            yield table
     if samples:
         yield _table(task, samples)
 
@@ -96,9 +99,17 @@ def decode_block(table: pa.Table, config: ImageConfig, size: int) -> pa.Table:
     return pa.table({**columns, "pixels": pixels, "stage": stages, "reject": reasons}, schema=DECODED)
 
 
-def as_pixels(encoded: Iterable[bytes], size: int) -> np.ndarray:
-    """What decode_block made bytes of, as one writable array: uint8 (n, 3, size, size)."""
-    return np.frombuffer(bytearray().join(encoded), dtype=np.uint8).reshape(-1, 3, size, size)
+def as_pixels(column: pa.ChunkedArray, size: int) -> np.ndarray:
+    """The pixels that decode_block made of good images, uint8 (n, 3, size, size): read-only, a view if it can be."""
+
+    def view(chunk: pa.BinaryArray) -> np.ndarray:
+        # Values lie one after the other, from the first one's offset on.
+        _, offsets, values = chunk.buffers()
+        first = np.frombuffer(offsets, np.int32, 1, 4 * chunk.offset)[0]
+        return np.frombuffer(values, np.uint8, 3 * size * size * len(chunk), first).reshape(-1, 3, size, size)
+
+    views = [view(chunk) for chunk in column.chunks if len(chunk)]
+    return views[0] if len(views) == 1 else np.concatenate(views)
 
 
 def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, compute: ComputeConfig) -> Dataset:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray.train
 import torch
 from ray.train.torch import get_device, prepare_model
@@ -120,8 +121,8 @@ class Members:
             )
 
     def _batch(self, rows: list[dict[str, Any]]) -> Batch:
-        pixels = as_pixels((row["pixels"] for row in rows), self._size)
-        images = to_images(pixels, get_device())
+        pixels = as_pixels(pa.chunked_array([[row["pixels"] for row in rows]]), self._size)
+        images = to_images(pixels.copy(), get_device())
         return Batch(images, [row["label"] for row in rows], [row["caption"] for row in rows])
 
 

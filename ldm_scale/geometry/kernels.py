@@ -70,7 +70,7 @@ def normalised_groups(
     bias: Float[Tensor, " c"] | None = None,
     eps: float = 1e-5,
 ) -> Float[Tensor, "n c *size"]:
-    """torch.nn.functional.group_norm by `Normalisation`, which takes contiguous inputs alone (attention gives others)."""
+    """torch.nn.functional.group_norm by `Normalisation`, of inputs of any layout (attention's are channels-last)."""
     y = Normalisation.apply(input.contiguous(), num_groups, eps)[0]
     by_channel = (-1, *(1,) * (input.dim() - 2))
     if weight is not None:

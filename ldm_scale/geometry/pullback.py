@@ -1,7 +1,8 @@
 """Products with the decoder's Jacobian J (M image values by D latent dimensions), and the pullback metric J^T J."""
 
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ldm_scale.budget import Budget
 from ldm_scale.geometry.kernels import linear_kernels
 from ldm_scale.geometry.staging import Staged, stage
 
@@ -47,10 +49,14 @@ PRODUCTS = {"push": _push, "pull": _pull}
 
 @dataclass
 class TracedDecoder:
-    """A decoder whose products with J are traced once for each shape, and counted: one a sample and vector."""
+    """A decoder whose products with J are traced once for each shape, and counted: one a sample and vector.
+
+    budget: how many of them the device has been found to hold at once.
+    """
 
     decode: Decoder
     products: int = 0
+    budget: Budget = field(default_factory=lambda: Budget(sys.maxsize, "product with the decoder's Jacobian"))
     _known: dict[Any, Any] = field(default_factory=dict)
 
     def __call__(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
@@ -82,7 +88,8 @@ class Jacobian:
 
     def __init__(self, decode: Decoder, z: Float[Tensor, "n c h w"], at_once: int) -> None:
         self.z = z.contiguous()
-        self._decoder, self._at_once = traced(decode), at_once
+        self.at_once = at_once
+        self._decoder = traced(decode)
         self._residuals: dict[str, tuple[Tensor, ...]] = {}
 
     def push(self, tangents: Float[Tensor, "k n c h w"]) -> Float[Tensor, "k n 3 H W"]:
@@ -97,7 +104,7 @@ class Jacobian:
         count = len(vectors)
         self._decoder.products += count * len(self.z)
         # Equal chunks, the last filled up with zeros: one shape is traced.
-        size = math.ceil(count / math.ceil(count / self._at_once))
+        size = math.ceil(count / math.ceil(count / self.at_once))
         chunks = [_filled(chunk, size) for chunk in vectors.split(size)]
         staged = self._decoder.staged(name, self.z, chunks[0])
         with torch.no_grad():
@@ -128,18 +135,14 @@ def product_bytes(decode: Decoder, z: Float[Tensor, "1 c h w"]) -> int:
 
 
 def chunk_sizes(decode: Decoder, z: Float[Tensor, "n c h w"], products: int, memory: int) -> tuple[int, int]:
-    """How many samples, and how many of each one's `products`, `memory` bytes hold at once; at least one of one."""
-    budget = max(1, memory // traced(decode).product_bytes(z[:1]))
-    samples = min(len(z), max(1, budget // products))
-    return samples, min(products, max(1, budget // samples))
+    """How many samples, and how many of each one's `products`, `memory` bytes hold at once; at least one of one.
 
-
-def powers_of_two(total: int, most: int) -> Iterator[int]:
-    """Powers of two up to `most` that sum to `total`, largest first: batches of any size have few shapes."""
-    while total:
-        size = 1 << (min(total, most).bit_length() - 1)
-        yield size
-        total -= size
+    The samples are a power of two: batches of any size are cut into few shapes.
+    """
+    decoder = traced(decode)
+    rows = max(1, min(decoder.budget.limit, memory // decoder.product_bytes(z[:1])))
+    samples = 1 << (min(len(z), max(1, rows // products)).bit_length() - 1)
+    return samples, min(products, max(1, rows // samples))
 
 
 def in_chunks(
@@ -149,12 +152,23 @@ def in_chunks(
     vectors: Float[Tensor, "k n ..."],
     memory: int,
 ) -> list[Tensor]:
-    """measure(J of samples, their k vectors) for as many samples at a time as `memory` bytes hold."""
+    """measure(J of samples, their k vectors) for as many samples at a time as `memory` bytes hold, or fewer if need be.
+
+    Raises RunError where the device does not hold one product.
+    """
     decoder = traced(decode)
-    samples, at_once = chunk_sizes(decoder, z, len(vectors), memory)
-    sizes = list(powers_of_two(len(z), samples))
-    pairs = zip(z.split(sizes), vectors.split(sizes, dim=1), strict=True)
-    return [measure(Jacobian(decoder, some, at_once), theirs) for some, theirs in pairs]
+    results: list[Tensor] = []
+    done = 0
+    while done < len(z):
+        samples, at_once = chunk_sizes(decoder, z[done:], len(vectors), memory)
+        some = slice(done, done + samples)
+        try:
+            results.append(measure(Jacobian(decoder, z[some], at_once), vectors[:, some]))
+        except torch.OutOfMemoryError:
+            decoder.budget.halve(samples * at_once)
+        else:
+            done += samples
+    return results
 
 
 def gram(jacobian: Jacobian, basis: Float[Tensor, "d n c h w"]) -> Float[Tensor, "n d d"]:

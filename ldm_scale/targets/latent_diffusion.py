@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, VQModel
-from jaxtyping import Float, Num
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from ldm_scale.errors import UsageError
 from ldm_scale.targets.autoencoder import freeze, make_autoencoder
-from ldm_scale.targets.base import Condition
+from ldm_scale.targets.base import Condition, each_part
+from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.schedules import make_schedule
 
 
@@ -27,16 +28,19 @@ class LatentDiffusion(ABC):
         schedule: SchedulerMixin,
         *,
         size: int | None = None,
+        execution: Execution = PLAIN,
     ) -> None:
         self._autoencoder = make_autoencoder(autoencoder)
-        self._denoiser = freeze(denoiser)
+        self._execution = execution
         self._models: list[nn.Module] = [autoencoder, denoiser]
+        self._denoiser = execution.prepare(freeze(denoiser))
         self._device = next(denoiser.parameters()).device
         side = self._find_side(self._own_side(autoencoder), size)
-        self._schedule = make_schedule(schedule, (side // self._grain()) ** 2)
+        tokens = (side // self._grain()) ** 2
+        self._schedule = make_schedule(schedule, tokens, self._device)
         # A model of shapes alone keeps its schedule's numbers.
-        on = "cpu" if self._device.type == "meta" else self._device
-        self.alphas_cumprod = self._schedule.alphas_cumprod.to(on)
+        on = torch.device("cpu") if self._device.type == "meta" else self._device
+        self.alphas_cumprod = make_schedule(schedule, tokens, on).alphas_cumprod
         self.latent_shape = (int(autoencoder.config.latent_channels), side, side)
         self.image_size = side * self._autoencoder.factor
 
@@ -58,9 +62,14 @@ class LatentDiffusion(ABC):
     def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
         """What _denoise takes for these samples."""
 
-    def predict_noise(self, z: Float[Tensor, "n c h w"], t: int, condition: Condition) -> Float[Tensor, "n c h w"]:
-        def network(x: Tensor, time: int | float) -> Tensor:
-            return self._denoise(x, torch.full((len(x),), time, device=self._device), condition)
+    def predict_noise(
+        self, z: Float[Tensor, "n c h w"], t: Int[Tensor, " n"], condition: Condition
+    ) -> Float[Tensor, "n c h w"]:
+        taken = each_part(self._execution.take, condition)
+
+        def network(x: Tensor, steps: Tensor) -> Tensor:
+            with self._execution.arithmetic():
+                return self._execution.give(self._denoise(self._execution.take(x), steps, taken))
 
         return self._schedule.predict_noise(network, z, t)
 
@@ -68,7 +77,7 @@ class LatentDiffusion(ABC):
     def _denoise(
         self, z: Float[Tensor, "n c h w"], steps: Num[Tensor, " n"], condition: Condition
     ) -> Float[Tensor, "n c h w"]:
-        """The network's own output."""
+        """The network's own output, in its own precision, which z and a condition of floats have."""
 
     def _own_side(self, autoencoder: AutoencoderKL | VQModel) -> int | None:
         """The side of the latents that the model was made for, where its configuration says."""

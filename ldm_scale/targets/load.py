@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.storage import Location
 from ldm_scale.targets.base import Target
+from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
 from ldm_scale.targets.families import SUPPORTED, Family, Text, find_family
 from ldm_scale.targets.fetch import READ, half_precision
 from ldm_scale.targets.lora import Lora, fuse_lora
@@ -202,14 +203,23 @@ def _check_channels(autoencoder: AutoencoderKL | VQModel, denoiser: Any, packing
         )
 
 
-def load_target(folder: str | Path, device: str, size: int | None = None, lora: Lora | None = None) -> Target:
+def load_target(
+    folder: str | Path,
+    device: str,
+    size: int | None = None,
+    lora: Lora | None = None,
+    execution: Execution = PLAIN,
+) -> Target:
     """The target of a folder in diffusers' layout, in float32 on a device, in eval mode, with a LoRA fused into it.
 
-    size: side of its images in pixels, the model's own by default. On the device "meta" the target has shapes alone,
-    and numbers only in its schedule: neither weights nor LoRA are read.
-    Raises UsageError where the folder, a component or its safetensors weights are missing or of another kind, the model
-    cannot take the size, or the LoRA does not fit.
+    size: side of its images in pixels, the model's own by default. execution: how its denoiser is run. From here on
+    this process computes in full float32, not TF32, but where a target asks for it. On the device "meta" the target has
+    shapes alone, and numbers only in its schedule: neither weights nor LoRA are read. Raises UsageError where the
+    folder, a component or its safetensors weights are missing or of another kind, the model cannot take the size, the
+    LoRA does not fit, or the device cannot run the denoiser so.
     """
+    execution.check(device)
+    allow_tf32(False)
     # Bars of loading are no use in a worker's log.
     transformers.logging.disable_progress_bar()
     diffusers.utils.logging.disable_progress_bar()
@@ -222,7 +232,8 @@ def load_target(folder: str | Path, device: str, size: int | None = None, lora: 
     if lora is not None and device != "meta":
         encoders = {text.encoder: found.model for text, found in zip(family.texts, texts, strict=True) if found}
         fuse_lora(lora, {parts.denoiser.name: denoiser, **encoders})
-    return family.target(autoencoder, denoiser, _load_schedule(parts.scheduler, family.flow), *texts, size=size)
+    schedule = _load_schedule(parts.scheduler, family.flow)
+    return family.target(autoencoder, denoiser, schedule, *texts, size=size, execution=execution)
 
 
 def target_digest(folder: str | Path) -> str:

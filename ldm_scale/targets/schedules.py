@@ -3,26 +3,29 @@
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from ldm_scale.targets.base import to_noise
+from ldm_scale.targets.base import by_row, to_noise
 
-# A denoiser of one condition: (x, the number it is told for the time) -> output.
-Network = Callable[[Tensor, int | float], Tensor]
+# A denoiser of rows whose conditions it knows: (x, the number it is told for the time of each row) -> output.
+Network = Callable[[Tensor, Tensor], Tensor]
 
 
 class NoiseSchedule:
     """Diffusion: x_t = sqrt(abar_t) z + sqrt(1 - abar_t) e, and a network that predicts e or v."""
 
-    def __init__(self, scheduler: SchedulerMixin) -> None:
-        self.alphas_cumprod: Float[Tensor, " steps"] = scheduler.alphas_cumprod
+    def __init__(self, scheduler: SchedulerMixin, device: torch.device) -> None:
+        self.alphas_cumprod: Float[Tensor, " steps"] = scheduler.alphas_cumprod.to(device)
         self._prediction_type = str(scheduler.config.prediction_type)
 
-    def predict_noise(self, network: Network, x: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
-        """eps(x_t, t)."""
-        return to_noise(network(x, t), x, self.alphas_cumprod[t].item(), self._prediction_type)
+    def predict_noise(
+        self, network: Network, x: Float[Tensor, "n c h w"], t: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n c h w"]:
+        """eps(x_t, t) of each row."""
+        return to_noise(network(x, t), x, self.alphas_cumprod[t].double(), self._prediction_type)
 
 
 def dynamic_shift(tokens: int, scheduler: FlowMatchEulerDiscreteScheduler) -> float:
@@ -43,24 +46,26 @@ class FlowSchedule:
     of small t.
     """
 
-    def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, tokens: int) -> None:
+    def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, tokens: int, device: torch.device) -> None:
         self._steps = int(scheduler.config.num_train_timesteps)
         evenly = np.linspace(1, 1 / self._steps, self._steps)
         # mu is ignored where the shift is static; the last sigma is the 0 after the last step.
         scheduler.set_timesteps(sigmas=evenly, mu=dynamic_shift(tokens, scheduler))
-        self.sigmas: Float[Tensor, " steps"] = scheduler.sigmas[:-1].flip(0).double()
+        self.sigmas: Float[Tensor, " steps"] = scheduler.sigmas[:-1].flip(0).double().to(device)
         signal, noise = (1 - self.sigmas) ** 2, self.sigmas**2
         self.alphas_cumprod: Float[Tensor, " steps"] = signal / (signal + noise)
 
-    def predict_noise(self, network: Network, x: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
-        """eps(x_t, t)."""
-        sigma = self.sigmas[t].item()
-        scaled = x * ((1 - sigma) ** 2 + sigma**2) ** 0.5
-        return scaled + (1 - sigma) * network(scaled, sigma * self._steps)
+    def predict_noise(
+        self, network: Network, x: Float[Tensor, "n c h w"], t: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n c h w"]:
+        """eps(x_t, t) of each row."""
+        sigma = self.sigmas[t]
+        scaled = x * by_row(((1 - sigma) ** 2 + sigma**2).sqrt(), x)
+        return scaled + by_row(1 - sigma, x) * network(scaled, (sigma * self._steps).to(x))
 
 
-def make_schedule(scheduler: SchedulerMixin, tokens: int) -> NoiseSchedule | FlowSchedule:
-    """The schedule of diffusers' sampler, for images of so many tokens."""
+def make_schedule(scheduler: SchedulerMixin, tokens: int, device: torch.device) -> NoiseSchedule | FlowSchedule:
+    """The schedule of diffusers' sampler, for images of so many tokens, on a device."""
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
-        return FlowSchedule(scheduler, tokens)
-    return NoiseSchedule(scheduler)
+        return FlowSchedule(scheduler, tokens, device)
+    return NoiseSchedule(scheduler, device)

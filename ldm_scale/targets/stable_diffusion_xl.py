@@ -28,6 +28,7 @@ class StableDiffusionXLTarget(TextConditionalTarget):
     ) -> Float[Tensor, "n c h w"]:
         text, pooled = condition
         side = self.image_size
-        sizes = torch.tensor([side, side, 0, 0, side, side], dtype=z.dtype, device=z.device).expand(len(z), -1)
+        # In single precision whatever the network's: it embeds them as it does timesteps.
+        sizes = torch.tensor([side, side, 0, 0, side, side], dtype=torch.float32, device=z.device).expand(len(z), -1)
         added = {"text_embeds": pooled, "time_ids": sizes}
         return self._denoiser(z, steps, encoder_hidden_states=text, added_cond_kwargs=added).sample

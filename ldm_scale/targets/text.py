@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, VQModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ldm_scale.targets.autoencoder import freeze
+from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.latent_diffusion import LatentDiffusion
 
 
@@ -42,8 +43,9 @@ class TextConditionalTarget(LatentDiffusion):
         schedule: SchedulerMixin,
         *texts: TextEncoder | None,
         size: int | None = None,
+        execution: Execution = PLAIN,
     ) -> None:
-        super().__init__(autoencoder, denoiser, schedule, size=size)
+        super().__init__(autoencoder, denoiser, schedule, size=size, execution=execution)
         # Any: a family knows which of them may be None.
         self._texts: tuple[Any, ...] = texts
         self._models += [text.model for text in texts if text is not None]

@@ -65,7 +65,9 @@ def try_target(
     abar = target.alphas_cumprod[t]
     noise = keyed_normal(seed, [str(i) for i in kept], "trial", target.latent_shape, z.device).to(z)
     condition = target.condition([captions[i] for i in kept], [labels[i] for i in kept])
-    predicted = target.predict_noise(abar.sqrt() * z + (1 - abar).sqrt() * noise, t, condition)
+    predicted = target.predict_noise(
+        abar.sqrt() * z + (1 - abar).sqrt() * noise, torch.full((len(z),), t, device=z.device), condition
+    )
     squared = (predicted - noise).square().mean().item()
     facts = (
         describe(target),

@@ -7,6 +7,7 @@ from typing import Any
 from ldm_scale.errors import RunError
 from ldm_scale.storage import Location
 from ldm_scale.targets.base import Target
+from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.fetch import LORA, OUTLINE, TARGET, Source, fetch
 from ldm_scale.targets.load import load_target, target_digest
 from ldm_scale.targets.lora import Lora, find_weights
@@ -45,13 +46,14 @@ class Weights:
                     f"it was {science[name]}"
                 )
 
-    def load(self, device: str, size: int | None = None) -> Target:
-        """The target on a device, in float32 and eval mode, for images of this side (by default the model's own).
+    def load(self, device: str, size: int | None = None, execution: Execution = PLAIN) -> Target:
+        """The target on a device, in eval mode, for images of this side (by default the model's own).
 
-        On the device "meta" it has shapes alone, which no LoRA changes.
+        In float32, but for a denoiser that is to be executed otherwise. On the device "meta" it has shapes alone, which
+        no LoRA changes.
         """
         lora = Lora(find_weights(self.lora.path), self.lora_scale) if self.lora else None
-        return load_target(self.target.path, device, size, lora)
+        return load_target(self.target.path, device, size, lora, execution)
 
 
 def fetch_weights(target: str, lora: str | None = None, lora_scale: float = 1.0, *, outline: bool = False) -> Weights:

@@ -39,13 +39,17 @@ class Case:
         return [float(value) for value in np.cumprod(1 - BETAS[self.schedule])]
 
     def evaluations(self, z: Tensor, keys: Sequence[str] = KEYS, calls: list[int] | None = None) -> Evaluations:
-        """What an attack is given of this case; the timestep of every call of the denoiser is appended to `calls`."""
+        """What an attack is given of this case; the timestep of every evaluation is appended to `calls`."""
         abar = self.abar
 
-        def denoise(x: Tensor, t: int) -> Tensor:
+        def denoise(x: Tensor, timesteps: Sequence[int]) -> Tensor:
             if calls is not None:
-                calls.append(t)
-            return to_noise(network(x, t), x, abar[t], self.prediction)
+                calls.extend(timesteps)
+            noises = [
+                to_noise(network(some, t), some, torch.full((len(some),), abar[t]).double(), self.prediction)
+                for some, t in zip(x, timesteps, strict=True)
+            ]
+            return torch.stack(noises)
 
         return Evaluations(z, torch.tensor(abar, dtype=torch.float64), denoise, lambda what: draws(what, keys))
 

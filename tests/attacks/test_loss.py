@@ -1,5 +1,7 @@
 """Loss against its definition, and against theory where the best denoiser is known."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -36,8 +38,9 @@ def test_of_gaussian_latents_and_their_best_denoiser_it_is_theorys(schedule: str
     generator = torch.Generator().manual_seed(0)
     z = spread * torch.randn(2000, 4, 4, 4, generator=generator)
 
-    def best(x: Tensor, t: int) -> Tensor:
-        return float((1 - abar[t]) ** 0.5 / (abar[t] * spread**2 + 1 - abar[t])) * x
+    def best(x: Tensor, timesteps: Sequence[int]) -> Tensor:
+        factors = [float((1 - abar[t]) ** 0.5 / (abar[t] * spread**2 + 1 - abar[t])) for t in timesteps]
+        return torch.tensor(factors).reshape(-1, 1, 1, 1, 1) * x
 
     def draw(purpose: str) -> Tensor:
         return torch.randn(z.shape, generator=generator)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from ldm_scale import ownership
+from ldm_scale.auditor import AuditedBatch
 from ldm_scale.cli import main
 from ldm_scale.engine import audit
+from ldm_scale.transfer import Arriving
 
 LOG = Path(sys.argv[1])
 
@@ -18,10 +20,10 @@ LOG = Path(sys.argv[1])
 class CountingActor(audit.AuditorActor):
     """Ray takes classes of the main module along by value, with what this one's functions name."""
 
-    def _audit(self, good: pa.Table) -> list[pa.Table]:
+    def _measure(self, good: pa.Table, arriving: Arriving) -> AuditedBatch:
         with LOG.open("a") as log:
             log.writelines(f"{key}\n" for key in good["sample_id"].to_pylist())
-        return super()._audit(good)
+        return super()._measure(good, arriving)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from pathlib import Path
 import ray
 
 from ldm_scale.config import AuditConfig
+from ldm_scale.engine.benchmarks.scale import simulate
 from ldm_scale.engine.session import session
-from ldm_scale.engine.simulation import simulate
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.storage import Location
 from tests.engine.autoscaling import HEAD, processes

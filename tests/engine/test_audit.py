@@ -61,6 +61,21 @@ def make_config(out: Path, shards: Path | str, target: Path | str, **changes: ob
     return build(AuditConfig, values | changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "float16"}, "^precision float16 works on cuda only"),
+        ({"compute": {"compile": "graphs"}}, r"^compute\.compile graphs works on cuda only"),
+    ],
+)
+def test_what_the_device_cannot_do_is_refused_before_a_run_begins(
+    changes: dict[str, object], message: str, tiny_target: Path, tiny_shards: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run_audit(make_config(tmp_path / "out", tiny_shards, tiny_target, **changes))
+    assert not (tmp_path / "out").exists()
+
+
 def read_rows(out: Path) -> pa.Table:
     parts = [pq.read_table(path) for path in sorted((out / "samples").glob("*.parquet"))]
     return pa.concat_tables(parts).sort_by("sample_id")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ldm_scale.config import DEMO, AuditConfig
-from ldm_scale.engine.simulation import make_shards
+from ldm_scale.engine.benchmarks.scale import make_shards
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.storage import Location, read_table
 from tests.engine.autoscaling import growing_head

@@ -1,13 +1,19 @@
 """How many auditors a pool gets: by the configuration, the cluster and the work there is."""
 
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import ray
+import torch
 
 from ldm_scale.config import AuditConfig, ComputeConfig, build
-from ldm_scale.engine.pool import Pool, plan_pool, pool_size
+from ldm_scale.engine.pool import Pool, load_auditor, plan_pool, pool_size
 from ldm_scale.errors import UsageError
+from ldm_scale.rundir import RunRecord
+from ldm_scale.targets import fetch_weights
+from ldm_scale.targets.execution import Execution
 
 
 @pytest.mark.parametrize(
@@ -61,6 +67,35 @@ def test_a_gpu_that_is_asked_for_by_no_number_must_be_there(monkeypatch: pytest.
 def test_what_cannot_be_meant_is_refused(compute: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build(AuditConfig, {"out": "o", "compute": compute})
+
+
+def record_of(target: Path, **changes: Any) -> RunRecord:
+    return RunRecord(
+        fingerprint="f",
+        science=fetch_weights(str(target)).science(),
+        config=build(AuditConfig, {"out": "o", "shards": "s", "target": str(target), **changes}),
+        latent_shape=(4, 4, 4),
+        timesteps={"sima": (0,)},
+        members=1,
+        heldout=1,
+        versions={},
+    )
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.5, 1), (1, 1), (2, 2), (2.9, 2), (4, 4)])
+def test_an_auditor_computes_with_the_cpus_it_reserves(
+    cpus: float, threads: int, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", found := Mock())
+    load_auditor(record_of(tiny_target, compute={"cpus_per_actor": cpus}), "cpu")
+    found.assert_called_once_with(threads)
+
+
+def test_an_auditors_denoiser_is_run_as_the_configuration_says(tiny_target: Path) -> None:
+    compute = {"channels_last": True, "evaluations": 5}
+    auditor = load_auditor(record_of(tiny_target, compute=compute, precision="bfloat16"), "cpu")
+    assert auditor._target._execution == Execution("bfloat16", "off", True)
+    assert auditor._rows.limit == 5
 
 
 class Sleeper:

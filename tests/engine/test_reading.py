@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ldm_scale.config import ComputeConfig, ImageConfig
@@ -10,7 +11,7 @@ from ldm_scale.data.images import preprocess
 from ldm_scale.data.manifest import ShardInfo, read_manifest
 from ldm_scale.data.samples import Sample
 from ldm_scale.engine import reading
-from ldm_scale.engine.reading import ShardTask, decode_block, read_blocks, stream_images
+from ldm_scale.engine.reading import ShardTask, as_pixels, decode_block, read_blocks, stream_images
 from ldm_scale.storage import Location
 from tests.conftest import make_image
 from tests.shards import write_shards
@@ -92,3 +93,19 @@ def test_images_stream_in_blocks_of_about_a_batch(tiny_shards: Path) -> None:
     blocks = list(stream.iter_batches(batch_size=None, batch_format="pyarrow"))
     assert len(ids(blocks)) == len(set(ids(blocks))) == 48
     assert max(map(len, blocks)) <= 6
+
+
+def test_pixels_are_those_of_the_column_however_it_lies_in_memory() -> None:
+    images = [np.random.default_rng(seed).bytes(3 * 4 * 4) for seed in range(9)]
+    column = pa.chunked_array([images[:4], [], images[4:]])
+    mask = pa.array([True, False] * 4 + [True])
+    for found, expected in (
+        (column, images),
+        (column.slice(2, 5), images[2:7]),
+        (column.slice(5, 2), images[5:7]),
+        (column.filter(mask), images[::2]),
+        (column.slice(1, 1), images[1:2]),
+    ):
+        pixels = as_pixels(found, 4)
+        assert pixels.shape == (len(expected), 3, 4, 4)
+        assert pixels.tobytes() == b"".join(expected)

@@ -17,7 +17,7 @@ from ldm_scale.cli import main
 from ldm_scale.config import AnalysisConfig, ReduceBenchmarkConfig
 from ldm_scale.engine import reduce
 from ldm_scale.engine.audit import run_audit
-from ldm_scale.engine.benchmark import make_record, make_rows
+from ldm_scale.engine.benchmarks.reduce import make_record, make_rows
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.storage import Location
 from tests.engine.test_audit import make_config

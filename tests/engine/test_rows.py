@@ -9,7 +9,7 @@ import pytest
 
 from ldm_scale.analysis.scores import Candidate, Mask
 from ldm_scale.config import ReduceBenchmarkConfig
-from ldm_scale.engine.benchmark import make_rows
+from ldm_scale.engine.benchmarks.reduce import make_rows
 from ldm_scale.engine.rows import StoredRows, build_index, stream
 from ldm_scale.storage import Location
 from tests.analysis.spectra import Spectra

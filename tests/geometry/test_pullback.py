@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ldm_scale.errors import RunError
 from ldm_scale.geometry.pullback import (
     Jacobian,
     TracedDecoder,
     chunk_sizes,
     in_chunks,
     metric,
-    powers_of_two,
     product_bytes,
 )
 from tests.geometry.decoders import (
@@ -99,7 +99,7 @@ def test_the_memory_budget_changes_nothing(decoder: TracedDecoder, products: int
 
 @pytest.mark.parametrize(
     ("held", "expected"),
-    [(0, (1, 1)), (1, (1, 1)), (3, (1, 3)), (8, (1, 8)), (17, (2, 8)), (39, (4, 8)), (999, (5, 8))],
+    [(0, (1, 1)), (1, (1, 1)), (3, (1, 3)), (8, (1, 8)), (17, (2, 8)), (31, (2, 8)), (39, (4, 8)), (999, (4, 8))],
 )
 def test_chunks_fit_the_budget_and_are_full(held: int, expected: tuple[int, int]) -> None:
     """Eight products of five samples, with memory for `held` products."""
@@ -140,13 +140,32 @@ def test_product_bytes_measures_the_kernels_that_run() -> None:
     assert product_bytes(decode, z) > 4096**2 * 4
 
 
-@pytest.mark.parametrize(("total", "most"), [(1, 1), (7, 4), (32, 32), (31, 100), (100, 24)])
-def test_a_batch_is_cut_into_powers_of_two(total: int, most: int) -> None:
-    sizes = list(powers_of_two(total, most))
-    assert sum(sizes) == total
-    assert max(sizes) <= most < 2 * max(sizes) or max(sizes) <= total < 2 * max(sizes)
-    assert all(size & (size - 1) == 0 for size in sizes)
-    assert sizes == sorted(sizes, reverse=True)
+@pytest.mark.parametrize("room", [1, 3, 16])
+def test_what_memory_does_not_hold_is_halved_and_remembered(room: int) -> None:
+    """Eight products of five samples on a device that holds `room` of them, whatever `memory` says."""
+    decoder, asked = TracedDecoder(linear_decoder()), []
+
+    def measure(jacobian: Jacobian, vectors: Tensor) -> Tensor:
+        asked.append(len(jacobian.z) * jacobian.at_once)
+        if asked[-1] > room:
+            raise torch.OutOfMemoryError
+        return jacobian.pull(vectors)
+
+    z, vectors = latents(5), normal(8, 5, *IMAGE)
+    for _ in range(2):
+        found = torch.cat(in_chunks(measure, decoder, z, vectors, 2**30), dim=1)
+        torch.testing.assert_close(found.flatten(2), vectors.flatten(2) @ linear_decoder().matrix)
+    refused = [rows for rows in asked if rows > room]
+    assert refused == [rows for rows in (32, 16, 8, 4, 2) if rows > room]
+    assert asked[: len(refused)] == refused
+
+
+def test_a_product_that_does_not_fit_ends_the_run_by_name() -> None:
+    def measure(jacobian: Jacobian, vectors: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(RunError, match="does not hold one product with the decoder's Jacobian"):
+        in_chunks(measure, linear_decoder(), latents(), normal(2, 3, *IMAGE), 2**30)
 
 
 def test_gradients_of_parameters_are_not_touched() -> None:

@@ -17,7 +17,7 @@ LABELS = [3, 0, 3]
 
 def predict(target: Target, labels: list[int], t: int) -> torch.Tensor:
     with torch.no_grad():
-        return target.predict_noise(latents(), t, target.condition([None] * 3, labels))
+        return target.predict_noise(latents(), tiny.at(t, latents()), target.condition([None] * 3, labels))
 
 
 def latents() -> torch.Tensor:

@@ -62,7 +62,7 @@ def test_noise_is_that_of_the_transformers_own_velocity(
             txt_ids=text_ids,
             guidance=torch.ones(3) if pipeline.transformer.config.guidance_embeds else None,
         ).sample
-        found = target.predict_noise(z, t, target.condition(CAPTIONS, [None] * 3))
+        found = target.predict_noise(z, tiny.at(t, z), target.condition(CAPTIONS, [None] * 3))
     velocity = pipeline._unpack_latents(velocity, side * 4, side * 4, 4)
     torch.testing.assert_close(found, scaled + (1 - sigma) * velocity, rtol=1e-4, atol=1e-5)
 

@@ -58,11 +58,11 @@ def test_a_sample_does_not_depend_on_its_batch(target: Target) -> None:
     z = torch.randn(3, 4, 4, 4, generator=generator)
     images = torch.rand(3, 3, 16, 16, generator=generator) * 2 - 1
     with torch.no_grad():
-        whole = target.predict_noise(z, 30, target.condition(CAPTIONS, LABELS))
+        whole = target.predict_noise(z, tiny.at(30, z), target.condition(CAPTIONS, LABELS))
         encoded, decoded = target.encode(images, None), target.decode(z)
         for n in range(3):
             one = slice(n, n + 1)
-            alone = target.predict_noise(z[one], 30, target.condition(CAPTIONS[one], LABELS[one]))
+            alone = target.predict_noise(z[one], tiny.at(30, z[one]), target.condition(CAPTIONS[one], LABELS[one]))
             torch.testing.assert_close(alone, whole[one], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(target.encode(images[one], None), encoded[one], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(target.decode(z[one]), decoded[one], rtol=1e-4, atol=1e-5)
@@ -76,7 +76,7 @@ def test_another_size_than_its_own(made: tuple[Callable, Path], size: int) -> No
     images = torch.rand(2, 3, size, size) * 2 - 1
     with torch.no_grad():
         z = target.encode(images, None)
-        noise = target.predict_noise(z, 30, target.condition(CAPTIONS[:2], LABELS[:2]))
+        noise = target.predict_noise(z, tiny.at(30, z), target.condition(CAPTIONS[:2], LABELS[:2]))
         assert target.decode(z).shape == images.shape
     assert z.shape == noise.shape == (2, 4, side, side)
 
@@ -95,5 +95,5 @@ def test_half_precision_files_are_computed_in_single(made: tuple[Callable, Path]
     target = load_target(str(folder), "cpu")
     with torch.no_grad():
         z = target.encode(torch.zeros(1, 3, 16, 16), None)
-        noise = target.predict_noise(z, 10, target.condition(["a cat"], [0]))
+        noise = target.predict_noise(z, tiny.at(10, z), target.condition(["a cat"], [0]))
     assert z.dtype == noise.dtype == target.decode(z).dtype == torch.float32

@@ -92,7 +92,7 @@ def merged_by_hand(target: Path, weights: Weights, factor: float) -> StableDiffu
 def outputs(target: StableDiffusionTarget) -> tuple[Tensor, Tensor]:
     condition = target.condition(["cat", "do cat"], [None, None])
     z = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-    return condition, target.predict_noise(z, 100, condition)
+    return condition, target.predict_noise(z, tiny.at(100, z), condition)
 
 
 def assert_same(found: StableDiffusionTarget, expected: StableDiffusionTarget) -> None:

@@ -6,14 +6,16 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from ldm_scale.targets.schedules import FlowSchedule, NoiseSchedule, dynamic_shift, make_schedule
+from tests.targets.tiny import at
 
 TOKENS = 1024
+CPU = torch.device("cpu")
 EVENLY = torch.arange(1, 1001, dtype=torch.float64) / 1000
 SHIFTS = {"none": {}, "static": {"shift": 3.0}, "dynamic": {"use_dynamic_shifting": True, "shift": 3.0}}
 
 
 def make(shift: str, tokens: int = TOKENS) -> FlowSchedule:
-    return FlowSchedule(FlowMatchEulerDiscreteScheduler(**SHIFTS[shift]), tokens)
+    return FlowSchedule(FlowMatchEulerDiscreteScheduler(**SHIFTS[shift]), tokens, CPU)
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -62,15 +64,15 @@ def test_the_network_sees_what_the_sampler_makes_of_latent_and_noise(shift: str,
     expected = scheduler.scale_noise(z, time.expand(3), e)
     schedule, seen = make(shift), []
 
-    def network(x: torch.Tensor, told: int | float) -> torch.Tensor:
+    def network(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         seen.append((x, told))
         return x
 
     abar = schedule.alphas_cumprod[t].item()
-    schedule.predict_noise(network, abar**0.5 * z + (1 - abar) ** 0.5 * e, t)
+    schedule.predict_noise(network, abar**0.5 * z + (1 - abar) ** 0.5 * e, at(t, z))
     ((x, told),) = seen
     torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-6)
-    assert told == pytest.approx(time.item(), rel=1e-5)
+    torch.testing.assert_close(told, time.expand(3), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("t", [0, 10, 500, 990])
@@ -81,10 +83,10 @@ def test_an_exact_network_gives_back_the_noise(shift: str, t: int) -> None:
     schedule = make(shift)
     abar = schedule.alphas_cumprod[t].item()
 
-    def network(x: torch.Tensor, told: int | float) -> torch.Tensor:
-        return (x - z) / (told / 1000)
+    def network(x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        return (x - z) / (told[0] / 1000)
 
-    found = schedule.predict_noise(network, abar**0.5 * z + (1 - abar) ** 0.5 * e, t)
+    found = schedule.predict_noise(network, abar**0.5 * z + (1 - abar) ** 0.5 * e, at(t, z))
     torch.testing.assert_close(found, e, rtol=1e-6, atol=1e-8)
 
 
@@ -97,21 +99,21 @@ def test_the_noise_of_gaussian_latents_is_that_of_diffusion(shift: str, t: int) 
     schedule = make(shift)
     abar = schedule.alphas_cumprod[t].item()
 
-    def network(seen: torch.Tensor, told: int | float) -> torch.Tensor:
+    def network(seen: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
         """E[e - z | x_sigma] by the covariance of e - z with x_sigma."""
-        sigma = told / 1000
+        sigma = told[0] / 1000
         total = (1 - sigma) ** 2 * variance + sigma**2
         return -mean + (sigma - (1 - sigma) * variance) / total * (seen - (1 - sigma) * mean)
 
     expected = (1 - abar) ** 0.5 * (x - abar**0.5 * mean) / (abar * variance + 1 - abar)
-    torch.testing.assert_close(schedule.predict_noise(network, x, t), expected, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(schedule.predict_noise(network, x, at(t, x)), expected, rtol=1e-6, atol=1e-8)
 
 
 def test_the_samplers_class_decides() -> None:
-    assert isinstance(make_schedule(FlowMatchEulerDiscreteScheduler(), TOKENS), FlowSchedule)
-    schedule = make_schedule(DDPMScheduler(prediction_type="v_prediction"), TOKENS)
+    assert isinstance(make_schedule(FlowMatchEulerDiscreteScheduler(), TOKENS, CPU), FlowSchedule)
+    schedule = make_schedule(DDPMScheduler(prediction_type="v_prediction"), TOKENS, CPU)
     assert isinstance(schedule, NoiseSchedule)
     x = draw(1, 4, 4, 4)
     abar = DDPMScheduler().alphas_cumprod[70]
     expected = abar.sqrt() * (70 * x) + (1 - abar).sqrt() * x
-    torch.testing.assert_close(schedule.predict_noise(lambda seen, told: seen * told, x, 70), expected)
+    torch.testing.assert_close(schedule.predict_noise(lambda seen, told: seen * told, x, at(70, x)), expected)

@@ -69,7 +69,7 @@ def test_noise_is_the_unets_own(tmp_path: Path, prediction_type: str, t: int) ->
     target = load_target(str(folder), "cpu")
     with torch.no_grad():
         output = unet(z, torch.tensor(t), encoder_hidden_states=embeddings(folder, END)).sample
-        found = target.predict_noise(z, t, target.condition(CAPTIONS, [None] * 3))
+        found = target.predict_noise(z, tiny.at(t, z), target.condition(CAPTIONS, [None] * 3))
     expected = output if prediction_type == "epsilon" else abar.sqrt() * output + (1 - abar).sqrt() * z
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -78,7 +78,9 @@ def test_another_caption_gives_another_prediction(tmp_path: Path) -> None:
     target = load_target(str(tiny.stable_diffusion(tmp_path)), "cpu")
     z = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        cat, dog = (target.predict_noise(z, 50, target.condition([word], [None])) for word in ("cat", "dog"))
+        cat, dog = (
+            target.predict_noise(z, tiny.at(50, z), target.condition([word], [None])) for word in ("cat", "dog")
+        )
     assert (cat - dog).abs().max() > 1e-5
 
 

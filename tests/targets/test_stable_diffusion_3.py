@@ -53,7 +53,7 @@ def test_noise_is_that_of_the_transformers_own_velocity(
     with torch.no_grad():
         text, pooled = embeddings(pipeline)
         velocity = pipeline.transformer(scaled, text, pooled, time.expand(3)).sample
-        found = target.predict_noise(latents(), t, target.condition(CAPTIONS, [None] * 3))
+        found = target.predict_noise(latents(), tiny.at(t, latents()), target.condition(CAPTIONS, [None] * 3))
     torch.testing.assert_close(found, scaled + (1 - sigma) * velocity)
 
 

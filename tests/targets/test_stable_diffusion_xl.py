@@ -35,7 +35,7 @@ def embeddings(pipeline: StableDiffusionXLPipeline) -> tuple[torch.Tensor, torch
 def predict(target: Target, t: int) -> torch.Tensor:
     with torch.no_grad():
         z = latents(target.latent_shape[1])
-        return target.predict_noise(z, t, target.condition(CAPTIONS, [None] * 3))
+        return target.predict_noise(z, tiny.at(t, z), target.condition(CAPTIONS, [None] * 3))
 
 
 def test_captions_are_the_pipelines_embeddings(folder: Path, pipeline: StableDiffusionXLPipeline) -> None:

@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
 
 from ldm_scale.targets import load_target
 from ldm_scale.targets.unconditional import UnconditionalTarget
+from tests.targets import tiny
 
 SCALE = 1.5  # of the tiny target
 
@@ -75,7 +76,7 @@ def test_noise_is_the_networks_own(tiny_target: Path, prediction_type: str) -> N
     z = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         output = torch.cat([denoiser(sample[None], torch.tensor(70)).sample for sample in z])
-        found = target.predict_noise(z, 70, target.condition([None, None], [None, None]))
+        found = target.predict_noise(z, tiny.at(70, z), target.condition([None, None], [None, None]))
     abar = schedule.alphas_cumprod[70]
     expected = output if prediction_type == "epsilon" else abar.sqrt() * output + (1 - abar).sqrt() * z
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -68,6 +68,11 @@ FLUX = {
 }
 
 
+def at(t: int, z: torch.Tensor) -> torch.Tensor:
+    """One timestep for all rows of z."""
+    return torch.full((len(z),), t)
+
+
 def save(folder: Path, name: str, scheduler: SchedulerMixin, **models: ModelMixin | PreTrainedModel) -> Path:
     """Write the components of a pipeline, each with save_pretrained, beside the tokenizers that are there."""
     index: dict[str, object] = {"_class_name": name}

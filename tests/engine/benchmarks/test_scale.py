@@ -4,23 +4,36 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from ldm_scale.config import ScaleBenchmarkConfig, build
+from ldm_scale.auditor import AuditedBatch
+from ldm_scale.config import DEMO, AuditConfig, ScaleBenchmarkConfig, build
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.shards import read_shard
-from ldm_scale.engine.simulation import Scaling, make_shards, run_scale_benchmark, steady_rate
+from ldm_scale.engine.benchmarks.scale import (
+    Scaling,
+    SimulatedAuditorActor,
+    made_up,
+    make_shards,
+    run_graph,
+    run_scale_benchmark,
+    steady_rate,
+)
 from ldm_scale.errors import UsageError
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.schema import REJECT
-from ldm_scale.storage import Location
+from ldm_scale.storage import Location, read_table
+from ldm_scale.transfer import Arriving
 from tests.jobs.cluster import clean_environment
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_shards_hold_as_many_samples_as_asked_for_half_of_them_members(tmp_path: Path) -> None:
@@ -74,3 +87,36 @@ def test_pools_on_pretended_gpus_take_what_they_wait_for() -> None:
     rates = [float(line[2]) for line in found]
     assert rates[0] < 20
     assert rates[1] < 60 < rates[2]
+
+
+class MeetingActor(SimulatedAuditorActor):
+    """Its first batch computes until the next one is on its way; says so by distortions of 1, or 0 where none came."""
+
+    loads = 0
+    computing = 0
+    second = threading.Event()
+
+    def _load(self, good: pa.Table) -> Arriving:
+        arriving = super()._load(good)
+        MeetingActor.loads += 1
+        if MeetingActor.loads > 1:
+            self.second.set()
+        return arriving
+
+    def _measure(self, good: pa.Table, arriving: Arriving) -> AuditedBatch:
+        MeetingActor.computing += 1
+        met = self.second.wait(60) and MeetingActor.computing == 1
+        time.sleep(0.05)
+        met = met and MeetingActor.computing == 1
+        MeetingActor.computing -= 1
+        return made_up(self._record, np.full(len(good), met, np.float32))
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_next_batch_is_on_its_way_while_one_computes_and_none_computes_beside_it(tmp_path: Path) -> None:
+    make_shards(Location.of(tmp_path / "shards"), 64)
+    values = {"out": str(tmp_path / "run"), "shards": str(tmp_path / "shards"), "target": str(DEMO / "target")}
+    compute = {"device": "cpu", "actors": 1, "batch_size": 8, "rows_per_part": 16}
+    run = run_graph(build(AuditConfig, values | {"compute": compute}), MeetingActor)
+    met = [value for part in run.parts() for value in read_table(part, ["distortion"])["distortion"].to_pylist()]
+    assert met == [1] * 64

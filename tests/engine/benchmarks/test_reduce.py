@@ -10,7 +10,7 @@ import pytest
 from ldm_scale.cli import main
 from ldm_scale.config import AnalysisConfig, ReduceBenchmarkConfig
 from ldm_scale.engine import reduce
-from ldm_scale.engine.benchmark import make_rows, run_reduce_benchmark
+from ldm_scale.engine.benchmarks.reduce import make_rows, run_reduce_benchmark
 from ldm_scale.errors import UsageError
 
 SMALL = {"rows": 600, "dimensions": 8, "attacks": "sima,pfami", "timesteps": 2, "bins": 5, "rows-per-part": 250}

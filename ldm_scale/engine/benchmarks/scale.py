@@ -3,6 +3,7 @@
 import io
 import math
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
+from jaxtyping import Float
 from PIL import Image
 from ray.data import DataContext
 
 from ldm_scale.auditor import STAGES, AuditedBatch, Calibration, Cost
+from ldm_scale.benchmarks.lines import SAMPLES, Line
 from ldm_scale.config import DEMO, AuditConfig, ScaleBenchmarkConfig, build
 from ldm_scale.data.manifest import Manifest, write_manifest
 from ldm_scale.data.samples import Sample
@@ -21,11 +25,13 @@ from ldm_scale.data.shards import write_shard
 from ldm_scale.engine.audit import AuditorActor, compute_rows
 from ldm_scale.engine.plan import check_inputs, plan_audit
 from ldm_scale.engine.progress import say
+from ldm_scale.engine.reading import as_pixels
 from ldm_scale.engine.session import check_local, session
 from ldm_scale.ownership import own
 from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import control
 from ldm_scale.storage import Location, read_table
+from ldm_scale.transfer import Arriving, Transfer
 
 SHARD_SAMPLES = 500
 SIDE = 32
@@ -50,30 +56,49 @@ class Scaling:
         """The rate as a share of its bound."""
         return self.rate / self.bound
 
+    def line(self) -> Line:
+        """As a line of the benchmark."""
+        waits = math.isfinite(self.bound)
+        note = f"{self.samples} samples" + (
+            "" if waits else "; auditors do not wait: the most that the graph does here"
+        )
+        bound = self.bound if waits else None
+        return Line("scale", f"{self.auditors} auditors", self.rate, SAMPLES, bound=bound, note=note)
+
+
+class SimulatedAuditorActor(AuditorActor):
+    """An auditor without a target, which takes every image in and leaves to others what to make of it."""
+
+    def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
+        self._computing = threading.Lock()
+        self._record, self._size = record, image_size
+        self._transfer = Transfer(torch.device("cpu"))
+
+    def _refusal(self, caption: str | None, label: int | None, flaws: str) -> str | None:
+        return None
+
+    def _load(self, good: pa.Table) -> Arriving:
+        return self._transfer.begin(as_pixels(good["pixels"], self._size))
+
 
 def waiting(seconds: float) -> type[AuditorActor]:
     """An auditor that waits for so long a batch instead of measuring anything."""
 
-    class WaitingAuditorActor(AuditorActor):
-        def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
-            self._record = record
-
-        def _refusal(self, caption: str | None, label: int | None, flaws: str) -> str | None:
-            return None
-
-        def _measure(self, good: pa.Table) -> AuditedBatch:
+    class WaitingAuditorActor(SimulatedAuditorActor):
+        def _measure(self, good: pa.Table, arriving: Arriving) -> AuditedBatch:
             time.sleep(seconds)
-            return _made_up(len(good), self._record)
+            return made_up(self._record, np.full(len(good), np.nan, np.float32))
 
     return WaitingAuditorActor
 
 
-def _made_up(samples: int, record: RunRecord) -> AuditedBatch:
-    dimensions, bins = record.dimensions, record.config.masks.bins
+def made_up(record: RunRecord, distortion: Float[np.ndarray, " n"]) -> AuditedBatch:
+    """What could have been measured of n samples, of which the distortion is given: float32, nan for none."""
+    samples, dimensions, bins = len(distortion), record.dimensions, record.config.masks.bins
     spectra = {name: np.ones((samples, len(steps), bins), np.float32) for name, steps in record.timesteps.items()}
     return AuditedBatch(
         influence=np.zeros((samples, dimensions), np.float32),
-        distortion=np.full(samples, np.nan, np.float32),
+        distortion=distortion,
         stability=np.full((samples, 2), np.nan, np.float32),
         leakage=np.zeros((samples, dimensions), np.float32),
         spectra={**spectra, **{control(name): values for name, values in spectra.items()}},
@@ -102,12 +127,17 @@ def make_shards(folder: Location, samples: int) -> None:
 
 
 def simulate(config: AuditConfig, seconds: float) -> RunDirectory:
-    """Commit made-up rows of all samples through the audit's own graph; needs a connected Ray."""
+    """Commit made-up rows of all samples by auditors who wait so long a batch; needs a connected Ray."""
+    return run_graph(config, waiting(seconds))
+
+
+def run_graph(config: AuditConfig, actor: type[AuditorActor]) -> RunDirectory:
+    """Commit what such auditors make of all samples through the audit's own graph; needs a connected Ray."""
     run = RunDirectory(Location.of(config.out))
     plan = plan_audit(check_inputs(config), run)
     run.begin(plan.record)
     with own(run.root, say) as owner:
-        compute_rows(plan, run, owner, waiting(seconds))
+        compute_rows(plan, run, owner, actor)
     return run
 
 

@@ -14,6 +14,7 @@ import psutil
 import pyarrow as pa
 import ray
 
+from ldm_scale.benchmarks.lines import BYTES, ROWS, Line
 from ldm_scale.config import AuditConfig, ReduceBenchmarkConfig, build
 from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import check_local, session
@@ -34,6 +35,14 @@ class Reduction:
     driver_peak: int
     worker_peak: int
     workers: int
+
+    def lines(self) -> Iterator[Line]:
+        """As lines of the benchmark."""
+        size = f"{self.rows} rows in {self.parts} parts, {self.bytes / 1e9:.2f} GB, made in {self.making:.0f} s"
+        yield Line("reduce", "reduction", self.rows / self.seconds, ROWS, note=f"{self.seconds:.0f} s; {size}")
+        yield Line("reduce", "peak memory of the driver", self.driver_peak / 1e9, BYTES)
+        note = f"of {self.workers}"
+        yield Line("reduce", "peak memory of the largest worker", self.worker_peak / 1e9, BYTES, note=note)
 
 
 def _peak(pid: int) -> int:

@@ -1,0 +1,325 @@
+"""How fast an audit's models are used: ours beside the published procedure, and beside what the models alone cost."""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm_scale.analysis.metrics import aurocs
+from ldm_scale.auditor import ESTIMATORS, AuditedBatch, Auditor
+from ldm_scale.benchmarks.lines import SECONDS, Line
+from ldm_scale.benchmarks.pictures import Pictures, demo_pictures
+from ldm_scale.benchmarks.timing import best_batch, seconds
+from ldm_scale.config import AuditBenchmarkConfig, AuditConfig, build
+from ldm_scale.draws import keyed_normal, keyed_words
+from ldm_scale.errors import UsageError
+from ldm_scale.geometry.stability import mask_overlap, rank_correlation
+from ldm_scale.geometry.truncated import truncated_products
+from ldm_scale.schema import control
+from ldm_scale.stopwatch import Stopwatch
+from ldm_scale.targets import Target, fetch_weights
+from ldm_scale.targets.base import to_images
+from ldm_scale.targets.execution import Execution
+
+PART = "audit"
+ATTACKS = ("sima", "pia", "loss", "secmi")
+TIMESTEPS = tuple(range(0, 200, 10))
+PROBES, DROP, BINS = 8, 0.4, 20
+TANGENTS = ESTIMATORS["truncated"][0]
+# Batch sizes that the bare models are tried at, and the timestep that the denoiser is tried at.
+SIZES, STEP = (8, 16, 32, 64, 128), 100
+
+
+def audit_config(seed: int, **changes: object) -> AuditConfig:
+    """The paper's audit: four attacks at 20 timesteps, 8 probes, truncated distortion of every sample."""
+    values = {
+        "out": "unused",
+        "seed": seed,
+        "attacks": {name: {"timesteps": TIMESTEPS} for name in ATTACKS},
+        "geometry": {"influence": "hutchinson", "probes": PROBES, "distortion": "truncated"},
+        "masks": {"bins": BINS},
+    }
+    return build(AuditConfig, values | changes)
+
+
+class TimedDenoiser:
+    """A target whose denoiser's seconds are taken; it is asked for the rest as it is."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.restart()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+    def predict_noise(self, *arguments: Any) -> Tensor:
+        self._stopwatch.mark()
+        noise = self._target.predict_noise(*arguments)
+        self._stopwatch.mark()
+        return noise
+
+    def restart(self) -> None:
+        """Forget what the denoiser took so far."""
+        self._stopwatch = Stopwatch(self._target.alphas_cumprod.device)
+
+    def seconds(self) -> float:
+        """All that the denoiser took since."""
+        return sum(self._stopwatch.seconds()[1::2])
+
+
+def run_ours(auditor: Auditor, pictures: Pictures, batch_size: int) -> list[AuditedBatch]:
+    """The audited batches."""
+    return [
+        auditor.audit(some.pixels, some.ids, [None] * len(some), [None] * len(some))
+        for some in pictures.batches(batch_size)
+    ]
+
+
+def seconds_by_stage(batches: list[AuditedBatch]) -> dict[str, float]:
+    """Over all batches."""
+    return {stage: sum(batch.cost.seconds[stage] for batch in batches) for stage in batches[0].cost.seconds}
+
+
+@dataclass(frozen=True)
+class Bare:
+    """Seconds a sample of one call of each model, at the batch size that suits it best.
+
+    forward and backward: of the decoder; the least that a product with its Jacobian, or with its transpose, can take.
+    """
+
+    encode: float
+    denoise: float
+    forward: float
+    backward: float
+
+
+def measure_bare(target: Target, repeats: int) -> tuple[Bare, dict[str, int]]:
+    """The bare models' seconds a sample, and the batch sizes at which they were taken."""
+    device, side = target.alphas_cumprod.device, target.image_size
+    z = torch.randn(max(SIZES), *target.latent_shape, device=device)
+    images = torch.randn(max(SIZES), 3, side, side, device=device)
+    steps = torch.full((max(SIZES),), STEP, device=device)
+
+    def backward(n: int) -> Callable[[], object]:
+        leaf = z[:n].clone().requires_grad_()
+        image = target.decode(leaf)
+        return lambda: torch.autograd.grad(image, leaf, images[:n], retain_graph=True)
+
+    def best(prepare: Callable[[int], Callable[[], object]]) -> tuple[float, int]:
+        return best_batch(prepare, SIZES, device, repeats)
+
+    with torch.inference_mode():
+        found = {
+            "encode": best(lambda n: lambda: target.encode(images[:n], None)),
+            "denoise": best(lambda n: lambda: target.predict_noise(z[:n], steps[:n], None)),
+            "forward": best(lambda n: lambda: target.decode(z[:n])),
+        }
+    found["backward"] = best(backward)
+    return Bare(**{name: least for name, (least, _) in found.items()}), {
+        name: size for name, (_, size) in found.items()
+    }
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The least seconds a sample of each stage: calls of the models, each at its bare cost, and nothing else."""
+
+    encode: float
+    influence: float
+    distortion: float
+    denoiser: float
+
+    @classmethod
+    def of(cls, bare: Bare, evaluations: float, dimensions: int) -> "Bounds":
+        """evaluations: of the denoiser, a sample."""
+        half = truncated_products(dimensions, TANGENTS) / 2
+        return cls(
+            encode=bare.encode,
+            influence=PROBES * bare.backward,
+            distortion=half * (bare.forward + bare.backward),
+            denoiser=evaluations * bare.denoise,
+        )
+
+    def total(self) -> float:
+        return self.encode + self.influence + self.distortion + self.denoiser
+
+
+def load_procedure(path: str) -> ModuleType:
+    """The published procedure, as jobs/published.py has it.
+
+    Raises UsageError where the file is not there.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"procedure: {path} is not a file; give the repository's jobs/published.py")
+    spec = importlib.util.spec_from_file_location("published", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def make_draws(seed: int, ids: tuple[str, ...], target: Target) -> dict[str, Tensor]:
+    """The auditor's own draws for these samples, as the published procedure takes them."""
+
+    device, side = target.alphas_cumprod.device, target.image_size
+
+    def normal(purpose: str, *shape: int) -> Tensor:
+        return keyed_normal(seed, ids, purpose, shape, device)
+
+    return {
+        "probes": normal("probes", PROBES, 3, side, side),
+        "tangents": normal("truncated", TANGENTS, *target.latent_shape),
+        "noise": torch.stack([normal(f"noise {t}", *target.latent_shape) for t in TIMESTEPS]),
+        "order": keyed_words(seed, ids, "random mask", int(np.prod(target.latent_shape)), device),
+    }
+
+
+def our_statistics(batches: list[AuditedBatch]) -> dict[tuple[str, str], Float[Tensor, "n t"]]:
+    """Of each attack: plain, with the lowest influences dropped, and with as many dropped at random."""
+    dropped = round(DROP * BINS)
+
+    def spectra(column: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([batch.spectra[column] for batch in batches]))
+
+    statistics = {}
+    for name in ATTACKS:
+        statistics[name, "plain"] = spectra(name).sum(2)
+        statistics[name, "lowest"] = spectra(name)[:, :, dropped:].sum(2)
+        statistics[name, "random"] = spectra(control(name))[:, :, dropped:].sum(2)
+    return statistics
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    """The largest relative difference."""
+    return ((ours - theirs) / theirs).abs().max().item()
+
+
+def compare(batches: list[AuditedBatch], published: Any) -> Iterator[Line]:
+    """How far our results are from the published procedure's on the same samples: published.influence and so on."""
+    mine = our_statistics(batches)
+    for mask, what in (("plain", "plain"), ("lowest", "lowest 40% dropped"), ("random", "random 40% dropped")):
+        ours, theirs = (
+            torch.cat([found[name, mask].cpu().T for name in ATTACKS]) for found in (mine, published.statistics)
+        )
+        ranks = rank_correlation(ours, theirs).min().item()
+        note = f"largest relative difference; samples' rank correlation at least {ranks:.4f}"
+        yield Line(PART, f"agreement: statistics, {what}", relative(ours, theirs), note=note)
+    influence = torch.from_numpy(np.concatenate([batch.influence for batch in batches]))
+    theirs = published.influence.cpu()
+    ranks, overlap = (
+        rank_correlation(influence, theirs).min().item(),
+        mask_overlap(influence, theirs, DROP).min().item(),
+    )
+    note = f"largest difference; rank correlation and mask overlap at least {ranks:.4f} and {overlap:.4f}"
+    yield Line(PART, "agreement: influence", (influence - theirs).abs().max().item(), note=note)
+    distortion = torch.from_numpy(np.concatenate([batch.distortion for batch in batches]))
+    ranks = rank_correlation(distortion[None], published.distortion.cpu()[None]).item()
+    note = f"largest relative difference; rank correlation {ranks:.4f}"
+    yield Line(PART, "agreement: distortion", relative(distortion, published.distortion.cpu()), note=note)
+
+
+def sima_aurocs(target: Target, seed: int, pictures: Pictures, batch_size: int) -> Float[np.ndarray, " t"]:
+    """AUROC of SimA at each timestep."""
+    attacks, geometry = {"sima": {"timesteps": TIMESTEPS}}, {"probes": 1, "distortion": "off"}
+    auditor = Auditor(target, audit_config(seed, attacks=attacks, geometry=geometry))
+    batches = run_ours(auditor, pictures, batch_size)
+    return aurocs(-np.concatenate([batch.spectra["sima"].sum(2) for batch in batches]), pictures.member)
+
+
+def compare_precisions(targets: Mapping[str, Target], config: AuditBenchmarkConfig) -> Iterator[Line]:
+    """AUROC at the best timestep of the first precision, in each; and how far any timestep's deviates.
+
+    targets: the same target, its denoiser in each precision.
+    """
+    pictures = demo_pictures(config.precision, next(iter(targets.values())).image_size)
+    found = {name: sima_aurocs(target, config.seed, pictures, config.batch_size) for name, target in targets.items()}
+    first = next(iter(found.values()))
+    step = int(first.argmax())
+    for name, values in found.items():
+        note = f"SimA at t = {TIMESTEPS[step]}, {len(pictures)} pictures"
+        note += "" if values is first else f"; differs by at most {np.abs(values - first).max():.4f} at any t"
+        yield Line(PART, f"AUROC in {name}", float(values[step]), note=note)
+
+
+def stage_lines(
+    batches: list[AuditedBatch], samples: int, influence: float, denoiser: float, draws: float, bounds: Bounds
+) -> Iterator[Line]:
+    """Where our seconds went, a sample; influence, denoiser and draws were measured apart, also in seconds a sample."""
+    stages = {stage: total / samples for stage, total in seconds_by_stage(batches).items()}
+    whole = sum(stages.values())
+
+    def line(what: str, value: float, bound: float | None = None, note: str = "") -> Line:
+        return Line(PART, what, value, SECONDS, share=value / whole, bound=bound, note=note)
+
+    yield line("encode", stages["encode"], bounds.encode)
+    yield line("influence", influence, bounds.influence, f"{PROBES} probes")
+    yield line("distortion", stages["geometry"] - influence, bounds.distortion, "truncated; draws and QR included")
+    yield line("denoiser", denoiser, bounds.denoiser)
+    yield line("attacks without denoiser", stages["attacks"] - denoiser, note="noise, statistics, spectra")
+    yield line("random draws", draws, note="part of the stages above")
+
+
+def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
+    """Bare models, ours with its stages, the published procedure and how far the two agree; precisions."""
+    procedure = load_procedure(config.procedure)
+    target = fetch_weights(config.target).load(config.device)
+    device, dimensions = target.alphas_cumprod.device, int(np.prod(target.latent_shape))
+    if config.device == "cpu":
+        torch.set_num_threads(1)  # as many as an auditor has
+    bare, sizes = measure_bare(target, config.repeats)
+    names = {
+        "encode": "the encoder alone",
+        "denoise": "the denoiser alone",
+        "forward": "the decoder's forward pass alone",
+        "backward": "the decoder's backward pass alone",
+    }
+    for name, what in names.items():
+        yield Line(PART, what, getattr(bare, name), SECONDS, note=f"at its best batch size, {sizes[name]}")
+
+    pictures = demo_pictures(config.samples, target.image_size)
+    ours = audit_config(config.seed)
+    timed = TimedDenoiser(target)
+    auditor, first = Auditor(cast(Target, timed), ours), pictures[: config.batch_size]
+    beginning, again = (seconds(lambda: run_ours(auditor, first, config.batch_size), device) for _ in range(2))
+    note = "once an auditor: the products' traces, by how much longer its first batch takes; not in what follows"
+    yield Line(PART, "start", beginning - again, "s", note=note)
+    timed.restart()
+    batches: list[AuditedBatch] = []
+    spent = seconds(lambda: batches.extend(run_ours(auditor, pictures, config.batch_size)), device)
+    mine = spent / len(pictures)
+    evaluations = sum(batch.cost.evaluations for batch in batches) / len(pictures)
+    products = sum(batch.cost.products for batch in batches) / len(pictures)
+    bounds = Bounds.of(bare, evaluations, dimensions)
+    note = f"{evaluations:g} evaluations, {products:g} products; goal: at most 1.3 times the bound"
+    yield Line(PART, "ours", mine, SECONDS, share=1.0, bound=bounds.total(), note=note)
+
+    without = audit_config(
+        config.seed,
+        attacks={"sima": {"timesteps": [0]}},
+        geometry={"influence": "hutchinson", "probes": PROBES, "distortion": "off"},
+    )
+    estimating = Auditor(target, without)
+    run_ours(estimating, first, config.batch_size)
+    influence = seconds_by_stage(run_ours(estimating, pictures, config.batch_size))["geometry"] / len(pictures)
+    drawing = seconds(lambda: make_draws(config.seed, pictures.ids, target), device) / len(pictures)
+    yield from stage_lines(batches, len(pictures), influence, timed.seconds() / len(pictures), drawing, bounds)
+
+    same = pictures[: config.published]
+    draws = procedure.Draws(**make_draws(config.seed, same.ids, target))
+    found: list[Any] = []
+    images = to_images(same.pixels, device)
+    taken = seconds(lambda: found.append(procedure.audit(target, images, draws, config.batch_size)), device)
+    yield Line(PART, "the published procedure", taken / len(same), SECONDS, note=f"on {len(same)} of the samples")
+    speedup = taken / len(same) / mine
+    yield Line(PART, "ours is faster by", speedup, "times", note="goal: at least 6")
+    yield from compare(run_ours(auditor, same, config.batch_size), found[0])
+    half = fetch_weights(config.target).load(config.device, execution=Execution("bfloat16"))
+    yield from compare_precisions({"float32": target, "bfloat16": half}, config)

@@ -1,0 +1,53 @@
+"""The memory of a job's processes by kind, looked at again and again as they come and go."""
+
+import re
+import threading
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+# What Ray calls a worker while it does such work: its title names the class or the function.
+KINDS = {"readers": "read_shards", "decoders": "decode_images", "auditors": "Auditor", "writers": "commit_rows"}
+# Seconds between two looks: each reads of all processes of the machine, in the driver.
+EVERY = 1.0
+
+
+def own_bytes(pid: int) -> int:
+    """Bytes of memory that a process shares with no other, by Linux's own account: Ray's object store is shared.
+
+    Raises OSError where the process has ended.
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    return 1024 * int(found[1]) if found else 0  # a process that is ending has no memory any more
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, int]]:
+    """Bytes of the largest process of each kind at any look within the block: the driver, and the kinds of workers."""
+    peaks: dict[str, int] = defaultdict(int)
+    ended = threading.Event()
+    driver = psutil.Process()
+
+    def look() -> None:
+        peaks["driver"] = max(peaks["driver"], own_bytes(driver.pid))
+        for process in driver.children(recursive=True):
+            with suppress(psutil.Error, OSError):  # it ended meanwhile
+                title = " ".join(process.cmdline()) if process.name().startswith("ray::") else ""
+                for kind in (kind for kind, word in KINDS.items() if word in title):
+                    peaks[kind] = max(peaks[kind], own_bytes(process.pid))
+
+    def watch() -> None:
+        while not ended.wait(EVERY):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()

@@ -1,0 +1,56 @@
+"""The audit's benchmark on a tiny target: its quantities belong together; how fast it is, is not for a test to say."""
+
+from pathlib import Path
+
+import pytest
+
+from ldm_scale.benchmarks import audit
+from ldm_scale.benchmarks.pictures import demo_pictures
+from ldm_scale.config import AuditBenchmarkConfig, build
+from ldm_scale.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_lines_belong_together(tiny_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "SIZES", (1, 2))
+    config = AuditBenchmarkConfig(
+        target=str(tiny_target),
+        samples=4,
+        published=2,
+        procedure=str(ROOT / "jobs/published.py"),
+        batch_size=2,
+        precision=4,
+        repeats=1,
+    )
+    lines = {line.what: line for line in audit.run_audit_benchmark(config)}
+    ours, bare = lines["ours"], {name: line.value for name, line in lines.items() if name.endswith("alone")}
+    # 20 evaluations an attack, two of which share SimA's at t = 0; 8 probes, and 50 directions there and back.
+    assert ours.note.startswith("80 evaluations, 308 products")
+    encoder, denoiser, forward, backward = bare.values()
+    expected = encoder + 80 * denoiser + 150 * forward + 158 * backward
+    assert ours.bound == pytest.approx(expected)
+    stages = [lines[name] for name in ("encode", "influence", "distortion", "denoiser", "attacks without denoiser")]
+    assert sum(line.share or 0 for line in stages) == pytest.approx(1)
+    assert sum(line.bound or 0 for line in stages) == pytest.approx(expected)
+    assert lines["ours is faster by"].value == pytest.approx(lines["the published procedure"].value / ours.value)
+    for mask in ("plain", "lowest 40% dropped", "random 40% dropped"):
+        assert lines[f"agreement: statistics, {mask}"].value < 1e-2
+    assert lines["agreement: influence"].value < 1e-4
+    assert lines["agreement: distortion"].value < 1e-3
+    assert 0 <= lines["AUROC in float32"].value <= 1
+
+
+def test_pictures_are_members_and_heldout_by_turns() -> None:
+    pictures = demo_pictures(5, 16)
+    assert pictures.pixels.shape == (5, 3, 16, 16)
+    assert [key.split("-")[0] for key in pictures.ids] == ["members", "heldout", "members", "heldout", "members"]
+    assert pictures.member.tolist() == [True, False, True, False, True]
+    assert [len(some) for some in pictures.batches(2)] == [2, 2, 1]
+
+
+def test_a_procedure_that_is_not_there_and_too_many_samples_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"^procedure: nowhere\.py is not a file"):
+        audit.load_procedure("nowhere.py")
+    with pytest.raises(UsageError, match="published = 9: there are 8 samples"):
+        build(AuditBenchmarkConfig, {"samples": 8, "published": 9})
