@@ -6,6 +6,7 @@ import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -13,15 +14,18 @@ import pytest
 from ldm_scale.cli import main, run_job
 from ldm_scale.engine.dry_run import scaled
 from ldm_scale.flags import ENVIRONMENT, ROOT
+from ldm_scale.flops import Arithmetic, measure_target
 from ldm_scale.schema import row_bytes, row_schema
 from ldm_scale.storage import Location
-from ldm_scale.targets import load_target
+from ldm_scale.targets import Target, load_target
+from ldm_scale.targets.base import Condition
 from ldm_scale.targets.fetch import CACHE
 from tests.targets import tiny
 from tests.targets.test_fetch import upload
 
 JOBS = Path(__file__).parent.parent.parent / "jobs"
 Say = Callable[..., dict[str, str]]
+COUNTED: dict[Any, Arithmetic] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +38,19 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.init", refuse)
     for name in (*ENVIRONMENT.values(), ROOT):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test has counted of a target of such shapes, another need not count again."""
+
+    def counted(target: Target, condition: Callable[[], Condition]) -> Arithmetic:
+        shapes = (type(target), target.latent_shape, *(weight.shape for weight in target.weights()))
+        if shapes not in COUNTED:
+            COUNTED[shapes] = measure_target(target, condition)
+        return COUNTED[shapes]
+
+    monkeypatch.setattr("ldm_scale.engine.dry_run.measure_target", counted)
 
 
 def parse(out: str) -> dict[str, str]:
