@@ -122,11 +122,9 @@ def collect(arguments: argparse.Namespace, kind: type[Config], recipe: dict[str,
 
 
 def given_flags(arguments: argparse.Namespace, kind: type[Config]) -> dict[str, Any]:
-    """The nested values of the flags alone that belong to a configuration, attacks' apart."""
+    """The nested values of the flags alone that belong to a configuration, an audit's attacks apart."""
+    # What is named there is merged with options that have flags of their own.
+    known = kind.model_fields.keys() - ({"attacks"} if kind is AuditConfig else set())
     return _nest(
-        {
-            key: value
-            for key, value in vars(arguments).items()
-            if value is not None and key.split(".")[0] in kind.model_fields.keys() - {"attacks"}
-        }
+        {key: value for key, value in vars(arguments).items() if value is not None and key.split(".")[0] in known}
     )
