@@ -398,8 +398,12 @@ def forbidden(path: Path) -> list[str]:
 def test_no_code_of_ours_loads_pickles_or_calls_a_shell() -> None:
     found = {str(path.relative_to(PACKAGE.parent)): forbidden(path) for path in sources()}
     assert len(found) > 100
-    # The official files of CIFAR-10 are pickles, read by an unpickler that knows arrays and containers alone.
-    assert {name: what for name, what in found.items() if what} == {"ldm_scale/data/sources/cifar10.py": ["pickle"]}
+    assert {name: what for name, what in found.items() if what} == {
+        # The official files of CIFAR-10 are pickles, read by an unpickler that knows arrays and containers alone.
+        "ldm_scale/data/sources/cifar10.py": ["pickle"],
+        # A benchmark starts an S3 server on loopback, by words of its own and without a shell.
+        "ldm_scale/engine/benchmarks/weed.py": ["subprocess.Popen", "subprocess"],
+    }
     # An unpickler of one's own is one that refuses: see tests/data/sources/test_cifar10.py.
     text = (PACKAGE / "data/sources/cifar10.py").read_text()
     assert re.findall(r"pickle\.\w+", text.split('"""', 2)[2]) == ["pickle.Unpickler", "pickle.UnpicklingError"]

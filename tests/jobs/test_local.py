@@ -4,6 +4,7 @@ import ipaddress
 import os
 import stat
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -124,7 +125,9 @@ def test_up_again_says_the_same_and_status_says_what_is_there(second: dict[str, 
     assert exports(again.stdout).items() <= second.items()
     assert f"a Ray runs in {folder} already" in again.stderr
     assert {process.pid for process in before} <= {process.pid for process in of_ray(folder)}
-    status = local(checkout, "status", "--dir", folder)
+    until = time.monotonic() + 60
+    while "not known yet" in (status := local(checkout, "status", "--dir", folder)).stdout:
+        assert time.monotonic() < until, status.stdout
     assert status.returncode == 0, status.stderr
     assert second["RAY_API_SERVER_ADDRESS"] in status.stdout
     assert "0.0/3.0 GPU" in status.stdout
