@@ -211,11 +211,20 @@ def _add_config_command(
     text: str,
     positional: tuple[str, ...] = (),
 ) -> None:
-    parser = commands.add_parser(name, help=text, description=text)
+    _add_config_flags(commands.add_parser(name, help=text, description=text), kind, function, {}, positional)
+
+
+def _add_config_flags(
+    parser: argparse.ArgumentParser,
+    kind: type[Config],
+    function: Callable[[Any], None],
+    recipe: dict[str, Any],
+    positional: tuple[str, ...] = (),
+) -> None:
     if not positional:
         parser.add_argument("--config", metavar="FILE", help=FILE)
-    add_flags(parser, kind, positional)
-    parser.set_defaults(function=lambda arguments: function(build(kind, collect(arguments, kind, {}))))
+    add_flags(parser, kind, positional, recipe=recipe)
+    parser.set_defaults(function=lambda arguments: function(build(kind, collect(arguments, kind, recipe))))
 
 
 def _add_audit_flags(parser: argparse.ArgumentParser, recipe: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ def add_flags(
         default = recipe.get(name, field.default)
         if isinstance(annotation, type) and issubclass(annotation, Config):
             title = f"{name}: {(annotation.__doc__ or '').rstrip('.')}"
-            add_flags(parser.add_argument_group(title), annotation, (), f"{name}.", recipe.get(name, {}))
+            add_flags(parser.add_argument_group(title), annotation, (), f"{prefix}{name}.", recipe.get(name, {}))
         elif name in positional:
             parser.add_argument(name, metavar=name.upper(), help=_help(field, default))
         else:

@@ -1,6 +1,8 @@
 """Shards to preprocessed images as a Ray Data stream: small Arrow blocks of bytes, then decoded in CPU tasks."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +24,10 @@ from ldm_scale.storage import Location
 BLOCK_BYTES = 4 << 20
 # Batches that are decoded at once, at most.
 BATCHES_DECODED = 8
+
+
+# Pixels, or the stage and the reason of a reject.
+Decoded = tuple[bytes | None, str | None, str | None]
 
 
 class ShardTask(BaseModel):
@@ -82,18 +88,23 @@ def read_blocks(task: ShardTask) -> Iterator[pa.Table]:
         yield _table(task, samples)
 
 
-def decode_block(table: pa.Table, config: ImageConfig, size: int) -> pa.Table:
-    """Encoded images to uint8 (3, size, size) bytes; a bad one gets none, but the stage and reason of its reject."""
-    decoded: list[tuple[bytes | None, str | None, str | None]] = []
-    for data, fault in zip(table["image"], table["fault"].to_pylist(), strict=True):
-        if fault is not None:
-            decoded.append((None, "read", fault))
-            continue
-        try:
-            image = open_image(data.as_py(), config.max_pixels)
-            decoded.append((preprocess(image, config, size).tobytes(), None, None))
-        except BadImage as error:
-            decoded.append((None, "decode", str(error)))
+def _decode(data: pa.BinaryScalar, fault: str | None, config: ImageConfig, size: int) -> Decoded:
+    if fault is not None:
+        return None, "read", fault
+    try:
+        return preprocess(open_image(data.as_py(), config.max_pixels), config, size).tobytes(), None, None
+    except BadImage as error:
+        return None, "decode", str(error)
+
+
+def decode_block(table: pa.Table, config: ImageConfig, size: int, threads: int = 1) -> pa.Table:
+    """Encoded images to uint8 (3, size, size) bytes; a bad one gets none, but the stage and reason of its reject.
+
+    So many at once: Pillow decodes and resizes beside other threads.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        decode = partial(_decode, config=config, size=size)
+        decoded = [*pool.map(decode, table["image"], table["fault"].to_pylist())]
     pixels, stages, reasons = zip(*decoded, strict=True) if decoded else ((), (), ())
     columns = {name: table[name] for name in ("sample_id", "member", "caption", "label", "flaws")}
     return pa.table({**columns, "pixels": pixels, "stage": stages, "reject": reasons}, schema=DECODED)
@@ -124,7 +135,7 @@ def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, comput
 
     def decode_images(table: pa.Table) -> pa.Table:
         with metrics.timed("decode"):
-            return decode_block(table, config, size)
+            return decode_block(table, config, size, max(1, int(compute.cpus_per_decoder)))
 
     context = DataContext.get_current().copy()
     # An auditor's rows leave it when it is done with a block: blocks of about a batch, so that rows are soon committed.

@@ -75,6 +75,7 @@ def test_bad_images_keep_their_row_and_get_a_reason(tmp_path: Path) -> None:
     (info,) = write_shards(samples[:2], folder, "members")
     (stored,) = read_blocks(ShardTask(folder=folder.uri, shard=info, membership=True))
     decoded = decode_block(stored, ImageConfig(), 16)
+    assert decode_block(stored, ImageConfig(), 16, threads=3).equals(decoded)
     expected = preprocess(make_image(3, 20), ImageConfig(), 16)
     np.testing.assert_array_equal(np.frombuffer(decoded["pixels"][0].as_py(), np.uint8).reshape(3, 16, 16), expected)
     assert decoded["reject"][0].as_py() is None
