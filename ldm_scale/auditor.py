@@ -90,9 +90,9 @@ class AuditedBatch:
     cost: Cost
 
 
-def products_memory(config: GeometryConfig, device: torch.device) -> int:
+def products_memory(memory: int | None, device: torch.device) -> int:
     """Bytes that the decoder products of a chunk may take: as configured, or the default of the kind of device."""
-    return config.memory or MEMORY[device.type]
+    return memory or MEMORY[device.type]
 
 
 def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
@@ -133,7 +133,7 @@ class Auditor:
         self._leakage = resolve_leakage(config.leakage, self._attacks)
         self._device = target.alphas_cumprod.device
         self._decoder = TracedDecoder(target.decode)
-        self._memory = products_memory(config.geometry, self._device)
+        self._memory = products_memory(config.geometry.memory, self._device)
         self._rows = Budget(evaluations_at_once(config.compute, self._device), "evaluation of the denoiser")
         self._transfer = Transfer(self._device)
 

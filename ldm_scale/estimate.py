@@ -96,7 +96,7 @@ class Estimate:
         self._geometry = config.geometry
         # What is not said to run on a CPU is reckoned for a GPU.
         device = torch.device("cpu" if config.compute.device == "cpu" else "cuda")
-        self.room = products_memory(config.geometry, device)
+        self.room = products_memory(config.geometry.memory, device)
         self._rows = evaluations_at_once(config.compute, device)
         self._batch = config.compute.batch_size
         self._target = target

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm_scale.auditor import MEMORY
+from ldm_scale.auditor import products_memory
 from ldm_scale.benchmarks.lines import SECONDS, Line
 from ldm_scale.benchmarks.pictures import demo_pictures
 from ldm_scale.benchmarks.timing import least_seconds
@@ -57,7 +57,7 @@ def run_influence_benchmark(config: InfluenceBenchmarkConfig) -> Iterator[Line]:
     z = _latents(target, to_images(pictures.pixels, device), config.batch_size)
     judged, others = z[: config.samples], z[config.samples :]
 
-    decoder, memory = TracedDecoder(target.decode), config.memory or MEMORY[device.type]
+    decoder, memory = TracedDecoder(target.decode), products_memory(config.memory, device)
 
     def squares(some: Tensor, probes: int) -> Tensor:
         draws = torch.randn(probes, len(some), 3, target.image_size, target.image_size, generator=generator)

@@ -38,9 +38,10 @@ class LatentDiffusion(ABC):
         side = self._find_side(self._own_side(autoencoder), size)
         tokens = (side // self._grain()) ** 2
         self._schedule = make_schedule(schedule, tokens, self._device)
-        # A model of shapes alone keeps its schedule's numbers.
-        on = torch.device("cpu") if self._device.type == "meta" else self._device
-        self.alphas_cumprod = make_schedule(schedule, tokens, on).alphas_cumprod
+        self.alphas_cumprod = self._schedule.alphas_cumprod
+        if self.alphas_cumprod.is_meta:
+            # A model of shapes alone keeps its schedule's numbers.
+            self.alphas_cumprod = make_schedule(schedule, tokens, torch.device("cpu")).alphas_cumprod
         self.latent_shape = (int(autoencoder.config.latent_channels), side, side)
         self.image_size = side * self._autoencoder.factor
 

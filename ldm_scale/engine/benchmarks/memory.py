@@ -3,7 +3,7 @@
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,10 +26,27 @@ def own_bytes(pid: int) -> int:
 
 
 @contextmanager
+def again_and_again(look: Callable[[], None], every: float) -> Iterator[None]:
+    """Call look() every so many seconds, in a thread of its own, for the length of the block."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
 def watched() -> Iterator[dict[str, int]]:
     """Bytes of the largest process of each kind at any look within the block: the driver, and the kinds of workers."""
     peaks: dict[str, int] = defaultdict(int)
-    ended = threading.Event()
     driver = psutil.Process()
 
     def look() -> None:
@@ -40,14 +57,5 @@ def watched() -> Iterator[dict[str, int]]:
                 for kind in (kind for kind, word in KINDS.items() if word in title):
                     peaks[kind] = max(peaks[kind], own_bytes(process.pid))
 
-    def watch() -> None:
-        while not ended.wait(EVERY):
-            look()
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
+    with again_and_again(look, EVERY):
         yield peaks
-    finally:
-        ended.set()
-        thread.join()

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import ray
 
 from ldm_scale.benchmarks.lines import BYTES, ROWS, Line
 from ldm_scale.config import AuditConfig, ReduceBenchmarkConfig, build
+from ldm_scale.engine.benchmarks.memory import again_and_again
 from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import check_local, session
 from ldm_scale.rundir import RunDirectory, RunRecord
@@ -67,20 +67,9 @@ class _Peaks:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        done = threading.Event()
-
-        def watch() -> None:
-            while not done.wait(0.5):
-                self.look()
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
+        with again_and_again(self.look, 0.5):
             yield
-        finally:
-            done.set()
-            thread.join()
-            self.look()
+        self.look()
 
 
 def make_record(config: ReduceBenchmarkConfig, out: str) -> RunRecord:
