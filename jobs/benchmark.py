@@ -10,7 +10,7 @@ from ldm_scale.cli import main, run_benchmarks
 RECIPE = {
     "audit": {"procedure": str(Path(__file__).with_name("published.py"))},
     "reduce": {"rows": 20_000},
-    "scale": {"fake_gpus": (1, 4, 16), "batches": 20},
+    "scale": {"fake_gpus": (1, 4, 16), "batches": 40},
 }
 
 if __name__ == "__main__":

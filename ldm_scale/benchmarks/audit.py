@@ -249,32 +249,53 @@ def compare_precisions(targets: Mapping[str, Target], config: AuditBenchmarkConf
         yield Line(PART, f"AUROC in {name}", float(values[step]), note=note)
 
 
-def stage_lines(
-    batches: list[AuditedBatch], samples: int, influence: float, denoiser: float, draws: float, bounds: Bounds
-) -> Iterator[Line]:
-    """Where our seconds went, a sample; influence, denoiser and draws were measured apart, also in seconds a sample."""
-    stages = {stage: total / samples for stage, total in seconds_by_stage(batches).items()}
-    whole = sum(stages.values())
+@dataclass(frozen=True)
+class Ours:
+    """Our audit of some samples: its batches, and seconds a sample, of which all but `whole` were measured apart.
 
-    def line(what: str, value: float, bound: float | None = None, note: str = "") -> Line:
-        return Line(PART, what, value, SECONDS, share=value / whole, bound=bound, note=note)
+    start: seconds that an auditor's first batch takes more than its later ones.
+    """
 
-    yield line("encode", stages["encode"], bounds.encode)
-    yield line("influence", influence, bounds.influence, f"{PROBES} probes")
-    yield line("distortion", stages["geometry"] - influence, bounds.distortion, "truncated; draws and QR included")
-    yield line("denoiser", denoiser, bounds.denoiser)
-    yield line("attacks without denoiser", stages["attacks"] - denoiser, note="noise, statistics, spectra")
-    yield line("random draws", draws, note="part of the stages above")
+    batches: list[AuditedBatch]
+    start: float
+    whole: float
+    influence: float
+    denoiser: float
+    draws: float
 
 
-def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
-    """Bare models, ours with its stages, the published procedure and how far the two agree; precisions."""
-    procedure = load_procedure(config.procedure)
-    target = fetch_weights(config.target).load(config.device)
-    device, dimensions = target.alphas_cumprod.device, int(np.prod(target.latent_shape))
-    if config.device == "cpu":
-        torch.set_num_threads(1)  # as many as an auditor has
-    bare, sizes = measure_bare(target, config.repeats)
+def measure_ours(target: Target, pictures: Pictures, config: AuditBenchmarkConfig) -> Ours:
+    """Audit them, and then what influence alone and all random draws take."""
+    device, count, first = target.alphas_cumprod.device, len(pictures), pictures[: config.batch_size]
+    timed = TimedDenoiser(target)
+    auditor = Auditor(cast(Target, timed), audit_config(config.seed))
+    beginning, again = (seconds(lambda: run_ours(auditor, first, config.batch_size), device) for _ in range(2))
+    timed.restart()
+    batches: list[AuditedBatch] = []
+    spent = seconds(lambda: batches.extend(run_ours(auditor, pictures, config.batch_size)), device)
+    estimating = Auditor(
+        target,
+        audit_config(
+            config.seed,
+            attacks={"sima": {"timesteps": [0]}},
+            geometry={"influence": "hutchinson", "probes": PROBES, "distortion": "off"},
+        ),
+    )
+    run_ours(estimating, first, config.batch_size)
+    influence = seconds_by_stage(run_ours(estimating, pictures, config.batch_size))["geometry"]
+    drawing = seconds(lambda: make_draws(config.seed, pictures.ids, target), device)
+    return Ours(
+        batches=batches,
+        start=beginning - again,
+        whole=spent / count,
+        influence=influence / count,
+        denoiser=timed.seconds() / count,
+        draws=drawing / count,
+    )
+
+
+def bare_lines(bare: Bare, sizes: Mapping[str, int]) -> Iterator[Line]:
+    """What the models alone cost."""
     names = {
         "encode": "the encoder alone",
         "denoise": "the denoiser alone",
@@ -284,42 +305,58 @@ def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
     for name, what in names.items():
         yield Line(PART, what, getattr(bare, name), SECONDS, note=f"at its best batch size, {sizes[name]}")
 
-    pictures = demo_pictures(config.samples, target.image_size)
-    ours = audit_config(config.seed)
-    timed = TimedDenoiser(target)
-    auditor, first = Auditor(cast(Target, timed), ours), pictures[: config.batch_size]
-    beginning, again = (seconds(lambda: run_ours(auditor, first, config.batch_size), device) for _ in range(2))
-    note = "once an auditor: the products' traces, by how much longer its first batch takes; not in what follows"
-    yield Line(PART, "start", beginning - again, "s", note=note)
-    timed.restart()
-    batches: list[AuditedBatch] = []
-    spent = seconds(lambda: batches.extend(run_ours(auditor, pictures, config.batch_size)), device)
-    mine = spent / len(pictures)
-    evaluations = sum(batch.cost.evaluations for batch in batches) / len(pictures)
-    products = sum(batch.cost.products for batch in batches) / len(pictures)
+
+def our_lines(ours: Ours, bare: Bare, dimensions: int, samples: int) -> Iterator[Line]:
+    """Our audit beside its bound, and where its seconds went."""
+    evaluations = sum(batch.cost.evaluations for batch in ours.batches) / samples
+    products = sum(batch.cost.products for batch in ours.batches) / samples
     bounds = Bounds.of(bare, evaluations, dimensions)
+    stages = {stage: total / samples for stage, total in seconds_by_stage(ours.batches).items()}
+    whole = sum(stages.values())
+
+    def line(what: str, value: float, bound: float | None = None, note: str = "") -> Line:
+        return Line(PART, what, value, SECONDS, share=value / whole, bound=bound, note=note)
+
+    note = "once an auditor: the products' traces, by how much longer its first batch takes; not in what follows"
+    yield Line(PART, "start", ours.start, "s", note=note)
     note = f"{evaluations:g} evaluations, {products:g} products; goal: at most 1.3 times the bound"
-    yield Line(PART, "ours", mine, SECONDS, share=1.0, bound=bounds.total(), note=note)
+    yield Line(PART, "ours", ours.whole, SECONDS, share=1.0, bound=bounds.total(), note=note)
+    yield line("encode", stages["encode"], bounds.encode)
+    yield line("influence", ours.influence, bounds.influence, f"{PROBES} probes")
+    note = "truncated; draws and QR included"
+    yield line("distortion", stages["geometry"] - ours.influence, bounds.distortion, note)
+    yield line("denoiser", ours.denoiser, bounds.denoiser)
+    yield line("attacks without denoiser", stages["attacks"] - ours.denoiser, note="noise, statistics, spectra")
+    yield line("random draws", ours.draws, note="part of the stages above")
 
-    without = audit_config(
-        config.seed,
-        attacks={"sima": {"timesteps": [0]}},
-        geometry={"influence": "hutchinson", "probes": PROBES, "distortion": "off"},
-    )
-    estimating = Auditor(target, without)
-    run_ours(estimating, first, config.batch_size)
-    influence = seconds_by_stage(run_ours(estimating, pictures, config.batch_size))["geometry"] / len(pictures)
-    drawing = seconds(lambda: make_draws(config.seed, pictures.ids, target), device) / len(pictures)
-    yield from stage_lines(batches, len(pictures), influence, timed.seconds() / len(pictures), drawing, bounds)
 
-    same = pictures[: config.published]
-    draws = procedure.Draws(**make_draws(config.seed, same.ids, target))
+def published_lines(
+    procedure: ModuleType, target: Target, pictures: Pictures, config: AuditBenchmarkConfig, ours: float
+) -> Iterator[Line]:
+    """The published procedure's seconds beside ours a sample, and how far the two agree on these pictures."""
+    device = target.alphas_cumprod.device
+    draws = procedure.Draws(**make_draws(config.seed, pictures.ids, target))
     found: list[Any] = []
-    images = to_images(same.pixels, device)
+    images = to_images(pictures.pixels, device)
     taken = seconds(lambda: found.append(procedure.audit(target, images, draws, config.batch_size)), device)
-    yield Line(PART, "the published procedure", taken / len(same), SECONDS, note=f"on {len(same)} of the samples")
-    speedup = taken / len(same) / mine
-    yield Line(PART, "ours is faster by", speedup, "times", note="goal: at least 6")
-    yield from compare(run_ours(auditor, same, config.batch_size), found[0])
+    theirs = taken / len(pictures)
+    yield Line(PART, "the published procedure", theirs, SECONDS, note=f"on {len(pictures)} of the samples")
+    yield Line(PART, "ours is faster by", theirs / ours, "times", note="goal: at least 6")
+    auditor = Auditor(target, audit_config(config.seed))
+    yield from compare(run_ours(auditor, pictures, config.batch_size), found[0])
+
+
+def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
+    """Bare models, ours with its stages, the published procedure and how far the two agree; precisions."""
+    procedure = load_procedure(config.procedure)
+    target = fetch_weights(config.target).load(config.device)
+    if config.device == "cpu":
+        torch.set_num_threads(1)  # as many as an auditor has
+    bare, sizes = measure_bare(target, config.repeats)
+    yield from bare_lines(bare, sizes)
+    pictures = demo_pictures(config.samples, target.image_size)
+    ours = measure_ours(target, pictures, config)
+    yield from our_lines(ours, bare, int(np.prod(target.latent_shape)), len(pictures))
+    yield from published_lines(procedure, target, pictures[: config.published], config, ours.whole)
     half = fetch_weights(config.target).load(config.device, execution=Execution("bfloat16"))
     yield from compare_precisions({"float32": target, "bfloat16": half}, config)

@@ -11,6 +11,7 @@ from ldm_scale.config import BenchmarkConfig, Config, ReduceBenchmarkConfig, Sca
 from ldm_scale.engine.benchmarks.reduce import run_reduce_benchmark
 from ldm_scale.engine.benchmarks.scale import run_scale_benchmark
 from ldm_scale.engine.benchmarks.stream import run_stream_benchmark
+from ldm_scale.engine.benchmarks.weed import find_weed
 from ldm_scale.engine.progress import say
 from ldm_scale.registry import unknown_name
 
@@ -22,6 +23,8 @@ def _reduce(config: ReduceBenchmarkConfig) -> Iterator[Line]:
 def _stream(config: StreamBenchmarkConfig) -> Iterator[Line]:
     for found in run_stream_benchmark(config):
         yield from found.lines()
+    if config.s3 and not find_weed():
+        say("stream: from S3: left out, as SeaweedFS is not installed (pip install 'ldm_scale[test]')")
 
 
 def _scale(config: ScaleBenchmarkConfig) -> Iterator[Line]:

@@ -57,7 +57,7 @@ def test_the_command_prints_rates_start_and_memory(
     kinds = [re.match(r"stream: memory of (\w+), from disk: [\d.]+ GB", line)[1] for line in memory]  # type: ignore[index]
     assert "driver" in kinds
     assert all(line.endswith(" at 24 images") for line in memory if "driver" in line)
-    assert left_out.startswith("from S3: left out")
+    assert left_out.startswith("stream: from S3: left out")
 
 
 @pytest.mark.usefixtures("local_ray")
