@@ -473,7 +473,7 @@ class ScaleBenchmarkConfig(Config):
     batch_seconds: float = Field(0.5, gt=0, description="how long an auditor waits a batch")
     batch_size: int = Field(4, gt=0, description="samples an auditor takes at a time")
     batches: int = Field(60, gt=9, description="batches an auditor")
-    rows_per_part: int = Field(64, gt=0, description="rows committed at a time, at most a batch of each auditor")
+    rows_per_part: int = Field(64, gt=0, description="rows committed at a time")
 
     @model_validator(mode="after")
     def _consistent(self) -> "ScaleBenchmarkConfig":

@@ -93,13 +93,16 @@ def waiting(seconds: float) -> type[AuditorActor]:
 
 
 def made_up(record: RunRecord, distortion: Float[np.ndarray, " n"]) -> AuditedBatch:
-    """What could have been measured of n samples, of which the distortion is given: float32, nan for none."""
+    """What could have been measured of n samples, of which the distortion is given: float32, nan for none.
+
+    Their stability is the time of now, for steady_rate: thousands of seconds, and seconds.
+    """
     samples, dimensions, bins = len(distortion), record.dimensions, record.config.masks.bins
     spectra = {name: np.ones((samples, len(steps), bins), np.float32) for name, steps in record.timesteps.items()}
     return AuditedBatch(
         influence=np.zeros((samples, dimensions), np.float32),
         distortion=distortion,
-        stability=np.full((samples, 2), np.nan, np.float32),
+        stability=np.tile(np.array(divmod(time.time(), 1000), np.float32), (samples, 1)),
         leakage=np.zeros((samples, dimensions), np.float32),
         spectra={**spectra, **{control(name): values for name, values in spectra.items()}},
         finite=np.ones(samples, bool),
@@ -142,13 +145,15 @@ def run_graph(config: AuditConfig, actor: type[AuditorActor]) -> RunDirectory:
 
 
 def steady_rate(run: RunDirectory) -> float:
-    """Samples/s from 30% of them to 90%, by the times of the parts on a local disk.
+    """Samples/s that auditors were done with, from 30% of the samples to 90%.
 
-    The first parts are late, as they wait for their writers to start, and the last ones wait for nobody.
+    By their own times: commits wait for writers to start, and then catch up faster than auditors work.
     """
-    written = sorted((Path(part.uri).stat().st_mtime, len(read_table(part, ["sample_id"]))) for part in run.parts())
-    times, rows = np.array(written).T
-    done = np.cumsum(rows)
+    columns = ["stability_correlation", "stability_overlap"]
+    table = pa.concat_tables(read_table(part, columns) for part in run.parts())
+    thousands, seconds = (table[name].to_numpy().astype(float) for name in columns)
+    times, counts = np.unique(1000 * thousands + seconds, return_counts=True)
+    done = np.cumsum(counts)
     first, last = np.searchsorted(done, (0.3 * done[-1], 0.9 * done[-1]))
     return float((done[last] - done[first]) / (times[last] - times[first]))
 
@@ -160,8 +165,7 @@ def _measure(config: ScaleBenchmarkConfig, auditors: int, seconds: float) -> Sca
         # They only wait: the machine's CPUs are the readers' and decoders'.
         "cpus_per_actor": 0.01,
         "batch_size": config.batch_size,
-        # No more than a round of the pool: rates are as fine as parts.
-        "rows_per_part": min(config.rows_per_part, auditors * config.batch_size),
+        "rows_per_part": config.rows_per_part,
     }
     with tempfile.TemporaryDirectory() as folder:
         out, shards = Path(folder) / "run", Path(folder) / "shards"

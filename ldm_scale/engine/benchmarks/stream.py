@@ -38,8 +38,9 @@ QUALITY = 90
 class Streaming:
     """The graph and the plain loop on the same images, from `where`.
 
-    rate: samples/s from 30% of them to 90%. plain_rate: of all. startup: seconds of Ray, actors and workers that this
-    rate does not explain. peaks: by the samples of a run, bytes that the largest process of each kind had for itself.
+    rate: samples/s of the auditor from 30% to 90%. plain_rate: of all. startup: seconds of Ray, actors and workers that
+    this rate does not explain. peaks: by the samples of a run, bytes that the largest process of each kind had for
+    itself.
     """
 
     where: str

@@ -1,6 +1,5 @@
 """The simulation: its shards, the rate it takes of a run's parts, and the whole of it on pretended GPUs."""
 
-import os
 import re
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from ldm_scale.auditor import AuditedBatch
 from ldm_scale.config import DEMO, AuditConfig, ScaleBenchmarkConfig, build
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.shards import read_shard
+from ldm_scale.engine.benchmarks import scale
 from ldm_scale.engine.benchmarks.scale import (
     Scaling,
     SimulatedAuditorActor,
@@ -26,6 +26,7 @@ from ldm_scale.engine.benchmarks.scale import (
     run_scale_benchmark,
     steady_rate,
 )
+from ldm_scale.engine.plan import check_inputs, plan_audit
 from ldm_scale.errors import UsageError
 from ldm_scale.rundir import RunDirectory
 from ldm_scale.schema import REJECT
@@ -46,17 +47,22 @@ def test_shards_hold_as_many_samples_as_asked_for_half_of_them_members(tmp_path:
     assert len(set(keys)) == 1102
 
 
-def test_the_rate_is_that_between_start_and_end(tmp_path: Path) -> None:
-    """A hundred parts of three rows, two a second, after a start and before an end that take long."""
+def test_the_rate_is_that_between_start_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred batches of three samples, two a second, after a start and before an end that take long."""
+    values = {"out": str(tmp_path / "run"), "shards": str(tmp_path), "target": str(DEMO / "target")}
+    make_shards(Location.of(tmp_path), 2)
     run = RunDirectory(Location.of(tmp_path / "run"))
+    record = plan_audit(check_inputs(build(AuditConfig, values)), run).record
+    names = ["stability_correlation", "stability_overlap"]
     for number in range(100):
-        rows = pa.table({"sample_id": [f"shard/{number}-{row}" for row in range(3)]})
-        before = {part.uri for part in run.parts()}
-        run.commit(rows, REJECT.empty_table())
-        (new,) = {part.uri for part in run.parts()} - before
-        second = 0 if number == 0 else 1000 + number / 2 if number < 99 else 5000
-        os.utime(new, (second, second))
-    assert steady_rate(run) == pytest.approx(6)
+        second = 0 if number == 0 else 1.7e9 + number / 2 if number < 99 else 1.8e9
+        monkeypatch.setattr(scale.time, "time", lambda second=second: second)
+        stability = made_up(record, np.zeros(3, np.float32)).stability
+        columns = {name: stability[:, i] for i, name in enumerate(names)}
+        ids = [f"shard/{number}-{row}" for row in range(3)]
+        run.commit(pa.table({"sample_id": ids, **columns}), REJECT.empty_table())
+    monkeypatch.undo()
+    assert steady_rate(run) == pytest.approx(6, rel=1e-3)
 
 
 def test_efficiency_is_the_share_of_what_auditors_could_take() -> None:
@@ -82,10 +88,10 @@ def test_pools_on_pretended_gpus_take_what_they_wait_for() -> None:
     waiting, samples = re.compile(r"[\d.]+ times the bound of (\d+), (\d+) samples$"), re.compile(r"(\d+) samples; ")
     assert [waiting.match(rest).groups() for *_, rest in found[:2]] == [("20", "200"), ("60", "600")]  # type: ignore[union-attr]
     assert samples.match(found[2][2])[1] == "600"  # type: ignore[index]
-    # Nobody is faster than an auditor who never waits, but for the times of files; without waiting the graph is.
+    # Nobody is faster than an auditor who never waits; without waiting the graph is.
     rates = [float(rate.replace(",", "")) for _, rate, _ in found]
-    assert rates[0] < 1.05 * 20
-    assert rates[1] < 1.05 * 60 < rates[2]
+    assert rates[0] < 1.01 * 20
+    assert rates[1] < 1.01 * 60 < rates[2]
 
 
 class MeetingActor(SimulatedAuditorActor):
