@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/python jobs/demo.py --out runs/demo
 
-## The same with every attack, all timesteps and every mask: the table of the README (a quarter of an hour and more).
+## The same with every attack, all timesteps and every mask: the tables of the README (five minutes and more).
 demo-full: $(STAMP)
 	$(BIN)/python jobs/demo.py --out runs/demo-full --attacks sima,loss,pia,pian,secmi,pfami,epsilon \
 		--masks.ranking calibration --geometry.distortion-share 1
