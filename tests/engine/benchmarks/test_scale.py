@@ -62,7 +62,7 @@ def test_the_rate_is_that_between_start_and_end(tmp_path: Path, monkeypatch: pyt
         ids = [f"shard/{number}-{row}" for row in range(3)]
         run.commit(pa.table({"sample_id": ids, **columns}), REJECT.empty_table())
     monkeypatch.undo()
-    assert steady_rate(run) == pytest.approx(6, rel=1e-3)
+    assert steady_rate(run) == pytest.approx(6)
 
 
 def test_efficiency_is_the_share_of_what_auditors_could_take() -> None:
@@ -90,8 +90,8 @@ def test_pools_on_pretended_gpus_take_what_they_wait_for() -> None:
     assert samples.match(found[2][2])[1] == "600"  # type: ignore[index]
     # Nobody is faster than an auditor who never waits; without waiting the graph is.
     rates = [float(rate.replace(",", "")) for _, rate, _ in found]
-    assert rates[0] < 1.01 * 20
-    assert rates[1] < 1.01 * 60 < rates[2]
+    assert rates[0] < 20
+    assert rates[1] < 60 < rates[2]
 
 
 class MeetingActor(SimulatedAuditorActor):
