@@ -2,13 +2,11 @@
 """How fast everything is, in one table; `--fake-gpus 1,16 --batch-seconds 0.5` alone: the graph on pretended GPUs."""
 
 import sys
-from pathlib import Path
 
 from ldm_scale.cli import main, run_benchmarks
 
 # A few minutes on two cores.
 RECIPE = {
-    "audit": {"procedure": str(Path(__file__).with_name("published.py"))},
     "reduce": {"rows": 20_000},
     "scale": {"fake_gpus": (1, 4, 16), "batches": 40},
 }

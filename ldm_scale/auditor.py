@@ -12,11 +12,12 @@ from torch import Tensor
 from ldm_scale.attacks.base import Attack, Evaluations
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
-from ldm_scale.budget import Budget
-from ldm_scale.config import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig
-from ldm_scale.denoising import predict_noises
-from ldm_scale.draws import keyed_normal, keyed_words
-from ldm_scale.errors import UsageError
+from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig
+from ldm_scale.device.budget import Budget
+from ldm_scale.device.draws import keyed_normal, keyed_words
+from ldm_scale.device.stopwatch import Stopwatch
+from ldm_scale.device.transfer import Arriving, Transfer
+from ldm_scale.errors import UsageError, unknown_name
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pooled import Profile, pooled_influence
@@ -25,11 +26,9 @@ from ldm_scale.geometry.slq import slq_distortion
 from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
 from ldm_scale.randomness import keyed_generator
-from ldm_scale.registry import unknown_name
 from ldm_scale.schema import control, globally
-from ldm_scale.stopwatch import Stopwatch
 from ldm_scale.targets.base import Condition, Target, to_images
-from ldm_scale.transfer import Arriving, Transfer
+from ldm_scale.targets.denoising import predict_noises
 
 AUTO_EXACT_DIMENSIONS = 1024
 # Bytes of a chunk of decoder products: what the caches of a CPU nearly hold is fastest there.

@@ -9,42 +9,22 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
-from ldm_scale.config import (
-    AnalysisConfig,
-    AuditBenchmarkConfig,
-    AuditConfig,
-    BenchmarkConfig,
-    Config,
-    DryRunConfig,
-    InfluenceBenchmarkConfig,
-    PackConfig,
-    ReduceBenchmarkConfig,
-    ScaleBenchmarkConfig,
-    StreamBenchmarkConfig,
-    TrainConfig,
-    ValidateConfig,
-    build,
-    check_drop,
-)
+from ldm_scale.benchmarks.options import PARTS, BenchmarkConfig
+from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, check_drop
+from ldm_scale.config.base import Config, build
+from ldm_scale.config.data import PackConfig, ValidateConfig
+from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import RunError, UsageError, printable
+from ldm_scale.files.ownership import latest_owner, own
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
 from ldm_scale.flags import ROOT, add_attack_flags, add_flags, at_root, collect, given_flags
-from ldm_scale.ownership import latest_owner, own
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location
 
 FILE = "YAML with the same names; flags win over it"
 WHERE = f"""
 What is audited must be given: by --shards, --target and --out; or by LDM_SCALE_SHARDS, LDM_SCALE_TARGET and
 LDM_SCALE_OUT; or by {ROOT}, a folder or s3:// address that has shards/{{dataset}} and targets/{{dataset}}; the run
 is then runs/{{dataset}} below it."""
-
-PARTS: dict[str, tuple[type[Config], str]] = {
-    "audit": (AuditBenchmarkConfig, "time an audit beside the published way and bare models"),
-    "influence": (InfluenceBenchmarkConfig, "time the estimators of influence and their masks"),
-    "stream": (StreamBenchmarkConfig, "stream small images beside a plain loop"),
-    "reduce": (ReduceBenchmarkConfig, "time the reducer on made-up rows, with its memory"),
-    "scale": (ScaleBenchmarkConfig, "run the graph with auditors that only wait"),
-}
 
 
 def _open_run(path: str) -> RunDirectory:
@@ -62,7 +42,7 @@ def _print_outcome(run: RunDirectory) -> None:
 
 def _audit(config: AuditConfig, trial: DryRunConfig) -> None:
     if trial.dry_run:
-        from ldm_scale.engine.dry_run import reckon
+        from ldm_scale.costs.dry_run import reckon
 
         for line in reckon(config, trial.hardware):
             print(printable(line), flush=True)
@@ -102,9 +82,9 @@ def _benchmark_part(part: str) -> Callable[[Any], None]:
     """Prints one part's lines as they come."""
 
     def run(config: Config) -> None:
-        from ldm_scale.engine.benchmarks.suite import PARTS
+        from ldm_scale.benchmarks.suite import RUNNERS
 
-        for line in PARTS[part](config):
+        for line in RUNNERS[part](config):
             print(line, flush=True)
 
     return run
@@ -113,7 +93,7 @@ def _benchmark_part(part: str) -> Callable[[Any], None]:
 def _benchmark_suite(config: BenchmarkConfig) -> None:
     from ldm_scale.benchmarks.lines import encode, show
     from ldm_scale.benchmarks.machine import describe_machine, describe_versions
-    from ldm_scale.engine.benchmarks.suite import run_suite
+    from ldm_scale.benchmarks.suite import run_suite
 
     lines = run_suite(config)
     machine, versions = describe_machine(), describe_versions()

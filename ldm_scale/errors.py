@@ -1,5 +1,8 @@
 """The two ways a command ends badly: the user can mend it (exit status 2) or the run failed (exit status 1)."""
 
+import difflib
+from collections.abc import Iterable
+
 
 def printable(text: str) -> str:
     """The text with every character that could steer a terminal, or stand for another, written as \\x1b or \\u202e.
@@ -28,3 +31,11 @@ class RunError(Exception):
     """A run that started and could not be finished; the message names what is missing."""
 
     exit_status = 1
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
+    """The error for a name that is not among the known ones, with a did-you-mean where one is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    return UsageError(f"unknown {kind} {name!r}; {hint}")

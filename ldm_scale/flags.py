@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ldm_scale.attacks.registry import known_attacks
-from ldm_scale.config import AuditConfig, Config, load_yaml, name_attacks
-from ldm_scale.errors import UsageError
-from ldm_scale.registry import unknown_name
-from ldm_scale.values import merge
+from ldm_scale.config.audit import AuditConfig, name_attacks
+from ldm_scale.config.base import Config
+from ldm_scale.config.values import merge
+from ldm_scale.errors import UsageError, one_line, unknown_name
 
 # Defaults of flags from the environment, so that a bare `ray job submit` works on a configured cluster.
 ENVIRONMENT = {"shards": "LDM_SCALE_SHARDS", "target": "LDM_SCALE_TARGET", "out": "LDM_SCALE_OUT"}
@@ -22,6 +23,22 @@ ENVIRONMENT = {"shards": "LDM_SCALE_SHARDS", "target": "LDM_SCALE_TARGET", "out"
 ALIASES = {"compute.gpus": ["--gpus"], "numbers": ["--json"]}
 # The folder, local or on S3, below which the jobs of the paper's data sets find and put everything.
 ROOT = "LDM_SCALE_ROOT"
+
+
+def load_yaml(path: str) -> dict[str, Any]:
+    """The nested values of a YAML file (safe load).
+
+    Raises UsageError if the file is missing or holds no mapping.
+    """
+    from ldm_scale.files.storage import Location  # S3's client: --help needs none
+
+    try:
+        values = yaml.safe_load(Location.of(path).read_text())
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(f"configuration {path}: {one_line(error)}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"configuration {path} must be a mapping of options")
+    return values
 
 
 def _help(field: FieldInfo, default: Any) -> str:

@@ -14,9 +14,10 @@ install_import_hook([f"ldm_scale.{name}" for name in CHECKED], "beartype.beartyp
 
 from PIL import Image  # noqa: E402
 
-from ldm_scale.config import PackConfig, TrainConfig  # noqa: E402
+from ldm_scale.config.data import PackConfig  # noqa: E402
+from ldm_scale.config.train import TrainConfig  # noqa: E402
+from ldm_scale.config.values import merge  # noqa: E402
 from ldm_scale.data.pack import pack  # noqa: E402
-from ldm_scale.values import merge  # noqa: E402
 from tests import s3  # noqa: E402
 
 

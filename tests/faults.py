@@ -19,7 +19,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from ldm_scale import s3
+from ldm_scale.files import s3
 
 ALWAYS = math.inf
 # Faults that are answers of S3 itself, by their code.

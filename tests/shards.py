@@ -9,7 +9,7 @@ from pathlib import Path
 from ldm_scale.data.manifest import Manifest, ShardInfo, write_manifest
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import write_shard
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 
 
 def tar(files: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> bytes:

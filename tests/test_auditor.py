@@ -17,16 +17,18 @@ from ldm_scale.auditor import (
     evaluations_at_once,
     resolve_leakage,
 )
-from ldm_scale.config import AuditConfig, ComputeConfig, GeometryConfig, ImageConfig, LeakageConfig, build
+from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig
+from ldm_scale.config.base import build
+from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.images import preprocess
-from ldm_scale.draws import keyed_normal, keyed_words
+from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.pooled import Profile
 from ldm_scale.geometry.pullback import Decoder, TracedDecoder, metric
 from ldm_scale.randomness import keyed_generator
-from ldm_scale.targets import load_target
 from ldm_scale.targets.base import to_images
 from ldm_scale.targets.execution import PLAIN, Execution
+from ldm_scale.targets.load import load_target
 from tests.conftest import make_image
 from tests.targets import tiny
 
@@ -356,7 +358,7 @@ def test_each_stage_takes_its_time(tiny_target: Path, monkeypatch: pytest.Monkey
 
     for owner, name in ((auditor._target, "encode"), (auditor._decoder, "decode"), (auditor._target, "predict_noise")):
         monkeypatch.setattr(owner, name, ticking(getattr(owner, name)))
-    monkeypatch.setattr("ldm_scale.stopwatch.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("ldm_scale.device.stopwatch.time.perf_counter", lambda: now[0])
     cost = auditor.audit(PIXELS[:2], KEYS[:2], [None] * 2, [None] * 2).cost
     assert cost.seconds == {"encode": 1, "geometry": 2, "attacks": 1}
 

@@ -17,14 +17,14 @@ import pytest
 
 from ldm_scale import cli
 from ldm_scale.cli import main, run_job
-from ldm_scale.config import AuditConfig
+from ldm_scale.config.audit import AuditConfig
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.errors import RunError
+from ldm_scale.files.ownership import Owner
+from ldm_scale.files.rundir import RunDirectory, RunRecord
+from ldm_scale.files.storage import Location
 from ldm_scale.flags import ENVIRONMENT
-from ldm_scale.ownership import Owner
-from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import REJECT, row_schema
-from ldm_scale.storage import Location
 from tests.conftest import make_folder
 
 Fails = Callable[..., str]

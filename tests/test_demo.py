@@ -12,15 +12,17 @@ from ldm_scale.analysis.metrics import NAMES, evaluate
 from ldm_scale.analysis.results import Results
 from ldm_scale.analysis.scores import Mask, mask_score
 from ldm_scale.attacks.spectra import rank_bins, spectrum
-from ldm_scale.config import DEMO, ImageConfig
+from ldm_scale.config.base import DEMO
+from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.images import open_image, preprocess
 from ldm_scale.data.manifest import MANIFEST, Manifest, read_manifest
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard
+from ldm_scale.files.storage import Location
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pullback import metric
-from ldm_scale.storage import Location
-from ldm_scale.targets import Target, load_target
+from ldm_scale.targets.base import Target
+from ldm_scale.targets.load import load_target
 from tests.targets import tiny
 
 SHARDS = DEMO / "shards"

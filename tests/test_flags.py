@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from ldm_scale.cli import make_parser
-from ldm_scale.config import AnalysisConfig, AuditConfig, PackConfig, TrainConfig, ValidateConfig, build
+from ldm_scale.config.audit import AnalysisConfig, AuditConfig
+from ldm_scale.config.base import build
+from ldm_scale.config.data import PackConfig, ValidateConfig
+from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import UsageError
+from ldm_scale.files.storage import Location
 from ldm_scale.flags import ENVIRONMENT, collect
-from ldm_scale.storage import Location
 
 FLAGS = {
     "audit": """
@@ -28,7 +31,7 @@ FLAGS = {
         --max-reject-fraction --out --precision --retry-rejects --seed --shards --split --target -h
     """,
     "benchmark audit": """
-        --batch-size --config --device --help --precision --procedure --published --repeats --samples --seed --target -h
+        --batch-size --config --device --help --precision --published --repeats --samples --seed --target -h
     """,
     "benchmark influence": """
         --batch-size --calibration --config --device --help --memory --repeats --samples --seed --target -h

@@ -3,8 +3,7 @@
 import pytest
 
 from ldm_scale.attacks.registry import known_attacks, make_attack
-from ldm_scale.errors import UsageError
-from ldm_scale.registry import unknown_name
+from ldm_scale.errors import UsageError, unknown_name
 
 
 def test_a_near_name_is_suggested() -> None:

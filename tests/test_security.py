@@ -17,19 +17,21 @@ from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
 import ldm_scale
 from ldm_scale.cli import main
-from ldm_scale.config import ImageConfig, load_yaml
+from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.inspection import inspect_shard
 from ldm_scale.data.manifest import MANIFEST, read_manifest
 from ldm_scale.data.shards import read_shard
 from ldm_scale.data.sources.parquet import read_parquet
 from ldm_scale.data.split import read_index_split, read_split
+from ldm_scale.data.task import ReadTask
 from ldm_scale.engine import validate
 from ldm_scale.engine.progress import say
-from ldm_scale.engine.reading import ShardTask, decode_block, read_blocks
+from ldm_scale.engine.reading import decode_block, read_blocks
 from ldm_scale.errors import RunError, UsageError, printable
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location, read_table
+from ldm_scale.flags import load_yaml
 from ldm_scale.report.headline import read_results
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location, read_table
 from ldm_scale.targets.fetch import TARGET, fetch
 from ldm_scale.targets.load import load_target, target_digest
 from tests.shards import tar, write_folder
@@ -165,7 +167,7 @@ def test_pickles_in_a_shard_are_never_loaded(tmp_path: Path, planted: bytes) -> 
     first, second = read_shard(folder, shard)
     assert (first.caption, first.label, first.metadata) == (None, None, None)
     assert (second.fault, second.image) == ("no image", b"")
-    (stored,) = read_blocks(ShardTask(folder=folder.uri, shard=shard, membership=True))
+    (stored,) = read_blocks(ReadTask(folder=folder.uri, shard=shard, membership=True))
     decoded = decode_block(stored, ImageConfig(), 16)
     assert decoded["reject"].to_pylist() == ["cannot be decoded: no JPEG, PNG or WebP", "no image"]
     assert inspect_shard(folder, shard, 0, 1.0, 0, 100).keys == ["a", "b"]

@@ -1,92 +1,164 @@
-"""Who may import what: the walls between the rooms."""
+"""The walls between the rooms: what a module loads in the end, and that no import runs back up."""
 
 import ast
+import functools
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import pytest
 
 import ldm_scale
 
 PACKAGE = Path(ldm_scale.__file__).parent
-ROOT = PACKAGE.parent
-MATHS = ("geometry", "attacks")
-# What a pure tensor function has no use for.
-OUTSIDE = {
-    "ray",
-    "diffusers",
-    "transformers",
-    "os",
-    "pathlib",
-    "io",
-    "tempfile",
-    "shutil",
-    "pyarrow",
-    "boto3",
-    "tarfile",
-}
-OUTSIDE_OURS = {"ldm_scale.storage", "ldm_scale.rundir", "ldm_scale.data", "ldm_scale.targets", "ldm_scale.engine"}
+# The rooms, from the command down to what needs nothing; a room may use its own floor and those below it.
+FLOORS = (
+    ("cli", "flags", "ldm_scale"),
+    ("benchmarks",),
+    ("engine",),
+    ("costs", "inputs"),
+    ("auditor", "report", "training"),
+    ("targets", "data"),
+    ("geometry", "attacks", "analysis", "files"),
+    ("device", "config"),
+    ("randomness", "schema", "errors"),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
-def imports(path: Path) -> set[str]:
-    """Every module a file imports, at any depth of nesting."""
+def name_of(path: Path) -> str:
+    """The module in a file of the package."""
+    return ".".join(("ldm_scale", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def room_of(module: str) -> str:
+    """The room a module of ours lies in; the package itself is the top of the house."""
+    return module.split(".")[1] if "." in module else module
+
+
+def statements(tree: ast.AST, inside: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports of a module; `inside` its functions, too. What is only imported for type checkers is left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif inside or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from statements(node, inside)
+
+
+@functools.cache
+def imports(path: Path, inside: bool) -> frozenset[str]:
+    """Every module that a file imports, each with the packages it lies in."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in statements(ast.parse(path.read_text()), inside):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative import"
             found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    ours = {name for name in found if room_of(name) == name or name in MODULES}
+    found = {name for name in found if not name.startswith("ldm_scale")} | (ours & MODULES.keys())
+    return frozenset(found | {name.rpartition(".")[0] for name in found if name.startswith("ldm_scale.")})
+
+
+def closure(roots: Iterable[str]) -> set[str]:
+    """Everything that our modules load in the end when these are imported: ours, and what ours import of others."""
+    seen: set[str] = set()
+    waiting = [*roots]
+    while waiting:
+        module = waiting.pop()
+        if module not in seen:
+            seen.add(module)
+            if module in MODULES:
+                waiting += imports(MODULES[module], False)
+    return seen
+
+
+def reached(roots: Iterable[str], forbidden: Iterable[str]) -> list[str]:
+    """The forbidden modules in a closure, or packages of theirs."""
+    return sorted(name for name in closure(roots) if any(f"{name}.".startswith(f"{bad}.") for bad in forbidden))
+
+
+def modules_of(*rooms: str) -> list[str]:
+    found = [name for name in MODULES if room_of(name) in rooms]
+    assert len(found) >= len(rooms)
     return found
 
 
-def offenders(paths: list[Path], forbidden: set[str]) -> list[str]:
-    return [
-        f"{path.relative_to(ROOT)} imports {name}"
-        for path in paths
-        for name in imports(path)
-        if any(name == module or name.startswith(module + ".") for module in forbidden)
+def loaded(program: str, *names: str) -> set[str]:
+    """Those of the named modules that a fresh process has loaded after a program."""
+    code = f"import sys\n{program}\nprint('loaded', *[name for name in {names!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_the_root_has_few_modules_and_every_room_has_a_floor() -> None:
+    assert len([path for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]) <= 8
+    assert {room_of(name) for name in MODULES} == FLOOR.keys()
+
+
+def test_no_import_runs_back_up() -> None:
+    found = [
+        f"{name} imports {other}"
+        for name, path in MODULES.items()
+        for other in imports(path, True)
+        # A package's first module runs before any module in it.
+        if other.startswith("ldm_scale.") and FLOOR[room_of(other)] < FLOOR[room_of(name)]
     ]
+    # The command reaches its options; the package's lazy names stand for every room.
+    assert [line for line in found if not line.startswith("ldm_scale imports")] == []
 
 
-def test_only_engine_imports_ray() -> None:
-    outside = [path for path in PACKAGE.rglob("*.py") if "engine" not in path.relative_to(PACKAGE).parts]
-    assert len(outside) > 20
-    assert offenders(outside, {"ray"}) == []
+def test_only_the_engine_imports_ray() -> None:
+    below = modules_of(*(room for rooms in FLOORS[3:] for room in rooms))
+    assert reached(below, {"ray", "ldm_scale.engine", "ldm_scale.benchmarks"}) == []
+    outside = [path for name, path in MODULES.items() if room_of(name) != "engine"]
+    assert [path for path in outside for name in imports(path, True) if f"{name}.".startswith("ray.")] == []
 
 
-def test_only_the_command_line_and_jobs_import_the_engine() -> None:
-    outside = [
-        path
-        for path in PACKAGE.rglob("*.py")
-        if "engine" not in path.relative_to(PACKAGE).parts and path != PACKAGE / "cli.py"
-    ]
-    assert offenders(outside, {"ldm_scale.engine"}) == []
+@pytest.mark.parametrize(
+    ("rooms", "forbidden"),
+    [
+        (("geometry", "attacks"), "ray diffusers transformers pyarrow boto3 tarfile tempfile shutil ldm_scale.files"),
+        (("analysis",), "torch diffusers ray boto3 ldm_scale.files"),
+        (("config",), "torch boto3 pyarrow ldm_scale.files"),
+        (("device",), "ray diffusers transformers pyarrow boto3 ldm_scale.files"),
+        (("auditor",), "ray diffusers pyarrow.fs boto3 sklearn ldm_scale.files ldm_scale.data"),
+        (("targets", "training"), "ray sklearn matplotlib jinja2 ldm_scale.data"),
+        (("data",), "torch ray sklearn"),
+        (("files",), "torch ray"),
+        (("costs", "inputs"), "ray matplotlib"),
+    ],
+)
+def test_a_room_reaches_nothing_it_has_no_use_for(rooms: tuple[str, ...], forbidden: str) -> None:
+    assert reached(modules_of(*rooms), forbidden.split()) == []
 
 
-def test_geometry_and_attacks_know_no_files_no_ray_no_diffusers() -> None:
-    paths = [path for room in MATHS for path in (PACKAGE / room).rglob("*.py")]
-    assert len(paths) > 5
-    assert offenders(paths, OUTSIDE | OUTSIDE_OURS) == []
+def test_a_worker_loads_nothing_that_only_the_driver_needs() -> None:
+    forbidden = ("sklearn", "matplotlib", "rich", "ldm_scale.analysis", "ldm_scale.report", "ldm_scale.costs")
+    assert reached(["ldm_scale.engine.actor"], (*forbidden, "jinja2", "ldm_scale.inputs", "ldm_scale.data.pack")) == []
+    # torch itself loads jinja2.
+    assert loaded("import ldm_scale.engine.actor", *forbidden, "ray.data", "ray.train") == set()
 
 
-def test_the_auditor_and_what_it_costs_know_no_files_and_no_ray() -> None:
-    forbidden = {
-        "ray",
-        "diffusers",
-        "pyarrow",
-        "pathlib",
-        "os",
-        "ldm_scale.storage",
-        "ldm_scale.rundir",
-        "ldm_scale.data",
-    }
-    paths = [PACKAGE / f"{name}.py" for name in ("auditor", "costs", "estimate", "flops")]
-    assert offenders(paths, forbidden) == []
+def test_a_reader_loads_no_torch() -> None:
+    assert reached(["ldm_scale.engine.reading", "ldm_scale.engine.commit"], ["torch"]) == []
 
 
-def test_analysis_needs_no_model_and_no_gpu() -> None:
-    assert offenders(list((PACKAGE / "analysis").rglob("*.py")), {"torch", "diffusers", "ray"}) == []
-
-
-def test_an_import_inside_a_function_is_seen(tmp_path: Path) -> None:
+def test_an_import_inside_a_function_is_seen_but_loads_nothing(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
-    path.write_text("def f():\n    from ray.data import Dataset\n")
-    assert "ray.data" in imports(path)
+    lines = (
+        "from typing import TYPE_CHECKING",
+        "if TYPE_CHECKING:",
+        "    import torch",
+        "import io",
+        "def f(): import ray",
+    )
+    path.write_text("\n".join(lines))
+    assert imports(path, False) == {"typing", "typing.TYPE_CHECKING", "io"}
+    assert imports(path, True) - imports(path, False) == {"ray"}

@@ -26,7 +26,7 @@ from ldm_scale.analysis.results import (
 from ldm_scale.analysis.scan import Scan
 from ldm_scale.analysis.scores import AttackRows, Candidate, Mask, shares
 from ldm_scale.analysis.splithalf import Judged, Scorer, halves, judge, reported
-from ldm_scale.config import AnalysisConfig
+from ldm_scale.config.audit import AnalysisConfig
 
 RISKY = 10
 ROC_POINTS = 200

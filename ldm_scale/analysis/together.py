@@ -7,7 +7,7 @@ from ldm_scale.analysis.inference import infer_dataset
 from ldm_scale.analysis.results import Combined
 from ldm_scale.analysis.splithalf import Scorer, halves, judge
 from ldm_scale.analysis.summary import as_metric_set, estimate
-from ldm_scale.config import AnalysisConfig
+from ldm_scale.config.audit import AnalysisConfig
 
 
 def combined_scorer(odds: Float[np.ndarray, "r n"]) -> Scorer:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm_scale.values import Integers
+from ldm_scale.config.values import Integers
 
 # eps of inputs (t, n, c, h, w), those of each of t timesteps a batch of the same n samples, in the shape of the inputs.
 Denoise = Callable[[Tensor, Sequence[int]], Tensor]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldm_scale.attacks.base import AttackOptions, Evaluations
-from ldm_scale.values import Fractions, Integers
+from ldm_scale.config.values import Fractions, Integers
 
 
 def centre_crop(z: Float[Tensor, "n c h w"], share: float) -> Float[Tensor, "n c h w"]:

@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from ldm_scale.attacks.base import Attack
-from ldm_scale.errors import UsageError
-from ldm_scale.registry import unknown_name
+from ldm_scale.errors import UsageError, unknown_name
 
 GROUP = "ldm_scale.attacks"
 

@@ -1,10 +1,7 @@
 """How fast an audit's models are used: ours beside the published procedure, and beside what the models alone cost."""
 
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -14,19 +11,21 @@ from torch import Tensor
 
 from ldm_scale.analysis.metrics import aurocs
 from ldm_scale.auditor import ESTIMATORS, AuditedBatch, Auditor
+from ldm_scale.benchmarks import published
 from ldm_scale.benchmarks.lines import SECONDS, Line
+from ldm_scale.benchmarks.options import AuditBenchmarkConfig
 from ldm_scale.benchmarks.pictures import Pictures, demo_pictures
 from ldm_scale.benchmarks.timing import best_batch, seconds
-from ldm_scale.config import AuditBenchmarkConfig, AuditConfig, build
-from ldm_scale.draws import keyed_normal, keyed_words
-from ldm_scale.errors import UsageError
+from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.base import build
+from ldm_scale.device.draws import keyed_normal, keyed_words
+from ldm_scale.device.stopwatch import Stopwatch
 from ldm_scale.geometry.stability import mask_overlap, rank_correlation
 from ldm_scale.geometry.truncated import truncated_products
 from ldm_scale.schema import control
-from ldm_scale.stopwatch import Stopwatch
-from ldm_scale.targets import Target, fetch_weights
-from ldm_scale.targets.base import to_images
+from ldm_scale.targets.base import Target, to_images
 from ldm_scale.targets.execution import Execution
+from ldm_scale.targets.weights import fetch_weights
 
 PART = "audit"
 ATTACKS = ("sima", "pia", "loss", "secmi")
@@ -151,21 +150,6 @@ class Bounds:
         return self.encode + self.influence + self.distortion + self.denoiser
 
 
-def load_procedure(path: str) -> ModuleType:
-    """The published procedure, as jobs/published.py has it.
-
-    Raises UsageError where the file is not there.
-    """
-    if not Path(path).is_file():
-        raise UsageError(f"procedure: {path} is not a file; give the repository's jobs/published.py")
-    spec = importlib.util.spec_from_file_location("published", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def make_draws(seed: int, ids: tuple[str, ...], target: Target) -> dict[str, Tensor]:
     """The auditor's own draws for these samples, as the published procedure takes them."""
 
@@ -202,18 +186,18 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs) / theirs).abs().max().item()
 
 
-def compare(batches: list[AuditedBatch], published: Any) -> Iterator[Line]:
-    """How far our results are from the published procedure's on the same samples: published.influence and so on."""
+def compare(batches: list[AuditedBatch], reference: published.Published) -> Iterator[Line]:
+    """How far our results are from the published procedure's on the same samples."""
     mine = our_statistics(batches)
     for mask, what in (("plain", "plain"), ("lowest", "lowest 40% dropped"), ("random", "random 40% dropped")):
         ours, theirs = (
-            torch.cat([found[name, mask].cpu().T for name in ATTACKS]) for found in (mine, published.statistics)
+            torch.cat([found[name, mask].cpu().T for name in ATTACKS]) for found in (mine, reference.statistics)
         )
         ranks = rank_correlation(ours, theirs).min().item()
         note = f"largest relative difference; samples' rank correlation at least {ranks:.4f}"
         yield Line(PART, f"agreement: statistics, {what}", relative(ours, theirs), note=note)
     influence = torch.from_numpy(np.concatenate([batch.influence for batch in batches]))
-    theirs = published.influence.cpu()
+    theirs = reference.influence.cpu()
     ranks, overlap = (
         rank_correlation(influence, theirs).min().item(),
         mask_overlap(influence, theirs, DROP).min().item(),
@@ -221,9 +205,9 @@ def compare(batches: list[AuditedBatch], published: Any) -> Iterator[Line]:
     note = f"largest difference; rank correlation and mask overlap at least {ranks:.4f} and {overlap:.4f}"
     yield Line(PART, "agreement: influence", (influence - theirs).abs().max().item(), note=note)
     distortion = torch.from_numpy(np.concatenate([batch.distortion for batch in batches]))
-    ranks = rank_correlation(distortion[None], published.distortion.cpu()[None]).item()
+    ranks = rank_correlation(distortion[None], reference.distortion.cpu()[None]).item()
     note = f"largest relative difference; rank correlation {ranks:.4f}"
-    yield Line(PART, "agreement: distortion", relative(distortion, published.distortion.cpu()), note=note)
+    yield Line(PART, "agreement: distortion", relative(distortion, reference.distortion.cpu()), note=note)
 
 
 def sima_aurocs(target: Target, seed: int, pictures: Pictures, batch_size: int) -> Float[np.ndarray, " t"]:
@@ -332,15 +316,13 @@ def our_lines(ours: Ours, bare: Bare, dimensions: int, samples: int) -> Iterator
     yield line("random draws", ours.draws, note="part of the stages above")
 
 
-def published_lines(
-    procedure: ModuleType, target: Target, pictures: Pictures, config: AuditBenchmarkConfig, ours: Ours
-) -> Iterator[Line]:
+def published_lines(target: Target, pictures: Pictures, config: AuditBenchmarkConfig, ours: Ours) -> Iterator[Line]:
     """The published procedure's seconds beside ours a sample, and how far the two agree on these pictures."""
     device = target.alphas_cumprod.device
-    draws = procedure.Draws(**make_draws(config.seed, pictures.ids, target))
-    found: list[Any] = []
+    draws = published.Draws(**make_draws(config.seed, pictures.ids, target))
+    found: list[published.Published] = []
     images = to_images(pictures.pixels, device)
-    taken = seconds(lambda: found.append(procedure.audit(target, images, draws, config.batch_size)), device)
+    taken = seconds(lambda: found.append(published.audit(target, images, draws, config.batch_size)), device)
     theirs = taken / len(pictures)
     yield Line(PART, "the published procedure", theirs, SECONDS, note=f"on {len(pictures)} of the samples")
     yield Line(PART, "ours is faster by", theirs / ours.whole, "times", note="goal: at least 6")
@@ -349,7 +331,6 @@ def published_lines(
 
 def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
     """Bare models, ours with its stages, the published procedure and how far the two agree; precisions."""
-    procedure = load_procedure(config.procedure)
     target = fetch_weights(config.target).load(config.device)
     if config.device == "cpu":
         torch.set_num_threads(1)  # as many as an auditor has
@@ -358,6 +339,6 @@ def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
     pictures = demo_pictures(config.samples, target.image_size)
     ours = measure_ours(target, pictures, config)
     yield from our_lines(ours, bare, int(np.prod(target.latent_shape)), len(pictures))
-    yield from published_lines(procedure, target, pictures[: config.published], config, ours)
+    yield from published_lines(target, pictures[: config.published], config, ours)
     half = fetch_weights(config.target).load(config.device, execution=Execution("bfloat16"))
     yield from compare_precisions({"float32": target, "bfloat16": half}, config)

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from ldm_scale.auditor import products_memory
 from ldm_scale.benchmarks.lines import SECONDS, Line
+from ldm_scale.benchmarks.options import InfluenceBenchmarkConfig
 from ldm_scale.benchmarks.pictures import demo_pictures
 from ldm_scale.benchmarks.timing import least_seconds
-from ldm_scale.config import InfluenceBenchmarkConfig
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pooled import Profile, pooled_influence
 from ldm_scale.geometry.pullback import TracedDecoder, metric
 from ldm_scale.geometry.stability import mask_overlap
-from ldm_scale.targets import Target, fetch_weights
-from ldm_scale.targets.base import to_images
+from ldm_scale.targets.base import Target, to_images
+from ldm_scale.targets.weights import fetch_weights
 
 PART = "influence"
 DROP = 0.4

@@ -6,12 +6,13 @@ from itertools import islice
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from ldm_scale.config import DEMO, ImageConfig
+from ldm_scale.config.base import DEMO
+from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.images import open_image, preprocess
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.shards import read_shard
+from ldm_scale.files.storage import Location
 from ldm_scale.schema import sample_id
-from ldm_scale.storage import Location
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from braceexpand import braceexpand
 
 from ldm_scale.data.manifest import MANIFEST, Manifest, check_stems, parse_manifest, read_manifest
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location, sub_locations
+from ldm_scale.files.storage import Location, sub_locations
 
 TAR = ".tar"
 # How many folders above a pattern's own may hold its manifest: that of x/members/{0..9}.tar lies in x.

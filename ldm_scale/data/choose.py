@@ -10,16 +10,15 @@ import pyarrow as pa
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from ldm_scale.config import PackConfig
+from ldm_scale.config.data import PackConfig
 from ldm_scale.data.duplicates import SHAPE, duplicate_groups, thumbnail
 from ldm_scale.data.images import BadImage, on_white, open_image
 from ldm_scale.data.sources import ORDERED, SOURCES
 from ldm_scale.data.sources.items import Item
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
 from ldm_scale.data.work import Run
-from ldm_scale.errors import RunError, UsageError, one_line
-from ldm_scale.registry import unknown_name
-from ldm_scale.storage import Location
+from ldm_scale.errors import RunError, UsageError, one_line, unknown_name
+from ldm_scale.files.storage import Location
 
 # Items whose thumbnails one task makes.
 LOOKED_AT = 512
@@ -35,7 +34,7 @@ class Reject(BaseModel):
 
 
 @dataclass(frozen=True)
-class Choice:
+class Sides:
     """Who is on which side, how that was chosen, and what was rejected on the way."""
 
     split: Split
@@ -160,14 +159,14 @@ def _at_random(keys: list[str], config: PackConfig) -> Split:
     return random_halves(drawn, config.seed)
 
 
-def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run) -> Choice:
+def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run) -> Sides:
     """Who is a member: as a split file says, or by how keys begin, or by random halves, of no near-duplicates.
 
     Near-duplicates are removed across the sides as well; the first in the source's order stays.
     Raises UsageError where a side is empty, RunError where too many images are bad or one cannot be read.
     """
     if given is not None:
-        return Choice(given, "a split file")
+        return Sides(given, "a split file")
     how = f"random halves, seed {config.seed}"
     if config.heldout:
         wanted = split_by_prefix(_keys(items), config.members, config.heldout).membership()
@@ -178,4 +177,4 @@ def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run)
         items, rejects, removed = _without_duplicates(items, config, run)
         how += f", one of each group of near-duplicates (RMS {config.near_duplicates}; {removed} removed)"
     split = (_by_prefix if config.heldout else _at_random)(_keys(items), config)
-    return Choice(split, how, tuple(rejects))
+    return Sides(split, how, tuple(rejects))

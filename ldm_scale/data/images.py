@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ldm_scale.config import ImageConfig
+from ldm_scale.config.data import ImageConfig
 from ldm_scale.errors import one_line
 
 FILTERS = {

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from ldm_scale.data.images import BadImage, open_image
 from ldm_scale.data.manifest import ShardInfo
-from ldm_scale.data.samples import LIMITS, Member, Sample, as_sample, group_members, read_members
+from ldm_scale.data.samples import LIMITS, Entry, Sample, as_sample, group_entries, read_entries
 from ldm_scale.errors import one_line
+from ldm_scale.files.storage import Location
 from ldm_scale.randomness import keyed_generator
-from ldm_scale.storage import Location
 
 
 @dataclass
@@ -49,11 +49,11 @@ class Inspection:
         if other.sides is not None:
             self.see(*other.sides)
 
-    def watch(self, members: Iterable[Member]) -> Iterator[Member]:
+    def watch(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """Count files as they pass."""
-        for member in members:
-            self.files[member.suffix if member.key is not None and member.suffix in LIMITS else "other"] += 1
-            yield member
+        for entry in entries:
+            self.files[entry.suffix if entry.key is not None and entry.suffix in LIMITS else "other"] += 1
+            yield entry
 
     def see(self, *sides: int) -> None:
         """Take up the sides of an image."""
@@ -85,7 +85,7 @@ def inspect_shard(
     location = folder / name
     try:
         with location.on_disk() as (stream, digest):
-            for sample in map(as_sample, group_members(found.watch(read_members(stream)))):
+            for sample in map(as_sample, group_entries(found.watch(read_entries(stream)))):
                 where = f"{name} {sample.key}"
                 found.keys.append(sample.key)
                 for problem in _problems_of(sample, classes):

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ldm_scale.config import digest
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location, read_model
+from ldm_scale.files.digests import digest
+from ldm_scale.files.storage import Location, read_model
 
 MANIFEST = "manifest.json"
 

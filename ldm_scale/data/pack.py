@@ -15,17 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from ldm_scale.config import PackConfig
-from ldm_scale.data.choose import (
-    Choice,
-    Reject,
-    check_rejects,
-    choose,
-    decode,
-    read_given_split,
-    read_image,
-    read_items,
-)
+from ldm_scale.config.data import PackConfig
+from ldm_scale.data.choose import Reject, Sides, check_rejects, choose, decode, read_given_split, read_image, read_items
 from ldm_scale.data.images import FILTERS, BadImage, encode_png
 from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, write_manifest
 from ldm_scale.data.samples import Sample
@@ -34,8 +25,8 @@ from ldm_scale.data.sources.items import Item
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split
 from ldm_scale.data.work import Run, one_by_one
 from ldm_scale.errors import UsageError
-from ldm_scale.rundir import differences
-from ldm_scale.storage import Location
+from ldm_scale.files.digests import differences
+from ldm_scale.files.storage import Location
 
 PLAN = "pack.json"
 COMMITTED = ".pack"
@@ -43,7 +34,7 @@ REJECTS = "rejects.json"
 SHARD_BYTES = 256 << 20
 
 
-class Plan(BaseModel):
+class PackPlan(BaseModel):
     """pack.json: what was asked of which source, and who is on which side."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +57,7 @@ class Written(BaseModel):
 
 
 @dataclass(frozen=True)
-class ShardTask:
+class WriteTask:
     """One shard to write: its name and its items."""
 
     name: str
@@ -86,13 +77,13 @@ def _check_free(out: Location) -> None:
         raise UsageError(f"{out} is not empty and holds no pack; give a new folder, nothing is overwritten")
 
 
-def _read_plan(out: Location, request: dict[str, Any]) -> Plan | None:
+def _read_plan(out: Location, request: dict[str, Any]) -> PackPlan | None:
     """The plan of an earlier pack into this folder; raises UsageError, with the differences, where it was another."""
     path = out / PLAN
     if not path.is_file():
         return None
     try:
-        plan = Plan.model_validate_json(path.read_bytes())
+        plan = PackPlan.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise UsageError(f"{path} is not the plan of a pack: {error.errors()[0]['msg']}") from None
     if changes := differences(plan.request, request):
@@ -100,8 +91,8 @@ def _read_plan(out: Location, request: dict[str, Any]) -> Plan | None:
     return plan
 
 
-def _begin(out: Location, request: dict[str, Any], choice: Choice) -> Plan:
-    plan = Plan(
+def _begin(out: Location, request: dict[str, Any], choice: Sides) -> PackPlan:
+    plan = PackPlan(
         request=request,
         how=choice.how,
         rejects=choice.rejects,
@@ -124,11 +115,11 @@ def cut(sizes: Sequence[int], max_samples: int, max_bytes: int) -> Iterator[slic
         yield slice(start, len(sizes))
 
 
-def _plan_shards(side: str, items: list[Item], config: PackConfig) -> list[ShardTask]:
+def _plan_shards(side: str, items: list[Item], config: PackConfig) -> list[WriteTask]:
     # A PNG has at most about as many bytes as its pixels.
     sizes = [item.location.size() if config.size is None else 3 * config.size**2 for item in items]
     runs = cut(sizes, config.shard_samples, SHARD_BYTES)
-    return [ShardTask(f"{side}/{side}-{number:06d}.tar", items[run]) for number, run in enumerate(runs)]
+    return [WriteTask(f"{side}/{side}-{number:06d}.tar", items[run]) for number, run in enumerate(runs)]
 
 
 def _load(item: Item, config: PackConfig, classes: dict[str, int]) -> Sample:
@@ -145,7 +136,7 @@ def _commit_of(out: Location, name: str) -> Location:
     return out / COMMITTED / name.rsplit("/", 1)[-1].replace(".tar", ".json")
 
 
-def write_task(task: ShardTask, out: Location, config: PackConfig, classes: dict[str, int]) -> Written:
+def write_task(task: WriteTask, out: Location, config: PackConfig, classes: dict[str, int]) -> Written:
     """Write one shard and then its description, in place of what an interrupted try may have left.
 
     Raises RunError where an image that was listed cannot be read.
@@ -165,7 +156,7 @@ def write_task(task: ShardTask, out: Location, config: PackConfig, classes: dict
 
 
 def _write_all(
-    tasks: list[ShardTask], out: Location, config: PackConfig, classes: dict[str, int], run: Run
+    tasks: list[WriteTask], out: Location, config: PackConfig, classes: dict[str, int], run: Run
 ) -> list[Written]:
     """Every shard in order, those that are committed already as they were described then."""
     done = {commit: Written.model_validate_json(commit.read_bytes()) for commit in (out / COMMITTED).files(".json")}
@@ -181,7 +172,7 @@ def _write_all(
     return [done[_commit_of(out, task.name)] for task in tasks]
 
 
-def _finish(out: Location, plan: Plan, written: list[Written], classes: Iterable[str]) -> Manifest:
+def _finish(out: Location, plan: PackPlan, written: list[Written], classes: Iterable[str]) -> Manifest:
     rejects = [*plan.rejects, *(reject for shard in written for reject in shard.rejects)]
     how = plan.how
     if rejects:

@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 # The most bytes of a file that are read, by its suffix; others are not read at all. A tokenizer reads a whole caption
 # before it cuts it: CLIP's takes 0.2 s for 64 KiB and 4 s for 1 MB.
 LIMITS = {**dict.fromkeys(IMAGE_SUFFIXES, 128 << 20), "txt": 64 << 10, "cls": 64, "json": 1 << 20}
-# Names and attributes that do not fit in a header's 512 bytes have a member of their own, which tarfile reads whole.
+# Names and attributes that do not fit in a header's 512 bytes have an entry of their own, which tarfile reads whole.
 EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, b"X", tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 MAX_EXTENDED = 1 << 20
 MAX_KEY = 1000
@@ -50,7 +50,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Member:
+class Entry:
     """One file of a tar, or what stands in place of one; key is None where it belongs to no sample.
 
     data: its bytes; None where they are not read, because of their number or of the suffix.
@@ -64,8 +64,8 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """The files of one key by suffix, as Member has them, and why the sample is rejected, if it is."""
+class EntryGroup:
+    """The files of one key by suffix, as Entry has them, and why the sample is rejected, if it is."""
 
     key: str
     files: dict[str, bytes | None]
@@ -73,7 +73,7 @@ class Entry:
 
 
 class _Header(tarfile.TarInfo):
-    """A member's header; a damaged, missing or outsized one is an error, also where tarfile would stop in silence."""
+    """An entry's header; a damaged, missing or outsized one is an error, also where tarfile would stop in silence."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -97,16 +97,16 @@ def split_name(name: str) -> tuple[str | None, str | None]:
     return (match[1], match[2]) if match else (None, None)
 
 
-def _member(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Member:
+def _entry(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Entry:
     key, suffix = split_name(header.name)
     suffix = (suffix or "").lower()
     is_plain = header.isreg() and not header.issparse()
     readable = is_plain and key is not None and header.size <= LIMITS.get(suffix, -1)
     file = archive.extractfile(header) if readable else None
-    return Member(header.name, key, suffix, file.read() if file else None, is_plain)
+    return Entry(header.name, key, suffix, file.read() if file else None, is_plain)
 
 
-def read_members(stream: IO[bytes]) -> Iterator[Member]:
+def read_entries(stream: IO[bytes]) -> Iterator[Entry]:
     """Everything in a tar but its directories, in order; bytes of a name that are not UTF-8 are shown as \\xff.
 
     Raises tarfile.ReadError where the stream is no uncompressed tar or ends before its end mark.
@@ -117,7 +117,7 @@ def read_members(stream: IO[bytes]) -> Iterator[Member]:
         ) as archive:
             for header in archive:
                 if not header.isdir():
-                    yield _member(archive, header)
+                    yield _entry(archive, header)
                 # tarfile would keep every header.
                 archive.members = []  # type: ignore[attr-defined]
     except (OSError, tarfile.TarError):
@@ -127,17 +127,17 @@ def read_members(stream: IO[bytes]) -> Iterator[Member]:
         raise tarfile.ReadError(f"a header is damaged: {one_line(error)}") from error
 
 
-def _collect(members: Iterable[Member]) -> tuple[dict[str, bytes | None], str | None]:
+def _collect(entries: Iterable[Entry]) -> tuple[dict[str, bytes | None], str | None]:
     """The first file of each known suffix, and what is wrong with them together."""
     files: dict[str, bytes | None] = {}
     fault = None
-    for member in members:
-        if not member.is_plain:
+    for entry in entries:
+        if not entry.is_plain:
             fault = fault or "one of its files is a link, a device or a sparse file"
-        elif member.suffix in files:
+        elif entry.suffix in files:
             fault = fault or "two files of one suffix"
-        if member.suffix in LIMITS:
-            files.setdefault(member.suffix, member.data)
+        if entry.suffix in LIMITS:
+            files.setdefault(entry.suffix, entry.data)
     images = [suffix for suffix in files if suffix in IMAGE_SUFFIXES]
     if not images:
         fault = fault or "no image"
@@ -148,15 +148,15 @@ def _collect(members: Iterable[Member]) -> tuple[dict[str, bytes | None], str | 
     return files, fault
 
 
-def group_members(members: Iterable[Member]) -> Iterator[Entry]:
-    """Adjacent members of one key, each under an id that no other of the shard has.
+def group_entries(entries: Iterable[Entry]) -> Iterator[EntryGroup]:
+    """Adjacent entries of one key, each under an id that no other of the shard has.
 
     A key that was there before is rejected as `<key>.again-2` and so on, one of more than MAX_KEY characters under its
     first ones and a digest: as no key has a dot in its last part, these are nobody's.
     """
     seen: Counter[str] = Counter()
-    known = (member for member in members if member.key is not None)
-    for key, grouped in itertools.groupby(known, lambda member: str(member.key)):
+    known = (entry for entry in entries if entry.key is not None)
+    for key, grouped in itertools.groupby(known, lambda entry: str(entry.key)):
         files, fault = _collect(grouped)
         if len(key) > MAX_KEY:
             key = f"{key[:64]}...{hashlib.sha256(key.encode()).hexdigest()}"
@@ -164,7 +164,7 @@ def group_members(members: Iterable[Member]) -> Iterator[Entry]:
         seen[key] += 1
         if seen[key] > 1:
             key, fault = f"{key}.again-{seen[key]}", "its key was there before"
-        yield Entry(key, files, fault)
+        yield EntryGroup(key, files, fault)
 
 
 def as_metadata(data: bytes | None) -> dict[str, Any] | None:
@@ -190,20 +190,20 @@ def as_caption(data: bytes | None) -> str | None:
         return None
 
 
-def as_sample(entry: Entry) -> Sample:
-    """What the files of an entry say."""
-    files = entry.files
+def as_sample(group: EntryGroup) -> Sample:
+    """What the files of a group say."""
+    files = group.files
     suffix = next((name for name in IMAGE_SUFFIXES if name in files), "")
-    image = files.get(suffix) if entry.fault is None else None
+    image = files.get(suffix) if group.fault is None else None
     caption, label, metadata = as_caption(files.get("txt")), as_label(files.get("cls")), as_metadata(files.get("json"))
     flaws = []
     if "txt" in files and caption is None:
         flaws.append(f"its caption is not UTF-8, or of more than {LIMITS['txt']} bytes")
     if "cls" in files and label is None:
         flaws.append("its class is no number")
-    return Sample(entry.key, image or b"", suffix, caption, label, metadata, entry.fault, tuple(flaws))
+    return Sample(group.key, image or b"", suffix, caption, label, metadata, group.fault, tuple(flaws))
 
 
 def parse_samples(stream: IO[bytes]) -> Iterator[Sample]:
-    """The samples of a tar stream, in order, rejected ones included; errors as of read_members."""
-    return map(as_sample, group_members(read_members(stream)))
+    """The samples of a tar stream, in order, rejected ones included; errors as of read_entries."""
+    return map(as_sample, group_entries(read_entries(stream)))

@@ -16,7 +16,7 @@ from typing import Any
 from ldm_scale.data.manifest import ShardInfo
 from ldm_scale.data.samples import Sample, parse_samples
 from ldm_scale.errors import RunError, one_line
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 
 
 def _encode(sample: Sample) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 
 MEMBERS = "members"
 HELDOUT = "heldout"

@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 from ray.data import Dataset
 
-from ldm_scale.config import ComputeConfig
-from ldm_scale.engine import metrics
-from ldm_scale.rundir import RunDirectory
+from ldm_scale.config.audit import ComputeConfig
+from ldm_scale.engine import telemetry
+from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.schema import REJECT, split_id
 
 
@@ -24,9 +24,9 @@ def commit_stream(
         # Of a batch without rows there are not even their columns.
         found = batch.filter(batch["reason"].is_null())
         rows = found.select(schema.names).cast(schema) if len(found) else schema.empty_table()
-        with metrics.timed("commit"):
+        with telemetry.timed("commit"):
             run.commit(rows, rejects, writer)
-        metrics.committed(rows, rejects)
+        telemetry.committed(rows, rejects)
         return _counts(rows, rejects)
 
     commits = audited.map_batches(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
-from ldm_scale.config import PackConfig
+from ldm_scale.config.data import PackConfig
 from ldm_scale.data.manifest import Manifest
 from ldm_scale.data.pack import pack
 from ldm_scale.engine.parallel import in_parallel

@@ -5,16 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
-import torch
 from ray._private.state import actors
 from ray.data import ActorPoolStrategy, Dataset
 
-from ldm_scale.auditor import Auditor, Calibration
-from ldm_scale.config import AuditConfig, ComputeConfig
+from ldm_scale.config.audit import ComputeConfig
 from ldm_scale.engine.session import resolve_device
-from ldm_scale.rundir import RunRecord
-from ldm_scale.targets import fetch_weights
-from ldm_scale.targets.execution import Execution
+from ldm_scale.files.rundir import RunRecord
 
 
 @dataclass(frozen=True)
@@ -71,25 +67,6 @@ def pool_size(actor: type) -> int:
     job = ray.get_runtime_context().get_job_id()
     alive = actors(actor_state_name="ALIVE").values()
     return sum(found["JobID"] == job and actor.__name__ in found["ActorClassName"] for found in alive)
-
-
-def execution_of(config: AuditConfig) -> Execution:
-    """How the denoiser of an audit is run."""
-    return Execution(config.precision, config.compute.compile, config.compute.channels_last)
-
-
-def load_auditor(record: RunRecord, device: str, calibration: Calibration | None = None) -> Auditor:
-    """An auditor for an actor of the pool.
-
-    Raises RunError where the weights on the actor's node are not those that the run began with.
-    """
-    if device == "cpu":
-        # No more threads than the CPUs it reserves: those of several auditors would only contend.
-        torch.set_num_threads(max(1, int(record.config.compute.cpus_per_actor)))
-    config = record.config
-    weights = fetch_weights(config.target, config.lora, config.lora_scale)
-    weights.check(record.science)
-    return Auditor(weights.load(device, config.images.size, execution_of(config)), config, calibration)
 
 
 def audit_images(

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from ray.util.queue import Queue
 
-from ldm_scale.engine import metrics
+from ldm_scale.engine import telemetry
 from ldm_scale.errors import printable
+from ldm_scale.report.labels import duration
 
 # Seconds between two lines: in the first minute, and later.
 OFTEN, SELDOM = 10, 60
@@ -39,16 +40,6 @@ def relay() -> Iterator[Queue]:
         queue.put(None)
         printer.join()
         queue.shutdown()
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them, such as 3 h 12 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
 class Progress:
@@ -88,7 +79,7 @@ def told(progress: Progress, pool_size: Callable[[], int]) -> Iterator[None]:
 
     def tell() -> None:
         size = pool_size()
-        metrics.pool_size(size)
+        telemetry.pool_size(size)
         say(progress.line(size))
 
     def tell_on() -> None:

@@ -4,21 +4,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
-import numpy as np
 import pyarrow as pa
 import ray
-from pydantic import BaseModel, ConfigDict
 from ray.data import DataContext, Dataset
 
-from ldm_scale.config import ComputeConfig, ImageConfig
+from ldm_scale.config.audit import ComputeConfig
+from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.images import BadImage, open_image, preprocess
-from ldm_scale.data.manifest import ShardInfo
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard
-from ldm_scale.engine import metrics
-from ldm_scale.randomness import keyed_generator
+from ldm_scale.data.task import ReadTask
+from ldm_scale.engine import telemetry
+from ldm_scale.files.storage import Location
 from ldm_scale.schema import DECODED, STORED, sample_id
-from ldm_scale.storage import Location
 
 # Of images and captions: with what holds them on their way into a table, a reader keeps well below 300 MB.
 BLOCK_BYTES = 4 << 20
@@ -32,31 +30,7 @@ IMAGES_TAKEN = 32
 Decoded = tuple[bytes | None, str | None, str | None]
 
 
-class ShardTask(BaseModel):
-    """One shard to read: which of its samples are members, which keys are done, and what share is drawn of the rest."""
-
-    model_config = ConfigDict(frozen=True)
-
-    folder: str
-    shard: ShardInfo
-    membership: bool | dict[str, bool]
-    done: frozenset[str] = frozenset()
-    share: float = 1.0
-    seed: int = 0
-
-    def is_member(self, key: str) -> bool | None:
-        """True for members, False for held-out, None for samples that are not wanted."""
-        if key in self.done or not self._drawn(key):
-            return None
-        return self.membership if isinstance(self.membership, bool) else self.membership.get(key)
-
-    def _drawn(self, key: str) -> bool:
-        if self.share >= 1:
-            return True
-        return bool(keyed_generator(self.seed, sample_id(self.shard.stem, key), "calibration").random() < self.share)
-
-
-def _table(task: ShardTask, samples: list[tuple[Sample, bool]]) -> pa.Table:
+def _table(task: ReadTask, samples: list[tuple[Sample, bool]]) -> pa.Table:
     return pa.table(
         {
             "sample_id": [sample_id(task.shard.stem, sample.key) for sample, _ in samples],
@@ -71,7 +45,7 @@ def _table(task: ShardTask, samples: list[tuple[Sample, bool]]) -> pa.Table:
     )
 
 
-def read_blocks(task: ShardTask) -> Iterator[pa.Table]:
+def read_blocks(task: ReadTask) -> Iterator[pa.Table]:
     """The wanted samples of one shard, in tables of at most about BLOCK_BYTES of images and captions."""
     samples: list[tuple[Sample, bool]] = []
     size = 0
@@ -118,31 +92,18 @@ def decode_block(table: pa.Table, config: ImageConfig, size: int, threads: int =
     return pa.table({**columns, "pixels": pixels, "stage": stages, "reject": reasons}, schema=DECODED)
 
 
-def as_pixels(column: pa.ChunkedArray, size: int) -> np.ndarray:
-    """The pixels that decode_block made of good images, uint8 (n, 3, size, size): read-only, a view if it can be."""
-
-    def view(chunk: pa.BinaryArray) -> np.ndarray:
-        # Values lie one after the other, from the first one's offset on.
-        _, offsets, values = chunk.buffers()
-        first = np.frombuffer(offsets, np.int32, 1, 4 * chunk.offset)[0]
-        return np.frombuffer(values, np.uint8, 3 * size * size * len(chunk), first).reshape(-1, 3, size, size)
-
-    views = [view(chunk) for chunk in column.chunks if len(chunk)]
-    return views[0] if len(views) == 1 else np.concatenate(views)
-
-
-def stream_images(tasks: list[ShardTask], config: ImageConfig, size: int, compute: ComputeConfig) -> Dataset:
+def stream_images(tasks: list[ReadTask], config: ImageConfig, size: int, compute: ComputeConfig) -> Dataset:
     """The decoded samples of all tasks; different CPU shares keep Ray from fusing reading and decoding into one."""
 
     # Ray's dashboard shows these names.
     def read_shards(rows: pa.Table) -> Iterator[pa.Table]:
         for encoded in rows["task"]:
-            task = ShardTask.model_validate_json(encoded.as_py())
-            yield from metrics.timed_each("read", read_blocks(task))
-            metrics.shard_read(task.shard.bytes)
+            task = ReadTask.model_validate_json(encoded.as_py())
+            yield from telemetry.timed_each("read", read_blocks(task))
+            telemetry.shard_read(task.shard.bytes)
 
     def decode_images(table: pa.Table) -> pa.Table:
-        with metrics.timed("decode"):
+        with telemetry.timed("decode"):
             return decode_block(table, config, size, max(1, int(compute.cpus_per_decoder)))
 
     context = DataContext.get_current().copy()

@@ -23,11 +23,11 @@ from ldm_scale.analysis.scores import Mask
 from ldm_scale.analysis.splithalf import choosing, halves
 from ldm_scale.analysis.summary import AttackSummary, chosen_drops, level_warnings, summarise_attack
 from ldm_scale.analysis.together import combine
-from ldm_scale.config import AnalysisConfig
+from ldm_scale.config.audit import AnalysisConfig
 from ldm_scale.engine.rows import Index, Part, StoredRows, build_index, stream
 from ldm_scale.errors import RunError
-from ldm_scale.rundir import RunDirectory, RunRecord
-from ldm_scale.storage import Location, write_table
+from ldm_scale.files.rundir import RunDirectory, RunRecord
+from ldm_scale.files.storage import Location, write_table
 
 # Rows of a side: half of them are reported on, and a variance needs two.
 FEWEST = 4

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from jaxtyping import Float
 
 from ldm_scale.analysis.scores import Candidate, Mask, averaged, mask_score
+from ldm_scale.files.storage import Location, read_tables
 from ldm_scale.schema import control, globally
-from ldm_scale.storage import Location, read_tables
 
 # Parts that are fetched while another is worked on, and held meanwhile.
 AHEAD = 4

@@ -12,7 +12,7 @@ from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError
 
-from ldm_scale.config import Device
+from ldm_scale.config.base import Device
 from ldm_scale.errors import RunError, UsageError, one_line
 
 
@@ -33,6 +33,15 @@ def session(**resources: float) -> Iterator[None]:
     finally:
         if not connected:
             ray.shutdown()
+
+
+@contextmanager
+def whole_pool(seconds: int) -> Iterator[None]:
+    """Let no image through before all actors of a pool have started, for at most so long."""
+    context = DataContext.get_current().copy()
+    context.wait_for_min_actors_s = seconds
+    with DataContext.current(context):
+        yield
 
 
 def check_local(what: str) -> None:

@@ -14,31 +14,33 @@ from ray.data import DataContext
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from ldm_scale.config import ComputeConfig, TrainConfig
+from ldm_scale.config.audit import ComputeConfig
+from ldm_scale.config.train import TrainConfig
 from ldm_scale.data.addresses import Shards, open_shards
 from ldm_scale.data.manifest import Manifest
 from ldm_scale.data.split import MEMBERS
+from ldm_scale.data.task import ReadTask
 from ldm_scale.engine.progress import relay, say
-from ldm_scale.engine.reading import ShardTask, stream_images
+from ldm_scale.engine.reading import stream_images
 from ldm_scale.engine.session import find_own_error, resolve_device, session
 from ldm_scale.engine.train_worker import SCALE_SAMPLES, TARGET, Job, train_worker
 from ldm_scale.errors import RunError, UsageError, one_line
-from ldm_scale.rundir import differences
-from ldm_scale.storage import Location
+from ldm_scale.files.digests import differences
+from ldm_scale.files.storage import Location
 from ldm_scale.training.models import check_base, find_sources, make_models, source_digest
 from ldm_scale.training.saving import RECORD
 
 VERSIONED = ("ldm_scale", "ray", "torch", "diffusers", "transformers", "peft")
 
 
-def _member_shards(shards: Shards) -> list[ShardTask]:
+def _member_shards(shards: Shards) -> list[ReadTask]:
     members = [shard for shard in shards.manifest.shards if shard.side == MEMBERS]
     if not members:
         raise UsageError(f"{shards.folder} has no {MEMBERS}/ shards to train on")
-    return [ShardTask(folder=shards.folder.uri, shard=shard, membership=True) for shard in members]
+    return [ReadTask(folder=shards.folder.uri, shard=shard, membership=True) for shard in members]
 
 
-def _epochs(config: TrainConfig, shards: list[ShardTask], position: int) -> list[ShardTask]:
+def _epochs(config: TrainConfig, shards: list[ReadTask], position: int) -> list[ReadTask]:
     """Every shard once an epoch, in an order seeded anew at each restart, for as many epochs as all stages take."""
     members = sum(task.shard.samples for task in shards)
     stages = config.stages().values()
@@ -74,7 +76,7 @@ def run_training(config: TrainConfig) -> None:
         partial.delete_dir()
 
 
-def _make_job(config: TrainConfig, manifest: Manifest, shards: list[ShardTask]) -> Job:
+def _make_job(config: TrainConfig, manifest: Manifest, shards: list[ReadTask]) -> Job:
     """Everything the workers need, checked before any of them starts."""
     check_base(config)
     make_models(config, len(manifest.classes), torch.device("cpu"))
@@ -119,7 +121,7 @@ def _begin(identity: dict[str, Any], partial: Location) -> None:
         (partial / RECORD).create(json.dumps(identity, indent=1).encode())
 
 
-def _fit(job: Job, shards: list[ShardTask], partial: Location, device: str) -> ray.train.Checkpoint:
+def _fit(job: Job, shards: list[ReadTask], partial: Location, device: str) -> ray.train.Checkpoint:
     """Train from the last checkpoint on, again where workers fail; the checkpoint that holds the target.
 
     Ray Train could do the latter itself, but would try again, too, where a sample is at fault.
@@ -141,7 +143,7 @@ def _fit(job: Job, shards: list[ShardTask], partial: Location, device: str) -> r
     raise AssertionError
 
 
-def _attempt(job: Job, shards: list[ShardTask], partial: Location, device: str) -> ray.train.Checkpoint:
+def _attempt(job: Job, shards: list[ReadTask], partial: Location, device: str) -> ray.train.Checkpoint:
     config = job.config
     # The same seed reads the same images in the same order.
     DataContext.get_current().execution_options.preserve_order = True

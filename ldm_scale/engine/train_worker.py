@@ -16,8 +16,8 @@ from ray.train.torch import get_device, prepare_model
 from ray.util.queue import Queue
 from torch import nn
 
-from ldm_scale.config import StageConfig, TrainConfig
-from ldm_scale.engine.reading import as_pixels
+from ldm_scale.config.train import StageConfig, TrainConfig
+from ldm_scale.data.pixels import as_pixels
 from ldm_scale.errors import RunError
 from ldm_scale.targets.base import to_images
 from ldm_scale.training.conditions import Batch, Condition
@@ -49,7 +49,7 @@ class Job:
 
 
 @dataclass
-class Progress:
+class TrainProgress:
     """Where a training stands, as its checkpoints hold it: steps done of the stage and of all, and the weights."""
 
     stage: str | None
@@ -61,18 +61,18 @@ class Progress:
     optimiser: dict[str, Any] | None = None
 
 
-def _restore(first_stage: str) -> Progress:
+def _restore(first_stage: str) -> TrainProgress:
     """The last checkpoint's progress, or the beginning."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return Progress(first_stage)
+        return TrainProgress(first_stage)
     with checkpoint.as_directory() as folder:
-        progress = Progress(**torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True))
+        progress = TrainProgress(**torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True))
     progress.resumed += 1
     return progress
 
 
-def _report(progress: Progress, rank: int, folder: Path) -> None:
+def _report(progress: TrainProgress, rank: int, folder: Path) -> None:
     """A checkpoint of the first worker; a barrier for all."""
     metrics = {"position": progress.position}
     if rank > 0:
@@ -127,7 +127,7 @@ class Members:
 
 
 class _Lines:
-    """Progress lines of one stage, every twentieth part of it and at least once a minute."""
+    """TrainProgress lines of one stage, every twentieth part of it and at least once a minute."""
 
     def __init__(self, name: str, steps: int, batch: int, queue: Queue | None) -> None:
         self._name, self._steps, self._batch, self._queue = name, steps, batch, queue

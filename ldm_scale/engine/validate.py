@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL.Image import Image
 
-from ldm_scale.config import ValidateConfig, digest
+from ldm_scale.config.data import ValidateConfig
 from ldm_scale.data.addresses import Shards, find_manifest, list_shards, open_shards
 from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.inspection import Inspection, inspect_shard
@@ -21,9 +21,10 @@ from ldm_scale.data.split import HELDOUT, MEMBERS, read_split
 from ldm_scale.engine.parallel import in_parallel
 from ldm_scale.engine.session import session
 from ldm_scale.errors import ExistsError, UsageError
-from ldm_scale.storage import Location
-from ldm_scale.targets import fetch_weights
+from ldm_scale.files.digests import digest
+from ldm_scale.files.storage import Location
 from ldm_scale.targets.trial import Trial, try_target
+from ldm_scale.targets.weights import fetch_weights
 
 # The first images, on which the target is tried.
 TRIED = 8

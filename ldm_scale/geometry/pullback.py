@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm_scale.budget import Budget
+from ldm_scale.device.budget import Budget
 from ldm_scale.geometry.kernels import linear_kernels
 from ldm_scale.geometry.staging import Staged, stage
 

@@ -4,9 +4,9 @@ import itertools
 import math
 
 from ldm_scale.analysis.results import Results
-from ldm_scale.config import CALIBRATED, AuditConfig, GeometryConfig
+from ldm_scale.config.audit import CALIBRATED, AuditConfig, GeometryConfig
+from ldm_scale.files.rundir import RunRecord
 from ldm_scale.report.headline import attacks_of, rows_of
-from ldm_scale.rundir import RunRecord
 
 # Hex digits of a digest that are shown.
 SHORT = 12

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from ldm_scale.analysis.results import Headline, Results
 from ldm_scale.errors import UsageError
-from ldm_scale.rundir import RunDirectory
+from ldm_scale.files.rundir import RunDirectory
 
 REDUCE = "run `ldm-scale reduce RUN` first"
 

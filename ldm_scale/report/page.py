@@ -7,16 +7,16 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ldm_scale.analysis.results import DistortionGroup, Results
+from ldm_scale.files.rundir import RunDirectory, RunRecord
+from ldm_scale.files.storage import Location
 from ldm_scale.report.facts import facts, missing
 from ldm_scale.report.figures import STYLES, Plot
 from ldm_scale.report.headline import attacks_of, read_results, rows_of
+from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, share_label, step_label
 from ldm_scale.report.maps import LatentMaps, plot_dropped, plot_influence
 from ldm_scale.report.pictures import read_pictures
 from ldm_scale.report.plots import plot_by_bin, plot_by_distortion, plot_by_drop, plot_by_timestep, plot_roc
-from ldm_scale.report.table import at_step, choice_label, p_label, row_label, share_label, step_label
 from ldm_scale.report.verdict import beats_chance, verdict
-from ldm_scale.rundir import RunDirectory, RunRecord
-from ldm_scale.storage import Location
 
 REJECTS_SHOWN = 10
 CAPTION_SHOWN = 160

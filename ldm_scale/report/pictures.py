@@ -15,8 +15,8 @@ from ldm_scale.data.manifest import Manifest, ShardInfo
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard
 from ldm_scale.errors import RunError, UsageError
-from ldm_scale.rundir import RunRecord
-from ldm_scale.storage import Location
+from ldm_scale.files.rundir import RunRecord
+from ldm_scale.files.storage import Location
 
 # Pixels of the longer side, at most; smaller pictures stay as they are.
 SIDE = 256

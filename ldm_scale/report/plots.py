@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from ldm_scale.analysis.results import DistortionGroup, Estimate, Point, Results
 from ldm_scale.report.figures import LOOK, STYLES, Plot, as_plot, panels
 from ldm_scale.report.headline import attacks_of, rows_of
-from ldm_scale.report.table import at_step
+from ldm_scale.report.labels import at_step
 
 # Least height of an axis of AUROC.
 NARROWEST = 0.12

@@ -3,57 +3,14 @@
 from rich.console import Console
 from rich.table import Table
 
-from ldm_scale.analysis.results import Choice, Estimate, Headline, Results
+from ldm_scale.analysis.results import Estimate, Headline, Results
 from ldm_scale.errors import printable
+from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.report.headline import read_results
-from ldm_scale.rundir import RunDirectory
+from ldm_scale.report.labels import at_step, p_label, row_label, step_label
 
 # Wide enough for the table where standard output is a pipe or a job's log.
 LOG_WIDTH = 132
-SMALLEST_P = 1e-12
-
-
-def share_label(share: float) -> str:
-    """A share in percent, with no more digits than it has."""
-    return f"{100 * share:.3g}%"
-
-
-def row_label(headline: Headline) -> str:
-    """What a headline row leaves out, in words."""
-    drop = share_label(headline.calibrated.drop)
-    return {
-        "plain": "plain",
-        "lowest": f"lowest {drop} dropped",
-        "random": f"random {drop} dropped",
-        "global": f"global lowest {drop}",
-        "highest": f"highest {drop} dropped",
-        "chosen": f"chosen: {_dropped(headline.calibrated)}",
-        "geometry": "geometry-calibrated",
-    }[headline.row]
-
-
-def _dropped(choice: Choice) -> str:
-    return "nothing" if choice.mask == "none" else f"{choice.mask} {share_label(choice.drop)}"
-
-
-def step_label(timestep: int | None) -> str:
-    """A timestep, or that it is the mean over all."""
-    return "all" if timestep is None else str(timestep)
-
-
-def at_step(timestep: int | None) -> str:
-    """The same with its name, e.g. "t 60"."""
-    return "all t" if timestep is None else f"t {timestep}"
-
-
-def choice_label(choice: Choice) -> str:
-    """A choice in short: the timestep, and what is dropped if anything is."""
-    return at_step(choice.timestep) + ("" if choice.mask == "none" else f", {_dropped(choice)}")
-
-
-def p_label(p: float) -> str:
-    """A p-value; none so small that the test's tails cannot carry it."""
-    return f"p < {SMALLEST_P:g}" if p < SMALLEST_P else f"p = {p:.2g}"
 
 
 def _cell(estimate: Estimate) -> str:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from ldm_scale.config import Compilation, DenoiserPrecision
+from ldm_scale.config.audit import Compilation, DenoiserPrecision
 from ldm_scale.errors import UsageError
 
 DTYPES = {

@@ -14,9 +14,9 @@ from pathlib import Path
 from filelock import FileLock
 from huggingface_hub import snapshot_download
 
-from ldm_scale.config import digest
 from ldm_scale.errors import RunError, UsageError, one_line
-from ldm_scale.storage import Location
+from ldm_scale.files.digests import digest
+from ldm_scale.files.storage import Location
 
 CACHE = "LDM_SCALE_CACHE"
 HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, FlowMatchEulerDiscreteSchedu
 from transformers import PreTrainedModel
 
 from ldm_scale.errors import UsageError, one_line
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
 from ldm_scale.targets.families import SUPPORTED, Family, Text, find_family

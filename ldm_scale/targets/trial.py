@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from ldm_scale.draws import keyed_normal
+from ldm_scale.device.draws import keyed_normal
 from ldm_scale.targets.base import Target, to_images
 
 # Halfway up the schedule, where a denoiser that knows its latents predicts most of the noise.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_scale.errors import RunError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.fetch import LORA, OUTLINE, TARGET, Source, fetch

@@ -8,13 +8,13 @@ from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionM
 from peft import LoraConfig
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ldm_scale.config import TrainConfig, digest
+from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
-from ldm_scale.targets import load_target, target_digest
+from ldm_scale.files.digests import digest
+from ldm_scale.files.storage import Location
 from ldm_scale.targets.autoencoder import freeze
 from ldm_scale.targets.fetch import AUTOENCODER, TARGET, fetch
-from ldm_scale.targets.load import load_autoencoder, load_component, load_model
+from ldm_scale.targets.load import load_autoencoder, load_component, load_model, load_target, target_digest
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
 from ldm_scale.targets.text import TextEncoder
 from ldm_scale.training.conditions import ByCaption, ByClass, Condition, Unconditional

@@ -5,7 +5,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm_scale.config import AutoencoderConfig, DenoiserConfig
+from ldm_scale.config.train import AutoencoderConfig, DenoiserConfig
 
 LATENT_CHANNELS = 4
 

@@ -7,7 +7,7 @@ from diffusers.training_utils import EMAModel
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ldm_scale.config import Precision
+from ldm_scale.config.train import Precision
 from ldm_scale.training.conditions import Batch
 
 

@@ -10,7 +10,7 @@ from ldm_scale.analysis.scan import Scan, scan
 from ldm_scale.analysis.scores import Candidate, Mask
 from ldm_scale.analysis.splithalf import choosing
 from ldm_scale.analysis.summary import chosen_drops
-from ldm_scale.config import AnalysisConfig
+from ldm_scale.config.audit import AnalysisConfig
 
 
 @dataclass(frozen=True)

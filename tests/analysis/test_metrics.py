@@ -7,16 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ldm_scale.analysis import metrics
-from ldm_scale.analysis.metrics import (
-    NAMES,
-    CoarseRoc,
-    Roc,
-    ascending,
-    aurocs,
-    bootstrap,
-    bootstrap_weights,
-    evaluate,
-)
+from ldm_scale.analysis.metrics import NAMES, CoarseRoc, Roc, ascending, aurocs, bootstrap, bootstrap_weights, evaluate
 
 Data = tuple[np.ndarray, np.ndarray]
 

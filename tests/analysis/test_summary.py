@@ -10,14 +10,8 @@ from sklearn.metrics import roc_auc_score
 from ldm_scale.analysis.results import Headline
 from ldm_scale.analysis.scores import Mask
 from ldm_scale.analysis.splithalf import halves
-from ldm_scale.analysis.summary import (
-    ROC_POINTS,
-    AttackSummary,
-    level_warnings,
-    metric_set,
-    summarise_attack,
-)
-from ldm_scale.config import AnalysisConfig
+from ldm_scale.analysis.summary import ROC_POINTS, AttackSummary, level_warnings, metric_set, summarise_attack
+from ldm_scale.config.audit import AnalysisConfig
 from tests.analysis.spectra import Spectra
 
 STEPS, BINS = 3, 4

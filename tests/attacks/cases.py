@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm_scale.attacks.base import Attack, Evaluations
-from ldm_scale.draws import keyed_normal
+from ldm_scale.device.draws import keyed_normal
 from ldm_scale.targets.base import to_noise
 
 SHAPE = (2, 4, 6)  # no two sides alike

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 
 from ldm_scale.benchmarks import audit
+from ldm_scale.benchmarks.options import AuditBenchmarkConfig
 from ldm_scale.benchmarks.pictures import demo_pictures
-from ldm_scale.config import AuditBenchmarkConfig, build
+from ldm_scale.config.base import build
 from ldm_scale.errors import UsageError
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_the_lines_belong_together(tiny_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,7 +17,6 @@ def test_the_lines_belong_together(tiny_target: Path, monkeypatch: pytest.Monkey
         target=str(tiny_target),
         samples=4,
         published=2,
-        procedure=str(ROOT / "jobs/published.py"),
         batch_size=2,
         precision=4,
         repeats=1,
@@ -49,8 +47,6 @@ def test_pictures_are_members_and_heldout_by_turns() -> None:
     assert [len(some) for some in pictures.batches(2)] == [2, 2, 1]
 
 
-def test_a_procedure_that_is_not_there_and_too_many_samples_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"^procedure: nowhere\.py is not a file"):
-        audit.load_procedure("nowhere.py")
+def test_more_published_samples_than_there_are_are_refused() -> None:
     with pytest.raises(UsageError, match="published = 9: there are 8 samples"):
         build(AuditBenchmarkConfig, {"samples": 8, "published": 9})

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm_scale.benchmarks.influence import HUTCHINSON, POOLED, accuracy, run_influence_benchmark
-from ldm_scale.config import InfluenceBenchmarkConfig
+from ldm_scale.benchmarks.options import InfluenceBenchmarkConfig
 from ldm_scale.geometry.influence import hutchinson_influence
 
 

@@ -8,14 +8,11 @@ import torch
 
 from ldm_scale.attacks.secmi import SecMI
 from ldm_scale.auditor import Auditor
-from ldm_scale.benchmarks import audit
+from ldm_scale.benchmarks import audit, published
 from ldm_scale.benchmarks.pictures import demo_pictures
-from ldm_scale.targets import load_target
 from ldm_scale.targets.base import to_images
+from ldm_scale.targets.load import load_target
 from tests.geometry.decoders import LinearDecoder
-
-ROOT = Path(__file__).parents[2]
-PUBLISHED = audit.load_procedure(str(ROOT / "jobs/published.py"))
 
 
 def matrix_of(values: np.ndarray) -> np.ndarray:
@@ -33,7 +30,7 @@ def test_its_distortion_is_the_sum_of_the_largest_singular_values_logarithms() -
     """Of a decaying spectrum, by numpy's SVD of the whole Jacobian."""
     matrix = matrix_of(3 * 0.8 ** np.arange(64))
     tangents = torch.randn(50, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-    found = PUBLISHED.distortion(linear(matrix), torch.zeros(1, 4, 4, 4), tangents)
+    found = published.distortion(linear(matrix), torch.zeros(1, 4, 4, 4), tangents)
     expected = np.log(np.linalg.svd(matrix, compute_uv=False)[:20]).sum()
     assert found.item() == pytest.approx(expected, rel=1e-4)
 
@@ -44,9 +41,9 @@ def test_its_influence_converges_to_that_of_the_jacobian_without_bias() -> None:
     expected = np.log(np.linalg.norm(matrix, axis=0))
     probes = torch.randn(4000, 3, 8, 8, generator=torch.Generator().manual_seed(2))
     z = torch.zeros(1, 4, 4, 4)
-    many = PUBLISHED.influence(linear(matrix), z, probes)
+    many = published.influence(linear(matrix), z, probes)
     np.testing.assert_allclose(many.numpy(), expected, rtol=0, atol=0.06)
-    few = torch.stack([PUBLISHED.influence(linear(matrix), z, some) for some in probes.split(8)])
+    few = torch.stack([published.influence(linear(matrix), z, some) for some in probes.split(8)])
     np.testing.assert_allclose(few.mean(0).numpy(), expected, rtol=0, atol=0.06)
     assert abs(few.mean().item() - expected.mean()) < 0.01
 
@@ -55,24 +52,24 @@ def test_a_step_there_and_back_is_secmis_vector() -> None:
     """With a denoiser that knows t alone, y_t - x_t = k_t (eps_{t+s} - eps_t), by SecMI's own formula."""
     abar = torch.linspace(0.999, 0.2, 400).tolist()
     z = torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    vectors = list(PUBLISHED.secmi(lambda x, t: torch.full_like(x, t / 100), z, abar, torch.empty(0)))
+    vectors = list(published.secmi(lambda x, t: torch.full_like(x, t / 100), z, abar, torch.empty(0)))
     ratios = [((1 - a) / a) ** 0.5 for a in abar]
-    assert len(vectors) == len(PUBLISHED.TIMESTEPS)
-    for t, vector in zip(PUBLISHED.TIMESTEPS, vectors, strict=True):
+    assert len(vectors) == len(published.TIMESTEPS)
+    for t, vector in zip(published.TIMESTEPS, vectors, strict=True):
         expected = abar[t] ** 0.5 * (ratios[t] - ratios[t + SecMI().step]) * 0.1
         np.testing.assert_allclose(vector.numpy(), expected, rtol=1e-6, atol=1e-12)
 
 
 def test_the_lowest_two_fifths_are_dropped() -> None:
     scores = torch.tensor([[3.0, 1.0, 2.0, 5.0, 4.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
-    assert PUBLISHED.kept(scores).tolist() == [[1, 0, 0, 1, 1], [0, 0, 1, 1, 1]]
+    assert published.kept(scores).tolist() == [[1, 0, 0, 1, 1], [0, 0, 1, 1, 1]]
 
 
 def test_the_auditor_agrees_with_it(tiny_target: Path) -> None:
     target = load_target(str(tiny_target), "cpu")
     pictures = demo_pictures(3, target.image_size)
-    draws = PUBLISHED.Draws(**audit.make_draws(0, pictures.ids, target))
-    theirs = PUBLISHED.audit(target, to_images(pictures.pixels, torch.device("cpu")), draws, 2)
+    draws = published.Draws(**audit.make_draws(0, pictures.ids, target))
+    theirs = published.audit(target, to_images(pictures.pixels, torch.device("cpu")), draws, 2)
     ours = audit.run_ours(Auditor(target, audit.audit_config(0)), pictures, 3)
     np.testing.assert_allclose(ours[0].influence, theirs.influence.numpy(), rtol=0, atol=1e-4)
     np.testing.assert_allclose(ours[0].distortion, theirs.distortion.numpy(), rtol=1e-3)

@@ -11,9 +11,9 @@ from botocore import xform_name
 from pyarrow.fs import FileSystem
 from ray.train._internal import storage as train_storage
 
-from ldm_scale import ownership, s3
-from ldm_scale.ownership import own
-from ldm_scale.storage import Location
+from ldm_scale.files import ownership, s3
+from ldm_scale.files.ownership import own
+from ldm_scale.files.storage import Location
 from tests.clusters.launchers import actions, allows, launcher, policy
 from tests.faults import Proxy, proxied
 

@@ -9,7 +9,7 @@ import pytest
 from ldm_scale.data.addresses import Shards, find_manifest, list_shards, open_shards
 from ldm_scale.data.manifest import Manifest, ShardInfo, write_manifest
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 
 NAMES = [f"{side}/{side}-{number:06d}.tar" for side in ("members", "heldout") for number in range(12)]
 MANIFEST = Manifest(

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from botocore.config import Config
 
-from ldm_scale import s3
 from ldm_scale.data.manifest import ShardInfo
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard, write_shard
 from ldm_scale.errors import RunError, UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files import s3
+from ldm_scale.files.storage import Location
 from tests.faults import ALWAYS, Fault, proxied
 from tests.s3 import make_bucket
 

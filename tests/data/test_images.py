@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from ldm_scale.config import ImageConfig
+from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.images import BadImage, encode_png, on_white, open_image, preprocess
 from tests.conftest import make_image
 

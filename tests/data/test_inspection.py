@@ -8,7 +8,7 @@ import pytest
 
 from ldm_scale.data.inspection import Inspection, inspect_shard
 from ldm_scale.data.manifest import ShardInfo, read_manifest
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 from tests.conftest import make_image
 from tests.shards import tar
 

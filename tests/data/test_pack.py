@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldm_scale.config import PackConfig
+from ldm_scale.config.data import PackConfig
 from ldm_scale.data.images import open_image
 from ldm_scale.data.manifest import Manifest, read_manifest
 from ldm_scale.data.pack import cut, pack
@@ -18,7 +18,7 @@ from ldm_scale.data.shards import read_shard
 from ldm_scale.data.split import Split
 from ldm_scale.data.work import Run
 from ldm_scale.errors import RunError, UsageError
-from ldm_scale.storage import Location, sub_locations
+from ldm_scale.files.storage import Location, sub_locations
 from tests.conftest import make_folder, make_image
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
-from ldm_scale.data.samples import LIMITS, Sample, parse_samples, read_members, split_name
+from ldm_scale.data.samples import LIMITS, Sample, parse_samples, read_entries, split_name
 from tests.shards import tar
 
 UNREADABLE_CAPTION = f"its caption is not UTF-8, or of more than {LIMITS['txt']} bytes"
@@ -177,7 +177,7 @@ def test_outsized_files_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "b": None,
     }
     data = tar([("a.jpg", bytes(1001)), ("a.pyd", b"pickle"), ("a.txt", bytes(1 << 20)), ("README.txt.bak", b"x")])
-    assert [member.data for member in read_members(io.BytesIO(data))] == [None] * 4
+    assert [entry.data for entry in read_entries(io.BytesIO(data))] == [None] * 4
 
 
 def caption_of(data: bytes) -> tuple[str | None, tuple[str, ...]]:

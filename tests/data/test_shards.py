@@ -13,7 +13,7 @@ from ldm_scale.data.manifest import Manifest, ShardInfo, read_manifest, write_ma
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard, write_shard
 from ldm_scale.errors import RunError, UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 from tests.shards import tar
 
 SAMPLES = [

@@ -9,7 +9,7 @@ import pytest
 
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 
 KEYS = [f"class/{number:03d}" for number in range(101)]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ldm_scale import ownership
 from ldm_scale.auditor import AuditedBatch
 from ldm_scale.cli import main
+from ldm_scale.device.transfer import Arriving
 from ldm_scale.engine import audit
-from ldm_scale.transfer import Arriving
+from ldm_scale.files import ownership
 
 LOG = Path(sys.argv[1])
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import ray
 
-from ldm_scale.config import AuditConfig
-from ldm_scale.engine.benchmarks.scale import simulate
+from ldm_scale.benchmarks.scale import simulate
+from ldm_scale.config.audit import AuditConfig
 from ldm_scale.engine.session import session
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
 from tests.engine.autoscaling import HEAD, processes
 
 BATCH_SECONDS = 1.0

@@ -13,10 +13,10 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from ldm_scale.config import AuditConfig
+from ldm_scale.config.audit import AuditConfig
 from ldm_scale.engine.audit import run_audit
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
 
 
 def auditors(node: Any) -> int:

@@ -11,17 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_scale.analysis.results import Results
-from ldm_scale.config import AuditConfig, PackConfig, build
+from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.base import build
+from ldm_scale.config.data import PackConfig
 from ldm_scale.data.manifest import MANIFEST, read_manifest
 from ldm_scale.data.pack import pack
 from ldm_scale.data.split import Split
+from ldm_scale.engine.actor import load_auditor
 from ldm_scale.engine.audit import run_audit
-from ldm_scale.engine.plan import check_inputs, plan_audit
-from ldm_scale.engine.pool import load_auditor
+from ldm_scale.engine.plan import plan_audit
 from ldm_scale.errors import RunError, UsageError
-from ldm_scale.rundir import RunDirectory
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
+from ldm_scale.inputs import check_inputs
 from ldm_scale.schema import REJECT
-from ldm_scale.storage import Location
 from tests.conftest import make_folder
 from tests.targets import tiny
 from tests.targets.test_fetch import upload

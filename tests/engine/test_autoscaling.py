@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ldm_scale.config import DEMO, AuditConfig
-from ldm_scale.engine.benchmarks.scale import make_shards
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location, read_table
+from ldm_scale.benchmarks.scale import make_shards
+from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.base import DEMO
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location, read_table
 from tests.engine.autoscaling import growing_head
 
 ROOT = Path(__file__).parents[2]

@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from ldm_scale.analysis.results import Results
 from ldm_scale.cli import main
-from ldm_scale.config import AuditConfig, build
+from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.base import build
 from ldm_scale.data.inspection import inspect_shard
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.engine.audit import run_audit
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
 from tests.conftest import make_image
 from tests.data.test_images import chunk, png_header
 from tests.s3 import KEYS

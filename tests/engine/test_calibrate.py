@@ -8,22 +8,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_scale.data.manifest import ShardInfo
+from ldm_scale.data.task import ReadTask
 from ldm_scale.engine.audit import run_audit
 from ldm_scale.engine.calibrate import draw_calibration
-from ldm_scale.engine.plan import check_inputs
-from ldm_scale.engine.reading import ShardTask
 from ldm_scale.errors import UsageError
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
+from ldm_scale.inputs import check_inputs
 from tests.engine.test_audit import column, make_config, read_rows
 
 SIZES = {"a": 100, "b": 40, "c": 100, "d": 7}
 RANKED = {"attacks": {"sima": {"timesteps": [0, 50]}}, "geometry": {"probes": 2, "distortion": "off"}}
 
 
-def make_tasks() -> tuple[ShardTask, ...]:
+def make_tasks() -> tuple[ReadTask, ...]:
     return tuple(
-        ShardTask(
+        ReadTask(
             folder="f",
             shard=ShardInfo(name=f"members/{stem}.tar", samples=size, bytes=1, sha256="0" * 64),
             membership=True,

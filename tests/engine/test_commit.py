@@ -6,11 +6,11 @@ import pyarrow as pa
 import pytest
 import ray
 
-from ldm_scale.config import ComputeConfig
+from ldm_scale.config.audit import ComputeConfig
 from ldm_scale.engine.commit import commit_stream
-from ldm_scale.rundir import RunDirectory
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
 from ldm_scale.schema import REJECT, row_schema
-from ldm_scale.storage import Location
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -11,8 +11,8 @@ import yaml
 
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.engine.audit import run_audit
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
 from tests.engine.test_audit import BRIEF, column, make_config
 from tests.engine.test_s3 import rows
 from tests.faults import Fault, proxied

@@ -18,12 +18,13 @@ import pytest
 import yaml
 
 from ldm_scale.analysis.results import Results
-from ldm_scale.config import AuditConfig, PackConfig
+from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.data import PackConfig
 from ldm_scale.data.pack import pack
 from ldm_scale.engine.audit import run_audit
-from ldm_scale.ownership import latest_owner
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location, read_table
+from ldm_scale.files.ownership import latest_owner
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location, read_table
 from tests.conftest import make_folder
 from tests.engine.test_audit import assert_same_rows, make_config
 from tests.jobs.cluster import clean_environment

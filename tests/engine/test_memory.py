@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 
 from ldm_scale.data.manifest import ShardInfo
-from ldm_scale.engine.reading import ShardTask
+from ldm_scale.data.task import ReadTask
 
 # The peak of this process's own memory: getrusage would count that of the process which started it.
 READ = """
 import re, sys
-from ldm_scale.engine.reading import ShardTask, read_blocks
-rows = sum(len(table) for table in read_blocks(ShardTask.model_validate_json(sys.argv[1])))
+from ldm_scale.data.task import ReadTask
+from ldm_scale.engine.reading import read_blocks
+rows = sum(len(table) for table in read_blocks(ReadTask.model_validate_json(sys.argv[1])))
 print(rows, re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 """
 
 
-def make_shard(bucket: str, file: Path, count: int) -> ShardTask:
+def make_shard(bucket: str, file: Path, count: int) -> ReadTask:
     """A shard on S3 of `count` images of 1 MB."""
     image = np.random.default_rng(0).bytes(1_000_000)
     with tarfile.open(file, "w") as archive:
@@ -36,10 +37,10 @@ def make_shard(bucket: str, file: Path, count: int) -> ShardTask:
     info = ShardInfo(name=f"members/{file.name}", samples=count, bytes=file.stat().st_size, sha256=sha256)
     boto3.client("s3").upload_file(str(file), bucket.removeprefix("s3://"), info.name)
     file.unlink()
-    return ShardTask(folder=bucket, shard=info, membership=True)
+    return ReadTask(folder=bucket, shard=info, membership=True)
 
 
-def peak(task: ShardTask) -> float:
+def peak(task: ReadTask) -> float:
     """MB of memory that a fresh process takes at most while it reads every sample of a shard."""
     done = subprocess.run(
         [sys.executable, "-c", READ, task.model_dump_json()], capture_output=True, text=True, check=True

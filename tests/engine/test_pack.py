@@ -10,7 +10,7 @@ from ldm_scale.data.sources import SOURCES
 from ldm_scale.data.sources.folder import read_folder
 from ldm_scale.data.sources.items import Item
 from ldm_scale.engine.pack import run_pack
-from ldm_scale.storage import Location, sub_locations
+from ldm_scale.files.storage import Location, sub_locations
 from tests.conftest import make_folder
 from tests.data.test_pack import config, tree
 

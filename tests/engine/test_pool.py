@@ -8,12 +8,14 @@ import pytest
 import ray
 import torch
 
-from ldm_scale.config import AuditConfig, ComputeConfig, build
-from ldm_scale.engine.pool import Pool, load_auditor, plan_pool, pool_size
+from ldm_scale.config.audit import AuditConfig, ComputeConfig
+from ldm_scale.config.base import build
+from ldm_scale.engine.actor import load_auditor
+from ldm_scale.engine.pool import Pool, plan_pool, pool_size
 from ldm_scale.errors import UsageError
-from ldm_scale.rundir import RunRecord
-from ldm_scale.targets import fetch_weights
+from ldm_scale.files.rundir import RunRecord
 from ldm_scale.targets.execution import Execution
+from ldm_scale.targets.weights import fetch_weights
 
 
 @pytest.mark.parametrize(

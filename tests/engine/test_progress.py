@@ -3,7 +3,8 @@
 import pytest
 
 from ldm_scale.engine import progress
-from ldm_scale.engine.progress import Progress, duration, told
+from ldm_scale.engine.progress import Progress, told
+from ldm_scale.report.labels import duration
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ldm_scale.config import ComputeConfig, ImageConfig
+from ldm_scale.config.audit import ComputeConfig
+from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.images import preprocess
 from ldm_scale.data.manifest import ShardInfo, read_manifest
+from ldm_scale.data.pixels import as_pixels
 from ldm_scale.data.samples import Sample
+from ldm_scale.data.task import ReadTask
 from ldm_scale.engine import reading
-from ldm_scale.engine.reading import ShardTask, as_pixels, decode_block, read_blocks, stream_images
-from ldm_scale.storage import Location
+from ldm_scale.engine.reading import decode_block, read_blocks, stream_images
+from ldm_scale.files.storage import Location
 from tests.conftest import make_image
 from tests.shards import write_shards
 
@@ -22,8 +25,8 @@ def shard(tiny_shards: Path) -> ShardInfo:
     return read_manifest(Location.of(tiny_shards)).shards[0]
 
 
-def task(tiny_shards: Path, shard: ShardInfo, **changes: object) -> ShardTask:
-    return ShardTask.model_validate({"folder": str(tiny_shards), "shard": shard, "membership": True} | changes)
+def task(tiny_shards: Path, shard: ShardInfo, **changes: object) -> ReadTask:
+    return ReadTask.model_validate({"folder": str(tiny_shards), "shard": shard, "membership": True} | changes)
 
 
 def ids(tables: object) -> list[str]:
@@ -60,7 +63,7 @@ def test_done_and_unlisted_samples_are_left_out(tiny_shards: Path, shard: ShardI
 
 def test_a_task_survives_its_row(tiny_shards: Path, shard: ShardInfo) -> None:
     original = task(tiny_shards, shard, membership={"a": True}, done=["b"])
-    assert ShardTask.model_validate_json(original.model_dump_json()) == original
+    assert ReadTask.model_validate_json(original.model_dump_json()) == original
 
 
 def test_bad_images_keep_their_row_and_get_a_reason(tmp_path: Path) -> None:
@@ -73,7 +76,7 @@ def test_bad_images_keep_their_row_and_get_a_reason(tmp_path: Path) -> None:
     ]
     folder = Location.of(tmp_path / "shards")
     (info,) = write_shards(samples[:2], folder, "members")
-    (stored,) = read_blocks(ShardTask(folder=folder.uri, shard=info, membership=True))
+    (stored,) = read_blocks(ReadTask(folder=folder.uri, shard=info, membership=True))
     decoded = decode_block(stored, ImageConfig(), 16)
     assert decode_block(stored, ImageConfig(), 16, threads=3).equals(decoded)
     expected = preprocess(make_image(3, 20), ImageConfig(), 16)

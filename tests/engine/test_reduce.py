@@ -13,13 +13,14 @@ from sklearn.metrics import roc_auc_score
 from ldm_scale.analysis.combined import classifier
 from ldm_scale.analysis.results import Results
 from ldm_scale.analysis.splithalf import halves
+from ldm_scale.benchmarks.options import ReduceBenchmarkConfig
+from ldm_scale.benchmarks.reduce import make_record, make_rows
 from ldm_scale.cli import main
-from ldm_scale.config import AnalysisConfig, ReduceBenchmarkConfig
+from ldm_scale.config.audit import AnalysisConfig
 from ldm_scale.engine import reduce
 from ldm_scale.engine.audit import run_audit
-from ldm_scale.engine.benchmarks.reduce import make_record, make_rows
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
 from tests.engine.test_audit import make_config
 
 pytestmark = pytest.mark.usefixtures("local_ray")

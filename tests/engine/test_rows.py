@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_scale.analysis.scores import Candidate, Mask
-from ldm_scale.config import ReduceBenchmarkConfig
-from ldm_scale.engine.benchmarks.reduce import make_rows
+from ldm_scale.benchmarks.options import ReduceBenchmarkConfig
+from ldm_scale.benchmarks.reduce import make_rows
 from ldm_scale.engine.rows import StoredRows, build_index, stream
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 from tests.analysis.spectra import Spectra
 
 CONFIG = ReduceBenchmarkConfig(rows=60, dimensions=6, attacks=("sima",), timesteps=3, bins=5, ranking=True)

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from ldm_scale.cli import main, run_job
-from ldm_scale.engine.plan import check_inputs
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location, read_table
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location, read_table
+from ldm_scale.inputs import check_inputs
 from tests.engine.test_audit import BRIEF, column, make_config
 from tests.targets.test_fetch import upload
 

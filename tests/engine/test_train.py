@@ -17,13 +17,13 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from ldm_scale.cli import main
-from ldm_scale.config import PackConfig
+from ldm_scale.config.data import PackConfig
 from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.pack import pack
 from ldm_scale.engine.train import _epochs, _member_shards, _position
-from ldm_scale.storage import Location
-from ldm_scale.targets import load_target
+from ldm_scale.files.storage import Location
+from ldm_scale.targets.load import load_target
 from tests.conftest import make_folder, tiny_recipe
 from tests.targets import tiny
 from tests.targets.test_fetch import upload

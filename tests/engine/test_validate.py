@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from ldm_scale.cli import main
-from ldm_scale.config import digest
 from ldm_scale.data.manifest import ShardInfo, read_manifest
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import write_shard
-from ldm_scale.storage import Location
+from ldm_scale.files.digests import digest
+from ldm_scale.files.storage import Location
 from tests.targets import tiny
 from tests.targets.test_fetch import tree, upload
 

@@ -5,14 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_scale.errors import RunError
-from ldm_scale.geometry.pullback import (
-    Jacobian,
-    TracedDecoder,
-    chunk_sizes,
-    in_chunks,
-    metric,
-    product_bytes,
-)
+from ldm_scale.geometry.pullback import Jacobian, TracedDecoder, chunk_sizes, in_chunks, metric, product_bytes
 from tests.geometry.decoders import (
     DECODERS,
     IMAGE,

@@ -10,8 +10,8 @@ import pytest
 
 from ldm_scale.analysis.results import Results
 from ldm_scale.cli import main
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
 from tests.data.sources import official, test_cifar10, test_imagenet
 from tests.jobs.cluster import head, submit
 from tests.targets import tiny

@@ -9,7 +9,7 @@ import pytest
 
 from ldm_scale.analysis.results import Results
 from ldm_scale.data.manifest import read_manifest
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 from tests.conftest import make_folder
 from tests.jobs.cluster import folder_of, ray_job, submit
 from tests.jobs.conftest import ROOT

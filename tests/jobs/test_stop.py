@@ -11,11 +11,11 @@ import psutil
 import pytest
 import yaml
 
-from ldm_scale.config import AuditConfig
+from ldm_scale.config.audit import AuditConfig
 from ldm_scale.engine.audit import run_audit
-from ldm_scale.ownership import latest_owner
-from ldm_scale.rundir import RunDirectory
-from ldm_scale.storage import Location
+from ldm_scale.files.ownership import latest_owner
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
 from tests.engine.test_audit import make_config
 from tests.engine.test_kill import assert_whole
 from tests.jobs.cluster import BIN, clean_environment, folder_of, ray_job

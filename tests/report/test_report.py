@@ -34,20 +34,22 @@ from ldm_scale.analysis.results import (
     RocPoint,
     Stability,
 )
-from ldm_scale.config import AuditConfig, GeometryConfig, MaskConfig, digest
+from ldm_scale.config.audit import AuditConfig, GeometryConfig, MaskConfig
 from ldm_scale.data.manifest import Manifest, read_manifest, write_manifest
 from ldm_scale.data.samples import Sample
 from ldm_scale.errors import UsageError
+from ldm_scale.files.digests import digest
+from ldm_scale.files.rundir import RunDirectory, RunRecord
+from ldm_scale.files.storage import Location, write_table
 from ldm_scale.report.facts import facts
 from ldm_scale.report.headline import read_results
+from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, step_label
 from ldm_scale.report.page import write_report
 from ldm_scale.report.pictures import Picture, read_pictures
 from ldm_scale.report.plots import plot_by_bin, plot_by_distortion, plot_by_timestep, plot_roc
-from ldm_scale.report.table import at_step, choice_label, p_label, print_results, row_label, step_label
+from ldm_scale.report.table import print_results
 from ldm_scale.report.verdict import beats_chance, verdict
-from ldm_scale.rundir import RunDirectory, RunRecord
 from ldm_scale.schema import REJECT
-from ldm_scale.storage import Location, write_table
 from tests.shards import write_shards
 
 ATTACK = "<script>alert(1)</script>"

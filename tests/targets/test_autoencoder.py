@@ -7,7 +7,8 @@ import torch
 from diffusers import VQModel
 
 from ldm_scale.geometry.pullback import metric
-from ldm_scale.targets import Target, load_target
+from ldm_scale.targets.base import Target
+from ldm_scale.targets.load import load_target
 from tests.targets import tiny
 
 SCALE = 0.8  # of the tiny VQ target

@@ -9,7 +9,8 @@ import torch
 from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 
 from ldm_scale.errors import UsageError
-from ldm_scale.targets import Target, load_target
+from ldm_scale.targets.base import Target
+from ldm_scale.targets.load import load_target
 from tests.targets import tiny
 
 LABELS = [3, 0, 3]

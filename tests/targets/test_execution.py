@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.pullback import metric
-from ldm_scale.targets import Target, load_target
+from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
+from ldm_scale.targets.load import load_target
 from tests.targets import tiny
 from tests.targets.test_latent_diffusion import CAPTIONS, FAMILIES, LABELS
 

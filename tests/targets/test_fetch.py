@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import constants
 
 from ldm_scale.errors import RunError, UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 from ldm_scale.targets import fetch
 from ldm_scale.targets.fetch import CACHE, LORA, OUTLINE, TARGET
 from ldm_scale.targets.load import load_target, target_digest

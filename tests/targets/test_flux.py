@@ -8,7 +8,7 @@ import torch
 from diffusers import FluxPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from ldm_scale.targets import load_target
+from ldm_scale.targets.load import load_target
 from tests.targets import tiny
 
 CAPTIONS = ["A cat", None, "do cats dog " * 5]

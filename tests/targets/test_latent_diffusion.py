@@ -9,7 +9,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, PNDM
 from safetensors.torch import load_file, save_file
 
 from ldm_scale.errors import UsageError
-from ldm_scale.targets import Target, load_target
+from ldm_scale.targets.base import Target
+from ldm_scale.targets.load import load_target
 from tests.targets import tiny
 
 FAMILIES = {

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from ldm_scale.errors import UsageError
-from ldm_scale.targets import load_target, target_digest
+from ldm_scale.targets.load import load_target, target_digest
 from tests.targets import tiny
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ldm_scale.errors import UsageError
-from ldm_scale.targets import Target, load_target
+from ldm_scale.targets.base import Target
+from ldm_scale.targets.load import load_target
 from ldm_scale.targets.lora import Lora, find_weights
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
 from ldm_scale.targets.text import TextEncoder

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from ldm_scale.targets import load_target
+from ldm_scale.targets.load import load_target
 from tests.targets import tiny
 
 SCALE = 0.7  # of the tiny target

@@ -7,7 +7,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from ldm_scale.errors import UsageError
-from ldm_scale.targets import load_target
+from ldm_scale.targets.load import load_target
 from tests.targets import tiny
 
 CAPTIONS = ["A cat", None, "do cats dog " * 5]

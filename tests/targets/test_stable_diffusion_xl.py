@@ -6,7 +6,8 @@ import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline
 
-from ldm_scale.targets import Target, load_target
+from ldm_scale.targets.base import Target
+from ldm_scale.targets.load import load_target
 from tests.targets import tiny
 
 CAPTIONS = ["A cat", None, "do cats dog " * 5]

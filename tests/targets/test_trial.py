@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_scale.draws import keyed_normal
+from ldm_scale.device.draws import keyed_normal
 from ldm_scale.targets.trial import try_target
 
 

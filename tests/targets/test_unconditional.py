@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
 
-from ldm_scale.targets import load_target
+from ldm_scale.targets.load import load_target
 from ldm_scale.targets.unconditional import UnconditionalTarget
 from tests.targets import tiny
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ldm_scale.config import ImageConfig
+from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.images import preprocess
 from ldm_scale.training.conditions import Batch
 from ldm_scale.training.models import Models, make_models

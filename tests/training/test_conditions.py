@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from ldm_scale.targets import load_target
+from ldm_scale.targets.load import load_target
 from ldm_scale.training.conditions import ByClass, Unconditional
 from tests.targets import tiny
 from tests.training.cases import batch, models

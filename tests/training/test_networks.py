@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm_scale.config import DenoiserConfig
+from ldm_scale.config.train import DenoiserConfig
 from ldm_scale.training.networks import build_denoiser, build_schedule, set_scaling_factor
 from tests.training.cases import batch, models
 

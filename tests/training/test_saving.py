@@ -8,7 +8,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
-from ldm_scale.targets import load_target
+from ldm_scale.targets.load import load_target
 from ldm_scale.training.saving import save_target
 from tests.targets import tiny
 from tests.training.cases import models

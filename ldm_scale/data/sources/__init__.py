@@ -12,7 +12,7 @@ from ldm_scale.data.sources.imagenet import read_imagenet
 from ldm_scale.data.sources.items import Item
 from ldm_scale.data.sources.parquet import read_parquet
 from ldm_scale.data.sources.webdataset import read_webdataset
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 
 SOURCES: dict[str, Callable[[Location], list[Item]]] = {
     "celeba": read_celeba,

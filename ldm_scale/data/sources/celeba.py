@@ -8,7 +8,7 @@ from typing import Any
 
 from ldm_scale.data.sources.items import Item, check_present, key_of
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location, sub_locations
+from ldm_scale.files.storage import Location, sub_locations
 
 IMAGES = "img_align_celeba"
 # Beside the images, in a folder as in the original download, or as Kaggle has them.

@@ -16,7 +16,7 @@ from PIL import Image
 from ldm_scale.data.images import encode_png
 from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 
 PIXELS = 3 * 32 * 32
 TRAIN = tuple(f"data_batch_{number}" for number in range(1, 6))

@@ -7,7 +7,7 @@ import json
 
 from ldm_scale.data.sources.items import Item, check_present, key_of
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 
 
 def _read_captions(listing: Location) -> dict[str, str | None]:

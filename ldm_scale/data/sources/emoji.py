@@ -5,7 +5,7 @@ from typing import Any
 
 from ldm_scale.data.sources.items import Item, check_present
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 
 IMAGES = "img/google/64"
 # Code points that make variants of one picture: skin tones, hair, gender and direction signs, joiners.

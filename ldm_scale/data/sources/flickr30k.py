@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from ldm_scale.data.sources.items import Item, check_present, is_image, key_of
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location, sub_locations
+from ldm_scale.files.storage import Location, sub_locations
 
 
 def _first(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

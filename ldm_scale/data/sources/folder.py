@@ -5,7 +5,7 @@ import io
 
 from ldm_scale.data.sources.items import Item, check_present, is_image, key_of
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location, sub_locations
+from ldm_scale.files.storage import Location, sub_locations
 
 
 def _metadata(folder: Location) -> dict[str, dict[str, str]]:

@@ -15,7 +15,7 @@ from scipy.io.matlab import MatReadError
 from ldm_scale.data.sources.items import Item, Stored, is_image, key_of
 from ldm_scale.data.sources.tars import tarred_files
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location, sub_locations
+from ldm_scale.files.storage import Location, sub_locations
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ldm_scale.data.samples import IMAGE_SUFFIXES
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 
 
 class Stored(Protocol):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ldm_scale.data.sources.items import Item, key_of
 from ldm_scale.errors import UsageError, one_line
-from ldm_scale.storage import Location, sub_locations
+from ldm_scale.files.storage import Location, sub_locations
 
 IMAGE = "image"
 CAPTION = "text"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import IO
 
 from ldm_scale.errors import UsageError, one_line
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 
 
 @dataclass(frozen=True, slots=True)

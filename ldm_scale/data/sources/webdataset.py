@@ -9,7 +9,7 @@ from ldm_scale.data.samples import IMAGE_SUFFIXES, as_caption, as_label, as_meta
 from ldm_scale.data.sources.items import Item, key_of
 from ldm_scale.data.sources.tars import TarredFile, tarred_files
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location, sub_locations
+from ldm_scale.files.storage import Location, sub_locations
 
 SMALL = (".txt", ".cls", ".json")
 

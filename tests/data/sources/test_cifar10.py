@@ -15,7 +15,7 @@ from ldm_scale.data.pack import pack
 from ldm_scale.data.sources.cifar10 import TEST, TRAIN, read_cifar10
 from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 from tests.data.test_pack import config, packed
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

@@ -8,7 +8,7 @@ import pytest
 
 from ldm_scale.data.sources.emoji import read_emoji
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 from tests.conftest import make_image
 
 

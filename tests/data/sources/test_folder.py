@@ -7,7 +7,7 @@ import pytest
 from ldm_scale.data.sources.folder import read_folder
 from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 from tests.conftest import make_folder, make_image
 
 

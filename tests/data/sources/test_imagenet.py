@@ -11,7 +11,7 @@ import scipy.io
 from ldm_scale.data.pack import pack
 from ldm_scale.data.sources.imagenet import TRAIN_TAR, VAL_TAR, read_imagenet
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location, sub_locations
+from ldm_scale.files.storage import Location, sub_locations
 from tests.conftest import make_image
 from tests.data.sources.official import add, odd_jpeg
 from tests.data.test_pack import config, packed, tree

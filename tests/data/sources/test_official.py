@@ -14,7 +14,7 @@ from ldm_scale.data.pack import pack
 from ldm_scale.data.sources import SOURCES
 from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
-from ldm_scale.storage import Location
+from ldm_scale.files.storage import Location
 from tests.conftest import make_folder, make_image
 from tests.data.sources.official import COUNT, LAYOUTS, add, caption, odd_jpeg
 from tests.data.test_pack import config, keys, packed, rejected

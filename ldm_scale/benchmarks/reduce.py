@@ -1,0 +1,177 @@
+"""How long the reducer takes, and how much memory, on made-up rows of any number."""
+
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+
+from ldm_scale.benchmarks.lines import BYTES, ROWS, Line
+from ldm_scale.benchmarks.memory import again_and_again
+from ldm_scale.benchmarks.options import ReduceBenchmarkConfig
+from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.base import build
+from ldm_scale.engine.parallel import in_parallel
+from ldm_scale.engine.reduce import reduce_run
+from ldm_scale.engine.session import check_local, session
+from ldm_scale.files.rundir import RunDirectory, RunRecord
+from ldm_scale.files.storage import Location, write_table
+from ldm_scale.schema import control, globally, row_schema
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What one reduction took: seconds, and bytes of peak resident memory, shared memory included."""
+
+    rows: int
+    parts: int
+    bytes: int
+    making: float
+    seconds: float
+    driver_peak: int
+    worker_peak: int
+    workers: int
+
+    def lines(self) -> Iterator[Line]:
+        """As lines of the benchmark."""
+        size = f"{self.rows} rows in {self.parts} parts, {self.bytes / 1e9:.2f} GB, made in {self.making:.0f} s"
+        yield Line("reduce", "reduction", self.rows / self.seconds, ROWS, note=f"{self.seconds:.0f} s; {size}")
+        yield Line("reduce", "peak memory of the driver", self.driver_peak / 1e9, BYTES)
+        note = f"of {self.workers}"
+        yield Line("reduce", "peak memory of the largest worker", self.worker_peak / 1e9, BYTES, note=note)
+
+
+def _peak(pid: int) -> int:
+    """The most bytes that a process ever held resident, by Linux's own account."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+@dataclass
+class _Peaks:
+    """The peaks of the Ray workers below this process, looked at again and again as workers come and go."""
+
+    workers: dict[int, int] = field(default_factory=dict)
+
+    def look(self) -> None:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if process.cmdline()[0].startswith("ray::"):
+                    self.workers[process.pid] = _peak(process.pid)
+            except (psutil.Error, OSError, IndexError, StopIteration):
+                continue  # it ended meanwhile
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        with again_and_again(self.look, 0.5):
+            yield
+        self.look()
+
+
+def make_record(config: ReduceBenchmarkConfig, out: str) -> RunRecord:
+    """The run.json of made-up rows."""
+    values = {
+        "out": out,
+        "seed": config.seed,
+        "attacks": {name: {} for name in config.attacks},
+        "masks": {"bins": config.bins, "ranking": "calibration" if config.ranking else None},
+        "leakage": {"attack": config.attacks[0], "timestep": 0},
+        "analysis": config.analysis.model_dump(),
+    }
+    made_up = dict.fromkeys(("shards", "split", "target"), "made up")
+    return RunRecord(
+        fingerprint="made up",
+        science=made_up,
+        config=build(AuditConfig, values),
+        latent_shape=(1, 1, config.dimensions),
+        timesteps=dict.fromkeys(config.attacks, tuple(range(0, 10 * config.timesteps, 10))),
+        members=config.rows // 2,
+        heldout=config.rows - config.rows // 2,
+        versions={},
+    )
+
+
+def make_rows(config: ReduceBenchmarkConfig, part: int) -> pa.Table:
+    """The rows of one part: log-normal statistics, the members' lower by a little in the upper half of the bins."""
+    start = part * config.rows_per_part
+    number = np.arange(start, min(start + config.rows_per_part, config.rows))
+    rng = np.random.default_rng([config.seed, part])
+    member = number % 2 == 1
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal((len(number), *shape), dtype=np.float32)
+
+    def lists(values: np.ndarray) -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values[0].size)
+
+    def spectra(level: np.ndarray) -> pa.Array:
+        log = 0.5 * normal(config.timesteps, config.bins) + level
+        log[:, :, config.bins // 2 :] -= np.float32(0.1) * member[:, None, None]
+        return lists(np.exp(log))
+
+    level = normal(1, 1)
+    columns = {
+        "sample_id": pa.array([f"made-up/{i:09d}" for i in number]),
+        "member": pa.array(member),
+        "distortion": pa.array(normal(1)[:, 0]),
+        "influence": lists((normal(config.dimensions) + level[:, 0]).astype(np.float16)),
+        "stability_correlation": pa.array(np.full(len(number), 0.9, np.float32)),
+        "stability_overlap": pa.array(np.full(len(number), 0.8, np.float32)),
+        "leakage": lists(np.exp(normal(config.dimensions) - 0.1 * member[:, None]).astype(np.float16)),
+    }
+    for name in config.attacks:
+        orders = [name, control(name)] + ([globally(name)] if config.ranking else [])
+        columns |= {column: spectra(level) for column in orders}
+    steps = dict.fromkeys(config.attacks, config.timesteps)
+    return pa.table(columns).cast(row_schema(config.dimensions, steps, config.bins, {}, config.ranking))
+
+
+def _write_part(run: RunDirectory, config: ReduceBenchmarkConfig, part: int) -> None:
+    write_table(run.root / "samples" / f"part-{part:06d}.parquet", make_rows(config, part))
+
+
+@contextmanager
+def _place(out: str | None) -> Iterator[str]:
+    if out is not None:
+        yield out
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield str(Path(folder) / "run")
+
+
+def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> Reduction:
+    """Write made-up rows and reduce them as a run's, on a Ray of this process's own.
+
+    Raises UsageError where RAY_ADDRESS names another: the memory of its workers cannot be seen from here.
+    """
+    check_local("the benchmark measures")
+    parts = -(-config.rows // config.rows_per_part)
+    with _place(config.out) as out, session():
+        run = RunDirectory(Location.of(out))
+        record = make_record(config, out)
+        run.check_free(record.fingerprint, record.science)
+        run.begin(record)
+        started = time.monotonic()
+        deque(in_parallel(partial(_write_part, run, config), range(parts), "made-up parts"), maxlen=0)
+        made, peaks = time.monotonic(), _Peaks()
+        with peaks.watched():
+            results = reduce_run(run, config.analysis)
+        seconds = time.monotonic() - made
+        return Reduction(
+            rows=results.members + results.heldout,
+            parts=parts,
+            bytes=sum(file.size() for file in run.parts()),
+            making=made - started,
+            seconds=seconds,
+            driver_peak=_peak(os.getpid()),
+            worker_peak=max(peaks.workers.values(), default=0),
+            workers=len(peaks.workers),
+        )

@@ -1,0 +1,71 @@
+"""All parts of the benchmark, one after the other."""
+
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from typing import Any
+
+from ldm_scale.benchmarks.audit import run_audit_benchmark
+from ldm_scale.benchmarks.influence import run_influence_benchmark
+from ldm_scale.benchmarks.lines import Line
+from ldm_scale.benchmarks.options import (
+    BenchmarkConfig,
+    ReduceBenchmarkConfig,
+    ScaleBenchmarkConfig,
+    StreamBenchmarkConfig,
+)
+from ldm_scale.benchmarks.reduce import run_reduce_benchmark
+from ldm_scale.benchmarks.scale import run_scale_benchmark
+from ldm_scale.benchmarks.stream import run_stream_benchmark
+from ldm_scale.benchmarks.weed import find_weed
+from ldm_scale.config.base import Config
+from ldm_scale.engine.progress import say
+from ldm_scale.errors import unknown_name
+
+
+def _reduce(config: ReduceBenchmarkConfig) -> Iterator[Line]:
+    yield from run_reduce_benchmark(config).lines()
+
+
+def _stream(config: StreamBenchmarkConfig) -> Iterator[Line]:
+    for found in run_stream_benchmark(config):
+        yield from found.lines()
+    if config.s3 and not find_weed():
+        say("stream: from S3: left out, as SeaweedFS is not installed (pip install 'ldm_scale[test]')")
+
+
+def _scale(config: ScaleBenchmarkConfig) -> Iterator[Line]:
+    for found in run_scale_benchmark(config):
+        yield found.line()
+
+
+# What runs each part of options.PARTS.
+RUNNERS: dict[str, Callable[[Any], Iterator[Line]]] = {
+    "audit": run_audit_benchmark,
+    "influence": run_influence_benchmark,
+    "stream": _stream,
+    "reduce": _reduce,
+    "scale": _scale,
+}
+
+
+def _run_part(part: str, config: Config) -> list[Line]:
+    lines = []
+    for line in RUNNERS[part](config):
+        say(str(line))
+        lines.append(line)
+    return lines
+
+
+def run_suite(config: BenchmarkConfig) -> list[Line]:
+    """The lines of the parts asked for, each of which is said as it comes.
+
+    Each part has a process of its own, so that no part's memory is another's. Raises UsageError for an unknown part.
+    """
+    for part in config.parts:
+        if part not in RUNNERS:
+            raise unknown_name("part", part, RUNNERS)
+    lines: list[Line] = []
+    for part in config.parts:
+        with get_context("spawn").Pool(1) as pool:
+            lines += pool.apply(_run_part, (part, getattr(config, part)))
+    return lines

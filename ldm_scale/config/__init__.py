@@ -1,0 +1,1 @@
+"""One frozen, typed configuration tree; Python, YAML and the command line use the same names."""

@@ -1,0 +1,214 @@
+"""The configuration of an audit."""
+
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeInt, model_validator
+
+from ldm_scale.config.base import DEMO, ELSEWHERE, SHARDS, Config, Device
+from ldm_scale.config.data import ImageConfig
+from ldm_scale.config.values import Bytes, Names, Span
+from ldm_scale.errors import UsageError
+
+# The word that asks for a calibration set where an address of a finished run could stand.
+CALIBRATED = "calibration"
+DenoiserPrecision = Literal["float32", "tf32", "bfloat16", "float16"]
+Compilation = Literal["off", "default", "graphs"]
+
+
+class GeometryConfig(Config):
+    """What is measured of the decoder's pullback metric."""
+
+    influence: Literal["exact", "hutchinson", "pooled"] = Field(
+        "hutchinson",
+        description="estimator of each dimension's influence; pooled shrinks few probes to a calibration set's mean",
+    )
+    probes: int = Field(16, gt=0, description="Hutchinson probes a sample (vector-Jacobian products)")
+    calibration: int = Field(
+        256, gt=1, description="samples, about, whose mean influences pooled estimates and a calibrated ranking use"
+    )
+    distortion: Literal["auto", "exact", "truncated", "slq", "off"] = Field(
+        "auto",
+        description="estimator of log sqrt det of the metric; auto is exact up to 1,024 latent dimensions, else off",
+    )
+    distortion_share: float = Field(
+        1.0, gt=0, le=1, description="share of the samples whose distortion is measured, drawn by key"
+    )
+    memory: Bytes | None = Field(
+        None,
+        description="bytes that one chunk of decoder products may take, e.g. 8GiB; halved where the device lacks them; "
+        "by default 64MiB on cpu, 4GiB on cuda",
+    )
+
+
+class MaskConfig(Config):
+    """Which dimensions the influence spectra are binned by, and how finely."""
+
+    ranking: str | None = Field(
+        None,
+        description="one ranking for all samples, beside each sample's own: a finished run, or the word calibration",
+    )
+    bins: int = Field(20, gt=1, description="equal bins of influence rank; drop shares are multiples of 1 / bins")
+
+
+class LeakageConfig(Config):
+    """Where the rows keep every dimension's share of the statistic, to ask whether influence tells what leaks."""
+
+    attack: str | None = Field(None, description="attack whose |S_i| is kept; the first by default")
+    timestep: int | None = Field(None, description="timestep at which; the middle one of its timesteps by default")
+
+
+class AnalysisConfig(Config):
+    """What is made of the rows; changing it never needs a GPU."""
+
+    drop: float = Field(0.4, gt=0, lt=1, description="share of dimensions the headline drops")
+    average: Names = Field(("pfami",), description="attacks whose statistic is the mean over all their timesteps")
+    repeats: int = Field(10, gt=0, description="random split-halves over which calibrated choices are averaged")
+    bootstrap: int = Field(1000, gt=0, description="bootstrap resamples behind each interval")
+    confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
+
+
+class ComputeConfig(Config):
+    """Where and how wide the audit runs; never part of a result."""
+
+    device: Device = Field("auto", description="auto is cuda where the cluster has GPUs, else cpu")
+    batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
+    evaluations: int | None = Field(
+        None, gt=0, description="rows of sample and timestep that the denoiser takes at a time; 64 on cpu, 256 on cuda"
+    )
+    compile: Compilation = Field(
+        "off", description="torch.compile the denoiser; graphs: with CUDA graphs too (cuda only)"
+    )
+    channels_last: bool = Field(False, description="the denoiser's weights and inputs in memory with channels last")
+    gpus: Span | None = Field(
+        None, description="GPUs for auditors, at most or 0..64; a cluster that grows is asked for them (also --gpus)"
+    )
+    actors: Span | None = Field(
+        None, description="auditors, at most or 2..8; by default as many as gpus or, without it, the cluster hold"
+    )
+    initial_actors: int | None = Field(
+        None, gt=0, description="auditors asked for at the start; those the cluster holds then by default"
+    )
+    cpus_per_actor: float = Field(
+        0.5, gt=0, description="CPUs each auditor reserves; on cpu, threads it computes with, at least one"
+    )
+    gpus_per_actor: float = Field(1, gt=0, description="GPUs each auditor reserves on cuda")
+    cpus_per_reader: float = Field(0.2, gt=0, description="CPUs each shard reader reserves")
+    cpus_per_decoder: float = Field(0.4, gt=0, description="CPUs each image decoder reserves")
+    rows_per_part: int = Field(256, gt=0, description="rows committed at a time, in one Parquet file")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ComputeConfig":
+        if self.gpus is not None and (self.device == "cpu" or self.actors is not None):
+            raise ValueError(f"gpus: leave out {'device cpu' if self.device == 'cpu' else 'actors'}")
+        return self
+
+
+def name_attacks(attacks: Any) -> Any:
+    """Attacks as a mapping of names to options, from that, from a list of names or from "sima,pia"."""
+    if isinstance(attacks, str):
+        attacks = [name.strip() for name in attacks.split(",")]
+    return {name: {} for name in attacks} if isinstance(attacks, list | tuple) else attacks
+
+
+def check_drop(drop: float, bins: int) -> None:
+    """Raise UsageError where a drop share is no whole number of bins."""
+    if abs(drop * bins - round(drop * bins)) > 1e-9:
+        raise UsageError(f"analysis.drop = {drop} is not a multiple of 1 / masks.bins")
+
+
+class AuditConfig(Config):
+    """One audit: what is audited, on which samples, how, and where the run directory goes."""
+
+    out: str = Field(description="run directory, local or s3://; the same command again resumes it")
+    shards: str = Field(str(DEMO / "shards"), description=f"{SHARDS}, local or s3://")
+    manifest: str | None = Field(None, description=ELSEWHERE)
+    target: str = Field(
+        str(DEMO / "target"), description="target in diffusers' layout: folder, s3:// or hub id[@revision]"
+    )
+    lora: str | None = Field(
+        None, description="LoRA fused into the target's weights: file, folder, s3:// or hub id[@revision]"
+    )
+    lora_scale: float = Field(1.0, description="factor of the LoRA's change to the weights")
+    split: str | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
+    seed: int = Field(0, description="seed of every random draw")
+    latent: Literal["mode", "sample"] = Field("mode", description="the encoder's mode, or a sample of its posterior")
+    conditioning: Literal["sample", "none"] | NonNegativeInt = Field(
+        "sample",
+        description="each sample's caption or class; none: the empty prompt, a DiT's null class; or the number of one "
+        "class for all: a U-Net's null class",
+    )
+    precision: DenoiserPrecision = Field(
+        "float32",
+        description="of the denoiser alone: float32, tf32, bfloat16 or float16 (tf32 and float16 on cuda only)",
+    )
+    max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected samples than this fail the run")
+    retry_rejects: bool = Field(False, description="when a run is resumed, try its rejected samples again")
+    attacks: dict[str, dict[str, Any]] = Field(
+        {"sima": {}}, description="attacks by name, with options in YAML; or names, comma-separated"
+    )
+    images: ImageConfig = ImageConfig()
+    geometry: GeometryConfig = GeometryConfig()
+    masks: MaskConfig = MaskConfig()
+    leakage: LeakageConfig = LeakageConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+    compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_attacks(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "attacks" in data:
+            return {**data, "attacks": name_attacks(data["attacks"])}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AuditConfig":
+        if not self.attacks:
+            raise ValueError("attacks: name at least one")
+        if ("shards" in self.model_fields_set) != ("target" in self.model_fields_set):
+            raise ValueError("give both shards and target; only together do they default to the demo")
+        if self.lora is None and self.lora_scale != 1:
+            raise ValueError("lora_scale: there is no lora to scale")
+        try:
+            check_drop(self.analysis.drop, self.masks.bins)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def science(self) -> dict[str, Any]:
+        """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""
+        return self.model_dump(
+            mode="json",
+            include={
+                "seed",
+                "latent",
+                "conditioning",
+                "precision",
+                "attacks",
+                "images",
+                "geometry",
+                "masks",
+                "leakage",
+            },
+            exclude={"geometry": {"memory"}, "masks": {"ranking"}},
+        )
+
+
+class HardwareConfig(Config):
+    """what --dry-run reckons with; nothing else looks at it."""
+
+    flops: float = Field(40e12, gt=0, allow_inf_nan=False, description="operations a second that a GPU sustains")
+    gpus: int | None = Field(None, gt=0, description="GPUs that work at once; the most of --gpus, or 1, by default")
+    bandwidth: Bytes = Field(200_000_000, gt=0, description="bytes a second to each GPU from storage, e.g. 500MB")
+
+
+class DryRunConfig(Config):
+    """Whether an audit is only reckoned; no part of the audit's own configuration, nor of its run."""
+
+    dry_run: bool = Field(False, description="say what the audit would take, and begin nothing")
+    hardware: HardwareConfig = HardwareConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DryRunConfig":
+        if "hardware" in self.model_fields_set and not self.dry_run:
+            raise ValueError("hardware: its numbers are for --dry-run")
+        return self

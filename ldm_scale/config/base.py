@@ -1,0 +1,40 @@
+"""What every part of the configuration tree is, and how it is made from nested values."""
+
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ldm_scale.errors import UsageError
+
+DEMO = Path(__file__).parents[1] / "demo"
+# What is said of addresses of shards wherever they are options.
+SHARDS = "shard folder with manifest.json, or .tar files of one as a brace pattern, {000..127}.tar"
+ELSEWHERE = "manifest that does not lie in the shards' folder, local or s3://; it names shards relative to that folder"
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Config(BaseModel):
+    """A part of the tree: frozen, and no key it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+T = TypeVar("T", bound=Config)
+
+
+def build(kind: type[T], values: dict[str, Any]) -> T:
+    """A configuration from nested values.
+
+    Raises UsageError that names the first offending key and what is wrong with it.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        message = {"extra_forbidden": "no such option", "missing": "must be given"}.get(first["type"], message)
+        if first["type"] == "string_type" and first["input"] is None:
+            message = "must be given (see --help)"
+        raise UsageError(f"{key}: {message}" if key else message) from None

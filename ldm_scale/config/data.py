@@ -1,0 +1,78 @@
+"""The configuration of images, and of what makes shards and checks them."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ldm_scale.config.base import ELSEWHERE, SHARDS, Config
+from ldm_scale.config.values import Names
+
+
+class ImageConfig(Config):
+    """How stored images become the target's input; the papers' loaders, on Pillow."""
+
+    size: int | None = Field(None, gt=0, description="side in pixels, one that the target takes; its own by default")
+    crop: int | None = Field(None, gt=0, description="centre crop to this side before resizing (CelebA: 140)")
+    filter: Literal["nearest", "bilinear", "bicubic", "lanczos"] = Field("bicubic", description="resize filter")
+    max_pixels: int = Field(64_000_000, gt=0, description="larger images are rejected before they are decoded")
+
+
+class PackConfig(Config):
+    """From a source to shards."""
+
+    dataset: str = Field(description="cifar10, celeba, imagenet, coco, flickr30k, parquet, webdataset, folder or emoji")
+    source: str = Field(description="source folder, local or s3://")
+    out: str = Field(description="new shard folder, local or s3://; the same command again resumes it")
+    split: str | None = Field(None, description="JSON of keys, or a paper's .npz of numbers; random halves by default")
+    members: Names = Field((), description="members are the keys that begin so (train/, say); all others by default")
+    heldout: Names = Field((), description="held-out are the keys that begin so (val/, or valid-,test-)")
+    seed: int = Field(0, description="seed of the random halves, and of the draw of max-samples")
+    near_duplicates: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="keep one of each group of images closer than this RMS; 0 keeps all; a split file wins over it",
+    )
+    max_samples: int | None = Field(
+        None, gt=1, description="draw this many at random, half a side, after near-duplicates are removed"
+    )
+    size: int | None = Field(None, gt=0, description="store PNGs of this side; by default files are copied as they are")
+    shard_samples: int = Field(10_000, gt=0, description="samples a shard at most (and about 256 MB)")
+    max_pixels: int = Field(64_000_000, gt=0, description="larger images are rejected where images are decoded")
+    max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected images than this fail the pack")
+    image_column: str = Field("image", description="column of images (parquet)")
+    caption_column: str | None = Field(None, description="column of captions (parquet); text, if there is one")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PackConfig":
+        if self.members and not self.heldout:
+            raise ValueError("members: give heldout too, the keys of the other side")
+        if self.split is not None and self.heldout:
+            raise ValueError("split: give a split file or heldout, not both")
+        return self
+
+    def science(self) -> dict[str, Any]:
+        """The part of the configuration that shards depend on (addresses excepted: what is there is hashed)."""
+        return self.model_dump(mode="json", exclude={"source", "out", "split", "max_reject_fraction"})
+
+
+class ValidateConfig(Config):
+    """What is checked before an audit, without a GPU."""
+
+    shards: str | None = Field(None, description=f"{SHARDS}: every byte is read")
+    manifest: str | None = Field(None, description=ELSEWHERE)
+    write_manifest: bool = Field(
+        False, description="write the manifest of shards that have none: manifest.json in their folder, or --manifest"
+    )
+    target: str | None = Field(None, description="target in diffusers' layout: loaded and tried on a few images")
+    lora: str | None = Field(None, description="LoRA fused into the target's weights first")
+    split: str | None = Field(None, description="JSON of member and held-out keys, looked up in the shards")
+    decode_share: float = Field(0.05, ge=0, le=1, description="share of the images that are decoded, drawn by key")
+    seed: int = Field(0, description="seed of that draw")
+    images: ImageConfig = ImageConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ValidateConfig":
+        if self.shards is None and (self.write_manifest or self.manifest is not None):
+            raise ValueError("shards: give the shards that the manifest describes")
+        return self

@@ -1,0 +1,113 @@
+"""The configuration of training."""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from ldm_scale.config.base import ELSEWHERE, SHARDS, Config, Device
+from ldm_scale.config.data import ImageConfig
+from ldm_scale.config.presets import NEEDED, PRESETS
+from ldm_scale.config.values import Integers, merge
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+class StageConfig(Config):
+    """How long and how fast one network is trained."""
+
+    epochs: float = Field(1, gt=0, description="passes over the members")
+    batch: int = Field(32, gt=0, description="batch size over all workers")
+    rate: float = Field(1e-4, gt=0, description="learning rate (cosine to zero)")
+
+    def steps(self, members: int) -> int:
+        """Optimiser steps that `epochs` passes over the members take."""
+        return max(1, round(self.epochs * members / self.batch))
+
+
+class AutoencoderConfig(StageConfig):
+    """the KL autoencoder: trained first, or taken as it is."""
+
+    pretrained: str | None = Field(
+        None, description="frozen AutoencoderKL to use instead: folder, s3:// or hub id (stabilityai/sd-vae-ft-mse)"
+    )
+    channels: Integers = Field((16, 16, 32), description="channels, one a resolution; the first is the image's")
+    layers: int = Field(1, gt=0, description="residual blocks a resolution")
+    kl_weight: float = Field(1e-2, ge=0, description="weight of the KL term per latent element, against L1 per pixel")
+    epochs: float = Field(64, gt=0, description="passes over the members")
+    rate: float = Field(2e-3, gt=0, description="learning rate (cosine to zero)")
+
+
+class DenoiserConfig(StageConfig):
+    """the U-Net that predicts noise; epochs, batch, rate and ema hold for fine-tuning too."""
+
+    channels: Integers = Field((64, 128, 128), description="channels, one a resolution")
+    layers: int = Field(1, gt=0, description="residual blocks a resolution")
+    attention: int = Field(0, ge=0, description="how many of the lowest resolutions have self-attention")
+    classes: bool = Field(False, description="conditional on the shards' class labels")
+    epochs: float = Field(106.67, gt=0, description="passes over the members")
+    batch: int = Field(64, gt=0, description="batch size over all workers")
+    rate: float = Field(6e-4, gt=0, description="learning rate (cosine to zero)")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average, which is stored")
+
+
+class TrainConfig(Config):
+    """Train a target on the members of a shard folder: a preset, and what is given over it."""
+
+    preset: Literal["demo", "cifar10", "celeba", "imagenet", "finetune", "lora"] = Field(
+        "demo", description="values below file and flags: demo, cifar10, celeba, imagenet, finetune or lora"
+    )
+    shards: str = Field(description=f"{SHARDS}; only members/ are used")
+    manifest: str | None = Field(None, description=ELSEWHERE)
+    out: str = Field(description="new target folder, local or s3://; the same command again resumes")
+    base: str | None = Field(
+        None, description="Stable Diffusion whose U-Net is fine-tuned on captions: folder, s3:// or hub id[@revision]"
+    )
+    lora_rank: int | None = Field(None, gt=0, description="train LoRA weights of this rank on the base's attention")
+    seed: int = Field(0, ge=0, description="seed of initial weights, order and noise")
+    size: int = Field(32, gt=0, description="image side in pixels")
+    precision: Precision = Field("float32", description="float32, or mixed: bfloat16, float16 (float16 on cuda only)")
+    half: bool = Field(True, description="store trained weights in half precision")
+    checkpoint_steps: int = Field(1000, gt=0, description="steps between checkpoints")
+    failures: int = Field(3, ge=0, description="failed workers that are survived, from the last checkpoint")
+    device: Device = Field("auto", description="auto is cuda where the cluster has GPUs, else cpu")
+    workers: int = Field(1, gt=0, description="Ray Train workers, one a GPU on cuda")
+    autoencoder: AutoencoderConfig = AutoencoderConfig()
+    denoiser: DenoiserConfig = DenoiserConfig()
+    images: ImageConfig = ImageConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        preset = data.get("preset")
+        return merge(PRESETS.get(preset, {}), data) if isinstance(preset, str) else data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainConfig":
+        needed = {"autoencoder.pretrained": self.autoencoder.pretrained, "base": self.base}
+        if needed.get(NEEDED.get(self.preset, ""), "") is None:
+            raise ValueError(f"preset {self.preset}: give {NEEDED[self.preset]}")
+        if self.lora_rank is not None and self.base is None:
+            raise ValueError("lora_rank: LoRA weights are trained on a base; give base")
+        if self.base is not None and (self.autoencoder.pretrained is not None or self.denoiser.classes):
+            raise ValueError("base: it brings its own autoencoder and takes captions, not classes")
+        if self.images.size not in (None, self.size):
+            raise ValueError(f"images.size = {self.images.size}: give size alone")
+        if self.denoiser.attention > len(self.denoiser.channels):
+            raise ValueError(f"denoiser.attention: the U-Net has {len(self.denoiser.channels)} resolutions")
+        for name, stage in self.stages().items():
+            if stage.batch % self.workers:
+                raise ValueError(f"{name}.batch = {stage.batch} is not a multiple of workers = {self.workers}")
+        return self
+
+    def stages(self) -> dict[str, StageConfig]:
+        """What is trained, in this order."""
+        frozen = self.base is not None or self.autoencoder.pretrained is not None
+        return {"denoiser": self.denoiser} if frozen else {"autoencoder": self.autoencoder, "denoiser": self.denoiser}
+
+    def recipe(self) -> dict[str, Any]:
+        """The part of the configuration that the trained weights depend on."""
+        return self.model_dump(
+            mode="json", exclude={"shards", "manifest", "out", "device", "workers", "checkpoint_steps", "failures"}
+        )

@@ -1,0 +1,1 @@
+"""What an audit will take, counted and estimated before it is begun."""

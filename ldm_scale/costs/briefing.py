@@ -1,0 +1,58 @@
+"""What an audit is about to do, as the first lines of its log."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+from ldm_scale.auditor import distortion_estimator
+from ldm_scale.costs.counts import decoder_products, denoiser_evaluations
+from ldm_scale.files.rundir import RunRecord
+from ldm_scale.inputs import Inputs
+from ldm_scale.report.facts import SHORT, describe_conditioning, describe_lora, describe_ranking, list_timesteps
+from ldm_scale.report.labels import share_label
+from ldm_scale.targets.trial import describe
+
+# Columns that the terms of the lines take.
+WIDTH = 14
+
+
+def briefing(inputs: Inputs, record: RunRecord, shards: int) -> Iterator[str]:
+    """Target, samples, attacks and geometry with what a sample costs, and where the rows go: a line for each."""
+    yield from in_columns(describe_audit(inputs, record.members, record.heldout, shards))
+    yield from in_columns([*describe_lora(record), ("Fingerprint", record.fingerprint[:SHORT])])
+
+
+def in_columns(terms: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Terms and their texts as lines."""
+    return (f"  {term.lower():{WIDTH}}{text}" for term, text in terms)
+
+
+def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> Iterator[tuple[str, str]]:
+    """What is audited on which samples, how, and where the rows go, as pairs of a term and its description."""
+    config = inputs.config
+    split = "by folder" if config.split is None else f"by {config.split}"
+    yield "Target", f"{config.target}: {describe(inputs.target)}"
+    yield from describe_conditioning(config)
+    yield "Shards", f"{config.shards}: {shards:,} to audit"
+    yield "Samples", f"{members + heldout:,}: {members:,} members, {heldout:,} held-out, {split}"
+    yield "Attacks", _attacks(inputs)
+    yield "Geometry", _geometry(inputs)
+    yield "Masks", f"{config.masks.bins} bins of influence rank, each sample's own and a random one"
+    yield from describe_ranking(config)
+    yield "Seed", str(config.seed)
+    yield "Rows", f"{config.out}/samples"
+
+
+def _attacks(inputs: Inputs) -> str:
+    target = inputs.target
+    asked = denoiser_evaluations(inputs.attacks.values(), target.alphas_cumprod, target.latent_shape)
+    named = "; ".join(f"{name}: {list_timesteps(attack.timesteps)}" for name, attack in inputs.attacks.items())
+    return f"{named}; {asked:,} denoiser evaluations a sample"
+
+
+def _geometry(inputs: Inputs) -> str:
+    geometry, dimensions = inputs.config.geometry, math.prod(inputs.target.latent_shape)
+    probes = "" if geometry.influence == "exact" else f", {geometry.probes} probes"
+    estimator = distortion_estimator(geometry, dimensions)
+    measured = "" if estimator == "off" else f" on {share_label(geometry.distortion_share)} of the samples"
+    products = f"{decoder_products(geometry, dimensions):,.5g} decoder products a sample"
+    return f"influence {geometry.influence}{probes}; distortion {estimator}{measured}; {products}"

@@ -1,0 +1,41 @@
+"""What a sample of an audit costs: denoiser evaluations, and products with the decoder's Jacobian. Torch only."""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ldm_scale.attacks.base import Attack, Evaluations
+from ldm_scale.auditor import ESTIMATORS, distortion_estimator
+from ldm_scale.config.audit import GeometryConfig
+from ldm_scale.geometry.slq import slq_products
+from ldm_scale.geometry.truncated import truncated_products
+
+PRODUCTS = {"truncated": truncated_products, "slq": slq_products}
+
+
+def denoiser_evaluations(
+    attacks: Iterable[Attack], alphas_cumprod: Float[Tensor, " steps"], latent_shape: tuple[int, int, int]
+) -> int:
+    """How often these attacks together ask the denoiser for one sample, counted on a denoiser that only counts."""
+    latents = torch.ones(1, *latent_shape)
+    evaluations = Evaluations(latents, alphas_cumprod, lambda x, t: torch.ones_like(x), lambda purpose: latents)
+    for attack in attacks:
+        attack.vectors(evaluations)
+    return evaluations.made
+
+
+def decoder_products(config: GeometryConfig, dimensions: int) -> float:
+    """How many products with J or J^T influence and distortion of one sample take, the mean over all samples."""
+    influence = dimensions if config.influence == "exact" else config.probes
+    return influence + config.distortion_share * distortion_products(config, dimensions)
+
+
+def distortion_products(config: GeometryConfig, dimensions: int) -> int:
+    """Those of one sample whose distortion is measured; none where its exact influences have given its metric."""
+    estimator = distortion_estimator(config, dimensions)
+    if estimator in PRODUCTS:
+        draws, _ = ESTIMATORS[estimator]
+        return PRODUCTS[estimator](dimensions, draws)
+    return dimensions if estimator == "exact" and config.influence != "exact" else 0

@@ -1,0 +1,192 @@
+"""What an audit will take, before it is begun: a sample's operations by part, and a batch's memory. Torch only.
+
+The counts of costs times the arithmetic of flops, and what follows from them for a GPU of a given speed.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ldm_scale.auditor import ESTIMATORS, distortion_estimator, evaluations_at_once, products_memory
+from ldm_scale.config.audit import AuditConfig
+from ldm_scale.costs.counts import distortion_products
+from ldm_scale.costs.flops import Arithmetic
+from ldm_scale.geometry.pullback import chunk_sizes
+from ldm_scale.targets.base import Target
+
+FLOAT, DOUBLE = 4, 8  # bytes
+
+
+@dataclass(frozen=True)
+class CostItem:
+    """A part of what a sample takes: how many of what it is made of, and their operations; means over all samples."""
+
+    count: float
+    flops: float
+
+
+@dataclass(frozen=True)
+class SampleCost:
+    """What a sample takes, part by part.
+
+    conditions: texts through their encoders. evaluations: of the denoiser. influence, distortion: products with the
+    decoder's Jacobian, with those that fill up chunks. passes: its linearisations, that these products begin from.
+    """
+
+    encodings: CostItem
+    conditions: CostItem
+    evaluations: CostItem
+    influence: CostItem
+    distortion: CostItem
+    passes: CostItem
+
+    @property
+    def flops(self) -> float:
+        """Operations in all."""
+        return sum(item.flops for item in vars(self).values())
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the device that a batch takes at most: the weights, and in turn those of each stage.
+
+    encode: of intermediate results of the encoder. geometry: what a chunk of products may take, at least one product,
+    with the batch's probes or the chunk's columns of J. attacks: of the denoiser, with the predictions that are kept.
+    """
+
+    weights: int
+    encode: int
+    geometry: int
+    attacks: int
+
+    @property
+    def peak(self) -> int:
+        return self.weights + max(self.encode, self.geometry, self.attacks)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Of one sample: vectors multiplied with J (pushed) and J^T (pulled), and passes that these begin from."""
+
+    pushed: float = 0
+    pushing: float = 0
+    pulled: float = 0
+    pulling: float = 0
+
+    def __mul__(self, times: float) -> "_Work":
+        return _Work(*(count * times for count in vars(self).values()))
+
+    def multiplied(self, arithmetic: Arithmetic) -> CostItem:
+        flops = self.pushed * arithmetic.pushes.each + self.pulled * arithmetic.pulls.each
+        return CostItem(self.pushed + self.pulled, flops)
+
+    def passed(self, arithmetic: Arithmetic) -> CostItem:
+        flops = self.pushing * arithmetic.pushes.shared + self.pulling * arithmetic.pulls.shared
+        return CostItem(self.pushing + self.pulling, flops)
+
+
+class CostEstimate:
+    """What one configuration takes of one target on the device "meta".
+
+    evaluations: of the denoiser for one sample. room: bytes that a chunk of products may take.
+    """
+
+    def __init__(self, config: AuditConfig, target: Target, arithmetic: Arithmetic, evaluations: int) -> None:
+        self._geometry = config.geometry
+        # What is not said to run on a CPU is reckoned for a GPU.
+        device = torch.device("cpu" if config.compute.device == "cpu" else "cuda")
+        self.room = products_memory(config.geometry.memory, device)
+        self._rows = evaluations_at_once(config.compute, device)
+        self._batch = config.compute.batch_size
+        self._target = target
+        self._arithmetic = arithmetic
+        self._evaluations = evaluations
+        self._dimensions = math.prod(target.latent_shape)
+        self._image = 3 * target.image_size**2
+        self._estimator = distortion_estimator(config.geometry, self._dimensions)
+        self._exact = config.geometry.influence == "exact"
+
+    def sample(self) -> SampleCost:
+        """The mean over all samples."""
+        arithmetic = self._arithmetic
+        influence, distortion = self._influence(), self._distortion() * self._geometry.distortion_share
+        begun = [products.passed(arithmetic) for products in (influence, distortion)]
+        return SampleCost(
+            encodings=CostItem(1, arithmetic.encoding.flops),
+            conditions=CostItem(1, arithmetic.condition.flops),
+            evaluations=CostItem(self._evaluations, self._evaluations * arithmetic.evaluation.flops),
+            influence=influence.multiplied(arithmetic),
+            distortion=distortion.multiplied(arithmetic),
+            passes=CostItem(sum(item.count for item in begun), sum(item.flops for item in begun)),
+        )
+
+    def calibration(self) -> float:
+        """Operations of one sample of the calibration set."""
+        influence = self._influence()
+        parts = influence.multiplied(self._arithmetic), influence.passed(self._arithmetic)
+        return self._arithmetic.encoding.flops + sum(part.flops for part in parts)
+
+    def _influence(self) -> _Work:
+        if self._exact:
+            return _Work(pushed=self._filled(self._dimensions, self._batch), pushing=1)
+        return _Work(pulled=self._filled(self._geometry.probes, self._batch), pulling=1)
+
+    def _distortion(self) -> _Work:
+        """Of a sample whose distortion is measured."""
+        products = distortion_products(self._geometry, self._dimensions)
+        if not products:
+            return _Work()
+        filled = self._filled(self._vectors, self._measured)
+        if self._estimator == "exact":
+            return _Work(pushed=filled, pushing=1)
+        # With J and with J^T in turn, as many vectors each time.
+        multiplied = products // (2 * self._vectors) * filled
+        return _Work(pushed=multiplied, pushing=1, pulled=multiplied, pulling=1)
+
+    def _filled(self, vectors: int, samples: int) -> int:
+        """So many vectors of each sample, with those that fill up the last of their equal chunks."""
+        _, at_once = self._chunk(vectors, samples)
+        chunks = math.ceil(vectors / at_once)
+        return chunks * math.ceil(vectors / chunks)
+
+    def _chunk(self, vectors: int, samples: int) -> tuple[int, int]:
+        """How many samples, and how many of each one's vectors, a chunk of decoder products has."""
+        z = torch.empty(samples, *self._target.latent_shape, device="meta")
+        return chunk_sizes(self._target.decode, z, vectors, self.room)
+
+    @property
+    def _measured(self) -> int:
+        """Samples of a batch whose distortion is measured."""
+        return max(1, round(self._geometry.distortion_share * self._batch))
+
+    @property
+    def _vectors(self) -> int:
+        """Those that distortion is measured with at a time."""
+        if self._estimator == "exact":
+            return self._dimensions
+        draws, _ = ESTIMATORS[self._estimator]
+        return min(draws, self._dimensions) if self._estimator == "truncated" else draws
+
+    def memory(self) -> Memory:
+        """Of a batch, its images and latents apart, which are small."""
+        arithmetic, batch = self._arithmetic, self._batch
+        products = max(self.room, arithmetic.product_memory)
+        predictions = self._evaluations * self._dimensions * FLOAT
+        return Memory(
+            weights=arithmetic.weights,
+            encode=batch * arithmetic.encoding.memory,
+            geometry=products + max(self._probes(), self._columns()),
+            attacks=min(self._rows, batch * self._evaluations) * arithmetic.evaluation.memory + batch * predictions,
+        )
+
+    def _probes(self) -> int:
+        return 0 if self._exact else self._batch * self._geometry.probes * self._image * FLOAT
+
+    def _columns(self) -> int:
+        """The largest J V of a chunk, in single and in double precision."""
+        calls = [(self._dimensions, self._batch)] if self._exact else []
+        if distortion_products(self._geometry, self._dimensions):
+            calls.append((self._vectors, self._measured))
+        sizes = [vectors * self._chunk(vectors, samples)[0] for vectors, samples in calls]
+        return max(sizes, default=0) * self._image * (FLOAT + DOUBLE)

@@ -1,0 +1,31 @@
+"""What a reader of shards is handed."""
+
+from pydantic import BaseModel, ConfigDict
+
+from ldm_scale.data.manifest import ShardInfo
+from ldm_scale.randomness import keyed_generator
+from ldm_scale.schema import sample_id
+
+
+class ReadTask(BaseModel):
+    """One shard to read: which of its samples are members, which keys are done, and what share is drawn of the rest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: str
+    shard: ShardInfo
+    membership: bool | dict[str, bool]
+    done: frozenset[str] = frozenset()
+    share: float = 1.0
+    seed: int = 0
+
+    def is_member(self, key: str) -> bool | None:
+        """True for members, False for held-out, None for samples that are not wanted."""
+        if key in self.done or not self._drawn(key):
+            return None
+        return self.membership if isinstance(self.membership, bool) else self.membership.get(key)
+
+    def _drawn(self, key: str) -> bool:
+        if self.share >= 1:
+            return True
+        return bool(keyed_generator(self.seed, sample_id(self.shard.stem, key), "calibration").random() < self.share)

@@ -1,0 +1,325 @@
+"""S3 through boto3: one client a process, its retries, and errors in one line that say what to mend."""
+
+import functools
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO, TypeVar
+
+import boto3
+from botocore.awsrequest import AWSRequest
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+)
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+
+from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
+
+# Seconds without a byte after which a request has stalled.
+STALL = 30
+# Attempts at a whole object, beyond the client's own at each request; with the waits (seconds, at most) between them.
+ATTEMPTS = 8
+# At a listing where nothing answers: commands begin with one, and say so after some ten seconds.
+UNREACHABLE = 3
+LONGEST_WAIT = 30
+CHUNK = 1 << 20
+# What the user can mend, by the server's code.
+CAUSES = {
+    "NoSuchBucket": "there is no such bucket",
+    "AccessDenied": "access denied: these credentials may not do this",
+    "AllAccessDisabled": "access denied: the bucket is closed",
+    "InvalidAccessKeyId": "the access key is not known there",
+    "SignatureDoesNotMatch": "the secret key is not that of the access key",
+    "ExpiredToken": "the session token has expired; log in again",
+    "ExpiredTokenException": "the session token has expired; log in again",
+    "TokenRefreshRequired": "the session token has expired; log in again",
+    "InvalidToken": "the session token is not valid; log in again",
+    "RequestTimeTooSkewed": "this machine's clock is off; set it",
+    "RequestExpired": "this machine's clock is off; set it",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION",
+    "PermanentRedirect": "the bucket is in another region; set AWS_REGION",
+    "IllegalLocationConstraintException": "the bucket is in another region; set AWS_REGION",
+    "InvalidBucketName": "this is no bucket's name",
+}
+THROTTLED = {"SlowDown", "RequestTimeout", "RequestTimeoutException", "Throttling", "ThrottlingException"}
+# A conditional write that met another one: the outcome is not known yet.
+CONFLICT = "ConditionalRequestConflict"
+
+T = TypeVar("T")
+
+
+# How often this process has tried again, by S3's name of the operation: the client's own retries, and those of _again.
+retries: Counter[str] = Counter()
+
+
+@functools.cache
+def client() -> BaseClient:
+    """The client of this process; credentials, region and endpoint come from the standard AWS chain alone.
+
+    Raises UsageError where the chain itself is broken: a profile that is not there, say.
+    """
+    try:
+        made = boto3.session.Session().client("s3", config=Config(connect_timeout=10, read_timeout=STALL))
+    except (BotoCoreError, ValueError) as error:
+        raise UsageError(f"S3: {one_line(error)}") from error
+    made.meta.events.register("request-created.s3", _count_retry)
+    return made
+
+
+def _count_retry(request: AWSRequest, operation_name: str, **_: Any) -> None:
+    """Heard by botocore's event of a request that is about to be sent, each of the client's own retries included."""
+    if request.context["retries"]["attempt"] > 1:
+        retries[operation_name] += 1
+
+
+def _is_transient(error: BaseException) -> bool:
+    """True for what may be gone at the next attempt: a server's fault, a lost connection, a broken body."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or status == 429 or _code(error) in {*THROTTLED, CONFLICT}
+    return isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | FlexibleChecksumError)
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _again(operation: str, work: Callable[[], T], unreachable: int | None = None) -> T:
+    """The result of work that is done anew, after a random wait that grows, as long as its fault is transient.
+
+    operation: S3's name of it. unreachable: attempts where there is no connection at all, if fewer than ATTEMPTS.
+    """
+
+    def is_enough(state: RetryCallState) -> bool:
+        assert state.outcome is not None
+        cut_off = isinstance(state.outcome.exception(), ConnectionError)
+        return state.attempt_number >= (unreachable if cut_off and unreachable else ATTEMPTS)
+
+    retrying = Retrying(
+        stop=is_enough,
+        wait=wait_random_exponential(max=LONGEST_WAIT),
+        retry=retry_if_exception(_is_transient),
+        before_sleep=lambda state: retries.update([operation]),
+        reraise=True,
+    )
+    return retrying(work)
+
+
+@contextmanager
+def _explained(operation: str, bucket: str, key: str) -> Iterator[None]:
+    """What S3 and boto3 raise as FileNotFoundError, UsageError or RunError in one line."""
+    where = f"s3://{bucket}/{key}".rstrip("/")
+    try:
+        yield
+    except ClientError as error:
+        code = _code(error)
+        if code == "NoSuchKey":
+            raise FileNotFoundError(f"{where} does not exist") from error
+        if code in CAUSES:
+            raise UsageError(f"cannot {operation} {where}: {CAUSES[code]} ({code})") from error
+        raise RunError(f"cannot {operation} {where}: {one_line(error)}") from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise UsageError(
+            f"cannot {operation} {where}: no AWS credentials; set a profile (AWS_PROFILE) or keys"
+        ) from error
+    except ParamValidationError as error:
+        # The first line says only that something was found.
+        raise UsageError(f"cannot {operation} {where}: {str(error).splitlines()[-1]}") from error
+    except (ConnectionError, HTTPClientError) as error:
+        endpoint = client().meta.endpoint_url
+        raise RunError(
+            f"cannot {operation} {where}: {endpoint} cannot be reached or stalls: {one_line(error)}"
+        ) from error
+    except BotoCoreError as error:
+        raise RunError(f"cannot {operation} {where}: {one_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An object, or a folder of objects, as a listing names it."""
+
+    key: str
+    size: int
+    changed: datetime
+    etag: str
+
+
+def _pages(operation: str, bucket: str, prefix: str, **options: Any) -> Iterator[dict[str, Any]]:
+    """A listing, page by page; the client's own retries cover the status of an answer, not its body."""
+    list_page = functools.partial(client().list_objects_v2, Bucket=bucket, Prefix=prefix, **options)
+    with _explained(operation, bucket, prefix):
+        page = _again("ListObjectsV2", list_page, UNREACHABLE)
+        yield page
+        while page["IsTruncated"]:
+            following = functools.partial(list_page, ContinuationToken=page["NextContinuationToken"])
+            page = _again("ListObjectsV2", following, UNREACHABLE)
+            yield page
+
+
+def list_objects(bucket: str, prefix: str) -> Iterator[Listed]:
+    """All objects whose keys begin so; those that only stand for a folder are left out."""
+    for page in _pages("list", bucket, prefix):
+        yield from _entries(page)
+
+
+def list_folder(bucket: str, prefix: str) -> tuple[list[Listed], list[str]]:
+    """The objects right below a prefix that ends in a slash, and the prefixes of the folders there."""
+    entries: list[Listed] = []
+    folders: list[str] = []
+    for page in _pages("list", bucket, prefix, Delimiter="/"):
+        entries += _entries(page)
+        folders += (found["Prefix"] for found in page.get("CommonPrefixes", ()))
+    return entries, folders
+
+
+def _entries(page: dict[str, Any]) -> Iterator[Listed]:
+    return (_entry(found) for found in page.get("Contents", ()) if not found["Key"].endswith("/"))
+
+
+def _entry(found: dict[str, Any]) -> Listed:
+    return Listed(found["Key"], found["Size"], found["LastModified"], found["ETag"])
+
+
+def first(bucket: str, prefix: str) -> Listed | None:
+    """The first object, in the order of keys, whose key begins so. (A HEAD's errors would say no more than 403.)"""
+    found = next(_pages("list", bucket, prefix, MaxKeys=1)).get("Contents", ())
+    return _entry(found[0]) if found else None
+
+
+def find(bucket: str, key: str) -> Listed | None:
+    """The object of a key: it comes before all longer keys."""
+    found = first(bucket, key)
+    return found if found is not None and found.key == key else None
+
+
+def download(bucket: str, key: str, file: BinaryIO) -> str:
+    """Write an object to a file and return its SHA-256; after any transient fault again from its first byte.
+
+    Raises FileNotFoundError where there is none, UsageError or RunError where it cannot be read.
+    """
+
+    def copy() -> str:
+        file.seek(0)
+        file.truncate()
+        digest = hashlib.sha256()
+        body = client().get_object(Bucket=bucket, Key=key)["Body"]
+        with body:
+            for chunk in body.iter_chunks(CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+        return digest.hexdigest()
+
+    with _explained("read", bucket, key):
+        return _again("GetObject", copy)
+
+
+class Ranges(io.RawIOBase):
+    """An object opened for random access: each read is one request, and all are answered by one version of it."""
+
+    def __init__(self, bucket: str, key: str) -> None:
+        entry = find(bucket, key)
+        if entry is None:
+            raise FileNotFoundError(f"s3://{bucket}/{key} does not exist")
+        self._bucket, self._entry, self._at = bucket, entry, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._entry.size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        count = max(0, min(len(buffer), self._entry.size - self._at))
+        if count:
+            buffer[:count] = self._read(self._at, count)
+            self._at += count
+        return count
+
+    def readall(self) -> bytes:
+        return self.read(self._entry.size - self._at) or b""
+
+    def _read(self, start: int, count: int) -> bytes:
+        entry = self._entry
+
+        def get() -> bytes:
+            span = f"bytes={start}-{start + count - 1}"
+            answer = client().get_object(Bucket=self._bucket, Key=entry.key, Range=span, IfMatch=entry.etag)
+            data = answer["Body"].read()
+            if len(data) != count:
+                raise IncompleteReadError(actual_bytes=len(data), expected_bytes=count)
+            return bytes(data)
+
+        with _explained("read", self._bucket, entry.key):
+            try:
+                return _again("GetObject", get)
+            except ClientError as error:
+                if _code(error) == "PreconditionFailed":
+                    raise RunError(f"s3://{self._bucket}/{entry.key} changed while it was read") from error
+                raise
+
+
+def put(bucket: str, key: str, data: bytes) -> None:
+    """Write an object, in place of an older one if there is one, in one request: whole or not at all."""
+    with _explained("write", bucket, key):
+        _again("PutObject", lambda: client().put_object(Bucket=bucket, Key=key, Body=data))
+
+
+def create(bucket: str, key: str, data: bytes) -> None:
+    """Write a new object in one request that the server refuses where the key is taken.
+
+    Raises ExistsError where it is.
+    """
+    attempts = 0
+
+    def write() -> None:
+        nonlocal attempts
+        attempts += 1
+        client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+
+    with _explained("write", bucket, key):
+        try:
+            _again("PutObject", write)
+        except ClientError as error:
+            if _code(error) != "PreconditionFailed":
+                raise
+            # An attempt whose answer was lost may have been the one that wrote it.
+            retried = attempts > 1 or error.response["ResponseMetadata"].get("RetryAttempts", 0)
+            if not (retried and client().get_object(Bucket=bucket, Key=key)["Body"].read() == data):
+                raise ExistsError(f"s3://{bucket}/{key} exists already; nothing is overwritten") from error
+
+
+def upload(bucket: str, key: str, stream: BinaryIO) -> None:
+    """Write an object of any size from a stream, in parts that appear together or not at all."""
+    with _explained("write", bucket, key):
+        client().upload_fileobj(stream, bucket, key)
+
+
+def delete_folder(bucket: str, prefix: str) -> None:
+    """Remove all objects whose keys begin so."""
+    for page in _pages("delete", bucket, prefix):
+        if keys := [{"Key": found["Key"]} for found in page.get("Contents", ())]:
+            with _explained("delete", bucket, prefix):
+                delete = {"Objects": keys, "Quiet": True}
+                _again("DeleteObjects", functools.partial(client().delete_objects, Bucket=bucket, Delete=delete))

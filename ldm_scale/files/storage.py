@@ -1,0 +1,317 @@
+"""Local paths and s3:// addresses behind one interface, with writes that appear whole or not at all."""
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
+
+from ldm_scale.errors import ExistsError, RunError, UsageError
+from ldm_scale.files import s3
+
+# Bytes that one request for a part of a stream asks for.
+BUFFER = 8 << 20
+
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Location:
+    """A file or folder, local or on S3; only its address is kept, so it travels to any worker.
+
+    listed: bytes of the file, where a listing named them.
+    """
+
+    uri: str
+    listed: int | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, uri: "str | os.PathLike[str] | Location") -> "Location":
+        """The location of a path or s3:// address; local paths are made absolute.
+
+        Raises UsageError for an address of another kind, or of no bucket.
+        """
+        if isinstance(uri, Location):
+            return uri
+        text = os.fspath(uri)
+        if text.startswith("s3://"):
+            if not text.removeprefix("s3://").partition("/")[0]:
+                raise UsageError(f"{text}: this S3 address names no bucket")
+            return cls(text.rstrip("/"))
+        if "://" in text:
+            raise UsageError(f"{text}: only local paths and s3:// addresses can be read")
+        return cls(os.path.abspath(os.path.expanduser(text)))
+
+    @property
+    def is_local(self) -> bool:
+        return not self.uri.startswith("s3://")
+
+    @property
+    def name(self) -> str:
+        return self.uri.rsplit("/", 1)[-1]
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.uri)
+
+    @property
+    def _object(self) -> tuple[str, str]:
+        """Bucket and key."""
+        bucket, _, key = self.uri.removeprefix("s3://").partition("/")
+        return bucket, key
+
+    @property
+    def _inside(self) -> tuple[str, str]:
+        """Bucket, and how the keys of everything in a folder begin."""
+        bucket, key = self._object
+        return bucket, f"{key}/" if key else ""
+
+    def __truediv__(self, child: str) -> "Location":
+        return Location(f"{self.uri}/{child}")
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def is_file(self) -> bool:
+        return self._path.is_file() if self.is_local else s3.find(*self._object) is not None
+
+    def is_dir(self) -> bool:
+        return self._path.is_dir() if self.is_local else s3.first(*self._inside) is not None
+
+    def size(self) -> int:
+        """Bytes of a file, as a listing named them or else as they are now."""
+        if self.listed is not None:
+            return self.listed
+        if self.is_local:
+            return self._path.stat().st_size
+        entry = s3.find(*self._object)
+        if entry is None:
+            raise FileNotFoundError(f"{self} does not exist")
+        return entry.size
+
+    def files(self, suffix: str = "", recursive: bool = False) -> list["Location"]:
+        """The files below a folder whose names end with `suffix`, sorted by address; none if there is no folder."""
+        found = self._walk(recursive) if self.is_local else self._list(recursive)
+        return sorted((location for location in found if location.uri.endswith(suffix)), key=str)
+
+    def _walk(self, recursive: bool) -> Iterator["Location"]:
+        return (Location(path, stat.st_size) for path, stat in self._stats(recursive))
+
+    def _stats(self, recursive: bool) -> Iterator[tuple[str, os.stat_result]]:
+        for folder, folders, names in os.walk(self.uri, followlinks=True):
+            for path in (f"{folder}/{name}" for name in names):
+                # A file that is being written may lose its first name meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    yield path, os.stat(path)
+            if not recursive:
+                folders.clear()
+
+    def _list(self, recursive: bool) -> Iterator["Location"]:
+        bucket, prefix = self._inside
+        entries = s3.list_objects(bucket, prefix) if recursive else s3.list_folder(bucket, prefix)[0]
+        return (Location(f"s3://{bucket}/{entry.key}", entry.size) for entry in entries)
+
+    def versions(self) -> dict[str, tuple[int, int]]:
+        """(bytes, nanoseconds of last change) of every file below a folder, by its path there."""
+        if self.is_local:
+            stats = self._stats(recursive=True)
+            return {path.removeprefix(self.uri + "/"): (stat.st_size, stat.st_mtime_ns) for path, stat in stats}
+        bucket, prefix = self._inside
+        return {
+            entry.key.removeprefix(prefix): (entry.size, int(entry.changed.timestamp() * 1e9))
+            for entry in s3.list_objects(bucket, prefix)
+        }
+
+    def folders(self) -> list["Location"]:
+        """The folders in a folder, sorted by address."""
+        if self.is_local:
+            names = (entry.name for entry in os.scandir(self.uri) if entry.is_dir()) if self.is_dir() else ()
+        else:
+            bucket, prefix = self._inside
+            names = (folder.removeprefix(prefix).rstrip("/") for folder in s3.list_folder(bucket, prefix)[1])
+        return sorted((self / name for name in names), key=str)
+
+    def is_empty(self) -> bool:
+        """True where nothing is there, or a folder with nothing in it."""
+        if self.is_local:
+            return not self._path.is_file() and not (self._path.is_dir() and any(self._path.iterdir()))
+        return not self.is_file() and not self.is_dir()
+
+    def open(self) -> BinaryIO:
+        """A file opened for random access."""
+        return self._path.open("rb") if self.is_local else s3.Ranges(*self._object)  # type: ignore[return-value]
+
+    def open_stream(self) -> io.BufferedReader:
+        """A file opened for reading from its first byte to its last."""
+        return self._path.open("rb") if self.is_local else io.BufferedReader(s3.Ranges(*self._object), BUFFER)
+
+    @contextlib.contextmanager
+    def on_disk(self, sha256: str | None = None) -> Iterator[tuple[BinaryIO, str]]:
+        """The whole file on this machine's disk, opened at its first byte, and its SHA-256.
+
+        What comes from S3 is there for the length of the block, in the folder that TMPDIR names; where it has not the
+        `sha256` that is expected, it is fetched once more.
+        """
+        with self._path.open("rb") if self.is_local else tempfile.TemporaryFile() as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if self.is_local else self.download(file)
+            if not self.is_local and sha256 is not None and digest != sha256:
+                # An object may have no checksum by which the client would notice a fault on the way.
+                digest = self.download(file)
+            file.seek(0)
+            yield file, digest
+
+    def download(self, file: BinaryIO) -> str:
+        """Copy a file from S3 into an open one and return its SHA-256; a transient fault starts it from byte 0."""
+        return s3.download(*self._object, file)
+
+    def read_bytes(self) -> bytes:
+        """A whole file, as it is at one moment."""
+        if self.is_local:
+            return self._path.read_bytes()
+        buffer = io.BytesIO()
+        self.download(buffer)
+        return buffer.getvalue()
+
+    def read_text(self) -> str:
+        return self.read_bytes().decode("utf-8")
+
+    def sha256(self) -> str:
+        """Hex digest of a file's bytes."""
+        with self.open_stream() as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+    def make_dir(self) -> None:
+        """Create a folder; on S3 there are none to create."""
+        if self.is_local:
+            self._path.mkdir(parents=True, exist_ok=True)
+
+    def copy_from(self, filesystem: pafs.FileSystem, path: str) -> None:
+        """Copy a folder of another filesystem here."""
+        selector = pafs.FileSelector(path, recursive=True)
+        for info in filesystem.get_file_info(selector):
+            if info.type == pafs.FileType.File:
+                with filesystem.open_input_stream(info.path) as stream:
+                    (self / info.path.removeprefix(path).lstrip("/"))._write(stream)
+
+    def _write(self, stream: BinaryIO) -> None:
+        if not self.is_local:
+            s3.upload(*self._object, stream)
+            return
+        with self._beside(lambda file: shutil.copyfileobj(stream, file)) as partial:
+            os.replace(partial, self.uri)
+
+    def delete_dir(self) -> None:
+        """Remove a folder of our own intermediate files."""
+        if self.is_local:
+            shutil.rmtree(self.uri)
+        else:
+            s3.delete_folder(*self._inside)
+
+    @contextlib.contextmanager
+    def _beside(self, write: Callable[[BinaryIO], object]) -> Iterator[str]:
+        """The name of a file beside this one, written and on disk; what is left of it at the end is removed."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = f"{self.uri}.{uuid.uuid4().hex}.partial"
+        try:
+            with open(partial, "wb") as file:
+                write(file)
+                file.flush()
+                # A name must not outlive its bytes when the machine dies.
+                os.fsync(file.fileno())
+            yield partial
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+
+    def replace(self, data: "bytes | pa.Buffer") -> None:
+        """Write a file that appears whole or not at all, in place of an older one if there is one."""
+        if not self.is_local:
+            s3.put(*self._object, bytes(data))
+            return
+        with self._beside(lambda file: file.write(data)) as partial:
+            os.replace(partial, self.uri)
+
+    def create(self, data: "bytes | pa.Buffer") -> None:
+        """Write a new file that appears whole or not at all; of several writers at a time one succeeds.
+
+        Raises ExistsError where a file of that name exists: nothing is ever overwritten.
+        """
+        if not self.is_local:
+            s3.create(*self._object, bytes(data))
+            return
+        with self._beside(lambda file: file.write(data)) as partial:
+            try:
+                os.link(partial, self.uri)
+            except FileExistsError:
+                raise ExistsError(f"{self} exists already; nothing is overwritten") from None
+
+
+def sub_locations(folder: Location, suffix: str) -> Iterator[tuple[str, Location]]:
+    """(path relative to the folder, location) of every file below it that ends with `suffix`."""
+    for location in folder.files(suffix, recursive=True):
+        yield location.uri.removeprefix(folder.uri + "/"), location
+
+
+def _is_extended(kind: pa.DataType) -> bool:
+    """Whether a type is or holds an extension type; the values of Ray's are pickles."""
+    return isinstance(kind, pa.BaseExtensionType) or any(
+        _is_extended(kind.field(number).type) for number in range(kind.num_fields)
+    )
+
+
+def read_table(location: Location, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file, or some of its columns.
+
+    Raises RunError where the file names a type of values that may be pickles: looking at them would run them.
+    """
+    with location.open() as stream:
+        table = pq.read_table(stream, columns=columns)
+    if extended := next((field.name for field in table.schema if _is_extended(field.type)), None):
+        raise RunError(f"{location}: the column {extended!r} is of an extension type, which is not read")
+    return table
+
+
+def read_tables(locations: Sequence[Location], columns: list[str] | None, ahead: int) -> Iterator[pa.Table]:
+    """Read Parquet files in this order, `ahead` of them before they are asked for: each costs S3 a few round trips."""
+    with ThreadPoolExecutor(ahead) as threads:
+        pending: deque[Future[pa.Table]] = deque()
+        for location in locations:
+            pending.append(threads.submit(read_table, location, columns))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def read_model(location: Location, kind: type[M], what: str) -> M:
+    """The record in a JSON file; raises UsageError where it is not `what`."""
+    try:
+        return kind.model_validate_json(location.read_bytes())
+    except ValidationError as error:
+        raise UsageError(f"{location} is not {what}: {error.errors()[0]['msg']}") from None
+
+
+def write_table(location: Location, table: pa.Table) -> None:
+    """Write one Parquet file, whole or not at all."""
+    location.replace(encode_table(table))
+
+
+def encode_table(table: pa.Table) -> pa.Buffer:
+    """The bytes of a Parquet file (zstd)."""
+    sink = pa.BufferOutputStream()
+    # Floats hardly repeat: dictionaries of them take most of the time, and a third more bytes.
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False)
+    return sink.getvalue()

@@ -1,0 +1,160 @@
+"""What an audit is given: read, checked and hashed before anything is started. Needs no Ray."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ldm_scale.attacks.base import Attack
+from ldm_scale.attacks.registry import make_attack, resolve_options
+from ldm_scale.auditor import resolve_leakage
+from ldm_scale.config.audit import CALIBRATED, AuditConfig, MaskConfig
+from ldm_scale.data.addresses import open_shards
+from ldm_scale.data.manifest import Manifest
+from ldm_scale.data.split import HELDOUT, MEMBERS, Split, read_split
+from ldm_scale.data.task import ReadTask
+from ldm_scale.device.draws import DRAWS
+from ldm_scale.errors import UsageError
+from ldm_scale.files.digests import digest
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
+from ldm_scale.targets.base import Target
+from ldm_scale.targets.weights import Weights, fetch_weights
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an audit reads, checked and hashed; needs no Ray."""
+
+    config: AuditConfig
+    folder: Location
+    manifest: Manifest
+    split: Split | None
+    weights: Weights
+    target: Target
+    attacks: dict[str, Attack]
+    ranking: np.ndarray | None
+
+    @cached_property
+    def science(self) -> dict[str, Any]:
+        """Everything that rows depend on: values, and digests of what is read (of the weights, once asked for)."""
+        return {
+            **self.config.science(),
+            "draws": DRAWS,
+            "ranking": self.config.masks.ranking if self.ranking is None else digest(self.ranking.tolist()),
+            "shards": self.manifest.sha256,
+            "split": self.split.sha256 if self.split else self.manifest.split_sha256,
+            **self.weights.science(),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest of everything that rows depend on."""
+        return digest(self.science)
+
+
+def check_inputs(config: AuditConfig, *, outline: bool = False) -> Inputs:
+    """Read and check manifest, split file, target and attacks before anything is started.
+
+    outline: of the target its shapes alone, without its weights, on the device "meta".
+    Raises UsageError for the first that cannot be used.
+    """
+    attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
+    shards = open_shards(config.shards, config.manifest)
+    split = read_split(Location.of(config.split)) if config.split is not None else None
+    weights = fetch_weights(config.target, config.lora, config.lora_scale, outline=outline)
+    target = weights.load("meta" if outline else "cpu", config.images.size)
+    _check_fit(config, target, attacks)
+    ranking = _read_ranking(config, target)
+    resolved = config.model_copy(
+        update={
+            "attacks": {name: resolve_options(attack) for name, attack in attacks.items()},
+            "leakage": resolve_leakage(config.leakage, attacks),
+            "masks": config.masks if ranking is None else _absolute(config.masks),
+            # Absolute: workers, and whoever reads run.json, stand elsewhere.
+            **{name: Location.of(at).uri for name in ("out", "shards", "manifest") if (at := getattr(config, name))},
+            # Pinned too: a branch may move while the run goes on.
+            **weights.addresses,
+        }
+    )
+    return Inputs(resolved, shards.folder, shards.manifest, split, weights, target, attacks, ranking)
+
+
+def _absolute(masks: MaskConfig) -> MaskConfig:
+    assert masks.ranking is not None
+    return masks.model_copy(update={"ranking": Location.of(masks.ranking).uri})
+
+
+def _read_ranking(config: AuditConfig, target: Target) -> np.ndarray | None:
+    """The mean influences of the finished run whose ranking serves as one mask for all samples, (D,) float64."""
+    if config.masks.ranking in (None, CALIBRATED):
+        return None
+    other = RunDirectory(Location.of(config.masks.ranking))
+    shape = other.read_record().latent_shape
+    if shape != target.latent_shape:
+        raise UsageError(f"masks.ranking: the latents of {other.root} are {shape}, the target's {target.latent_shape}")
+    table = other.read_ranking().sort_by("dimension")
+    return table["mean"].to_numpy()
+
+
+def _check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) -> None:
+    """Raise UsageError for what the target cannot be asked."""
+    steps, dimensions = len(target.alphas_cumprod), math.prod(target.latent_shape)
+    for name, attack in attacks.items():
+        if not attack.timesteps:
+            raise UsageError(f"attacks.{name}.timesteps: give at least one")
+        if bad := [t for t in attack.evaluated if not 0 <= t < steps]:
+            raise UsageError(f"attacks.{name}.timesteps: {bad[0]} is not among the target's {steps}, and is evaluated")
+        if bad := [t for t in attack.evaluated if target.alphas_cumprod[t] == 0]:
+            raise UsageError(f"attacks.{name}.timesteps: at {bad[0]} the target sees nothing but noise")
+    _check_conditioning(config.conditioning, target)
+    if config.masks.bins > dimensions:
+        raise UsageError(f"masks.bins = {config.masks.bins} is more than the latent's {dimensions} dimensions")
+
+
+def _check_conditioning(conditioning: str | int, target: Target) -> None:
+    if conditioning == "none":
+        target.condition([None], [None])
+    elif isinstance(conditioning, int) and (reason := target.refusal(None, conditioning)):
+        raise UsageError(f"conditioning = {conditioning} is not a class of the target: {reason}")
+
+
+def count_sides(inputs: Inputs) -> tuple[int, int]:
+    """How many members and held-out samples there are; of a split file, the keys in it, which are not looked up.
+
+    Raises UsageError where members or held-out are empty.
+    """
+    if inputs.split is not None:
+        members, heldout = len(inputs.split.members), len(inputs.split.heldout)
+    else:
+        tasks = by_folder(inputs)
+        members = sum(map(members_of, tasks))
+        heldout = sum(map(wanted, tasks)) - members
+    check_sides(inputs, members, heldout)
+    return members, heldout
+
+
+def check_sides(inputs: Inputs, members: int, heldout: int) -> None:
+    if not members or not heldout:
+        raise UsageError(f"{inputs.folder}: an audit needs members and held-out samples, one of the two is empty")
+
+
+def wanted(task: ReadTask) -> int:
+    return task.shard.samples if isinstance(task.membership, bool) else len(task.membership)
+
+
+def members_of(task: ReadTask) -> int:
+    return task.shard.samples * task.membership if isinstance(task.membership, bool) else sum(task.membership.values())
+
+
+def by_folder(inputs: Inputs) -> tuple[ReadTask, ...]:
+    tasks = []
+    for shard in inputs.manifest.shards:
+        if shard.side not in (MEMBERS, HELDOUT):
+            raise UsageError(
+                f"{inputs.folder}/{shard.name} is neither in {MEMBERS}/ nor in {HELDOUT}/; give --split FILE"
+            )
+        tasks.append(ReadTask(folder=inputs.folder.uri, shard=shard, membership=shard.side == MEMBERS))
+    return tuple(tasks)

@@ -1,0 +1,75 @@
+"""Numbers and choices in words, wherever people read them."""
+
+import math
+
+from ldm_scale.analysis.results import Choice, Headline
+
+SMALLEST_P = 1e-12
+PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+
+
+def share_label(share: float) -> str:
+    """A share in percent, with no more digits than it has."""
+    return f"{100 * share:.3g}%"
+
+
+def row_label(headline: Headline) -> str:
+    """What a headline row leaves out, in words."""
+    drop = share_label(headline.calibrated.drop)
+    return {
+        "plain": "plain",
+        "lowest": f"lowest {drop} dropped",
+        "random": f"random {drop} dropped",
+        "global": f"global lowest {drop}",
+        "highest": f"highest {drop} dropped",
+        "chosen": f"chosen: {_dropped(headline.calibrated)}",
+        "geometry": "geometry-calibrated",
+    }[headline.row]
+
+
+def _dropped(choice: Choice) -> str:
+    return "nothing" if choice.mask == "none" else f"{choice.mask} {share_label(choice.drop)}"
+
+
+def step_label(timestep: int | None) -> str:
+    """A timestep, or that it is the mean over all."""
+    return "all" if timestep is None else str(timestep)
+
+
+def at_step(timestep: int | None) -> str:
+    """The same with its name, e.g. "t 60"."""
+    return "all t" if timestep is None else f"t {timestep}"
+
+
+def choice_label(choice: Choice) -> str:
+    """A choice in short: the timestep, and what is dropped if anything is."""
+    return at_step(choice.timestep) + ("" if choice.mask == "none" else f", {_dropped(choice)}")
+
+
+def p_label(p: float) -> str:
+    """A p-value; none so small that the test's tails cannot carry it."""
+    return f"p < {SMALLEST_P:g}" if p < SMALLEST_P else f"p = {p:.2g}"
+
+
+def three_digits(value: float) -> str:
+    """A number to three digits, such as 12,300."""
+    return f"{float(f'{value:.3g}'):,.12g}"
+
+
+def scaled(value: float, unit: str) -> str:
+    """A quantity with three digits and a prefix, such as 2.51 TFLOP."""
+    step = min(max(0, math.floor(math.log10(value) / 3)), len(PREFIXES) - 1) if value > 0 else 0
+    # Three digits of 999.7 are 1000 of the same prefix.
+    if step + 1 < len(PREFIXES) and float(f"{value / 1000**step:.3g}") >= 1000:
+        step += 1
+    return f"{value / 1000**step:.3g} {PREFIXES[step]}{unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them, such as 3 h 12 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

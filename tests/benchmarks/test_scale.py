@@ -1,0 +1,128 @@
+"""The simulation: its shards, the rate it takes of a run's parts, and the whole of it on pretended GPUs."""
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from torch import Tensor
+
+from ldm_scale.auditor import AuditedBatch, Calibration
+from ldm_scale.benchmarks.options import ScaleBenchmarkConfig
+from ldm_scale.benchmarks.scale import (
+    DONE,
+    Scaling,
+    SimulatedActor,
+    SimulatedAuditor,
+    made_up,
+    make_shards,
+    run_graph,
+    run_scale_benchmark,
+    steady_rate,
+)
+from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.base import DEMO, build
+from ldm_scale.data.manifest import read_manifest
+from ldm_scale.data.shards import read_shard
+from ldm_scale.device.transfer import Arriving
+from ldm_scale.errors import UsageError
+from ldm_scale.files.rundir import RunDirectory, RunRecord
+from ldm_scale.files.storage import Location, read_table
+from ldm_scale.schema import REJECT
+from tests.jobs.cluster import clean_environment
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_shards_hold_as_many_samples_as_asked_for_half_of_them_members(tmp_path: Path) -> None:
+    make_shards(Location.of(tmp_path), 1102)
+    manifest = read_manifest(Location.of(tmp_path))
+    assert Counter((shard.side, shard.samples) for shard in manifest.shards) == {
+        (side, samples): 1 for side in ("members", "heldout") for samples in (500, 51)
+    }
+    keys = [sample.key for shard in manifest.shards for sample in read_shard(Location.of(tmp_path), shard)]
+    assert len(set(keys)) == 1102
+
+
+def test_the_rate_is_that_between_start_and_end(tmp_path: Path) -> None:
+    """A hundred batches of three samples, two a second, after a start and before an end that take long."""
+    run = RunDirectory(Location.of(tmp_path / "run"))
+    for number in range(100):
+        second = 0 if number == 0 else 1.7e9 + number / 2 if number < 99 else 1.8e9
+        ids = [f"shard/{number}-{row}" for row in range(3)]
+        run.commit(pa.table({"sample_id": ids, DONE: [float(second)] * 3}), REJECT.empty_table())
+    assert steady_rate(run) == pytest.approx(6)
+
+
+def test_efficiency_is_the_share_of_what_auditors_could_take() -> None:
+    assert Scaling(auditors=4, samples=100, rate=60, bound=80).efficiency == 0.75
+
+
+def test_a_ray_elsewhere_and_pools_of_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UsageError, match="RAY_ADDRESS"):
+        next(run_scale_benchmark(ScaleBenchmarkConfig()))
+    for sizes in ("0", "", "2,0"):
+        with pytest.raises(UsageError, match="fake_gpus"):
+            build(ScaleBenchmarkConfig, {"fake_gpus": sizes})
+
+
+@pytest.mark.slow
+def test_pools_on_pretended_gpus_take_what_they_wait_for() -> None:
+    command = [sys.executable, "jobs/benchmark.py", "--fake-gpus", "1,3", "--batch-seconds", "0.2", "--batches", "50"]
+    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.findall(r"^scale: (\d) auditors: ([\d.,]+) samples/s, (.*)$", done.stdout, re.MULTILINE)
+    assert [auditors for auditors, *_ in found] == ["1", "3", "3"]
+    waiting, samples = re.compile(r"[\d.]+ times the bound of (\d+), (\d+) samples$"), re.compile(r"(\d+) samples; ")
+    assert [waiting.match(rest).groups() for *_, rest in found[:2]] == [("20", "200"), ("60", "600")]  # type: ignore[union-attr]
+    assert samples.match(found[2][2])[1] == "600"  # type: ignore[index]
+    # Nobody is faster than an auditor who never waits; without waiting the graph is.
+    rates = [float(rate.replace(",", "")) for _, rate, _ in found]
+    assert rates[0] < 20
+    assert rates[1] < 60 < rates[2]
+
+
+class MeetingAuditor(SimulatedAuditor):
+    """Its first batch computes until the next one is on its way; says so by distortions of 1, or 0 if none came."""
+
+    def __init__(self, record: RunRecord) -> None:
+        super().__init__(record, 0)
+        self.loads = self.computing = 0
+        self.second = threading.Event()
+
+    def load(self, pixels: np.ndarray) -> Arriving:
+        arriving = super().load(pixels)
+        self.loads += 1
+        if self.loads > 1:
+            self.second.set()
+        return arriving
+
+    def audit(self, pixels: Tensor, *_: object) -> AuditedBatch:
+        self.computing += 1
+        met = self.second.wait(60) and self.computing == 1
+        time.sleep(0.05)
+        met = met and self.computing == 1
+        self.computing -= 1
+        return made_up(self._record, np.full(len(pixels), met, np.float32))
+
+
+class MeetingActor(SimulatedActor):
+    def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
+        super().__init__(MeetingAuditor(record), image_size)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_next_batch_is_on_its_way_while_one_computes_and_none_computes_beside_it(tmp_path: Path) -> None:
+    make_shards(Location.of(tmp_path / "shards"), 64)
+    values = {"out": str(tmp_path / "run"), "shards": str(tmp_path / "shards"), "target": str(DEMO / "target")}
+    compute = {"device": "cpu", "actors": 1, "batch_size": 8, "rows_per_part": 16}
+    run = run_graph(build(AuditConfig, values | {"compute": compute}), MeetingActor)
+    met = [value for part in run.parts() for value in read_table(part, ["distortion"])["distortion"].to_pylist()]
+    assert met == [1] * 64

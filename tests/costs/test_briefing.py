@@ -1,0 +1,50 @@
+"""The first lines of an audit's log."""
+
+from pathlib import Path
+
+from ldm_scale.costs.briefing import briefing
+from ldm_scale.engine.plan import plan_audit
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
+from ldm_scale.inputs import check_inputs
+from tests.engine.test_audit import make_config
+
+
+def brief(values: dict[str, object], out: Path, shards: Path, target: Path) -> dict[str, str]:
+    config = make_config(out, shards, target, **values)
+    inputs = check_inputs(config)
+    plan = plan_audit(inputs, RunDirectory(Location.of(out)))
+    lines = briefing(inputs, plan.record, len(plan.tasks))
+    return dict(line.strip().split(maxsplit=1) for line in lines)
+
+
+def test_it_says_what_is_audited_what_it_costs_and_where_it_goes(
+    tmp_path: Path, tiny_shards: Path, tiny_target: Path
+) -> None:
+    values: dict[str, object] = {
+        "attacks": {"sima": {"timesteps": "0:300:10"}, "secmi": {"timesteps": "0:300:10"}},
+        "geometry": {"probes": 4, "distortion": "truncated", "distortion_share": 0.5},
+        "masks": {"bins": 8, "ranking": "calibration"},
+        "analysis": {"drop": 0.5},
+    }
+    found = brief(values, tmp_path / "run", tiny_shards, tiny_target)
+    assert found["target"].startswith(f"{tiny_target}: UnconditionalTarget: 16 px images, 4 x 4 x 4 latents (64 ")
+    assert found["shards"] == f"{tiny_shards}: 8 to audit"
+    assert found["samples"] == "48: 24 members, 24 held-out, by folder"
+    assert found["attacks"] == (
+        "sima: 30 timesteps 0, 10, ..., 290; secmi: 30 timesteps 0, 10, ..., 290; 60 denoiser evaluations a sample"
+    )
+    assert found["geometry"] == (
+        "influence hutchinson, 4 probes; distortion truncated on 50% of the samples; 154 decoder products a sample"
+    )
+    assert found["masks"] == "8 bins of influence rank, each sample's own and a random one"
+    assert found["ranking"] == "one for all samples, from mean influences of about 256 calibration samples"
+    assert (found["seed"], found["rows"]) == ("0", f"{tmp_path}/run/samples")
+    assert len(found["fingerprint"]) == 12
+
+
+def test_what_is_not_measured_is_not_counted(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
+    values: dict[str, object] = {"geometry": {"influence": "exact", "distortion": "off"}, "masks": {"bins": 5}}
+    found = brief(values, tmp_path / "run", tiny_shards, tiny_target)
+    assert found["geometry"] == "influence exact; distortion off; 64 decoder products a sample"
+    assert "ranking" not in found

@@ -1,0 +1,140 @@
+"""What an audit will take, against what one is seen to take."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ldm_scale.attacks.base import Evaluations
+from ldm_scale.attacks.registry import make_attack
+from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.base import build
+from ldm_scale.costs.counts import denoiser_evaluations
+from ldm_scale.costs.estimate import CostEstimate
+from ldm_scale.costs.flops import Arithmetic, count_flops, measure_pass, measure_target
+from ldm_scale.device.budget import Budget
+from ldm_scale.geometry.pullback import Jacobian, product_bytes
+from ldm_scale.targets.base import Target
+from ldm_scale.targets.denoising import predict_noises
+from ldm_scale.targets.load import load_target
+from tests.test_auditor import KEYS, PIXELS, make_auditor
+
+BATCH = 2
+
+
+@cache
+def measured(folder: Path) -> tuple[Target, Arithmetic]:
+    target = load_target(folder, "meta")
+    return target, measure_target(target, lambda: None)
+
+
+def estimate(folder: Path, **values: Any) -> tuple[CostEstimate, AuditConfig]:
+    target, arithmetic = measured(folder)
+    config = build(AuditConfig, {"out": "o", "shards": "s", "target": "t", **values})
+    attacks = [make_attack(name, options) for name, options in config.attacks.items()]
+    evaluations = denoiser_evaluations(attacks, target.alphas_cumprod, target.latent_shape)
+    return CostEstimate(config, target, arithmetic, evaluations), config
+
+
+@pytest.mark.parametrize(
+    ("estimator", "distortion", "room", "products"),
+    [
+        # `room` is how many products' memory there is: for the vectors, filled up, that go at once, of both samples.
+        ("exact", "exact", 40, 64),
+        ("hutchinson", "truncated", 20, 4 + 6 * 3 * 17),
+        ("hutchinson", "slq", 1000, 4 + 960),
+    ],
+)
+def test_the_geometry_takes_what_an_audit_is_seen_to_take(
+    estimator: str, distortion: str, room: int, products: int, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = 0
+
+    def counted(product: Callable[..., Any]) -> Callable[..., Any]:
+        def take(*arguments: Any) -> Any:
+            nonlocal seen
+            found: list[Any] = []
+            seen += count_flops(lambda: found.append(product(*arguments)))
+            return found[0]
+
+        return take
+
+    memory = room * product_bytes(load_target(tiny_target, "cpu").decode, torch.zeros(1, 4, 4, 4))
+    geometry = {"influence": estimator, "probes": 4, "distortion": distortion, "memory": memory}
+    expected, _ = estimate(tiny_target, geometry=geometry, compute={"batch_size": BATCH})
+    auditor, nothing = make_auditor(tiny_target, geometry=geometry), [None] * BATCH
+    auditor.audit(PIXELS[:BATCH], KEYS[:BATCH], nothing, nothing)  # which traces the products
+    for name in ("push", "pull"):
+        monkeypatch.setattr(Jacobian, name, counted(getattr(Jacobian, name)))
+    auditor.audit(PIXELS[:BATCH], KEYS[:BATCH], nothing, nothing)
+    sample = expected.sample()
+    assert seen == BATCH * (sample.influence.flops + sample.distortion.flops + sample.passes.flops)
+    assert sample.influence.count + sample.distortion.count == products
+
+
+def test_a_share_of_the_samples_takes_a_share_of_the_distortion(tiny_target: Path) -> None:
+    whole, part = (
+        estimate(tiny_target, geometry={"distortion": "exact", "distortion_share": share})[0].sample()
+        for share in (1.0, 0.25)
+    )
+    assert part.distortion.flops == whole.distortion.flops / 4 > 0
+    assert part.influence == whole.influence
+    assert part.flops == pytest.approx(
+        sum(
+            item.flops
+            for item in (
+                *(part.encodings, part.conditions, part.evaluations),
+                *(part.influence, part.distortion, part.passes),
+            )
+        )
+    )
+
+
+def test_evaluations_take_what_the_attacks_are_seen_to_ask(tiny_target: Path) -> None:
+    attacks = {"sima": {"timesteps": "0:30:10"}, "pia": {"timesteps": "0:30:10"}}
+    expected, config = estimate(tiny_target, attacks=attacks)
+    target = load_target(tiny_target, "cpu")
+
+    def attack() -> None:
+        z = torch.zeros(1, 4, 4, 4)
+        rows = Budget(64, "row")
+        evaluations = Evaluations(
+            z, target.alphas_cumprod, lambda x, steps: predict_noises(target, None, rows, x, steps), lambda _: z
+        )
+        for name, options in config.attacks.items():
+            make_attack(name, options).vectors(evaluations)
+
+    with torch.no_grad():
+        assert count_flops(attack) == expected.sample().evaluations.flops
+
+
+def test_calibration_encodes_and_probes(tiny_target: Path) -> None:
+    expected, _ = estimate(tiny_target, geometry={"distortion": "off"})
+    sample = expected.sample()
+    assert expected.calibration() == sample.encodings.flops + sample.influence.flops + sample.passes.flops
+
+
+def test_memory_grows_with_the_batch_and_holds_one_product_at_least(tiny_target: Path) -> None:
+    product = product_bytes(load_target(tiny_target, "cpu").decode, torch.zeros(1, 4, 4, 4))
+
+    def memory(batch: int, room: int) -> Any:
+        geometry = {"memory": room, "probes": 8, "distortion": "off"}
+        return estimate(tiny_target, geometry=geometry, compute={"batch_size": batch})[0].memory()
+
+    one, four = memory(1, 1), memory(4, 10 * product)
+    assert (four.encode, four.attacks) == (4 * one.encode, 4 * one.attacks)
+    probes = 8 * 3 * 16 * 16 * 4
+    assert (one.geometry, four.geometry) == (product + probes, 10 * product + 4 * probes)
+    assert four.peak == four.weights + max(four.encode, four.geometry, four.attacks)
+    weights = sum(weight.nbytes for weight in load_target(tiny_target, "cpu").weights())
+    assert one.weights == weights > 0
+
+
+def test_a_batch_encodes_in_the_memory_of_its_samples(tiny_target: Path) -> None:
+    target = load_target(tiny_target, "meta")
+    expected, _ = estimate(tiny_target, compute={"batch_size": 3})
+    images = torch.empty(3, 3, 16, 16, device="meta")
+    assert expected.memory().encode == pytest.approx(measure_pass(lambda: target.encode(images, None)).memory, rel=0.02)

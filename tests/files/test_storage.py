@@ -1,0 +1,267 @@
+"""Addresses, listings, and writes that appear whole or not at all."""
+
+import hashlib
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+import pytest
+
+from ldm_scale.errors import ExistsError, RunError, UsageError
+from ldm_scale.files.storage import Location, read_table, sub_locations, write_table
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_local_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/somebody")
+    assert Location.of("a/../b/").uri == str(tmp_path / "b")
+    assert Location.of(Path("b")) == Location.of("./b")
+    assert Location.of("~/c").uri == "/somebody/c"
+    assert Location.of(Location.of("b")) == Location.of("b")
+
+
+def test_s3_addresses_are_kept_without_a_last_slash() -> None:
+    location = Location.of("s3://bucket/some/folder/")
+    assert str(location) == "s3://bucket/some/folder"
+    assert str(location / "x.tar") == "s3://bucket/some/folder/x.tar"
+    assert (location / "x.tar").name == "x.tar"
+    assert not location.is_local
+    assert Location.of("/tmp/x").is_local
+
+
+@pytest.mark.parametrize("address", ["https://example.org/x", "gs://bucket/x", "file:///tmp/x", "hf://user/x"])
+def test_other_addresses_are_refused_by_name(address: str) -> None:
+    with pytest.raises(UsageError, match=f"^{address}: only local paths and s3://"):
+        Location.of(address)
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3:///", "s3:///x"])
+def test_an_address_without_a_bucket_is_refused(address: str) -> None:
+    with pytest.raises(UsageError, match=f"^{address}: this S3 address names no bucket$"):
+        Location.of(address)
+
+
+def test_a_location_knows_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "folder").mkdir()
+    there, folder, nowhere = (Location.of(tmp_path / name) for name in ("file", "folder", "nowhere"))
+    assert [(x.is_file(), x.is_dir()) for x in (there, folder, nowhere)] == [
+        (True, False),
+        (False, True),
+        (False, False),
+    ]
+    assert there.name == "file"
+    assert there.read_text() == "12345"
+    with there.open_stream() as stream:
+        assert stream.read(2) == b"12"
+
+
+def test_emptiness_of_folders_files_and_nothing(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").write_text("")
+    (tmp_path / "nested/inner").mkdir(parents=True)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    found = {name: Location.of(tmp_path / name).is_empty() for name in ("full", "nested", "empty", "file", "nowhere")}
+    assert found == {"full": False, "nested": False, "empty": True, "file": False, "nowhere": True}
+
+
+def test_files_are_listed_in_order(tmp_path: Path) -> None:
+    for name in ("b.tar", "a.tar", "c.txt", "sub/d.tar", "a.tar.partial"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    folder = Location.of(tmp_path)
+    assert [x.name for x in folder.files(".tar")] == ["a.tar", "b.tar"]
+    assert [x.name for x in folder.files()] == ["a.tar", "a.tar.partial", "b.tar", "c.txt"]
+    assert [relative for relative, _ in sub_locations(folder, ".tar")] == ["a.tar", "b.tar", "sub/d.tar"]
+    assert [x for _, x in sub_locations(folder, ".tar")] == folder.files(".tar", recursive=True)
+    assert (folder / "nowhere").files() == []
+
+
+def test_the_digest_is_of_the_bytes(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 10_000  # more than one chunk
+    (tmp_path / "x").write_bytes(data)
+    assert Location.of(tmp_path / "x").sha256() == hashlib.sha256(data).hexdigest()
+
+
+def test_replace_writes_new_files_in_new_folders_and_over_old_ones(tmp_path: Path) -> None:
+    location = Location.of(tmp_path / "deep/er/file")
+    location.replace(b"one")
+    location.replace(pa.py_buffer(b"two"))
+    assert location.read_bytes() == b"two"
+    assert names(tmp_path) == ["deep", "deep/er", "deep/er/file"]
+
+
+def test_create_never_overwrites(tmp_path: Path) -> None:
+    location = Location.of(tmp_path / "file")
+    location.create(b"one")
+    with pytest.raises(UsageError, match="file exists already"):
+        location.create(b"two")
+    assert location.read_bytes() == b"one"
+
+
+def test_a_file_is_complete_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    location = Location.of(tmp_path / "run.json")
+    location.replace(b"old")
+    seen = []
+    rename = os.replace
+
+    def watch(source: str, target: str) -> None:
+        seen.append((Path(source).read_bytes(), Path(target).read_bytes(), Path(source).parent == tmp_path))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", watch)
+    location.replace(b"new")
+    assert seen == [(b"new", b"old", True)]
+    assert location.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("where", ["local", "bucket"])
+def test_of_many_writers_of_one_file_one_succeeds(where: str, tmp_path: Path, bucket: str) -> None:
+    location = Location.of(tmp_path if where == "local" else bucket) / "run.json"
+
+    def write(number: int) -> bool:
+        try:
+            location.create(b"%d" % number)
+        except ExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        wins = list(threads.map(write, range(16)))
+    assert sum(wins) == 1
+    assert location.read_bytes() == b"%d" % wins.index(True)
+    assert [x.name for x in Location.of(location.uri.removesuffix("/run.json")).files()] == ["run.json"]
+
+
+@pytest.mark.parametrize("before", [None, b"old"])
+def test_a_write_that_fails_leaves_everything_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
+) -> None:
+    location = Location.of(tmp_path / "run.json")
+    if before is not None:
+        location.replace(before)
+
+    def fail(source: str, target: str) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="no space"):
+        location.replace(b"new")
+    assert names(tmp_path) == ([] if before is None else ["run.json"])
+    if before is not None:
+        assert location.read_bytes() == before
+
+
+def test_data_that_cannot_be_written_leaves_no_partial_file(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        Location.of(tmp_path / "file").replace("text")  # type: ignore[arg-type]
+    assert names(tmp_path) == []
+
+
+def test_tables_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    table = pa.table({"a": [1, 2, None], "b": ["x", "y", "z"]})
+    write_table(Location.of(tmp_path / "t.parquet"), table)
+    assert pq.read_table(tmp_path / "t.parquet").equals(table)
+    assert pq.read_metadata(tmp_path / "t.parquet").row_group(0).column(0).compression == "ZSTD"
+
+
+def test_a_missing_file_is_a_file_not_found(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Location.of(tmp_path / "nowhere").read_bytes()
+
+
+def test_folders_are_made_copied_and_removed(tmp_path: Path) -> None:
+    (tmp_path / "source/sub").mkdir(parents=True)
+    (tmp_path / "source/sub/x").write_text("x")
+    copy = Location.of(tmp_path / "one/two")
+    copy.make_dir()
+    copy.copy_from(pa.fs.LocalFileSystem(), str(tmp_path / "source"))
+    assert (copy / "sub/x").read_text() == "x"
+    copy.delete_dir()
+    assert names(tmp_path / "one") == []
+
+
+def test_a_bucket_is_listed_read_and_written_like_a_folder(bucket: str) -> None:
+    root = Location.of(bucket) / "runs/one"
+    assert (root.is_dir(), root.is_file(), root.is_empty(), root.files(recursive=True)) == (False, False, True, [])
+    for name in ("b.tar", "a.tar", "c.txt", "sub/d.tar"):
+        (root / name).create(name.encode())
+    assert (root.is_dir(), root.is_empty(), (root / "a.tar").is_file()) == (True, False, True)
+    assert [relative for relative, _ in sub_locations(root, ".tar")] == ["a.tar", "b.tar", "sub/d.tar"]
+    assert [x.uri for x in root.files(".tar")] == [f"{bucket}/runs/one/a.tar", f"{bucket}/runs/one/b.tar"]
+    with pytest.raises(UsageError, match=r"a\.tar exists already"):
+        (root / "a.tar").create(b"two")
+    (root / "a.tar").replace(b"three")
+    assert (root / "a.tar").read_bytes() == b"three"
+
+
+def test_a_large_object_is_uploaded_in_parts_and_has_its_bytes(bucket: str) -> None:
+    data = bytes(range(256)) * (1 << 17)  # 32 MiB
+    location = Location.of(bucket) / "large"
+    location.create(data)
+    assert (location.size(), location.sha256()) == (len(data), hashlib.sha256(data).hexdigest())
+
+
+def test_tables_go_through_a_bucket(bucket: str) -> None:
+    table = pa.table({"a": [1, 2, None], "b": ["x", "y", "z"]})
+    location = Location.of(bucket) / "t.parquet"
+    write_table(location, table)
+    assert read_table(location, ["a"]).equals(table.select(["a"]))
+
+
+def test_an_object_is_read_at_random(bucket: str) -> None:
+    data = np.random.default_rng(0).bytes(100_000)
+    location = Location.of(bucket) / "x"
+    location.create(data)
+    with location.open() as file:
+        assert file.seek(-10, io.SEEK_END) == len(data) - 10
+        assert file.read(20) == data[-10:]
+        assert file.read(1) == b""
+        file.seek(777)
+        assert (file.read(5), file.tell()) == (data[777:782], 782)
+        assert file.read() == data[782:]
+    (Location.of(bucket) / "empty").create(b"")
+    assert (Location.of(bucket) / "empty").read_bytes() == b""
+
+
+def test_an_object_that_changes_while_it_is_read_is_named(bucket: str) -> None:
+    location = Location.of(bucket) / "x"
+    location.create(b"one")
+    with location.open() as file:
+        assert file.read(1) == b"o"
+        location.replace(b"two")
+        with pytest.raises(RunError, match=rf"^{bucket}/x changed while it was read$"):
+            file.read(1)
+
+
+@pytest.mark.parametrize("where", ["local", "bucket"])
+def test_a_file_is_on_disk_with_its_digest(where: str, tmp_path: Path, bucket: str) -> None:
+    data = bytes(range(256)) * 10_000
+    location = Location.of(tmp_path if where == "local" else bucket) / "x"
+    location.create(data)
+    with location.on_disk() as (file, digest):
+        assert (file.read(), digest) == (data, hashlib.sha256(data).hexdigest())
+
+
+def test_a_folder_is_copied_into_a_bucket_and_removed(bucket: str, tmp_path: Path) -> None:
+    (tmp_path / "source/sub").mkdir(parents=True)
+    (tmp_path / "source/sub/x").write_text("x")
+    (tmp_path / "source/y").write_text("y")
+    copy, beside = Location.of(bucket) / "one", Location.of(bucket) / "one-more"
+    beside.create(b"kept")
+    copy.copy_from(pa.fs.LocalFileSystem(), str(tmp_path / "source"))
+    assert [(path, x.read_text()) for path, x in sub_locations(copy, "")] == [("sub/x", "x"), ("y", "y")]
+    assert [x.name for x in copy.folders()] == ["sub"]
+    assert set(copy.versions()) == {"sub/x", "y"}
+    copy.delete_dir()
+    assert (copy.is_empty(), beside.is_file()) == (True, True)
