@@ -123,3 +123,12 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = folder / "packed"
     pack(PackConfig(dataset="folder", source=str(source), out=str(out), near_duplicates=0, shard_samples=6))
     return out
+
+
+@pytest.fixture(scope="module")
+def inline() -> Iterator[None]:
+    """The engine without Ray, in this process."""
+    from tests.inline import inline_ray
+
+    with inline_ray():
+        yield

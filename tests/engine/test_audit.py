@@ -30,7 +30,7 @@ from tests.targets import tiny
 from tests.targets.test_fetch import upload
 from tests.targets.test_lora import diffusers_file, make_weights
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("inline")
 
 
 ATTACKS: dict[str, dict[str, object]] = {
@@ -206,7 +206,7 @@ def test_another_run_is_refused_with_the_difference(undisturbed: Path, tiny_shar
 def test_a_run_does_not_go_on_with_other_draws(
     undisturbed: Path, tiny_shards: Path, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ldm_scale.engine.plan.DRAWS", "others")
+    monkeypatch.setattr("ldm_scale.inputs.DRAWS", "others")
     with pytest.raises(UsageError, match=r'\(draws was "philox4x32-10, 0\.6 Q \+ 0\.8 Q", is now "others"\)'):
         run_audit(make_config(undisturbed, tiny_shards, tiny_target))
 

@@ -29,7 +29,7 @@ from tests.s3 import KEYS
 from tests.shards import tar, write_folder
 from tests.targets import tiny
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("inline")
 
 Files = list[tuple[str | tarfile.TarInfo, bytes]]
 SCRIPT = "<script>alert('caption')</script>"

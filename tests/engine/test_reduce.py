@@ -23,7 +23,7 @@ from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.engine.test_audit import make_config
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("inline")
 
 
 @pytest.fixture(scope="module")

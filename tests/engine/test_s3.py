@@ -17,7 +17,7 @@ from ldm_scale.inputs import check_inputs
 from tests.engine.test_audit import BRIEF, column, make_config
 from tests.targets.test_fetch import upload
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("inline")
 
 PATTERN = "{members/members,heldout/heldout}-{000001..000003}.tar"
 RECIPE: dict[str, object] = {

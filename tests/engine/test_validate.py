@@ -15,7 +15,7 @@ from ldm_scale.files.storage import Location
 from tests.targets import tiny
 from tests.targets.test_fetch import tree, upload
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("inline")
 
 
 def validate(capsys: pytest.CaptureFixture[str], *flags: object) -> tuple[int, str, str]:
