@@ -19,8 +19,6 @@ from ldm_scale.auditor import (
 )
 from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig
 from ldm_scale.config.base import build
-from ldm_scale.config.data import ImageConfig
-from ldm_scale.data.images import preprocess
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.pooled import Profile
@@ -29,32 +27,10 @@ from ldm_scale.randomness import keyed_generator
 from ldm_scale.targets.base import to_images
 from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.load import load_target
-from tests.conftest import make_image
+from tests.auditing import COUNT, KEYS, PIXELS, make_auditor
 from tests.targets import tiny
 
 CPU = torch.device("cpu")
-COUNT = 33
-KEYS = [f"shard/{n:03d}" for n in range(COUNT)]
-PIXELS = np.stack([preprocess(make_image(n), ImageConfig(), 16) for n in range(COUNT)])
-
-
-DECODERS: dict[Path, TracedDecoder] = {}
-
-
-def make_auditor(target: Path, calibration: Calibration | None = None, **changes: object) -> Auditor:
-    values: dict[str, object] = {
-        "out": "unused",
-        "shards": "unused",
-        "target": str(target),
-        "attacks": {"sima": {"timesteps": [0, 50]}},
-        "geometry": {"probes": 4, "distortion": "off"},
-        "masks": {"bins": 8},
-        "analysis": {"drop": 0.5},
-    }
-    auditor = Auditor(load_target(str(target), "cpu"), build(AuditConfig, values | changes), calibration)
-    # What one test has traced, another need not trace again.
-    auditor._decoder = DECODERS.setdefault(target, auditor._decoder)
-    return auditor
 
 
 def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> AuditedBatch:

@@ -34,9 +34,9 @@ from ldm_scale.flags import load_yaml
 from ldm_scale.report.headline import read_results
 from ldm_scale.targets.fetch import TARGET, fetch
 from ldm_scale.targets.load import load_target, target_digest
+from tests.addresses import upload
 from tests.shards import tar, write_folder
 from tests.targets import tiny
-from tests.targets.test_fetch import upload
 
 PACKAGE = Path(ldm_scale.__file__).parent
 

@@ -6,6 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from ldm_scale.analysis.combined import (
+    GROUPS,
+    group_sums,
+    least_positive,
+    log_features,
+)
 from ldm_scale.analysis.scan import Scan, scan
 from ldm_scale.analysis.scores import Candidate, Mask
 from ldm_scale.analysis.splithalf import choosing
@@ -67,3 +73,8 @@ class Spectra:
         return replace(
             self, by_influence=change(self.by_influence), at_random=change(self.at_random), globally=globally, **others
         )
+
+
+def features_of(spectra: list[np.ndarray], groups: int = GROUPS) -> np.ndarray:
+    sums = group_sums(spectra, groups)
+    return log_features(sums, least_positive(sums))

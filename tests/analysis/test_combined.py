@@ -5,22 +5,15 @@ import pytest
 
 from ldm_scale.analysis import combined
 from ldm_scale.analysis.combined import (
-    GROUPS,
     LogOdds,
     classifier,
     fitted_rows,
-    group_sums,
     least_positive,
-    log_features,
 )
 from ldm_scale.analysis.metrics import aurocs
 from ldm_scale.analysis.splithalf import halves
 from tests.analysis.simulation import simulate
-
-
-def features_of(spectra: list[np.ndarray], groups: int = GROUPS) -> np.ndarray:
-    sums = group_sums(spectra, groups)
-    return log_features(sums, least_positive(sums))
+from tests.analysis.spectra import features_of
 
 
 @pytest.mark.parametrize(("bins", "groups"), [(20, 5), (7, 3), (4, 5), (1, 5)])

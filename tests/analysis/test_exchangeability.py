@@ -16,8 +16,8 @@ from ldm_scale.analysis.inference import infer_dataset
 from ldm_scale.analysis.metrics import aurocs
 from ldm_scale.analysis.splithalf import Scorer, halves, judge
 from tests.analysis.simulation import STRUCTURES, Simulated, simulate
-from tests.analysis.test_combined import features_of
-from tests.analysis.test_splithalf import fixed
+from tests.analysis.spectra import features_of
+from tests.analysis.splits import fixed
 
 NOMINAL = 0.95
 # (value, low, high) of an AUROC.

@@ -5,7 +5,8 @@ import pytest
 
 from ldm_scale.analysis.delong import delong
 from ldm_scale.analysis.metrics import Roc, bootstrap, bootstrap_weights, evaluate
-from ldm_scale.analysis.splithalf import Scorer, best, halves, judge
+from ldm_scale.analysis.splithalf import halves, judge
+from tests.analysis.splits import fixed
 
 
 def draw(seed: int, count: int = 80, candidates: int = 6, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -15,16 +16,6 @@ def draw(seed: int, count: int = 80, candidates: int = 6, shift: float = 0.0) ->
     scores = rng.standard_normal((count, candidates))
     scores[:, 2] += shift * member
     return scores, member
-
-
-def fixed(scores: np.ndarray, member: np.ndarray) -> Scorer:
-    """The best of candidates that need no fit."""
-
-    def score(_: int, choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
-        pick = best(scores[choose], member[choose])
-        return pick, scores[report, pick]
-
-    return score
 
 
 @pytest.mark.parametrize(("members", "heldout"), [(4, 4), (10, 7), (25, 40)])

@@ -62,3 +62,9 @@ def _is_met(test: str, key: str, wanted: list[str], context: dict[str, Any]) -> 
         return given is not None and any(fnmatchcase(given, pattern) for pattern in wanted)
     assert test == "ForAllValues:StringLike", test
     return all(any(fnmatchcase(value, pattern) for pattern in wanted) for value in given or ())
+
+
+def environment(config: dict[str, Any]) -> dict[str, str]:
+    """The variables of the containers."""
+    options = [option.removeprefix("--env=") for option in config["docker"]["run_options"] if "--env=" in option]
+    return dict(option.split("=", 1) for option in options)

@@ -17,8 +17,7 @@ from moto import mock_aws
 from ray.autoscaler._private.providers import _get_node_provider_cls
 from ray.autoscaler.sdk import get_docker_host_mount_location
 
-from tests.clusters.launchers import CLUSTERS, launcher, policy
-from tests.clusters.test_launchers import environment
+from tests.clusters.launchers import CLUSTERS, environment, launcher, policy
 
 COMPUTE = json.loads(get_static_doc("compute", "v1"))
 # Google's permissions behind each of its methods, as its reference has them; those of a new machine's parts as well.

@@ -17,7 +17,7 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.autoscaler_pb2 import ResourceRequestByCount
 from ray.core.generated.instance_manager_pb2 import Instance, InstanceUpdateEvent
 
-from tests.clusters.launchers import CLUSTERS, launcher
+from tests.clusters.launchers import CLUSTERS, environment, launcher
 
 FILES = ["aws.yaml", "gcp.yaml"]
 PROJECT = tomllib.loads((CLUSTERS.parent / "pyproject.toml").read_text())["project"]
@@ -33,12 +33,6 @@ def starts(config: dict[str, Any], who: str) -> list[str]:
     """The words of the `ray start` of the head or of a worker."""
     (command,) = [line for line in config[f"{who}_start_ray_commands"] if "ray start" in line]
     return shlex.split(command)
-
-
-def environment(config: dict[str, Any]) -> dict[str, str]:
-    """The variables of the containers."""
-    options = [option.removeprefix("--env=") for option in config["docker"]["run_options"] if "--env=" in option]
-    return dict(option.split("=", 1) for option in options)
 
 
 def workers(config: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from ldm_scale.engine.plan import plan_audit
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
-from tests.engine.test_audit import make_config
+from tests.engine.runs import make_config
 
 
 def brief(values: dict[str, object], out: Path, shards: Path, target: Path) -> dict[str, str]:

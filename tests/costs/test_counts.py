@@ -16,7 +16,7 @@ from ldm_scale.attacks.sima import SimA
 from ldm_scale.config.audit import GeometryConfig
 from ldm_scale.costs.counts import decoder_products, denoiser_evaluations
 from ldm_scale.geometry.pullback import Jacobian
-from tests.test_auditor import KEYS, PIXELS, make_auditor
+from tests.auditing import KEYS, PIXELS, make_auditor
 
 THIRTY = tuple(range(0, 300, 10))
 

@@ -20,8 +20,8 @@ from ldm_scale.schema import row_bytes, row_schema
 from ldm_scale.targets.base import Condition, Target
 from ldm_scale.targets.fetch import CACHE
 from ldm_scale.targets.load import load_target
+from tests.addresses import upload
 from tests.targets import tiny
-from tests.targets.test_fetch import upload
 
 JOBS = Path(__file__).parent.parent.parent / "jobs"
 Say = Callable[..., dict[str, str]]

@@ -20,7 +20,7 @@ from ldm_scale.geometry.pullback import Jacobian, product_bytes
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.denoising import predict_noises
 from ldm_scale.targets.load import load_target
-from tests.test_auditor import KEYS, PIXELS, make_auditor
+from tests.auditing import KEYS, PIXELS, make_auditor
 
 BATCH = 2
 

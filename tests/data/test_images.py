@@ -1,7 +1,6 @@
 """Encoded bytes to pixels: every mode, every way bytes can be broken, and the papers' preprocessing."""
 
 import io
-import struct
 import zlib
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image, ImageFile
 from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.images import BadImage, encode_png, on_white, open_image, preprocess
 from tests.conftest import make_image
+from tests.data.pngs import chunk, png_header
 
 LIMIT = 10**6
 AS_IS = ImageConfig()
@@ -29,19 +29,6 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 
 def pixels_of(data: bytes, size: int) -> np.ndarray:
     return preprocess(open_image(data, LIMIT), AS_IS, size)
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    """A chunk of a PNG."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds a few bytes."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
-    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])

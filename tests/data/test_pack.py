@@ -13,37 +13,12 @@ from ldm_scale.config.data import PackConfig
 from ldm_scale.data.images import open_image
 from ldm_scale.data.manifest import Manifest, read_manifest
 from ldm_scale.data.pack import cut, pack
-from ldm_scale.data.samples import Sample
-from ldm_scale.data.shards import read_shard
 from ldm_scale.data.split import Split
 from ldm_scale.data.work import Run
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.storage import Location, sub_locations
 from tests.conftest import make_folder, make_image
-
-
-def config(source: Path, out: Path, **changes: object) -> PackConfig:
-    values = {"dataset": "folder", "source": str(source), "out": str(out), "near_duplicates": 0}
-    return PackConfig.model_validate(values | changes)
-
-
-def packed(out: Path) -> dict[str, dict[str, Sample]]:
-    """Samples by side and key, from the shards themselves."""
-    folder = Location.of(out)
-    sides: dict[str, dict[str, Sample]] = {"members": {}, "heldout": {}}
-    for shard in read_manifest(folder).shards:
-        samples = read_shard(folder, shard)
-        sides[shard.name.split("/")[0]].update({sample.key: sample for sample in samples})
-    return sides
-
-
-def keys(out: Path) -> tuple[list[str], list[str]]:
-    sides = packed(out)
-    return sorted(sides["members"]), sorted(sides["heldout"])
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from tests.data.packing import config, keys, packed, rejected, tree
 
 
 def write_split(path: Path, members: list[str], heldout: list[str]) -> str:
@@ -204,10 +179,6 @@ def test_at_most_the_asked_number_is_drawn_after_near_duplicates(tmp_path: Path,
 
 
 DECODING = [{"near_duplicates": 0.05}, {"size": 8}, {"near_duplicates": 0.05, "size": 8}]
-
-
-def rejected(out: Path) -> dict[str, str]:
-    return {reject["key"]: reject["reason"] for reject in json.loads((out / "rejects.json").read_text())}
 
 
 @pytest.mark.parametrize("changes", DECODING)

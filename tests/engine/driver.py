@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ldm_scale.auditor import AuditedBatch
 from ldm_scale.cli import main
 from ldm_scale.device.transfer import Arriving
 from ldm_scale.engine import audit
@@ -20,10 +19,10 @@ LOG = Path(sys.argv[1])
 class CountingActor(audit.AuditorActor):
     """Ray takes classes of the main module along by value, with what this one's functions name."""
 
-    def _measure(self, good: pa.Table, arriving: Arriving) -> AuditedBatch:
+    def _compute(self, good: pa.Table, arriving: Arriving) -> list[pa.Table]:
         with LOG.open("a") as log:
             log.writelines(f"{key}\n" for key in good["sample_id"].to_pylist())
-        return super()._measure(good, arriving)
+        return super()._compute(good, arriving)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_scale.analysis.results import Results
-from ldm_scale.config.audit import AuditConfig
-from ldm_scale.config.base import build
 from ldm_scale.config.data import PackConfig
 from ldm_scale.data.manifest import MANIFEST, read_manifest
 from ldm_scale.data.pack import pack
@@ -25,43 +23,13 @@ from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
 from ldm_scale.schema import REJECT
+from tests.addresses import upload
 from tests.conftest import make_folder
+from tests.engine.runs import ATTACKS, BRIEF, assert_same_rows, column, make_config, read_rows
 from tests.targets import tiny
-from tests.targets.test_fetch import upload
-from tests.targets.test_lora import diffusers_file, make_weights
+from tests.targets.loras import diffusers_file, make_weights
 
 pytestmark = pytest.mark.usefixtures("inline")
-
-
-ATTACKS: dict[str, dict[str, object]] = {
-    "sima": {"timesteps": [0, 50]},
-    "loss": {"timesteps": [0, 50]},
-    "pia": {"timesteps": [0, 50]},
-    "pian": {"timesteps": [0, 50]},
-    "secmi": {"timesteps": [0, 50], "step": 50},
-    "pfami": {"timesteps": [50, 100], "crops": [0.9, 0.7]},
-    "epsilon": {"timesteps": [0, 50]},
-}
-# One attack and no calibration set, where a test asks about neither.
-BRIEF: dict[str, object] = {
-    "attacks": {"sima": {"timesteps": [0, 50]}},
-    "geometry": {"influence": "exact"},
-    "masks": {"bins": 5},
-}
-
-
-def make_config(out: Path, shards: Path | str, target: Path | str, **changes: object) -> AuditConfig:
-    values: dict[str, object] = {
-        "out": str(out),
-        "shards": str(shards),
-        "target": str(target),
-        "attacks": ATTACKS,
-        "geometry": {"influence": "pooled", "probes": 2, "calibration": 12, "distortion_share": 0.5},
-        "masks": {"bins": 5, "ranking": "calibration"},
-        "analysis": {"bootstrap": 50, "repeats": 2},
-        "compute": {"device": "cpu", "batch_size": 8, "actors": 1, "rows_per_part": 16},
-    }
-    return build(AuditConfig, values | changes)
 
 
 @pytest.mark.parametrize(
@@ -77,34 +45,6 @@ def test_what_the_device_cannot_do_is_refused_before_a_run_begins(
     with pytest.raises(UsageError, match=message):
         run_audit(make_config(tmp_path / "out", tiny_shards, tiny_target, **changes))
     assert not (tmp_path / "out").exists()
-
-
-def read_rows(out: Path) -> pa.Table:
-    parts = [pq.read_table(path) for path in sorted((out / "samples").glob("*.parquet"))]
-    return pa.concat_tables(parts).sort_by("sample_id")
-
-
-def column(table: pa.Table, name: str) -> np.ndarray:
-    values = table[name].combine_chunks()
-    nested = pa.types.is_fixed_size_list(values.type)
-    return values.flatten().to_numpy().reshape(len(table), -1) if nested else values.to_numpy(zero_copy_only=False)
-
-
-def assert_same_rows(found: pa.Table, expected: pa.Table) -> None:
-    """Equal to the tolerance of float32 sums; a few dimensions may swap bins where two influences all but tie."""
-    assert found["sample_id"].to_pylist() == expected["sample_id"].to_pylist()
-    assert found["member"].to_pylist() == expected["member"].to_pylist()
-    np.testing.assert_allclose(column(found, "distortion"), column(expected, "distortion"), rtol=1e-3)
-    np.testing.assert_allclose(column(found, "influence"), column(expected, "influence"), rtol=0, atol=4e-3)
-    # Some |S_i| are nearly zero, the noise predictions they come from are about one: float32's error is theirs.
-    np.testing.assert_allclose(column(found, "leakage"), column(expected, "leakage"), rtol=2e-3, atol=2e-6)
-    for name in ("stability_correlation", "stability_overlap"):
-        np.testing.assert_allclose(column(found, name), column(expected, name), atol=0.05)
-    assert found.column_names == expected.column_names
-    for name in expected.column_names[7:]:
-        ours, theirs = column(found, name).reshape(-1, 2, 5), column(expected, name).reshape(-1, 2, 5)
-        np.testing.assert_allclose(ours.sum(2), theirs.sum(2), rtol=1e-3, err_msg=name)
-        assert np.isclose(ours, theirs, rtol=2e-3).mean() > 0.98, name
 
 
 @pytest.fixture(scope="module")

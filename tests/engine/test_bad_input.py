@@ -24,7 +24,7 @@ from ldm_scale.engine.audit import run_audit
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.conftest import make_image
-from tests.data.test_images import chunk, png_header
+from tests.data.pngs import chunk, png_header
 from tests.s3 import KEYS
 from tests.shards import tar, write_folder
 from tests.targets import tiny

@@ -15,7 +15,7 @@ from ldm_scale.errors import UsageError
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
-from tests.engine.test_audit import column, make_config, read_rows
+from tests.engine.runs import column, make_config, read_rows
 
 SIZES = {"a": 100, "b": 40, "c": 100, "d": 7}
 RANKED = {"attacks": {"sima": {"timesteps": [0, 50]}}, "geometry": {"probes": 2, "distortion": "off"}}

@@ -13,10 +13,9 @@ from ldm_scale.data.manifest import read_manifest
 from ldm_scale.engine.audit import run_audit
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
-from tests.engine.test_audit import BRIEF, column, make_config
-from tests.engine.test_s3 import rows
+from tests.addresses import upload
+from tests.engine.runs import BRIEF, column, make_config, raw_rows
 from tests.faults import Fault, proxied
-from tests.targets.test_fetch import upload
 
 IN_BODY = ("reset in body", "truncated", "shortened", "flipped")
 
@@ -59,7 +58,7 @@ def test_an_audit_outlasts_faults(tmp_path: Path, tiny_shards: Path, tiny_target
         )
     assert done.returncode == 0, done.stderr[-2000:]
     assert proxy.struck == {fault: fault.times for fault in faults}
-    found, expected = (rows(RunDirectory(Location.of(out))) for out in (f"{bucket}/run", tmp_path / "run"))
+    found, expected = (raw_rows(RunDirectory(Location.of(out))) for out in (f"{bucket}/run", tmp_path / "run"))
     assert found["sample_id"].to_pylist() == expected["sample_id"].to_pylist()
     assert len(set(found["sample_id"].to_pylist())) == 48
     assert found["member"].to_pylist() == expected["member"].to_pylist()

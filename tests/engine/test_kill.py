@@ -13,11 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import pytest
 import yaml
 
-from ldm_scale.analysis.results import Results
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.data import PackConfig
 from ldm_scale.data.pack import pack
@@ -26,7 +24,7 @@ from ldm_scale.files.ownership import latest_owner
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location, read_table
 from tests.conftest import make_folder
-from tests.engine.test_audit import assert_same_rows, make_config
+from tests.engine.runs import assert_whole, make_config
 from tests.jobs.cluster import clean_environment
 
 # Two auditors; rows are committed as soon as they can be.
@@ -59,23 +57,6 @@ def undisturbed(
     config = make_config(tmp_path_factory.mktemp("undisturbed") / "run", shards, tiny_target, **QUICK)
     run_audit(config)
     return RunDirectory(Location.of(config.out))
-
-
-def raw_rows(run: RunDirectory) -> pa.Table:
-    """The rows of all parts, some of them twice, perhaps."""
-    return pa.concat_tables([read_table(part) for part in run.parts()]).sort_by("sample_id")
-
-
-def distinct(rows: pa.Table) -> pa.Table:
-    return rows.take(np.unique(rows["sample_id"].to_numpy().astype(str), return_index=True)[1])
-
-
-def assert_whole(run: RunDirectory, undisturbed: RunDirectory) -> None:
-    """Each sample counts once in the results, and its row is that of a run where nothing died."""
-    expected = raw_rows(undisturbed)
-    assert_same_rows(distinct(raw_rows(run)), expected)
-    results = Results.model_validate_json((run.root / "results.json").read_bytes())
-    assert (results.members + results.heldout, results.expected, results.rejected) == (len(expected),) * 2 + ({},)
 
 
 class Driver:

@@ -12,7 +12,7 @@ from ldm_scale.data.sources.items import Item
 from ldm_scale.engine.pack import run_pack
 from ldm_scale.files.storage import Location, sub_locations
 from tests.conftest import make_folder
-from tests.data.test_pack import config, tree
+from tests.data.packing import config, tree
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

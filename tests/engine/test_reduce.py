@@ -21,7 +21,7 @@ from ldm_scale.engine import reduce
 from ldm_scale.engine.audit import run_audit
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
-from tests.engine.test_audit import make_config
+from tests.engine.runs import make_config
 
 pytestmark = pytest.mark.usefixtures("inline")
 

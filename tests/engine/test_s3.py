@@ -6,16 +6,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import yaml
 
 from ldm_scale.cli import main, run_job
 from ldm_scale.files.rundir import RunDirectory
-from ldm_scale.files.storage import Location, read_table
+from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
-from tests.engine.test_audit import BRIEF, column, make_config
-from tests.targets.test_fetch import upload
+from tests.addresses import upload
+from tests.engine.runs import BRIEF, column, make_config, raw_rows
 
 pytestmark = pytest.mark.usefixtures("inline")
 
@@ -25,10 +24,6 @@ RECIPE: dict[str, object] = {
     "analysis": {"bootstrap": 50, "repeats": 2},
     "compute": {"device": "cpu", "batch_size": 8, "actors": 1},
 }
-
-
-def rows(run: RunDirectory) -> pa.Table:
-    return pa.concat_tables([read_table(part) for part in run.parts()]).sort_by("sample_id")
 
 
 def pictures(run: RunDirectory) -> list[str]:
@@ -63,7 +58,7 @@ def test_an_audit_from_s3_to_s3_gives_what_local_files_give(
     record = out.read_record()
     assert (record.members, record.heldout) == (18, 18)
     assert record.fingerprint == local.read_record().fingerprint
-    found, expected = rows(out), rows(local)
+    found, expected = raw_rows(out), raw_rows(local)
     for name in ("sample_id", "member"):
         assert found[name].to_pylist() == expected[name].to_pylist()
     assert len(set(found["sample_id"].to_pylist())) == 36

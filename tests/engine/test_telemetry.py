@@ -22,7 +22,7 @@ from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.conftest import make_folder
-from tests.engine.test_audit import make_config
+from tests.engine.runs import make_config
 
 DASHBOARD = Path(__file__).parents[2] / "clusters" / "grafana.json"
 STAGES = ("read", "decode", "encode", "geometry", "attacks", "commit")

@@ -24,9 +24,9 @@ from ldm_scale.data.pack import pack
 from ldm_scale.engine.train import _epochs, _member_shards, _position
 from ldm_scale.files.storage import Location
 from ldm_scale.targets.load import load_target
+from tests.addresses import upload
 from tests.conftest import make_folder, tiny_recipe
 from tests.targets import tiny
-from tests.targets.test_fetch import upload
 
 AUTOENCODER = ("--autoencoder.channels", "8,8,16", "--autoencoder.batch", "8", "--autoencoder.rate", "1e-2")
 DENOISER = ("--denoiser.channels", "8,16", "--denoiser.batch", "8", "--denoiser.rate", "1e-2")

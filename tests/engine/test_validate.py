@@ -12,8 +12,8 @@ from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import write_shard
 from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location
+from tests.addresses import tree, upload
 from tests.targets import tiny
-from tests.targets.test_fetch import tree, upload
 
 pytestmark = pytest.mark.usefixtures("inline")
 

@@ -16,8 +16,7 @@ from ldm_scale.engine.audit import run_audit
 from ldm_scale.files.ownership import latest_owner
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
-from tests.engine.test_audit import make_config
-from tests.engine.test_kill import assert_whole
+from tests.engine.runs import assert_whole, make_config
 from tests.jobs.cluster import BIN, clean_environment, folder_of, ray_job
 
 SAMPLES = 48

@@ -10,7 +10,7 @@ from ldm_scale.device.budget import Budget
 from ldm_scale.targets.denoising import predict_noises
 from ldm_scale.targets.load import load_target
 from tests.targets import tiny
-from tests.targets.test_latent_diffusion import CAPTIONS, FAMILIES, LABELS
+from tests.targets.families import CAPTIONS, FAMILIES, LABELS
 
 TIMESTEPS = (0, 640, 30)
 

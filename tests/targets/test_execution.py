@@ -14,7 +14,7 @@ from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
 from ldm_scale.targets.load import load_target
 from tests.targets import tiny
-from tests.targets.test_latent_diffusion import CAPTIONS, FAMILIES, LABELS
+from tests.targets.families import CAPTIONS, FAMILIES, LABELS
 
 
 def predict(target: Target) -> Tensor:

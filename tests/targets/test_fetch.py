@@ -14,6 +14,7 @@ from ldm_scale.files.storage import Location
 from ldm_scale.targets import fetch
 from ldm_scale.targets.fetch import CACHE, LORA, OUTLINE, TARGET
 from ldm_scale.targets.load import load_target, target_digest
+from tests.addresses import tree, upload
 from tests.targets import tiny
 from tests.targets.hub import NAME, Hub, serve
 
@@ -45,18 +46,6 @@ def littered(target: Path, tmp_path: Path) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(f"stray {name}")
     return folder
-
-
-def upload(folder: Path, address: str) -> str:
-    """Copy a folder to S3."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            (Location.of(address) / path.relative_to(folder).as_posix()).replace(path.read_bytes())
-    return address
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def refused(address: str, message: str, kind: fetch.Kind = TARGET) -> None:

@@ -5,25 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from safetensors.torch import load_file, save_file
 
 from ldm_scale.errors import UsageError
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.load import load_target
 from tests.targets import tiny
-
-FAMILIES = {
-    tiny.vq_ldm: DDIMScheduler,
-    tiny.class_unet: DDPMScheduler,
-    tiny.class_conditional_unet: DDPMScheduler,
-    tiny.dit: DDIMScheduler,
-    tiny.stable_diffusion: PNDMScheduler,
-    tiny.stable_diffusion_xl: EulerDiscreteScheduler,
-    tiny.stable_diffusion_3: None,
-    tiny.flux: None,
-}
-CAPTIONS, LABELS = ["a cat", "", "dog"], [0, 4, 2]
+from tests.targets.families import CAPTIONS, FAMILIES, LABELS
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda make: make.__name__)

@@ -9,9 +9,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ldm_scale.errors import UsageError
 from ldm_scale.training.models import check_base, find_sources, make_models, source_digest
+from tests.addresses import upload
 from tests.conftest import tiny_recipe
 from tests.targets import tiny
-from tests.targets.test_fetch import upload
 from tests.training.cases import CPU, models
 
 

@@ -16,7 +16,7 @@ from ldm_scale.data.sources.cifar10 import TEST, TRAIN, read_cifar10
 from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
-from tests.data.test_pack import config, packed
+from tests.data.packing import config, packed
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COUNT = 3

@@ -13,8 +13,8 @@ from ldm_scale.data.sources.imagenet import TRAIN_TAR, VAL_TAR, read_imagenet
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location, sub_locations
 from tests.conftest import make_image
+from tests.data.packing import config, packed, tree
 from tests.data.sources.official import add, odd_jpeg
-from tests.data.test_pack import config, packed, tree
 
 CLASSES = ("n01440764", "n01443537", "n15075141")
 

@@ -16,8 +16,8 @@ from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 from tests.conftest import make_folder, make_image
+from tests.data.packing import config, keys, packed, rejected
 from tests.data.sources.official import COUNT, LAYOUTS, add, caption, odd_jpeg
-from tests.data.test_pack import config, keys, packed, rejected
 
 
 def read(dataset: str, folder: Path) -> list[Item]:
