@@ -20,14 +20,21 @@ from ldm_scale.config.values import merge  # noqa: E402
 from ldm_scale.data.pack import pack  # noqa: E402
 from tests import s3  # noqa: E402
 
+# What starts a Ray, or holds one: these tests share one process, so that the others need not wait for their CPUs.
+RAYS = {"local_ray", "cluster", "second"}
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that talk to S3; a Ray alone is only started with the way to it."""
+    """Mark the tests that talk to S3, and group all by Ray or by module; the group of Ray, the longest, comes first."""
     for item in items:
-        fixtures = getattr(item, "fixturenames", ())
+        fixtures = {*getattr(item, "fixturenames", ())}
+        # A Ray alone is only started with the way to S3.
         if "bucket" in fixtures or ("s3_server" in fixtures and "local_ray" not in fixtures):
             item.add_marker("s3")
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("ray" if fixtures & RAYS else item.path.name))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -125,7 +132,7 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def inline() -> Iterator[None]:
     """The engine without Ray, in this process."""
     from tests.inline import inline_ray

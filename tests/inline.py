@@ -6,14 +6,19 @@ other needs a real Ray: the fixture `local_ray`.
 """
 
 import functools
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 
+from ldm_scale.engine.progress import say
 from ldm_scale.geometry.pullback import TracedDecoder
 from ldm_scale.report.figures import Plot
 from ldm_scale.targets.base import Target
@@ -94,6 +99,42 @@ BLANK = dict.fromkeys(
 )
 
 
+class Trainer:
+    """Stands in for ray.train's TorchTrainer: its one worker is this process."""
+
+    def __init__(self, worker: Callable[[Any], None], *, train_loop_config: Any, datasets: Any, **_: Any) -> None:
+        self._run, self._datasets = functools.partial(worker, train_loop_config), datasets
+
+    def fit(self) -> Any:
+        import ray.train
+
+        reported: list[ray.train.Checkpoint] = []
+
+        def report(metrics: dict[str, Any], checkpoint: ray.train.Checkpoint) -> None:
+            # Its folder goes away with the call.
+            copy = shutil.copytree(checkpoint.path, f"{tempfile.mkdtemp()}/checkpoint")
+            reported.append(ray.train.Checkpoint.from_directory(copy))
+
+        alone = SimpleNamespace(get_world_size=lambda: 1, get_world_rank=lambda: 0)
+        with pytest.MonkeyPatch.context() as patch:
+            # A worker takes all of the machine's threads; the tests share it.
+            patch.setattr(torch, "set_num_threads", lambda count: None)
+            patch.setattr(ray.train, "get_context", lambda: alone)
+            patch.setattr(ray.train, "get_dataset_shard", self._datasets.__getitem__)
+            patch.setattr(ray.train, "get_checkpoint", lambda: None)
+            patch.setattr(ray.train, "report", report)
+            patch.setattr("ldm_scale.engine.train_worker.get_device", lambda: torch.device("cpu"))
+            patch.setattr("ldm_scale.engine.train_worker.prepare_model", lambda model: model)
+            self._run()
+        return SimpleNamespace(checkpoint=reported[-1])
+
+
+@contextmanager
+def relay() -> Iterator[Any]:
+    """Lines as they come."""
+    yield SimpleNamespace(put=say)
+
+
 @contextmanager
 def inline_ray() -> Iterator[None]:
     """Run what a block asks of Ray in this process; no Ray is started."""
@@ -112,6 +153,8 @@ def inline_ray() -> Iterator[None]:
         patch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
         patch.setattr(ray.data, "from_items", Dataset.from_items)
         patch.setattr("ldm_scale.engine.audit.pool_size", lambda actor: 1)
+        patch.setattr("ldm_scale.engine.train.TorchTrainer", Trainer)
+        patch.setattr("ldm_scale.engine.train.relay", relay)
         patch.setattr("ldm_scale.auditor.TracedDecoder", traced_once)
         patch.setattr(Weights, "load", loaded_once)
         patch.setattr("ldm_scale.report.page._plots", lambda results, maps: BLANK)

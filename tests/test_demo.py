@@ -143,7 +143,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory, manifest: Manifest) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("inline")
 def test_the_demo_job_runs_end_to_end(cut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import runpy
 

@@ -62,7 +62,7 @@ def test_the_command_prints_rates_start_and_memory(
     assert left_out.startswith("stream: from S3: left out")
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("inline")
 def test_other_pixels_than_the_plain_loops_fail_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "plain_loop", lambda folder, size: (96, 1))
     with pytest.raises(RunError, match="disk: the graph and the plain loop did not see the same pixels"):

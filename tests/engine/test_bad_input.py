@@ -25,6 +25,7 @@ from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.conftest import make_image
 from tests.data.pngs import chunk, png_header
+from tests.inline import inline_ray
 from tests.s3 import KEYS
 from tests.shards import tar, write_folder
 from tests.targets import tiny
@@ -165,7 +166,7 @@ def make_config(out: Path, shards: Path, target: Path, **changes: object) -> Aud
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, shards: Path, target: Path) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
-    with pytest.MonkeyPatch.context() as patch:
+    with inline_ray(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TOKEN", TOKEN)
         run_audit(make_config(out, shards, target, max_reject_fraction=1))
     return out

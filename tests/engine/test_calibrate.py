@@ -16,6 +16,7 @@ from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
 from tests.engine.runs import column, make_config, read_rows
+from tests.inline import inline_ray
 
 SIZES = {"a": 100, "b": 40, "c": 100, "d": 7}
 RANKED = {"attacks": {"sima": {"timesteps": [0, 50]}}, "geometry": {"probes": 2, "distortion": "off"}}
@@ -62,14 +63,13 @@ def test_a_share_of_the_keys_is_drawn() -> None:
 
 
 @pytest.fixture(scope="module")
-def ranked(
-    tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path, tiny_target: Path, local_ray: None
-) -> tuple[Path, Path]:
+def ranked(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path, tiny_target: Path) -> tuple[Path, Path]:
     """A finished run, and one that takes its ranking for a global mask."""
     folder = tmp_path_factory.mktemp("ranked")
-    run_audit(make_config(folder / "first", tiny_shards, tiny_target, **RANKED, masks={"bins": 5}))
     masks = {"bins": 5, "ranking": str(folder / "first")}
-    run_audit(make_config(folder / "second", tiny_shards, tiny_target, **RANKED, masks=masks))
+    with inline_ray():
+        run_audit(make_config(folder / "first", tiny_shards, tiny_target, **RANKED, masks={"bins": 5}))
+        run_audit(make_config(folder / "second", tiny_shards, tiny_target, **RANKED, masks=masks))
     return folder / "first", folder / "second"
 
 

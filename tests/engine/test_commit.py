@@ -4,22 +4,22 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import ray
 
 from ldm_scale.config.audit import ComputeConfig
 from ldm_scale.engine.commit import commit_stream
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from ldm_scale.schema import REJECT, row_schema
+from tests.inline import Dataset
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("inline")
 def test_a_batch_of_rejects_alone_is_committed(tmp_path: Path) -> None:
     refused = [(f"shard/{number}", "condition", "no label") for number in range(3)]
     table = pa.table(list(zip(*refused, strict=True)), schema=REJECT)
     run = RunDirectory(Location.of(tmp_path / "run"))
     schema = row_schema(4, {"sima": 2}, 2, {}, one_ranking=False)
-    counts = list(commit_stream(ray.data.from_arrow(table), run, schema, ComputeConfig(), 1))
+    counts = list(commit_stream(Dataset(lambda: [table]), run, schema, ComputeConfig(), 1))
     assert counts == [{"shard": "shard", "rows": 0, "rejects": 3}]
     assert run.rejects()["sample_id"].to_pylist() == [key for key, *_ in refused]
     assert run.reject_counts() == {"condition: no label": 3}

@@ -25,6 +25,7 @@ from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location, read_table
 from tests.conftest import make_folder
 from tests.engine.runs import assert_whole, make_config
+from tests.inline import inline_ray
 from tests.jobs.cluster import clean_environment
 
 # Two auditors; rows are committed as soon as they can be.
@@ -51,11 +52,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    local_ray: None, tmp_path_factory: pytest.TempPathFactory, shards: Path, tiny_target: Path
-) -> RunDirectory:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: Path, tiny_target: Path) -> RunDirectory:
     config = make_config(tmp_path_factory.mktemp("undisturbed") / "run", shards, tiny_target, **QUICK)
-    run_audit(config)
+    with inline_ray():
+        run_audit(config)
     return RunDirectory(Location.of(config.out))
 
 
@@ -202,6 +202,7 @@ def auditors(parent: int) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_auditors_that_are_killed_are_replaced(
     undisturbed: RunDirectory, shards: Path, tiny_target: Path, tmp_path: Path
 ) -> None:

@@ -14,18 +14,17 @@ from ldm_scale.files.storage import Location, sub_locations
 from tests.conftest import make_folder
 from tests.data.packing import config, tree
 
-pytestmark = pytest.mark.usefixtures("local_ray")
 
-
-@pytest.mark.parametrize("changes", [{"near_duplicates": 0}, {"near_duplicates": 0.02, "size": 8}])
-def test_a_cluster_writes_what_one_process_writes(tmp_path: Path, changes: dict[str, object]) -> None:
+@pytest.mark.usefixtures("local_ray")
+def test_a_cluster_writes_what_one_process_writes(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "source", 40)
     (source / "broken.png").write_bytes(b"<html>")
-    changes = changes | {"shard_samples": 3, "max_reject_fraction": 0.1}
+    changes = {"near_duplicates": 0.02, "size": 8, "shard_samples": 3, "max_reject_fraction": 0.1}
     assert run_pack(config(source, tmp_path / "many", **changes)) == pack(config(source, tmp_path / "one", **changes))
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
 
 
+@pytest.mark.usefixtures("inline")
 def test_from_a_bucket_to_a_bucket(tmp_path: Path, bucket: str) -> None:
     source = make_folder(tmp_path / "source", 12)
     for name, location in list(sub_locations(Location.of(source), "")):
@@ -37,6 +36,7 @@ def test_from_a_bucket_to_a_bucket(tmp_path: Path, bucket: str) -> None:
     assert {name: found.read_bytes() for name, found in written.items()} == tree(tmp_path / "out")
 
 
+@pytest.mark.usefixtures("inline")
 def test_a_file_that_cannot_be_read_fails_by_name_and_the_same_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.jobs.cluster import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +23,7 @@ with session(num_cpus=1, num_gpus=3):
 """
 
 
+@pytest.mark.xdist_group("ray")
 def test_it_listens_on_loopback_alone_and_has_the_gpus_it_is_told_of() -> None:
     command = [sys.executable, "-c", LOOK]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120)

@@ -92,7 +92,7 @@ def test_both_stages_from_scratch(tmp_path: Path, shards: Path, capsys: pytest.C
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("inline")
 def test_a_class_conditional_unet_on_a_pretrained_autoencoder(
     tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,7 +109,7 @@ def test_a_class_conditional_unet_on_a_pretrained_autoencoder(
     assert fell(printed, "denoiser")
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize("preset", ["finetune", "lora"])
 def test_stable_diffusion_on_captions(
     tmp_path: Path, shards: Path, preset: str, capsys: pytest.CaptureFixture[str]
@@ -207,7 +207,7 @@ def test_a_killed_driver_goes_on_with_the_same_command(
     assert predicts(str(out))
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("inline")
 def test_a_sample_that_cannot_be_trained_on_is_named_and_not_tried_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,7 +243,7 @@ def test_an_out_folder_in_use_is_refused(tmp_path: Path, tiny_shards: Path, caps
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("inline")
 def test_float16_is_refused_on_cpus(tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(shards, tmp_path / "target", "--precision", "float16") == 2
     assert "precision float16 works on cuda only" in capsys.readouterr().err

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.jobs.cluster import clean_environment
 from tests.jobs.conftest import ROOT
 
@@ -14,6 +16,7 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.xdist_group("ray")
 def test_the_parts_asked_for_are_one_table_and_one_document(tmp_path: Path) -> None:
     numbers, little = tmp_path / "numbers.json", ("--reduce.rows", "200", "--reduce.analysis.bootstrap", "20")
     done = run("--parts", "reduce", *little, "--json", str(numbers))

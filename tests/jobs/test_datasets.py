@@ -1,7 +1,8 @@
 """The paper's six rows: a small source in the official layout, packed, and its job on a tiny target of its kind."""
 
 import json
-from collections.abc import Callable, Iterator
+import runpy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import pytest
 
 from ldm_scale.analysis.results import Results
-from ldm_scale.cli import main
+from ldm_scale.cli import main, run_job
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.data.sources import official, test_cifar10, test_imagenet
-from tests.jobs.cluster import head, submit
+from tests.inline import inline_ray
+from tests.jobs.cluster import submit
+from tests.jobs.conftest import ROOT
 from tests.targets import tiny
 
 
@@ -38,12 +41,16 @@ ROWS = {
 }
 
 
+# The one that is submitted to a cluster.
+SUBMITTED = "imagenet"
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What LDM_SCALE_ROOT names: shards/DATASET and targets/DATASET of every row."""
     root = tmp_path_factory.mktemp("place")
     (root / "sources").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
+    with inline_ray(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(official, "COUNT", 16)
         for name, row in ROWS.items():
             row.source(root / "sources" / name)
@@ -53,22 +60,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def rooted(checkout: Path, place: Path) -> Iterator[dict[str, str]]:
-    with head(checkout, {"LDM_SCALE_ROOT": str(place)}) as environment:
-        yield environment
-
-
-# One of each kind of target with every run of the tests; the others, half a minute each, with the slow ones.
-QUICK = ("cifar10", "imagenet", "pokemon")
-
-
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ROWS])
-def test_a_submitted_job_audits_the_row(name: str, rooted: dict[str, str], checkout: Path, place: Path) -> None:
-    """`ray job submit jobs/imagenet.py`, bare, and the others with flags that save time."""
-    saving = () if name == "imagenet" else ("--analysis.repeats", "2", "--analysis.bootstrap", "50")
-    done = submit(rooted, checkout, "--", f"jobs/{name}.py", *saving)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+def check(name: str, place: Path) -> None:
+    """The row's run is whole, and what its recipe says."""
     run = place / "runs" / name
     manifest = json.loads((place / "shards" / name / "manifest.json").read_text())
     results = Results.model_validate_json((run / "results.json").read_bytes())
@@ -80,3 +73,22 @@ def test_a_submitted_job_audits_the_row(name: str, rooted: dict[str, str], check
     )
     assert ROWS[name].images.items() <= record.config.images.model_dump().items()
     assert (run / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name != SUBMITTED])
+@pytest.mark.usefixtures("inline")
+def test_a_job_audits_the_row(name: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LDM_SCALE_ROOT", str(place))
+    job = runpy.run_path(str(ROOT / f"jobs/{name}.py"))
+    saving = ["--analysis.repeats", "2", "--analysis.bootstrap", "50"]
+    assert run_job(job["__doc__"], job["RECIPE"], saving, dataset=name) == 0
+    check(name, place)
+
+
+def test_a_submitted_job_audits_the_row(cluster: dict[str, str], checkout: Path, place: Path) -> None:
+    """`ray job submit jobs/imagenet.py`, bare, on a cluster that knows its place."""
+    known = {"LDM_SCALE_ROOT": str(place), "LDM_SCALE_SHARDS": "", "LDM_SCALE_TARGET": ""}
+    environment = json.dumps({"env_vars": known})
+    done = submit(cluster, checkout, "--runtime-env-json", environment, "--", f"jobs/{SUBMITTED}.py")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    check(SUBMITTED, place)

@@ -17,6 +17,7 @@ from ldm_scale.files.ownership import latest_owner
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.engine.runs import assert_whole, make_config
+from tests.inline import inline_ray
 from tests.jobs.cluster import BIN, clean_environment, folder_of, ray_job
 
 SAMPLES = 48
@@ -32,11 +33,10 @@ GOES_ON = "interrupted; the same command again goes on where this one stopped"
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    local_ray: None, tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path, tiny_target: Path
-) -> RunDirectory:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, tiny_shards: Path, tiny_target: Path) -> RunDirectory:
     config = make_config(tmp_path_factory.mktemp("undisturbed") / "run", tiny_shards, tiny_target, **SLOW)
-    run_audit(config.model_copy(update={"compute": config.compute.model_copy(update={"batch_size": 24})}))
+    with inline_ray():
+        run_audit(config.model_copy(update={"compute": config.compute.model_copy(update={"batch_size": 24})}))
     return RunDirectory(Location.of(config.out))
 
 
