@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldm_scale.benchmarks.options import PARTS, BenchmarkConfig
 from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, check_drop
@@ -15,25 +15,29 @@ from ldm_scale.config.base import Config, build
 from ldm_scale.config.data import PackConfig, ValidateConfig
 from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import RunError, UsageError, printable
-from ldm_scale.files.ownership import latest_owner, own
-from ldm_scale.files.rundir import RunDirectory
-from ldm_scale.files.storage import Location
-from ldm_scale.flags import ROOT, add_attack_flags, add_flags, at_root, collect, given_flags
+from ldm_scale.flags import FILES, ROOT, add_attack_flags, add_flags, at_root, collect, given_flags
 
-FILE = "YAML with the same names; flags win over it"
+# What a command does is imported when it is run, so that --help needs no S3, torch or Ray.
+if TYPE_CHECKING:
+    from ldm_scale.files.rundir import RunDirectory
+
+SHELLS = ("bash", "zsh", "tcsh")
 WHERE = f"""
 What is audited must be given: by --shards, --target and --out; or by LDM_SCALE_SHARDS, LDM_SCALE_TARGET and
 LDM_SCALE_OUT; or by {ROOT}, a folder or s3:// address that has shards/{{dataset}} and targets/{{dataset}}; the run
 is then runs/{{dataset}} below it."""
 
 
-def _open_run(path: str) -> RunDirectory:
+def _open_run(path: str) -> "RunDirectory":
+    from ldm_scale.files.rundir import RunDirectory
+    from ldm_scale.files.storage import Location
+
     run = RunDirectory(Location.of(path))
     run.read_record()
     return run
 
 
-def _print_outcome(run: RunDirectory) -> None:
+def _print_outcome(run: "RunDirectory") -> None:
     from ldm_scale.report.table import print_results
 
     print_results(run)
@@ -50,7 +54,7 @@ def _audit(config: AuditConfig, trial: DryRunConfig) -> None:
     from ldm_scale.engine.audit import run_audit
 
     run_audit(config)
-    _print_outcome(RunDirectory(Location.of(config.out)))
+    _print_outcome(_open_run(config.out))
 
 
 def _pack(config: PackConfig) -> None:
@@ -94,6 +98,7 @@ def _benchmark_suite(config: BenchmarkConfig) -> None:
     from ldm_scale.benchmarks.lines import encode, show
     from ldm_scale.benchmarks.machine import describe_machine, describe_versions
     from ldm_scale.benchmarks.suite import run_suite
+    from ldm_scale.files.storage import Location
 
     lines = run_suite(config)
     machine, versions = describe_machine(), describe_versions()
@@ -108,6 +113,7 @@ def _reduce(arguments: argparse.Namespace) -> None:
     from ldm_scale.engine.progress import say
     from ldm_scale.engine.reduce import reduce_run
     from ldm_scale.engine.session import session
+    from ldm_scale.files.ownership import own
     from ldm_scale.report.page import write_report
 
     run = _open_run(arguments.run)
@@ -129,6 +135,8 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
+    from ldm_scale.files.ownership import latest_owner
+
     run = _open_run(arguments.run)
     record = run.read_record()
     progress, owner = run.progress(), latest_owner(run.root)
@@ -148,9 +156,23 @@ def _status(arguments: argparse.Namespace) -> None:
         print(f"  last job: {owner}; {'ended' if owner.ended else 'running, or dead without a word'}")
 
 
+def _complete(arguments: argparse.Namespace) -> None:
+    import shtab
+
+    print(shtab.complete(make_parser(), arguments.shell))
+
+
+def _add_completion(commands: Any) -> None:
+    text = "print a script that completes commands, options and their values"
+    places = 'bash: eval "$(ldm-scale completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc, after compinit'
+    parser = commands.add_parser("completion", help=text, description=f"{text}. In {places}.")
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+    parser.set_defaults(function=_complete)
+
+
 def _add_run_command(commands: Any, name: str, function: Callable[[argparse.Namespace], None], text: str) -> Any:
     parser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("run", metavar="RUN", help="run directory, local or s3://")
+    parser.add_argument("run", metavar="RUN", help="run directory, local or s3://").complete = FILES
     parser.set_defaults(function=function)
     return parser
 
@@ -174,25 +196,30 @@ def _add_config_flags(
     positional: tuple[str, ...] = (),
 ) -> None:
     if not positional:
-        parser.add_argument("--config", metavar="FILE", help=FILE)
+        _add_config(parser)
     add_flags(parser, kind, positional, recipe=recipe)
     parser.set_defaults(function=lambda arguments: function(build(kind, collect(arguments, kind, recipe))))
 
 
-def _add_audit_flags(parser: argparse.ArgumentParser, recipe: dict[str, Any]) -> None:
+def _add_config(parser: Any) -> None:
+    parser.add_argument("--config", metavar="FILE", help="YAML with the same names; flags win over it").complete = FILES
+
+
+def _add_audit_flags(parser: argparse.ArgumentParser, recipe: dict[str, Any], attacks: bool = True) -> None:
     def run(arguments: argparse.Namespace) -> None:
         trial = build(DryRunConfig, given_flags(arguments, DryRunConfig))
         _audit(build(AuditConfig, collect(arguments, AuditConfig, recipe)), trial)
 
-    parser.add_argument("--config", metavar="FILE", help=FILE)
+    _add_config(parser)
     add_flags(parser, AuditConfig, recipe=recipe)
-    add_attack_flags(parser)
+    if attacks:
+        add_attack_flags(parser, recipe.get("attacks", {}))
     add_flags(parser, DryRunConfig)
     parser.set_defaults(function=run)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of `ldm-scale`."""
+def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
+    """The parser of `ldm-scale`, with or without the options of an audit's attacks, which load torch."""
     parser = argparse.ArgumentParser(
         prog="ldm-scale",
         description="How much did this latent diffusion model memorise its training images, which images, and where in "
@@ -201,7 +228,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ldm-scale {version('ldm_scale')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     text = "audit a target on shards, all the way to the report"
-    _add_audit_flags(commands.add_parser("audit", help=text, description=text), {})
+    _add_audit_flags(commands.add_parser("audit", help=text, description=text), {}, attacks)
     positional = ("dataset", "source", "out")
     _add_config_command(
         commands, "pack", PackConfig, _pack, "make shards, manifest and split from a source", positional
@@ -218,6 +245,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_flags(reduce, AnalysisConfig)
     _add_run_command(commands, "report", _report, "make the report again from a run's results")
     _add_run_command(commands, "status", _status, "say how far a run is, from its directory alone")
+    _add_completion(commands)
     return parser
 
 
@@ -259,8 +287,10 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `ldm-scale`; returns the exit status: 0 done, 1 the run failed, 2 the user can mend it."""
-    return _run(make_parser(), argv)
+    """Run `ldm-scale`; returns the exit status: 0 done, 1 the run failed, 2 the user can fix it."""
+    words = sys.argv[1:] if argv is None else argv
+    command = next((word for word in words if not word.startswith("-")), None)
+    return _run(make_parser(attacks=command == "audit"), argv)
 
 
 def run_job(

@@ -3,18 +3,18 @@
 import argparse
 import dataclasses
 import os
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType, NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ldm_scale.attacks.registry import known_attacks
+from ldm_scale.attacks.installed import known_attacks
 from ldm_scale.config.audit import AuditConfig, name_attacks
 from ldm_scale.config.base import Config
-from ldm_scale.config.values import merge
+from ldm_scale.config.values import ATTACK, Metavar, merge, spell_integers
 from ldm_scale.errors import UsageError, one_line, unknown_name
 
 # Defaults of flags from the environment, so that a bare `ray job submit` works on a configured cluster.
@@ -23,6 +23,10 @@ ENVIRONMENT = {"shards": "LDM_SCALE_SHARDS", "target": "LDM_SCALE_TARGET", "out"
 ALIASES = {"compute.gpus": ["--gpus"], "numbers": ["--json"]}
 # The folder, local or on S3, below which the jobs of the paper's data sets find and put everything.
 ROOT = "LDM_SCALE_ROOT"
+# What help writes for a value of these types; any other is a TEXT.
+WORDS = {int: "INT", float: "FLOAT"}
+# The completion of a path, as shtab calls it.
+FILES = "file"
 
 
 def load_yaml(path: str) -> dict[str, Any]:
@@ -41,18 +45,61 @@ def load_yaml(path: str) -> dict[str, Any]:
     return values
 
 
-def _help(field: FieldInfo, default: Any) -> str:
-    text = field.description or ""
-    if default in (None, PydanticUndefined):
-        return text
+class Offered(tuple[str, ...]):
+    """Choices for help and completion alone: whether a value is one of them is for the configuration to say."""
+
+    __slots__ = ()
+
+    def __contains__(self, value: object) -> bool:
+        return True
+
+
+def _takes(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str | Metavar]:
+    """The choices that an option of this type has, and words for what else it takes."""
+    words = [item for item in metadata if isinstance(item, Metavar)]
+    if words:
+        yield from known_attacks() if words[-1] == ATTACK else words[-1:]
+    elif get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    elif get_origin(annotation) is Annotated:
+        yield from _takes(annotation.__origin__, annotation.__metadata__)
+    elif get_origin(annotation) in (Union, UnionType):
+        for one in get_args(annotation):
+            yield from _takes(one)
+    elif annotation is bool:
+        yield from ("true", "false")
+    elif annotation is not NoneType:
+        yield Metavar(WORDS.get(annotation, "TEXT"))
+
+
+def _spell(default: Any) -> str:
+    """A default as it is given on the command line."""
     match default:
-        case tuple() | dict():
-            shown = ",".join(map(str, default))
+        case bool():
+            return str(default).lower()
         case float():
-            shown = f"{default:g}"
-        case _:
-            shown = str(default)
-    return f"{text} [{shown}]".replace("%", "%%")
+            return f"{default:g}"
+        case (int(), *_):
+            return spell_integers(default)
+        case tuple() | dict():
+            return ",".join(map(_spell, default))
+    return str(default)
+
+
+def _add_option(group: Any, names: Sequence[str], field: FieldInfo, default: Any, **how: Any) -> None:
+    """Add an option whose help says what it is, what it takes, and its default."""
+    taken = [*_takes(field.annotation, field.metadata)]
+    choices = Offered(item for item in taken if isinstance(item, str))
+    words = [item.word for item in taken if isinstance(item, Metavar)]
+    shown = "" if default in (None, (), PydanticUndefined) else f" [{_spell(default)}]"
+    how = {"metavar": f"{{{','.join((*choices, *words))}}}" if choices else words[0]} | how
+    # A switch needs no value, but takes one: a file may have set it.
+    if field.annotation is bool:
+        how |= {"nargs": "?", "const": "true"}
+    text = f"{field.description or ''}{shown}".replace("%", "%%")
+    option = group.add_argument(*names, choices=choices or None, help=text, **how)
+    if any("PATH" in word for word in words):
+        option.complete = FILES
 
 
 def add_flags(
@@ -70,15 +117,34 @@ def add_flags(
         annotation = field.annotation
         default = recipe.get(name, field.default)
         if isinstance(annotation, type) and issubclass(annotation, Config):
-            title = f"{name}: {(annotation.__doc__ or '').rstrip('.')}"
-            add_flags(parser.add_argument_group(title), annotation, (), f"{prefix}{name}.", recipe.get(name, {}))
+            group = parser.add_argument_group(prefix + name, annotation.__doc__)
+            add_flags(group, annotation, (), f"{prefix}{name}.", recipe.get(name, {}))
         elif name in positional:
-            parser.add_argument(name, metavar=name.upper(), help=_help(field, default))
+            _add_option(parser, [name], field, default, metavar=name.upper())
         else:
-            names = [f"--{prefix}{name}".replace("_", "-"), *ALIASES.get(prefix + name, [])]
-            # A switch needs no value, but takes one: a file may have set it.
-            switch: dict[str, Any] = {"nargs": "?", "const": "true"} if annotation is bool else {}
-            parser.add_argument(*names, dest=prefix + name, metavar="X", help=_help(field, default), **switch)
+            names = [_flag(prefix + name), *ALIASES.get(prefix + name, [])]
+            _add_option(parser, names, field, default, dest=prefix + name)
+
+
+def _flag(key: str) -> str:
+    return f"--{key}".replace("_", "-")
+
+
+def add_attack_flags(parser: argparse.ArgumentParser, recipe: Any = MappingProxyType({})) -> None:
+    """Add one flag for each option of each installed attack, which this loads: ours load torch.
+
+    The help names each flag's default: the recipe's, or else the attack's own.
+    """
+    chosen = name_attacks(recipe)
+    for name, point in known_attacks().items():
+        attack = point.load()
+        hints = get_type_hints(attack, include_extras=True)
+        group = parser.add_argument_group(f"attacks.{name}", (attack.__doc__ or "").partition("\n")[0])
+        for field in dataclasses.fields(attack):
+            key = f"attacks.{name}.{field.name}"
+            info = FieldInfo.from_annotated_attribute(hints[field.name], field)
+            default = (chosen.get(name) or {}).get(field.name, info.default)
+            _add_option(group, [_flag(key)], info, default, dest=key)
 
 
 def at_root(recipe: dict[str, Any], dataset: str) -> dict[str, Any]:
@@ -88,17 +154,6 @@ def at_root(recipe: dict[str, Any], dataset: str) -> dict[str, Any]:
         return {"shards": None, "target": None, "out": f"runs/{dataset}", **recipe}
     places = {"shards": "shards", "target": "targets", "out": "runs"}
     return {**{key: f"{root}/{folder}/{dataset}" for key, folder in places.items()}, **recipe}
-
-
-def add_attack_flags(parser: argparse.ArgumentParser) -> None:
-    """Add one flag for each option of each installed attack."""
-    for name, point in known_attacks().items():
-        attack = point.load()
-        group = parser.add_argument_group(f"attacks.{name}: {(attack.__doc__ or '').splitlines()[0].rstrip('.')}")
-        for field in dataclasses.fields(attack):
-            group.add_argument(
-                f"--attacks.{name}.{field.name}".replace("_", "-"), dest=f"attacks.{name}.{field.name}", metavar="X"
-            )
 
 
 def _nest(flat: dict[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from ldm_scale.config.values import Integers
@@ -14,6 +15,9 @@ from ldm_scale.config.values import Integers
 # eps of inputs (t, n, c, h, w), those of each of t timesteps a batch of the same n samples, in the shape of the inputs.
 Denoise = Callable[[Tensor, Sequence[int]], Tensor]
 Draw = Callable[[str], Tensor]
+# Options that all attacks have, with the text that --help shows.
+Timesteps = Annotated[Integers, Field(description="training timesteps t, as a list or a range start:stop:step")]
+Exponent = Annotated[float, Field(description="exponent of the statistic, the sum of |S_i|^p over kept dimensions i")]
 
 
 class Evaluations:
@@ -110,8 +114,8 @@ class AttackOptions:
     Raises ValueError for a timestep given twice.
     """
 
-    timesteps: Integers = tuple(range(0, 300, 10))
-    p: float = 4.0
+    timesteps: Timesteps = tuple(range(0, 300, 10))
+    p: Exponent = 4.0
 
     def __post_init__(self) -> None:
         if doubled := [t for t in self.timesteps if self.timesteps.count(t) > 1]:

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from ldm_scale.attacks.base import AttackOptions, Evaluations
-from ldm_scale.config.values import Fractions, Integers
+from ldm_scale.attacks.base import AttackOptions, Evaluations, Exponent, Timesteps
+from ldm_scale.config.values import Fractions
 
 
 def centre_crop(z: Float[Tensor, "n c h w"], share: float) -> Float[Tensor, "n c h w"]:
@@ -34,9 +36,11 @@ class PFAMI(AttackOptions):
     outside (0, 1] or none.
     """
 
-    timesteps: Integers = tuple(range(0, 500, 50))
-    p: float = 2.0
-    crops: Fractions = tuple(round(0.95 - 0.25 * number / 9, 4) for number in range(10))
+    timesteps: Timesteps = tuple(range(0, 500, 50))
+    p: Exponent = 2.0
+    crops: Annotated[Fractions, Field(description="shares of the latent's sides that the crops keep")] = tuple(
+        round(0.95 - 0.25 * number / 9, 4) for number in range(10)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

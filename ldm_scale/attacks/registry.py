@@ -1,20 +1,13 @@
-"""Attacks by name; third parties add theirs under the entry point group `ldm_scale.attacks`."""
+"""Attacks, made from their names and options."""
 
 from dataclasses import asdict
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from ldm_scale.attacks.base import Attack
+from ldm_scale.attacks.installed import known_attacks
 from ldm_scale.errors import UsageError, unknown_name
-
-GROUP = "ldm_scale.attacks"
-
-
-def known_attacks() -> dict[str, EntryPoint]:
-    """The installed attacks' entry points by name."""
-    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 def make_attack(name: str, options: dict[str, Any]) -> Attack:

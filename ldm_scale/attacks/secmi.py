@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
-from ldm_scale.attacks.base import AttackOptions, Evaluations
+from ldm_scale.attacks.base import AttackOptions, Evaluations, Exponent
 
 
 def noise_ratio(abar: float) -> float:
@@ -34,8 +36,8 @@ class SecMI(AttackOptions):
     the inversion's 0, s, 2 s, ...
     """
 
-    p: float = 2.0
-    step: int = 10
+    p: Exponent = 2.0
+    step: Annotated[int, Field(description="timesteps between two states of the inversion")] = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()

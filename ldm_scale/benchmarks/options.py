@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from ldm_scale.config.audit import AnalysisConfig, check_drop
 from ldm_scale.config.base import DEMO, Config
-from ldm_scale.config.values import Bytes, Integers, Names
+from ldm_scale.config.values import Address, Bytes, Integers, Names
 from ldm_scale.errors import UsageError
 
 # How many pictures the demo's shards hold, and what a benchmark says of its target.
@@ -17,11 +17,11 @@ MEASURED = "unconditional target in diffusers' layout: folder, s3:// or hub id[@
 class AuditBenchmarkConfig(Config):
     """How the speed of the models' part of an audit is measured, on pictures of the demo."""
 
-    target: str = Field(str(DEMO / "target"), description=MEASURED)
+    target: Address = Field(str(DEMO / "target"), description=MEASURED)
     device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
     seed: int = Field(0, description="seed of every random draw")
     samples: int = Field(64, gt=1, le=DEMO_PICTURES, description="pictures that are audited")
-    published: int = Field(16, gt=1, le=DEMO_PICTURES, description="of these, how many by the published procedure, too")
+    published: int = Field(16, gt=1, le=DEMO_PICTURES, description="of these, how many also by the published procedure")
     batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
     precision: int = Field(400, gt=3, le=DEMO_PICTURES, description="pictures on which precisions are compared")
     repeats: int = Field(3, gt=0, description="runs of the bare models of which the fastest counts")
@@ -36,14 +36,14 @@ class AuditBenchmarkConfig(Config):
 class InfluenceBenchmarkConfig(Config):
     """How speed and accuracy of the estimators of influence are measured, on pictures of the demo."""
 
-    target: str = Field(str(DEMO / "target"), description=MEASURED)
+    target: Address = Field(str(DEMO / "target"), description=MEASURED)
     device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
     seed: int = Field(0, description="seed of the probes")
     samples: int = Field(64, gt=1, description="pictures whose masks are compared with exact ones")
     calibration: int = Field(256, gt=1, description="other pictures, whose mean influences pooled estimates use")
     batch_size: int = Field(32, gt=0, description="pictures at a time")
     memory: Bytes | None = Field(
-        None, description="bytes that one chunk of decoder products may take, e.g. 8GiB; by default as in an audit"
+        None, description="bytes that one chunk of decoder products may take, such as 8GiB; by default as in an audit"
     )
     repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
 
@@ -57,15 +57,15 @@ class InfluenceBenchmarkConfig(Config):
 class ReduceBenchmarkConfig(Config):
     """Made-up rows, and how they are reduced."""
 
-    out: str | None = Field(
+    out: Address | None = Field(
         None, description="new run directory, local or s3://, that is kept; by default a temporary one"
     )
     rows: int = Field(100_000, gt=7, description="samples, every other one a member")
     dimensions: int = Field(256, gt=1, description="latent dimensions")
-    attacks: Names = Field(("sima", "pia"), description="attacks by name, comma-separated")
+    attacks: Names = Field(("sima", "pia"), description="names of attacks, comma-separated")
     timesteps: int = Field(20, gt=0, description="timesteps an attack")
     bins: int = Field(20, gt=1, description="bins of influence rank")
-    ranking: bool = Field(False, description="spectra by one ranking for all samples, too")
+    ranking: bool = Field(False, description="add spectra by one ranking for all samples")
     rows_per_part: int = Field(5000, gt=0, description="rows in one Parquet file")
     seed: int = Field(0, description="seed of the rows and of the analysis")
     analysis: AnalysisConfig = AnalysisConfig()
@@ -83,7 +83,7 @@ class ScaleBenchmarkConfig(Config):
     """Pools of auditors that only wait, on pretended GPUs."""
 
     fake_gpus: Integers = Field((1, 2, 4, 8, 16), description="sizes of the pools, one after the other")
-    batch_seconds: float = Field(0.5, gt=0, description="how long an auditor waits a batch")
+    batch_seconds: float = Field(0.5, gt=0, description="seconds that an auditor waits on each batch")
     batch_size: int = Field(4, gt=0, description="samples an auditor takes at a time")
     batches: int = Field(60, gt=9, description="batches an auditor")
     rows_per_part: int = Field(64, gt=0, description="rows committed at a time")
@@ -105,7 +105,7 @@ class StreamBenchmarkConfig(Config):
     size: int = Field(64, gt=0, description="side in pixels that they are resized to")
     batch_size: int = Field(256, gt=0, description="samples an auditor takes at a time")
     rows_per_part: int = Field(1024, gt=0, description="rows committed at a time")
-    s3: bool = Field(True, description="also from an S3 server on this machine, which the `test` extra brings")
+    s3: bool = Field(True, description="also from an S3 server on this machine (it comes with the `test` extra)")
 
     @model_validator(mode="after")
     def _consistent(self) -> "StreamBenchmarkConfig":
@@ -118,9 +118,7 @@ class BenchmarkConfig(Config):
     """Which parts are measured, where the numbers go, and the options of each part."""
 
     parts: Names = Field(("audit", "influence", "stream", "reduce", "scale"), description="parts, comma-separated")
-    numbers: str = Field(
-        "runs/benchmark.json", description="JSON file of machine and numbers; it is replaced (also --json)"
-    )
+    numbers: Address = Field("runs/benchmark.json", description="JSON file of machine and numbers; it is replaced")
     audit: AuditBenchmarkConfig = AuditBenchmarkConfig()
     influence: InfluenceBenchmarkConfig = InfluenceBenchmarkConfig()
     stream: StreamBenchmarkConfig = StreamBenchmarkConfig()

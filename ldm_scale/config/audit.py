@@ -1,15 +1,15 @@
 """The configuration of an audit."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import ByteSize, Field, NonNegativeInt, model_validator
 
 from ldm_scale.config.base import DEMO, ELSEWHERE, SHARDS, Config, Device
 from ldm_scale.config.data import ImageConfig
-from ldm_scale.config.values import Bytes, Names, Span
+from ldm_scale.config.values import ATTACK, Address, AttackName, AttackNames, Bytes, Metavar, Span
 from ldm_scale.errors import UsageError
 
-# The word that asks for a calibration set where an address of a finished run could stand.
+# The word that asks for a calibration set instead of the ranking of a finished run.
 CALIBRATED = "calibration"
 DenoiserPrecision = Literal["float32", "tf32", "bfloat16", "float16"]
 Compilation = Literal["off", "default", "graphs"]
@@ -24,7 +24,9 @@ class GeometryConfig(Config):
     )
     probes: int = Field(16, gt=0, description="Hutchinson probes a sample (vector-Jacobian products)")
     calibration: int = Field(
-        256, gt=1, description="samples, about, whose mean influences pooled estimates and a calibrated ranking use"
+        256,
+        gt=1,
+        description="size, about, of the calibration set, for pooled estimates and a calibrated ranking",
     )
     distortion: Literal["auto", "exact", "truncated", "slq", "off"] = Field(
         "auto",
@@ -35,7 +37,7 @@ class GeometryConfig(Config):
     )
     memory: Bytes | None = Field(
         None,
-        description="bytes that one chunk of decoder products may take, e.g. 8GiB; halved where the device lacks them; "
+        description="bytes that one chunk of decoder products may take, such as 8GiB; halved if the device lacks them; "
         "by default 64MiB on cpu, 4GiB on cuda",
     )
 
@@ -43,25 +45,27 @@ class GeometryConfig(Config):
 class MaskConfig(Config):
     """Which dimensions the influence spectra are binned by, and how finely."""
 
-    ranking: str | None = Field(
+    ranking: Annotated[str, Metavar("{calibration,PATH}")] | None = Field(
         None,
-        description="one ranking for all samples, beside each sample's own: a finished run, or the word calibration",
+        description="one ranking for all samples, beside each sample's own: of a calibration set or a finished run",
     )
     bins: int = Field(20, gt=1, description="equal bins of influence rank; drop shares are multiples of 1 / bins")
 
 
 class LeakageConfig(Config):
-    """Where the rows keep every dimension's share of the statistic, to ask whether influence tells what leaks."""
+    """The statistic that rows keep by dimension, to ask whether influence says what leaks."""
 
-    attack: str | None = Field(None, description="attack whose |S_i| is kept; the first by default")
-    timestep: int | None = Field(None, description="timestep at which; the middle one of its timesteps by default")
+    attack: AttackName | None = Field(None, description="attack whose |S_i| is kept; the first by default")
+    timestep: int | None = Field(None, description="at this timestep; the middle one of the attack's by default")
 
 
 class AnalysisConfig(Config):
     """What is made of the rows; changing it never needs a GPU."""
 
     drop: float = Field(0.4, gt=0, lt=1, description="share of dimensions the headline drops")
-    average: Names = Field(("pfami",), description="attacks whose statistic is the mean over all their timesteps")
+    average: AttackNames = Field(
+        ("pfami",), description="attacks, comma-separated, with the mean over all their timesteps for statistic"
+    )
     repeats: int = Field(10, gt=0, description="random split-halves over which calibrated choices are averaged")
     bootstrap: int = Field(1000, gt=0, description="bootstrap resamples behind each interval")
     confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
@@ -70,23 +74,27 @@ class AnalysisConfig(Config):
 class ComputeConfig(Config):
     """Where and how wide the audit runs; never part of a result."""
 
-    device: Device = Field("auto", description="auto is cuda where the cluster has GPUs, else cpu")
+    device: Device = Field("auto", description="auto is cuda if the cluster has GPUs, else cpu")
     batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
     evaluations: int | None = Field(
-        None, gt=0, description="rows of sample and timestep that the denoiser takes at a time; 64 on cpu, 256 on cuda"
+        None,
+        gt=0,
+        description="samples times timesteps that the denoiser takes at a time; by default 64 on cpu, 256 on cuda",
     )
     compile: Compilation = Field(
-        "off", description="torch.compile the denoiser; graphs: with CUDA graphs too (cuda only)"
+        "off", description="compile the denoiser with torch.compile; graphs: with CUDA graphs, too (cuda only)"
     )
     channels_last: bool = Field(False, description="the denoiser's weights and inputs in memory with channels last")
     gpus: Span | None = Field(
-        None, description="GPUs for auditors, at most or 0..64; a cluster that grows is asked for them (also --gpus)"
+        None,
+        description="GPUs for auditors: the most, or a span such as 0..64; a cluster that grows is asked for them",
     )
     actors: Span | None = Field(
-        None, description="auditors, at most or 2..8; by default as many as gpus or, without it, the cluster hold"
+        None,
+        description="auditors: the most, or a span such as 2..8; by default as many as fit the GPUs or CPUs",
     )
     initial_actors: int | None = Field(
-        None, gt=0, description="auditors asked for at the start; those the cluster holds then by default"
+        None, gt=0, description="auditors at the start; by default as many as fit the cluster then"
     )
     cpus_per_actor: float = Field(
         0.5, gt=0, description="CPUs each auditor reserves; on cpu, threads it computes with, at least one"
@@ -111,7 +119,7 @@ def name_attacks(attacks: Any) -> Any:
 
 
 def check_drop(drop: float, bins: int) -> None:
-    """Raise UsageError where a drop share is no whole number of bins."""
+    """Raise UsageError if a drop share is no whole number of bins."""
     if abs(drop * bins - round(drop * bins)) > 1e-9:
         raise UsageError(f"analysis.drop = {drop} is not a multiple of 1 / masks.bins")
 
@@ -119,32 +127,32 @@ def check_drop(drop: float, bins: int) -> None:
 class AuditConfig(Config):
     """One audit: what is audited, on which samples, how, and where the run directory goes."""
 
-    out: str = Field(description="run directory, local or s3://; the same command again resumes it")
-    shards: str = Field(str(DEMO / "shards"), description=f"{SHARDS}, local or s3://")
-    manifest: str | None = Field(None, description=ELSEWHERE)
-    target: str = Field(
+    out: Address = Field(description="run directory, local or s3://; the same command again resumes it")
+    shards: Address = Field(str(DEMO / "shards"), description=f"{SHARDS}, local or s3://")
+    manifest: Address | None = Field(None, description=ELSEWHERE)
+    target: Address = Field(
         str(DEMO / "target"), description="target in diffusers' layout: folder, s3:// or hub id[@revision]"
     )
-    lora: str | None = Field(
+    lora: Address | None = Field(
         None, description="LoRA fused into the target's weights: file, folder, s3:// or hub id[@revision]"
     )
     lora_scale: float = Field(1.0, description="factor of the LoRA's change to the weights")
-    split: str | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
+    split: Address | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
     seed: int = Field(0, description="seed of every random draw")
     latent: Literal["mode", "sample"] = Field("mode", description="the encoder's mode, or a sample of its posterior")
     conditioning: Literal["sample", "none"] | NonNegativeInt = Field(
         "sample",
-        description="each sample's caption or class; none: the empty prompt, a DiT's null class; or the number of one "
-        "class for all: a U-Net's null class",
+        description="sample: each one's caption or class; none: the empty prompt, or a DiT's null class; a number: "
+        "that class for all, such as a U-Net's null class",
     )
     precision: DenoiserPrecision = Field(
         "float32",
-        description="of the denoiser alone: float32, tf32, bfloat16 or float16 (tf32 and float16 on cuda only)",
+        description="precision of the denoiser alone (tf32 and float16 on cuda only)",
     )
     max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected samples than this fail the run")
     retry_rejects: bool = Field(False, description="when a run is resumed, try its rejected samples again")
-    attacks: dict[str, dict[str, Any]] = Field(
-        {"sima": {}}, description="attacks by name, with options in YAML; or names, comma-separated"
+    attacks: Annotated[dict[str, dict[str, Any]], ATTACK] = Field(
+        {"sima": {}}, description="attacks, comma-separated; in YAML also a mapping of names to options"
     )
     images: ImageConfig = ImageConfig()
     geometry: GeometryConfig = GeometryConfig()
@@ -194,17 +202,19 @@ class AuditConfig(Config):
 
 
 class HardwareConfig(Config):
-    """what --dry-run reckons with; nothing else looks at it."""
+    """The machines that --dry-run estimates for; nothing else uses them."""
 
     flops: float = Field(40e12, gt=0, allow_inf_nan=False, description="operations a second that a GPU sustains")
     gpus: int | None = Field(None, gt=0, description="GPUs that work at once; the most of --gpus, or 1, by default")
-    bandwidth: Bytes = Field(200_000_000, gt=0, description="bytes a second to each GPU from storage, e.g. 500MB")
+    bandwidth: Bytes = Field(
+        ByteSize(200_000_000), gt=0, description="bytes a second to each GPU from storage, such as 500MB"
+    )
 
 
 class DryRunConfig(Config):
-    """Whether an audit is only reckoned; no part of the audit's own configuration, nor of its run."""
+    """Whether an audit is only estimated; no part of the audit's own configuration, nor of its run."""
 
-    dry_run: bool = Field(False, description="say what the audit would take, and begin nothing")
+    dry_run: bool = Field(False, description="say what the audit would take, and start nothing")
     hardware: HardwareConfig = HardwareConfig()
 
     @model_validator(mode="after")

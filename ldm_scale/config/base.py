@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ldm_scale.errors import UsageError
 
 DEMO = Path(__file__).parents[1] / "demo"
-# What is said of addresses of shards wherever they are options.
+# Descriptions of addresses of shards, the same for all options.
 SHARDS = "shard folder with manifest.json, or .tar files of one as a brace pattern, {000..127}.tar"
 ELSEWHERE = "manifest that does not lie in the shards' folder, local or s3://; it names shards relative to that folder"
 Device = Literal["auto", "cpu", "cuda"]

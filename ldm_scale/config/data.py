@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ldm_scale.config.base import ELSEWHERE, SHARDS, Config
-from ldm_scale.config.values import Names
+from ldm_scale.config.values import Address, Names
 
 
 class ImageConfig(Config):
@@ -21,11 +21,13 @@ class PackConfig(Config):
     """From a source to shards."""
 
     dataset: str = Field(description="cifar10, celeba, imagenet, coco, flickr30k, parquet, webdataset, folder or emoji")
-    source: str = Field(description="source folder, local or s3://")
-    out: str = Field(description="new shard folder, local or s3://; the same command again resumes it")
-    split: str | None = Field(None, description="JSON of keys, or a paper's .npz of numbers; random halves by default")
-    members: Names = Field((), description="members are the keys that begin so (train/, say); all others by default")
-    heldout: Names = Field((), description="held-out are the keys that begin so (val/, or valid-,test-)")
+    source: Address = Field(description="source folder, local or s3://")
+    out: Address = Field(description="new shard folder, local or s3://; the same command again resumes it")
+    split: Address | None = Field(
+        None, description="JSON of keys, or a paper's .npz of numbers; by default random halves"
+    )
+    members: Names = Field((), description="members are the keys that begin so, such as train/; by default all others")
+    heldout: Names = Field((), description="held-out are the keys that begin so, such as val/ or valid-,test-")
     seed: int = Field(0, description="seed of the random halves, and of the draw of max-samples")
     near_duplicates: float = Field(
         0.05,
@@ -34,14 +36,14 @@ class PackConfig(Config):
         description="keep one of each group of images closer than this RMS; 0 keeps all; a split file wins over it",
     )
     max_samples: int | None = Field(
-        None, gt=1, description="draw this many at random, half a side, after near-duplicates are removed"
+        None, gt=1, description="draw this many at random, half of them members, after near-duplicates are removed"
     )
     size: int | None = Field(None, gt=0, description="store PNGs of this side; by default files are copied as they are")
-    shard_samples: int = Field(10_000, gt=0, description="samples a shard at most (and about 256 MB)")
-    max_pixels: int = Field(64_000_000, gt=0, description="larger images are rejected where images are decoded")
+    shard_samples: int = Field(10_000, gt=0, description="samples in a shard, at most (and at most about 256 MB)")
+    max_pixels: int = Field(64_000_000, gt=0, description="larger images are rejected, if images are decoded")
     max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected images than this fail the pack")
     image_column: str = Field("image", description="column of images (parquet)")
-    caption_column: str | None = Field(None, description="column of captions (parquet); text, if there is one")
+    caption_column: str | None = Field(None, description="column of captions (parquet); by default text, if any")
 
     @model_validator(mode="after")
     def _consistent(self) -> "PackConfig":
@@ -59,14 +61,14 @@ class PackConfig(Config):
 class ValidateConfig(Config):
     """What is checked before an audit, without a GPU."""
 
-    shards: str | None = Field(None, description=f"{SHARDS}: every byte is read")
-    manifest: str | None = Field(None, description=ELSEWHERE)
+    shards: Address | None = Field(None, description=f"{SHARDS}: every byte is read")
+    manifest: Address | None = Field(None, description=ELSEWHERE)
     write_manifest: bool = Field(
         False, description="write the manifest of shards that have none: manifest.json in their folder, or --manifest"
     )
-    target: str | None = Field(None, description="target in diffusers' layout: loaded and tried on a few images")
-    lora: str | None = Field(None, description="LoRA fused into the target's weights first")
-    split: str | None = Field(None, description="JSON of member and held-out keys, looked up in the shards")
+    target: Address | None = Field(None, description="target in diffusers' layout: loaded and tried on a few images")
+    lora: Address | None = Field(None, description="LoRA fused into the target's weights first")
+    split: Address | None = Field(None, description="JSON of member and held-out keys, looked up in the shards")
     decode_share: float = Field(0.05, ge=0, le=1, description="share of the images that are decoded, drawn by key")
     seed: int = Field(0, description="seed of that draw")
     images: ImageConfig = ImageConfig()

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from ldm_scale.config.base import ELSEWHERE, SHARDS, Config, Device
 from ldm_scale.config.data import ImageConfig
 from ldm_scale.config.presets import NEEDED, PRESETS
-from ldm_scale.config.values import Integers, merge
+from ldm_scale.config.values import Address, Integers, merge
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -25,9 +25,9 @@ class StageConfig(Config):
 
 
 class AutoencoderConfig(StageConfig):
-    """the KL autoencoder: trained first, or taken as it is."""
+    """The KL autoencoder: trained first, or taken as it is."""
 
-    pretrained: str | None = Field(
+    pretrained: Address | None = Field(
         None, description="frozen AutoencoderKL to use instead: folder, s3:// or hub id (stabilityai/sd-vae-ft-mse)"
     )
     channels: Integers = Field((16, 16, 32), description="channels, one a resolution; the first is the image's")
@@ -38,7 +38,7 @@ class AutoencoderConfig(StageConfig):
 
 
 class DenoiserConfig(StageConfig):
-    """the U-Net that predicts noise; epochs, batch, rate and ema hold for fine-tuning too."""
+    """The U-Net that predicts noise; epochs, batch, rate and ema hold for fine-tuning, too."""
 
     channels: Integers = Field((64, 128, 128), description="channels, one a resolution")
     layers: int = Field(1, gt=0, description="residual blocks a resolution")
@@ -54,23 +54,23 @@ class TrainConfig(Config):
     """Train a target on the members of a shard folder: a preset, and what is given over it."""
 
     preset: Literal["demo", "cifar10", "celeba", "imagenet", "finetune", "lora"] = Field(
-        "demo", description="values below file and flags: demo, cifar10, celeba, imagenet, finetune or lora"
+        "demo", description="named values of other options; file and flags win over them"
     )
-    shards: str = Field(description=f"{SHARDS}; only members/ are used")
-    manifest: str | None = Field(None, description=ELSEWHERE)
-    out: str = Field(description="new target folder, local or s3://; the same command again resumes")
-    base: str | None = Field(
+    shards: Address = Field(description=f"{SHARDS}; only members/ are used")
+    manifest: Address | None = Field(None, description=ELSEWHERE)
+    out: Address = Field(description="new target folder, local or s3://; the same command again resumes")
+    base: Address | None = Field(
         None, description="Stable Diffusion whose U-Net is fine-tuned on captions: folder, s3:// or hub id[@revision]"
     )
     lora_rank: int | None = Field(None, gt=0, description="train LoRA weights of this rank on the base's attention")
     seed: int = Field(0, ge=0, description="seed of initial weights, order and noise")
     size: int = Field(32, gt=0, description="image side in pixels")
-    precision: Precision = Field("float32", description="float32, or mixed: bfloat16, float16 (float16 on cuda only)")
+    precision: Precision = Field("float32", description="bfloat16 and float16 are mixed (float16 on cuda only)")
     half: bool = Field(True, description="store trained weights in half precision")
     checkpoint_steps: int = Field(1000, gt=0, description="steps between checkpoints")
-    failures: int = Field(3, ge=0, description="failed workers that are survived, from the last checkpoint")
-    device: Device = Field("auto", description="auto is cuda where the cluster has GPUs, else cpu")
-    workers: int = Field(1, gt=0, description="Ray Train workers, one a GPU on cuda")
+    failures: int = Field(3, ge=0, description="failed workers after which training goes on from the last checkpoint")
+    device: Device = Field("auto", description="auto is cuda if the cluster has GPUs, else cpu")
+    workers: int = Field(1, gt=0, description="Ray Train workers; on cuda each has a GPU")
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     images: ImageConfig = ImageConfig()

@@ -1,19 +1,24 @@
 """Values as people write them: sizes such as 512MiB, integers such as 0:200:10, spans such as 0..64, and so on."""
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
-
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+from pydantic import AfterValidator, BeforeValidator, ByteSize
 
 
-def parse_bytes(value: Any) -> Any:
-    """Bytes from a number or a text such as "512 MiB"."""
-    match = re.fullmatch(r"([\d.]+)\s*([A-Za-z]*)", str(value).strip())
-    if not match or match[2].upper() not in UNITS:
+@dataclass(frozen=True)
+class Metavar:
+    """The word that --help writes for a value: SIZE, PATH. Pydantic pays no heed to it."""
+
+    word: str
+
+
+def check_size(value: Any) -> Any:
+    """The value, if all of it is a size: ByteSize alone would read "1,5GiB" as one byte."""
+    if not re.fullmatch(r"\s*\d*\.?\d+\s*[A-Za-z]*\s*", str(value)):
         raise ValueError(f"{value!r} is not a size such as 512MiB")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    return value
 
 
 def parse_integers(value: Any) -> Any:
@@ -28,6 +33,19 @@ def parse_integers(value: Any) -> Any:
     return tuple(int(part) for part in value.split(","))
 
 
+def spell_integers(numbers: tuple[int, ...]) -> str:
+    """Integers as they are given: a range if there are more than three in equal steps upwards.
+
+    >>> spell_integers((0, 10, 20, 30)), spell_integers((64, 128, 128))
+    ('0:40:10', '64,128,128')
+    """
+    if len(numbers) > 3 and (step := numbers[1] - numbers[0]) > 0:
+        steps = range(numbers[0], numbers[-1] + step, step)
+        if numbers == tuple(steps):
+            return f"{steps.start}:{steps.stop}:{step}"
+    return ",".join(map(str, numbers))
+
+
 def parse_span(value: Any) -> Any:
     """At least and at most, from a pair, from "2..8", or from the most alone: 8 is 0..8."""
     if isinstance(value, list | tuple):
@@ -39,7 +57,7 @@ def parse_span(value: Any) -> Any:
 
 
 def check_span(span: tuple[int, int]) -> tuple[int, int]:
-    """The span, where it runs upwards and does not end at nothing."""
+    """The span, if it runs upwards and does not end at nothing."""
     least, most = span
     if not 0 <= least <= most or most == 0:
         raise ValueError(f"{least}..{most} does not run from at least to at most")
@@ -67,8 +85,14 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
-Integers = Annotated[tuple[int, ...], BeforeValidator(parse_integers)]
-Span = Annotated[tuple[int, int], BeforeValidator(parse_span), AfterValidator(check_span)]
-Fractions = Annotated[tuple[float, ...], BeforeValidator(parse_fractions)]
-Names = Annotated[tuple[str, ...], BeforeValidator(parse_names)]
+Bytes = Annotated[ByteSize, BeforeValidator(check_size), Metavar("SIZE")]
+Integers = Annotated[tuple[int, ...], BeforeValidator(parse_integers), Metavar("INTS")]
+Span = Annotated[tuple[int, int], BeforeValidator(parse_span), AfterValidator(check_span), Metavar("SPAN")]
+Fractions = Annotated[tuple[float, ...], BeforeValidator(parse_fractions), Metavar("FLOATS")]
+Names = Annotated[tuple[str, ...], BeforeValidator(parse_names), Metavar("NAMES")]
+# What lies somewhere: a local path, s3://, or, of a model, the hub.
+Address = Annotated[str, Metavar("PATH")]
+# Attacks by name; --help lists those that are installed.
+ATTACK = Metavar("ATTACK")
+AttackName = Annotated[str, ATTACK]
+AttackNames = Annotated[Names, ATTACK]
