@@ -96,7 +96,7 @@ def _add_option(group: Any, names: Sequence[str], field: FieldInfo, default: Any
     # A switch needs no value, but takes one: a file may have set it.
     if field.annotation is bool:
         how |= {"nargs": "?", "const": "true"}
-    text = f"{field.description or ''}{shown}".replace("%", "%%")
+    text = f"{field.description or ''}{shown}".strip().replace("%", "%%")
     option = group.add_argument(*names, choices=choices or None, help=text, **how)
     if any("PATH" in word for word in words):
         option.complete = FILES

@@ -1,20 +1,24 @@
 """Flags: one for each option, and which of recipe, file, environment and flag wins."""
 
 import argparse
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+import shtab
 
-from ldm_scale.cli import make_parser
+from ldm_scale.cli import SHELLS, main, make_parser
 from ldm_scale.config.audit import AnalysisConfig, AuditConfig
 from ldm_scale.config.base import build
 from ldm_scale.config.data import PackConfig, ValidateConfig
 from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
-from ldm_scale.flags import ENVIRONMENT, collect
+from ldm_scale.flags import ENVIRONMENT, add_attack_flags, collect
 
+ROOT_FOLDER = Path(__file__).parents[1]
 FLAGS = {
     "audit": """
         --analysis.average --analysis.bootstrap --analysis.confidence --analysis.drop --analysis.repeats --attacks
@@ -44,6 +48,7 @@ FLAGS = {
     "benchmark stream": """
         --batch-size --config --few --help --rows-per-part --s3 --samples --shards --side --size -h
     """,
+    "completion": "--help -h SHELL",
     "pack": """
         --caption-column --heldout --help --image-column --max-pixels --max-reject-fraction --max-samples --members
         --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE
@@ -220,7 +225,104 @@ def test_positional_arguments_and_recorded_values_are_collected() -> None:
     assert collect(arguments, AnalysisConfig, recorded) == recorded | {"drop": "0.2"}
 
 
-def test_help_shows_defaults_and_survives_percent_signs() -> None:
-    text = " ".join(commands()["audit"].format_help().split())
-    assert "share of dimensions the headline drops [0.4]" in text
-    assert "attacks.sima: " in text
+def help_of(command: str) -> dict[str, tuple[str, str]]:
+    """What is shown after each flag of a command, and its text."""
+    return {
+        flag: (str(action.metavar), str(action.help))
+        for action in commands()[command]._actions
+        for flag in action.option_strings
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "metavar", "default"),
+    [
+        ("audit", "--latent", "{mode,sample}", "[mode]"),
+        ("audit", "--conditioning", "{sample,none,INT}", "[sample]"),
+        ("audit", "--attacks", "{epsilon,loss,pfami,pia,pian,secmi,sima}", "[sima]"),
+        ("audit", "--analysis.average", "{epsilon,loss,pfami,pia,pian,secmi,sima}", "[pfami]"),
+        ("audit", "--masks.ranking", "{calibration,PATH}", ""),
+        ("audit", "--geometry.memory", "SIZE", ""),
+        ("audit", "--geometry.distortion-share", "FLOAT", "[1]"),
+        ("audit", "--gpus", "SPAN", ""),
+        ("audit", "--retry-rejects", "{true,false}", "[false]"),
+        ("audit", "--out", "PATH", ""),
+        ("audit", "--attacks.sima.timesteps", "INTS", "[0:300:10]"),
+        ("audit", "--attacks.pfami.p", "FLOAT", "[2]"),
+        ("audit", "--attacks.secmi.step", "INT", "[10]"),
+        ("train", "--preset", "{demo,cifar10,celeba,imagenet,finetune,lora}", "[demo]"),
+        ("train", "--denoiser.channels", "INTS", "[64,128,128]"),
+        ("train", "--autoencoder.kl-weight", "FLOAT", "[0.01]"),
+        ("pack", "--members", "NAMES", ""),
+        ("pack", "--image-column", "TEXT", "[image]"),
+        ("reduce", "--average", "{epsilon,loss,pfami,pia,pian,secmi,sima}", "[pfami]"),
+    ],
+)
+def test_help_shows_what_an_option_takes_and_its_default(command: str, flag: str, metavar: str, default: str) -> None:
+    shown, text = help_of(command)[flag]
+    assert shown == metavar
+    assert text.endswith(default)
+    assert text.endswith("]") == bool(default)
+
+
+@pytest.mark.parametrize("command", FLAGS)
+def test_every_option_has_a_line_of_help(command: str) -> None:
+    assert all(text.strip().partition("[")[0] for _, text in help_of(command).values())
+    assert commands()[command].format_help()
+
+
+def test_help_shows_the_defaults_of_a_recipe() -> None:
+    parser = argparse.ArgumentParser()
+    add_attack_flags(parser, {"sima": {"timesteps": "0:9:3"}, "loss": None})
+    shown = {action.dest: str(action.help) for action in parser._actions}
+    assert shown["attacks.sima.timesteps"].endswith("[0:9:3]")
+    assert shown["attacks.loss.timesteps"].endswith("[0:300:10]")
+
+
+@pytest.mark.parametrize("flag", ["--latent", "--conditioning", "--compute.device"])
+def test_a_value_that_is_no_choice_is_for_the_configuration_to_refuse(flag: str) -> None:
+    given = values(flag, "no-such", "--out", "o")
+    with pytest.raises(UsageError, match=rf"^{flag[2:]}"):
+        build(AuditConfig, given)
+
+
+def complete(*words: str) -> list[str]:
+    """What bash offers for the last word of a line."""
+    lines = (
+        'eval "$1"; shift',
+        'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))',
+        "_shtab_ldm_scale",
+        'printf "%s\\n" "${COMPREPLY[@]}"',
+    )
+    script = shtab.complete(make_parser(), "bash")
+    command = ["bash", "-c", "\n".join(lines), "bash", script, "ldm-scale", *words]
+    done = subprocess.run(command, cwd=ROOT_FOLDER, capture_output=True, text=True, check=True, timeout=60)
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("au", "audit"),
+        ("benchmark str", "stream"),
+        ("audit --compute.dev", "--compute.device"),
+        ("audit --compute.device c", "cpu cuda"),
+        ("audit --attacks si", "sima"),
+        ("audit --config pypro", "pyproject.toml"),
+        ("status pypro", "pyproject.toml"),
+        ("pack folder pypro", "pyproject.toml"),
+        ("completion z", "zsh"),
+    ],
+)
+def test_bash_completes_commands_options_choices_and_files(line: str, expected: str) -> None:
+    assert complete(*line.split()) == expected.split()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_script_is_printed_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "compute.device" in script
+    if found := shutil.which(shell):
+        subprocess.run([found, "-n"], input=script, text=True, check=True, timeout=60)

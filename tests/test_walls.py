@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -148,6 +149,28 @@ def test_a_worker_loads_nothing_that_only_the_driver_needs() -> None:
 
 def test_a_reader_loads_no_torch() -> None:
     assert reached(["ldm_scale.engine.reading", "ldm_scale.engine.commit"], ["torch"]) == []
+
+
+@pytest.mark.parametrize("line", ["--help", "pack --help", "train --help", "benchmark audit --help", "reduce --help"])
+def test_help_loads_nothing_that_computes_or_stores(line: str) -> None:
+    program = f"from ldm_scale.cli import main\ntry: main({line.split()})\nexcept SystemExit: pass"
+    assert loaded(program, "torch", "ray", "boto3", "botocore", "pyarrow", "numpy") == set()
+
+
+def test_the_command_itself_loads_nothing_that_computes_or_stores() -> None:
+    forbidden = "torch ray boto3 pyarrow numpy ldm_scale.files ldm_scale.engine"
+    assert reached(["ldm_scale.cli"], forbidden.split()) == []
+
+
+def test_a_dry_run_loads_no_ray() -> None:
+    program = "from ldm_scale.cli import main\nassert main(['audit', '--dry-run', '--out', 'none']) == 0"
+    assert loaded(program, "ray", "torch") == {"torch"}
+
+
+def test_what_the_package_offers_is_there() -> None:
+    for name, home in ldm_scale._HOMES.items():
+        assert re.search(rf"^(class|def) {name}\b", MODULES[home].read_text(), re.MULTILINE), name
+    assert ldm_scale.PackConfig(dataset="folder", source="s", out="o").seed == 0
 
 
 def test_an_import_inside_a_function_is_seen_but_loads_nothing(tmp_path: Path) -> None:

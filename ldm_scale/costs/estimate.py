@@ -12,6 +12,7 @@ from ldm_scale.auditor import ESTIMATORS, distortion_estimator, evaluations_at_o
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.costs.counts import distortion_products
 from ldm_scale.costs.flops import Arithmetic
+from ldm_scale.device.choose import choose_device
 from ldm_scale.geometry.pullback import chunk_sizes
 from ldm_scale.targets.base import Target
 
@@ -94,8 +95,8 @@ class CostEstimate:
 
     def __init__(self, config: AuditConfig, target: Target, arithmetic: Arithmetic, evaluations: int) -> None:
         self._geometry = config.geometry
-        # What is not said to run on a CPU is reckoned for a GPU.
-        device = torch.device("cpu" if config.compute.device == "cpu" else "cuda")
+        # Unless a CPU is asked for, the estimate is for a GPU, wherever it is made.
+        device = torch.device(choose_device(config.compute.device, 0, grows=True))
         self.room = products_memory(config.geometry.memory, device)
         self._rows = evaluations_at_once(config.compute, device)
         self._batch = config.compute.batch_size

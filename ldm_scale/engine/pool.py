@@ -9,7 +9,8 @@ from ray._private.state import actors
 from ray.data import ActorPoolStrategy, Dataset
 
 from ldm_scale.config.audit import ComputeConfig
-from ldm_scale.engine.session import resolve_device
+from ldm_scale.device.choose import choose_device
+from ldm_scale.engine.session import cluster_gpus
 from ldm_scale.files.rundir import RunRecord
 
 
@@ -42,11 +43,11 @@ def plan_pool(compute: ComputeConfig, samples: int) -> Pool:
 
 
 def find_device(compute: ComputeConfig) -> Literal["cpu", "cuda"]:
-    """Where auditors run. GPUs that are asked for by number may come later: Ray does not say what its autoscaler adds.
+    """The device of auditors; GPUs that are asked for by number may come later.
 
-    Raises UsageError where cuda is asked for, no number is, and the cluster has no GPU.
+    Raises UsageError if cuda is asked for, no number is, and the cluster has no GPU.
     """
-    return "cuda" if compute.gpus else resolve_device(compute.device)
+    return choose_device(compute.device, cluster_gpus(), grows=compute.gpus is not None)
 
 
 def _auditors(compute: ComputeConfig) -> tuple[int, int] | None:
@@ -58,8 +59,9 @@ def _auditors(compute: ComputeConfig) -> tuple[int, int] | None:
 
 def _held(compute: ComputeConfig, device: str) -> int:
     """Auditors that the cluster, as large as it is now, holds: one a GPU, or one a CPU."""
-    resources = ray.cluster_resources()
-    return int(resources.get("GPU", 0) / compute.gpus_per_actor) if device == "cuda" else int(resources.get("CPU", 0))
+    if device == "cuda":
+        return int(cluster_gpus() / compute.gpus_per_actor)
+    return int(ray.cluster_resources().get("CPU", 0))
 
 
 def pool_size(actor: type) -> int:

@@ -5,14 +5,12 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import ray
 from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError
 
-from ldm_scale.config.base import Device
 from ldm_scale.errors import RunError, UsageError, one_line
 
 
@@ -98,17 +96,9 @@ def _quiet() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def resolve_device(device: Device) -> Literal["cpu", "cuda"]:
-    """auto is cuda where the cluster has GPUs.
-
-    Raises UsageError where cuda is asked for and the cluster has no GPU.
-    """
-    gpus = ray.cluster_resources().get("GPU", 0)
-    if device == "auto":
-        return "cuda" if gpus else "cpu"
-    if device == "cuda" and not gpus:
-        raise UsageError("device cuda: this Ray cluster has no GPU; use --compute.device cpu, or --gpus if it grows")
-    return device
+def cluster_gpus() -> float:
+    """How many GPUs the cluster has now."""
+    return ray.cluster_resources().get("GPU", 0)
 
 
 def find_own_error(error: BaseException) -> UsageError | RunError | None:

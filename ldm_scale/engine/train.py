@@ -20,9 +20,10 @@ from ldm_scale.data.addresses import Shards, open_shards
 from ldm_scale.data.manifest import Manifest
 from ldm_scale.data.split import MEMBERS
 from ldm_scale.data.task import ReadTask
+from ldm_scale.device.choose import choose_device
 from ldm_scale.engine.progress import relay, say
 from ldm_scale.engine.reading import stream_images
-from ldm_scale.engine.session import find_own_error, resolve_device, session
+from ldm_scale.engine.session import cluster_gpus, find_own_error, session
 from ldm_scale.engine.train_worker import SCALE_SAMPLES, TARGET, Job, train_worker
 from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.files.digests import differences
@@ -68,7 +69,8 @@ def run_training(config: TrainConfig) -> None:
     identity = {name: value for name, value in job.record.items() if name != "versions"} | {"shards": manifest.sha256}
     _check_free(identity, out, partial)
     with session():
-        device = _find_device(config)
+        device = choose_device(config.device, cluster_gpus())
+        _check_precision(config, device)
         _begin(identity, partial)
         checkpoint = _fit(job, members, partial, device)
         out.make_dir()
@@ -107,11 +109,9 @@ def _check_free(identity: dict[str, Any], out: Location, partial: Location) -> N
             raise UsageError(f"{place} is not empty; give a new folder, nothing is overwritten")
 
 
-def _find_device(config: TrainConfig) -> str:
-    device = resolve_device(config.device)
+def _check_precision(config: TrainConfig, device: str) -> None:
     if device == "cpu" and config.precision == "float16":
         raise UsageError("precision float16 works on cuda only; take bfloat16 or float32")
-    return device
 
 
 def _begin(identity: dict[str, Any], partial: Location) -> None:

@@ -1,15 +1,18 @@
 """Attacks by name."""
 
+import argparse
 import re
 from pathlib import Path
 
 import pytest
 
 from ldm_scale.attacks.base import Attack
+from ldm_scale.attacks.installed import known_attacks
 from ldm_scale.attacks.pfami import PFAMI
-from ldm_scale.attacks.registry import known_attacks, make_attack, resolve_options
+from ldm_scale.attacks.registry import make_attack, resolve_options
 from ldm_scale.attacks.sima import SimA
 from ldm_scale.errors import UsageError
+from ldm_scale.flags import add_attack_flags
 from tests.attacks.cases import Case, latents
 
 THIRD_PARTY = """
@@ -69,6 +72,7 @@ def test_fractions_are_parsed() -> None:
         ("secmii", {}, "unknown attack 'secmii'; did you mean 'secmi'?"),
         ("pfamy", {}, "unknown attack 'pfamy'; did you mean 'pfami'?"),
         ("sima", {"steps": 3}, "attacks.sima.steps: "),
+        ("sima", {"p": "four"}, "attacks.sima.p: "),
         ("sima", {"timesteps": "zero"}, "attacks.sima.timesteps: invalid literal"),
         ("pia", {"timesteps": "0,5,0"}, "attacks.pia: timesteps: 0 is given twice"),
         ("secmi", {"timesteps": "0,5"}, "attacks.secmi: timesteps: 5 is not among 0, 10, 20, ..."),
@@ -94,6 +98,14 @@ def test_a_third_partys_attack_is_known_by_its_entry_point() -> None:
         make_attack("latnt", {})
     with pytest.raises(UsageError, match=r"^attacks\.latent: factor: zero tells nothing$"):
         make_attack("latent", {"factor": 0})
+
+
+@pytest.mark.usefixtures("third_party")
+def test_a_third_partys_options_are_flags_though_it_describes_none() -> None:
+    parser = argparse.ArgumentParser()
+    add_attack_flags(parser)
+    (factor,) = (action for action in parser._actions if action.dest == "attacks.latent.factor")
+    assert (factor.option_strings, factor.metavar, factor.help) == (["--attacks.latent.factor"], "FLOAT", "[2]")
 
 
 def test_without_the_third_party_its_attack_is_unknown() -> None:

@@ -7,11 +7,12 @@ import torch
 
 from ldm_scale.attacks.base import Attack
 from ldm_scale.attacks.epsilon import Epsilon
+from ldm_scale.attacks.installed import known_attacks
 from ldm_scale.attacks.loss import Loss
 from ldm_scale.attacks.pfami import PFAMI
 from ldm_scale.attacks.pia import PIA
 from ldm_scale.attacks.pian import PIAN
-from ldm_scale.attacks.registry import known_attacks, make_attack
+from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.secmi import SecMI
 from ldm_scale.attacks.sima import SimA
 from tests.attacks.cases import KEYS, SHAPE, Case, latents

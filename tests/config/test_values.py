@@ -1,11 +1,12 @@
 """Sizes, integers and fractions as people write them."""
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from ldm_scale.config.audit import GeometryConfig
 from ldm_scale.config.base import build
 from ldm_scale.config.train import TrainConfig
-from ldm_scale.config.values import parse_bytes, parse_fractions, parse_integers, parse_span
+from ldm_scale.config.values import Bytes, parse_fractions, parse_integers, parse_span, spell_integers
 from ldm_scale.errors import UsageError
 
 
@@ -24,13 +25,20 @@ from ldm_scale.errors import UsageError
     ],
 )
 def test_sizes_are_bytes(text: object, expected: int) -> None:
-    assert parse_bytes(text) == expected
+    assert TypeAdapter(Bytes).validate_python(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "lots", "5 potatoes", "-3MB", "1.2.3MB", "MB", ".", "1e3", None, True])
+@pytest.mark.parametrize(
+    "text", ["", "lots", "5 potatoes", "-3MB", "1.2.3MB", "1,5GiB", "8GiB/s", "MB", ".", "1e3", None, True]
+)
 def test_what_is_no_size_is_named(text: object) -> None:
-    with pytest.raises(ValueError, match=r"is not a size|could not convert"):
-        parse_bytes(text)
+    with pytest.raises(ValidationError, match=r"is not a size|byte unit"):
+        TypeAdapter(Bytes).validate_python(text)
+
+
+def test_a_size_is_recorded_as_a_plain_number() -> None:
+    memory = build(GeometryConfig, {"memory": "1MiB"}).model_dump(mode="json")["memory"]
+    assert (memory, type(memory)) == (2**20, int)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +57,15 @@ def test_what_is_no_size_is_named(text: object) -> None:
 )
 def test_integers_are_lists_or_ranges(text: object, expected: object) -> None:
     assert parse_integers(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["0:40:10", "0:30:10", "5", "64,128,128", "64,64,64,64", "6,4,2,0", "1,2,4,8", "3:7:1"]
+)
+def test_integers_are_spelled_so_that_they_are_read_again(text: str) -> None:
+    numbers = parse_integers(text)
+    assert parse_integers(spell_integers(numbers)) == numbers
+    assert len(spell_integers(numbers)) <= max(len(text), len("0,10,20"))
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,,2", "1.5", "0:10:0", "1:", "1:2:3:4", "::"])
