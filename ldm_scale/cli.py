@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ldm_scale.files.rundir import RunDirectory
 
 SHELLS = ("bash", "zsh", "tcsh")
+COMPLETION = (
+    "bash reads it from ~/.local/share/bash-completion/completions/ldm-scale, zsh from _ldm-scale in a folder of its "
+    "fpath, tcsh by a line `source FILE` in ~/.tcshrc"
+)
 WHERE = f"""
 What is audited must be given: by --shards, --target and --out; or by LDM_SCALE_SHARDS, LDM_SCALE_TARGET and
 LDM_SCALE_OUT; or by {ROOT}, a folder or s3:// address that has shards/{{dataset}} and targets/{{dataset}}; the run
@@ -164,8 +168,7 @@ def _complete(arguments: argparse.Namespace) -> None:
 
 def _add_completion(commands: Any) -> None:
     text = "print a script that completes commands, options and their values"
-    places = 'bash: eval "$(ldm-scale completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc, after compinit'
-    parser = commands.add_parser("completion", help=text, description=f"{text}. In {places}.")
+    parser = commands.add_parser("completion", help=text, description=f"{text}; {COMPLETION}")
     parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
     parser.set_defaults(function=_complete)
 

@@ -57,8 +57,11 @@ class Offered(tuple[str, ...]):
 def _takes(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str | Metavar]:
     """The choices that an option of this type has, and words for what else it takes."""
     words = [item for item in metadata if isinstance(item, Metavar)]
-    if words:
-        yield from known_attacks() if words[-1] == ATTACK else words[-1:]
+    if words and words[-1] == ATTACK:
+        yield from known_attacks()
+    elif words:
+        yield from words[-1].choices
+        yield words[-1]
     elif get_origin(annotation) is Literal:
         yield from get_args(annotation)
     elif get_origin(annotation) is Annotated:
@@ -91,14 +94,14 @@ def _add_option(group: Any, names: Sequence[str], field: FieldInfo, default: Any
     taken = [*_takes(field.annotation, field.metadata)]
     choices = Offered(item for item in taken if isinstance(item, str))
     words = [item.word for item in taken if isinstance(item, Metavar)]
+    metavar = "{" + ",".join((*choices, *words)) + "}" if choices else words[0]
     shown = "" if default in (None, (), PydanticUndefined) else f" [{_spell(default)}]"
-    how = {"metavar": f"{{{','.join((*choices, *words))}}}" if choices else words[0]} | how
-    # A switch needs no value, but takes one: a file may have set it.
-    if field.annotation is bool:
-        how |= {"nargs": "?", "const": "true"}
     text = f"{field.description or ''}{shown}".strip().replace("%", "%%")
-    option = group.add_argument(*names, choices=choices or None, help=text, **how)
-    if any("PATH" in word for word in words):
+    # A switch needs no value, but takes one: a file may have set it.
+    switch = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+    how = {"metavar": metavar, "choices": choices or None, "help": text} | switch | how
+    option = group.add_argument(*names, **how)
+    if "PATH" in words:
         option.complete = FILES
 
 

@@ -12,8 +12,9 @@ import shtab
 from ldm_scale.cli import SHELLS, main, make_parser
 from ldm_scale.config.audit import AnalysisConfig, AuditConfig
 from ldm_scale.config.base import build
-from ldm_scale.config.data import PackConfig, ValidateConfig
+from ldm_scale.config.data import DATASETS, PackConfig, ValidateConfig
 from ldm_scale.config.train import TrainConfig
+from ldm_scale.data.sources import SOURCES
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 from ldm_scale.flags import ENVIRONMENT, add_attack_flags, collect
@@ -265,6 +266,10 @@ def test_help_shows_what_an_option_takes_and_its_default(command: str, flag: str
     assert text.endswith("]") == bool(default)
 
 
+def test_every_source_is_offered() -> None:
+    assert sorted(DATASETS) == sorted(SOURCES)
+
+
 @pytest.mark.parametrize("command", FLAGS)
 def test_every_option_has_a_line_of_help(command: str) -> None:
     assert all(text.strip().partition("[")[0] for _, text in help_of(command).values())
@@ -311,6 +316,7 @@ def complete(*words: str) -> list[str]:
         ("audit --attacks si", "sima"),
         ("audit --config pypro", "pyproject.toml"),
         ("status pypro", "pyproject.toml"),
+        ("pack fol", "folder"),
         ("pack folder pypro", "pyproject.toml"),
         ("completion z", "zsh"),
     ],

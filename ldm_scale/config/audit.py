@@ -45,7 +45,7 @@ class GeometryConfig(Config):
 class MaskConfig(Config):
     """Which dimensions the influence spectra are binned by, and how finely."""
 
-    ranking: Annotated[str, Metavar("{calibration,PATH}")] | None = Field(
+    ranking: Annotated[str, Metavar("PATH", (CALIBRATED,))] | None = Field(
         None,
         description="one ranking for all samples, beside each sample's own: of a calibration set or a finished run",
     )

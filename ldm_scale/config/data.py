@@ -1,11 +1,14 @@
 """The configuration of images, and of what makes shards and checks them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ldm_scale.config.base import ELSEWHERE, SHARDS, Config
-from ldm_scale.config.values import Address, Names
+from ldm_scale.config.values import Address, Metavar, Names
+
+# What can be packed; data/sources says how each is read.
+DATASETS = ("cifar10", "celeba", "imagenet", "coco", "flickr30k", "parquet", "webdataset", "folder", "emoji")
 
 
 class ImageConfig(Config):
@@ -20,7 +23,7 @@ class ImageConfig(Config):
 class PackConfig(Config):
     """From a source to shards."""
 
-    dataset: str = Field(description="cifar10, celeba, imagenet, coco, flickr30k, parquet, webdataset, folder or emoji")
+    dataset: Annotated[str, Metavar("DATASET", DATASETS)] = Field(description=f"one of {', '.join(DATASETS)}")
     source: Address = Field(description="source folder, local or s3://")
     out: Address = Field(description="new shard folder, local or s3://; the same command again resumes it")
     split: Address | None = Field(

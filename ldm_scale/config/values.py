@@ -9,9 +9,10 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize
 
 @dataclass(frozen=True)
 class Metavar:
-    """The word that --help writes for a value: SIZE, PATH. Pydantic pays no heed to it."""
+    """The word that --help writes for a value, such as SIZE, and choices beside it. Pydantic ignores it."""
 
     word: str
+    choices: tuple[str, ...] = ()
 
 
 def check_size(value: Any) -> Any:
