@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: demo demo-full bench test test-s3 test-slow lint demo-data demo-target lock clean
+.PHONY: demo demo-full bench test test-s3 test-slow test-versions lint demo-data demo-target lock clean
 
 ## The audit of the shipped demo, from nothing to a report.
 demo: $(STAMP)
@@ -30,6 +30,10 @@ test-s3: $(STAMP)
 ## Checks that train and audit at full size, and more jobs and faults (twenty minutes and more).
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
+
+## The ends of the ranges of pyproject.toml: what is tested with which versions, in a table (an hour; 15 GB).
+test-versions: $(STAMP)
+	.ci/versions
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
