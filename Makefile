@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: demo demo-full bench test test-s3 test-slow lint demo-data demo-target lock clean
+.PHONY: demo demo-full bench test test-s3 test-slow test-versions lint demo-data demo-target lock clean
 
 ## The audit of the shipped demo, from nothing to a report.
 demo: $(STAMP)
@@ -30,6 +31,10 @@ test-s3: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
 
+## The ends of the ranges of pyproject.toml: what is tested with which versions, in a table (an hour; 15 GB).
+test-versions: $(STAMP)
+	.ci/versions
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,19 +51,23 @@ demo-data: $(STAMP)
 demo-target: $(STAMP)
 	$(BIN)/ldm-scale train --shards ldm_scale/demo/shards --out .cache/demo-target
 
-## The image's dependencies, for its Python, with hashes. Without torch and what only its CUDA build needs, as that build
-## depends on the driver: clusters/Dockerfile installs it.
+## The exact versions that `make` and the image install, from the ranges of pyproject.toml: all but torch's are the newest
+## of today, and torch's is the Dockerfile's. The image's, for its Python and with hashes, are without torch and what only
+## its CUDA build needs, as that build depends on the driver.
 CUDA := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --custom-compile-command "make lock"
 lock: $(STAMP)
-	printf '%s\n' $(CUDA) | $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --generate-hashes \
+	grep -o 'torch==.*' clusters/Dockerfile | $(COMPILE) --constraints /dev/stdin \
+		--extra test --universal --output-file $(CONSTRAINTS)
+	printf '%s\n' $(CUDA) | $(COMPILE) --constraints $(CONSTRAINTS) --generate-hashes \
 		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-emit-package torch --excludes /dev/stdin \
-		--custom-compile-command "make lock" --output-file clusters/requirements.lock
+		--output-file clusters/requirements.lock
 
 clean:
 	rm -rf $(VENV) .cache build dist *.egg-info
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -e '.[test]'
+	$(BIN)/pip install --quiet --constraint $(CONSTRAINTS) -e '.[test]'
 	touch $(STAMP)

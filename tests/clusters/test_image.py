@@ -15,7 +15,7 @@ from dockerfile_parse import DockerfileParser
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.clusters.pins import LOCK, locked
+from tests.clusters.pins import CONSTRAINTS, LOCK, constrained, locked
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKERFILE = REPOSITORY / "clusters" / "Dockerfile"
@@ -24,11 +24,9 @@ STEPS = [
     for step in DockerfileParser(fileobj=BytesIO(DOCKERFILE.read_bytes())).structure
     if step["instruction"] != "COMMENT"
 ]
-REQUIREMENTS = [
-    Requirement(line)
-    for line in tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-]
-TORCH = next(requirement for requirement in REQUIREMENTS if requirement.name == "torch")
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+REQUIREMENTS = [Requirement(line) for line in PROJECT["dependencies"]]
+TORCH = f"torch=={constrained('3.11')['torch']}"
 
 
 def values(instruction: str) -> list[str]:
@@ -52,14 +50,26 @@ def test_the_base_image_has_the_ray_and_the_python_of_the_lock() -> None:
     assert values("FROM") == [f"rayproject/ray:{locked()['ray'].version}-py{''.join(made_for.groups())}-gpu"]
 
 
-@pytest.mark.parametrize("requirement", [it for it in REQUIREMENTS if it is not TORCH], ids=lambda it: it.name)
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_make_installs_an_exact_version_of_all_that_is_needed(python: str) -> None:
+    assert f"Programming Language :: Python :: {python}" in PROJECT["classifiers"]
+    pinned = constrained(python)
+    for requirement in [*REQUIREMENTS, *map(Requirement, PROJECT["optional-dependencies"]["test"])]:
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
+
+
+def test_the_image_has_the_versions_that_are_tested() -> None:
+    assert constrained("3.11").items() >= {name: pin.version for name, pin in locked().items()}.items()
+
+
+@pytest.mark.parametrize("requirement", [it for it in REQUIREMENTS if it.name != "torch"], ids=lambda it: it.name)
 def test_the_lock_has_what_the_package_needs(requirement: Requirement) -> None:
     assert requirement.specifier.contains(locked()[canonicalize_name(requirement.name)].version)
 
 
 def test_the_lock_has_hashes_and_no_addresses() -> None:
     assert len(locked()) > len(REQUIREMENTS)
-    assert "://" not in LOCK.read_text(encoding="utf-8")
+    assert "://" not in LOCK.read_text(encoding="utf-8") + CONSTRAINTS.read_text(encoding="utf-8")
 
 
 def test_torch_is_left_to_the_dockerfile_and_its_driver() -> None:
