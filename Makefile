@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo demo-full bench test test-s3 test-slow lint demo-data demo-target lock clean
+.PHONY: demo demo-full bench test test-s3 test-slow test-gpu lint demo-data demo-target lock clean
 
 ## The audit of the shipped demo, from nothing to a report.
 demo: $(STAMP)
@@ -29,6 +29,11 @@ test-s3: $(STAMP)
 ## Checks that train and audit at full size, and more jobs and faults (twenty minutes and more).
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
+
+## What needs a GPU, and a table of its times; tests/gpu/README.md says how on a machine without network.
+test-gpu: $(STAMP)
+	$(BIN)/pytest -m gpu tests/gpu
+	$(BIN)/ldm-scale benchmark device --json runs/device.json
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

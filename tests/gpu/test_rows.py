@@ -69,9 +69,13 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.unconditional(tmp_path_factory.mktemp("target"))
 
 
-@pytest.mark.parametrize("of_demo", [False, pytest.param(True, marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(
+    ("place", "of_demo"),
+    [("cpu", False), *(pytest.param("cuda", of_demo, marks=pytest.mark.gpu) for of_demo in (False, True))],
+)
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_every_estimator(device: torch.device, name: str, of_demo: bool, tiny_folder: Path) -> None:
+def test_every_estimator(place: str, name: str, of_demo: bool, tiny_folder: Path) -> None:
+    device = torch.device(place)
     folder = TARGET if of_demo else tiny_folder
     config = cases.make_config(geometry=GEOMETRIES[name], attacks={"sima": {"timesteps": [0]}})
     found, expected = cases.rows_of(folder, device, config), cases.reference(folder, config)
