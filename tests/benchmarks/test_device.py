@@ -21,7 +21,6 @@ def test_it_times_every_part_and_writes_the_numbers(tmp_path: Path, capsys: pyte
     assert {what for what in lines if what.startswith("demo")} == expected
     assert len(lines) == len(expected) + 2
     for what in expected:
-        # A part by itself is never faster than the whole device multiplies large matrices, but for a busy machine.
         assert lines[what]["value"] > 0
         assert lines[what]["ratio"] == pytest.approx(lines[what]["value"] / lines[what]["bound"])
     # The linear work of a product is the decoder's own, forwards or backwards.
