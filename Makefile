@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: demo demo-full bench test test-s3 test-slow test-versions lint demo-data demo-target lock clean
+.PHONY: demo demo-full bench test test-s3 test-slow test-gpu test-versions lint demo-data demo-target lock clean
 
 ## The audit of the shipped demo, from nothing to a report.
 demo: $(STAMP)
@@ -34,6 +34,11 @@ test-slow: $(STAMP)
 ## The ends of the ranges of pyproject.toml: what is tested with which versions, in a table (an hour; 15 GB).
 test-versions: $(STAMP)
 	.ci/versions
+
+## What needs a GPU, and a table of its times; tests/gpu/README.md says how on a machine without network.
+test-gpu: $(STAMP)
+	$(BIN)/pytest -m gpu tests/gpu
+	$(BIN)/ldm-scale benchmark device --json runs/device.json
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

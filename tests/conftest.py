@@ -1,4 +1,7 @@
-"""Shared fixtures: one local Ray and S3 for the whole session, a tiny random target, a tiny shard folder."""
+"""Shared fixtures: one local Ray and S3 for the whole session, a tiny random target, a tiny shard folder.
+
+What a GPU machine lacks (Ray, S3) is imported in the fixtures that need it.
+"""
 
 import uuid
 from collections.abc import Iterator
@@ -9,16 +12,13 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Shapes of tensor functions are checked while the tests run.
-CHECKED = ("analysis", "attacks", "auditor", "draws", "geometry", "randomness", "targets", "training")
+CHECKED = ("analysis", "attacks", "auditor", "device", "geometry", "randomness", "targets", "training")
 install_import_hook([f"ldm_scale.{name}" for name in CHECKED], "beartype.beartype")
 
 from PIL import Image  # noqa: E402
 
-from ldm_scale.config.data import PackConfig  # noqa: E402
 from ldm_scale.config.train import TrainConfig  # noqa: E402
 from ldm_scale.config.values import merge  # noqa: E402
-from ldm_scale.data.pack import pack  # noqa: E402
-from tests import s3  # noqa: E402
 
 # What starts a Ray, or holds one: these tests share one process, so that the others need not wait for their CPUs.
 RAYS = {"local_ray", "cluster", "second"}
@@ -48,6 +48,8 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[None]:
     """An S3 server of this test session's own, which this process and those it starts find in their environment."""
+    from tests import s3
+
     with s3.server():
         yield
 
@@ -55,6 +57,8 @@ def s3_server() -> Iterator[None]:
 @pytest.fixture
 def bucket(s3_server: None) -> str:
     """The address of a new bucket."""
+    from tests import s3
+
     return s3.make_bucket(f"test-{uuid.uuid4().hex}")
 
 
@@ -125,6 +129,9 @@ def tiny_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """24 members and 24 held-out pictures in eight shards."""
+    from ldm_scale.config.data import PackConfig
+    from ldm_scale.data.pack import pack
+
     folder = tmp_path_factory.mktemp("shards")
     source = make_folder(folder / "source", 48)
     out = folder / "packed"

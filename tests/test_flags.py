@@ -38,6 +38,7 @@ FLAGS = {
     "benchmark audit": """
         --batch-size --config --device --help --precision --published --repeats --samples --seed --target -h
     """,
+    "benchmark device": "--batches --config --device --help --json --numbers --repeats --targets -h",
     "benchmark influence": """
         --batch-size --calibration --config --device --help --memory --repeats --samples --seed --target -h
     """,

@@ -147,6 +147,12 @@ def test_a_worker_loads_nothing_that_only_the_driver_needs() -> None:
     assert loaded("import ldm_scale.engine.actor", *forbidden, "ray.data", "ray.train") == set()
 
 
+def test_a_batch_is_audited_without_ray_or_s3() -> None:
+    """What the tests of tests/gpu and the benchmark of a device load, on a machine that has neither."""
+    roots = ["ldm_scale.auditor", "ldm_scale.targets.load", "ldm_scale.costs.estimate", "ldm_scale.benchmarks.device"]
+    assert reached(roots, {"ray", "boto3", "botocore", "ldm_scale.engine", "ldm_scale.files", "ldm_scale.data"}) == []
+
+
 def test_a_reader_loads_no_torch() -> None:
     assert reached(["ldm_scale.engine.reading", "ldm_scale.engine.commit"], ["torch"]) == []
 

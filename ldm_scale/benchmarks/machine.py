@@ -2,7 +2,8 @@
 
 import os
 import platform
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -33,5 +34,9 @@ def _cpu() -> str:
 
 
 def describe_versions() -> dict[str, str]:
-    """Of Python and the packages that matter to speed."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    """Of Python and the packages that matter to speed, those that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

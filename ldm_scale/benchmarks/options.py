@@ -114,6 +114,24 @@ class StreamBenchmarkConfig(Config):
         return self
 
 
+class DeviceBenchmarkConfig(Config):
+    """How the speed of the models' parts on a device is measured, beside that of its matrix products."""
+
+    device: Literal["cpu", "cuda"] = Field("cuda", description="where to measure")
+    targets: Names = Field(
+        ("demo", "sd"), description="demo, and sd: Stable Diffusion 1.x's shapes at 512 px, random weights"
+    )
+    batches: Integers = Field((1, 8, 32), description="how many go at once, fewest first")
+    repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
+    numbers: str | None = Field(None, description="JSON file of machine and numbers; it is replaced (also --json)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DeviceBenchmarkConfig":
+        if not self.batches or min(self.batches) < 1:
+            raise ValueError("batches: give sizes of at least one, such as 1,8")
+        return self
+
+
 class BenchmarkConfig(Config):
     """Which parts are measured, where the numbers go, and the options of each part."""
 
@@ -124,6 +142,7 @@ class BenchmarkConfig(Config):
     stream: StreamBenchmarkConfig = StreamBenchmarkConfig()
     reduce: ReduceBenchmarkConfig = ReduceBenchmarkConfig()
     scale: ScaleBenchmarkConfig = ScaleBenchmarkConfig()
+    device: DeviceBenchmarkConfig = DeviceBenchmarkConfig()
 
 
 # The parts of the benchmark by the names that their options have, and what each does.
@@ -133,4 +152,5 @@ PARTS: dict[str, tuple[type[Config], str]] = {
     "stream": (StreamBenchmarkConfig, "stream small images beside a plain loop"),
     "reduce": (ReduceBenchmarkConfig, "time the reducer on made-up rows, with its memory"),
     "scale": (ScaleBenchmarkConfig, "run the graph with auditors that only wait"),
+    "device": (DeviceBenchmarkConfig, "time the models' parts on a device, beside its matrix speed; without Ray"),
 }

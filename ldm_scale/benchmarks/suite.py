@@ -5,6 +5,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from ldm_scale.benchmarks.audit import run_audit_benchmark
+from ldm_scale.benchmarks.device import run_device_benchmark
 from ldm_scale.benchmarks.influence import run_influence_benchmark
 from ldm_scale.benchmarks.lines import Line
 from ldm_scale.benchmarks.options import (
@@ -45,6 +46,7 @@ RUNNERS: dict[str, Callable[[Any], Iterator[Line]]] = {
     "stream": _stream,
     "reduce": _reduce,
     "scale": _scale,
+    "device": run_device_benchmark,
 }
 
 

@@ -36,5 +36,5 @@ def pooled_influence(estimates: Float[Tensor, "n d"], profile: Profile, probes: 
     on the profile only.
     """
     share = profile.variance / (profile.variance + noise_variance(probes))
-    own = estimates.mean(1, keepdim=True)
-    return own + profile.mean + share * (estimates - own - profile.mean)
+    own, mean = estimates.mean(1, keepdim=True), profile.mean.to(estimates.device)
+    return own + mean + share * (estimates - own - mean)

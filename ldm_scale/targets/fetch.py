@@ -17,24 +17,10 @@ from huggingface_hub import snapshot_download
 from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location
+from ldm_scale.targets.layout import COMPONENTS, DESCRIBED, HALF, LORA_WEIGHTS, READ, half_precision
 
 CACHE = "LDM_SCALE_CACHE"
 HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
-COMPONENTS = (
-    *("vae", "vqvae", "unet", "transformer", "scheduler"),
-    *("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3"),
-)
-# Configurations and vocabularies.
-DESCRIBED = ("*.json", "*.txt")
-# With weights whole or in parts, as diffusers and transformers name them. No other format of weights: most of them can
-# run code.
-READ = (
-    *DESCRIBED,
-    *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors"),
-    *("model.safetensors", "model-*-of-*.safetensors"),
-)
-HALF = "*.fp16*.safetensors"
-LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -58,11 +44,6 @@ def _half_precision_parts(names: Collection[str]) -> tuple[str, ...]:
     weighted = {name.split("/")[0] for name in names if name.endswith(".safetensors")}
     bare = [part for part in COMPONENTS if f"{part}/config.json" in names and part not in weighted]
     return tuple(f"{part}/{HALF}" for part in bare)
-
-
-def half_precision(names: Collection[str]) -> tuple[str, ...]:
-    """The pattern of fp16 weights, where the files of one component hold no others."""
-    return () if any(name.endswith(".safetensors") for name in names) else (HALF,)
 
 
 def _any_weights(names: Collection[str]) -> tuple[str, ...]:

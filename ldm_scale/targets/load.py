@@ -14,11 +14,10 @@ from diffusers import AutoencoderKL, DDPMScheduler, FlowMatchEulerDiscreteSchedu
 from transformers import PreTrainedModel
 
 from ldm_scale.errors import UsageError, one_line
-from ldm_scale.files.storage import Location
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
 from ldm_scale.targets.families import SUPPORTED, Family, Text, find_family
-from ldm_scale.targets.fetch import READ, half_precision
+from ldm_scale.targets.layout import READ, half_precision
 from ldm_scale.targets.lora import Lora, fuse_lora
 from ldm_scale.targets.text import TextEncoder
 
@@ -244,7 +243,9 @@ def target_digest(folder: str | Path) -> str:
     digest = hashlib.sha256()
     for component in _find_parts(Path(folder)).folders:
         for path in _read_files(component):
-            digest.update(f"{component.name}/{path.name}:{Location.of(path).sha256()}\n".encode())
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{component.name}/{path.name}:{content}\n".encode())
     return digest.hexdigest()
 
 

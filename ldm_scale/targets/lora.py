@@ -16,7 +16,7 @@ from safetensors import safe_open
 from torch import nn
 
 from ldm_scale.errors import UsageError, one_line
-from ldm_scale.targets.fetch import LORA_WEIGHTS
+from ldm_scale.targets.layout import LORA_WEIGHTS
 
 
 @dataclass(frozen=True)

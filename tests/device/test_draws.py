@@ -92,15 +92,6 @@ def test_known_draws_stay_as_they_are() -> None:
     assert draws.DRAWS == "philox4x32-10, 0.6 Q + 0.8 Q"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_draws_the_same_bits() -> None:
-    for make in (
-        lambda device: keyed_normal(0, IDS, "noise", (3, 64, 65), device),
-        lambda device: keyed_words(0, IDS, "mask", 4099, device),
-    ):
-        assert torch.equal(make(torch.device("cuda")).cpu(), make(CPU))
-
-
 def test_seed_sample_and_purpose_each_make_another_draw() -> None:
     keys = [(0, "a/b", "noise"), (1, "a/b", "noise"), (0, "a/c", "noise"), (0, "a/b", "probes"), (0, "a/b ", "noise")]
     found = np.stack([keyed_normal(seed, [name], purpose, (1024,), CPU)[0] for seed, name, purpose in keys])
