@@ -9,7 +9,7 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Shapes of tensor functions are checked while the tests run.
-CHECKED = ("analysis", "attacks", "auditor", "draws", "geometry", "randomness", "targets", "training")
+CHECKED = ("analysis", "attacks", "auditor", "device", "geometry", "randomness", "targets", "training")
 install_import_hook([f"ldm_scale.{name}" for name in CHECKED], "beartype.beartype")
 
 from PIL import Image  # noqa: E402
