@@ -121,11 +121,7 @@ class Attack(Protocol):
 
 @dataclass(frozen=True)
 class AttackOptions:
-    """The options that all attacks have; the defaults are SimA's for models trained from scratch (arXiv 2509.25003).
-
-    Attributes:
-        timesteps: the training timesteps t of the vectors.
-        p: the exponent of the statistic.
+    """The options that all attacks have; timesteps are SimA's for models trained from scratch (arXiv 2509.25003).
 
     Raises:
         ValueError: A timestep is given twice.

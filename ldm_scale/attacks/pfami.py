@@ -36,11 +36,9 @@ class PFAMI(AttackOptions):
     """S_{t,i} = root mean square over crops of l_t(z)_i - l_t(crop(z))_i; p = 2 (Fu et al. 2023, arXiv 2308.12143).
 
     l_t(x)_i = (e_i - eps(sqrt(abar_t) x + sqrt(1 - abar_t) e, t)_i)^2 is the Loss by dimension, with the same
-    e ~ N(0, I) for z and its crops. So the sum of S^2 over dimensions is the squared fluctuation by dimension, averaged
-    over crops. The paper's attack is its mean over all timesteps, which is taken of the rows when the audit is reduced.
-
-    Attributes:
-        crops: the shares of the latent's sides that its centre crops keep.
+    e ~ N(0, I) for z and its crops; crops are of the latent, `crops` the shares of its sides that they keep. So the
+    sum of S^2 over dimensions is the squared fluctuation by dimension, averaged over crops. The paper's attack is its
+    mean over all timesteps, which is taken of the rows when the audit is reduced.
 
     Raises:
         ValueError: There is no crop, or a share is outside (0, 1].

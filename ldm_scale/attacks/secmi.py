@@ -36,9 +36,6 @@ class SecMI(AttackOptions):
 
     which needs no difference of the nearly equal y_t and x_t.
 
-    Attributes:
-        step: s, in training timesteps, at least 1.
-
     Raises:
         ValueError: The step is not positive, or a timestep is not among the inversion's 0, s, 2 s, ...
 
