@@ -1,6 +1,6 @@
 """What an audit will take, before it is begun: a sample's operations by part, and a batch's memory. Torch only.
 
-The counts of costs times the arithmetic of flops, and what follows from them for a GPU of a given speed.
+They are the numbers of `counts` times the operations of `flops`.
 """
 
 import math

@@ -106,8 +106,8 @@ def to_noise(
 
     Example:
         >>> output, z = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 5.0)
-        >>> to_noise(output, z, torch.tensor([0.36]), "v_prediction").item()  # 0.6 * 2 + 0.8 * 5
-        5.2
+        >>> to_noise(output, z, torch.tensor([0.36]), "v_prediction").flatten()  # 0.6 * 2 + 0.8 * 5
+        tensor([5.2000])
     """
     if prediction_type == "epsilon":
         return output
