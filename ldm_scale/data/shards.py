@@ -50,7 +50,7 @@ def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:
 
     Samples with a fault are among them, and are counted as the manifest counts them.
     The shard lies on this machine's disk meanwhile; transient faults of S3 cost time and no sample.
-    Raises RunError where the shard is missing, is no tar file, or has not the bytes and samples of its manifest.
+    Raises RunError if the shard is missing, is no tar file, or has not the bytes and samples of its manifest.
     """
     location = folder / shard.name
     count = 0

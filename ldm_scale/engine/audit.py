@@ -16,7 +16,7 @@ from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.commit import commit_stream
 from ldm_scale.engine.plan import AuditPlan, plan_audit
 from ldm_scale.engine.pool import Pool, audit_images, find_device, plan_pool, pool_size
-from ldm_scale.engine.progress import Progress, say, told
+from ldm_scale.engine.progress import Progress, reported, say
 from ldm_scale.engine.reading import stream_images
 from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import session
@@ -71,7 +71,7 @@ def compute_rows(
 ) -> None:
     """Commit the rows (of this schema) and rejects that a run still lacks, made by a pool of such actors.
 
-    Raises RunError where too many samples are rejected, or where some are missing in the end.
+    Raises RunError if too many samples are rejected, or if some are missing in the end.
     """
     record = plan.record
     retry = record.config.retry_rejects
@@ -86,7 +86,7 @@ def compute_rows(
     if tasks:
         pool = plan_pool(record.config.compute, left)
         say(str(pool))
-        with told(progress, partial(pool_size, actor)):
+        with reported(progress, partial(pool_size, actor)):
             audited = _audited(plan, tasks, pool, actor, calibration)
             commits = commit_stream(audited, run, schema, record.config.compute, owner.number)
             for counts in commits:
@@ -103,7 +103,7 @@ def _check_rejects(rejected: int, record: RunRecord, run: RunDirectory) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in [*run.reject_counts().items()][:REASONS_TOLD])
         raise RunError(
             f"{rejected} of {record.samples} samples were rejected, more than max_reject_fraction = {limit}; "
-            f"most often {reasons}; see {record.config.out}/rejects, and --retry-rejects once their cause is mended"
+            f"most often {reasons}; see {record.config.out}/rejects, and --retry-rejects once their cause is fixed"
         )
 
 
