@@ -200,7 +200,8 @@ def _measure(config: ScaleBenchmarkConfig, auditors: int, seconds: float) -> Sca
 def run_scale_benchmark(config: ScaleBenchmarkConfig) -> Iterator[Scaling]:
     """The real graph on pretended GPUs of a Ray of this process's own, pool by pool, then the largest without waiting.
 
-    Raises UsageError if RAY_ADDRESS names another Ray: its GPUs would not be pretended.
+    Raises:
+        UsageError: RAY_ADDRESS names another Ray: its GPUs would not be pretended.
     """
     check_local("the benchmark pretends GPUs on")
     with session(num_gpus=max(config.fake_gpus)), whole_pool(STARTING):

@@ -49,7 +49,8 @@ def _make_bucket(server: "subprocess.Popen[bytes]") -> None:
 def s3_server() -> Iterator[str]:
     """The address of a new bucket, which this process and those that it starts reach for the length of the block.
 
-    Raises RunError if the server does not start.
+    Raises:
+        RunError: The server does not start.
     """
     program = find_weed()
     if program is None:

@@ -82,7 +82,8 @@ class Manifest(BaseModel):
 def read_manifest(folder: Location) -> Manifest:
     """The manifest of a shard folder.
 
-    Raises UsageError if the folder or its manifest is missing, empty or malformed, or two shards share a stem.
+    Raises:
+        UsageError: The folder or its manifest is missing, empty or malformed, or two shards share a stem.
     """
     if not (folder / MANIFEST).is_file():
         if not folder.is_dir():
@@ -97,7 +98,8 @@ def read_manifest(folder: Location) -> Manifest:
 def parse_manifest(file: Location) -> Manifest:
     """The manifest in a file.
 
-    Raises UsageError if it is empty or malformed, or two shards share a stem.
+    Raises:
+        UsageError: It is empty or malformed, or two shards share a stem.
     """
     manifest = read_model(file, Manifest, "a shard manifest")
     if not manifest.samples:

@@ -109,7 +109,8 @@ def _entry(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Entry:
 def read_entries(stream: IO[bytes]) -> Iterator[Entry]:
     """Everything in a tar but its directories, in order; bytes of a name that are not UTF-8 are shown as \\xff.
 
-    Raises tarfile.ReadError if the stream is no uncompressed tar or ends before its end mark.
+    Raises:
+        tarfile.ReadError: The stream is no uncompressed tar or ends before its end mark.
     """
     try:
         with tarfile.open(

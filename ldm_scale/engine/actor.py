@@ -32,7 +32,8 @@ def execution_of(config: AuditConfig) -> Execution:
 def load_auditor(record: RunRecord, device: str, calibration: Calibration | None = None) -> Auditor:
     """An auditor for an actor of the pool.
 
-    Raises RunError if the weights on the actor's node are not those that the run began with.
+    Raises:
+        RunError: The weights on the actor's node are not those that the run began with.
     """
     if device == "cpu":
         # No more threads than the CPUs it reserves: those of several auditors would only contend.

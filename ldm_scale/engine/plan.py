@@ -39,7 +39,10 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
     """Settle who is a member and what the run record says.
 
     run: its directory, which keeps what a split file says of the shards once the run has begun.
-    Raises UsageError if members or held-out are empty. Needs a connected Ray if there is a split file.
+    Needs a connected Ray if there is a split file.
+
+    Raises:
+        UsageError: Members or held-out are empty.
     """
     tasks = by_folder(inputs) if inputs.split is None else _by_key(inputs, run.read_split() or _look_up(inputs))
     members = sum(members_of(task) for task in tasks)

@@ -32,7 +32,8 @@ class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
     def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:
         """Start up to `count` instances and return them by id: what there is of the first choice, then the next.
 
-        Raises Ray's NodeLaunchException if none can be had, or for any other fault of the request.
+        Raises:
+            NodeLaunchException: None can be had, or the request has another fault.
         """
         create = super().create_node
 

@@ -55,9 +55,11 @@ def _epochs(config: TrainConfig, shards: list[ReadTask], position: int) -> list[
 def run_training(config: TrainConfig) -> None:
     """Train a target on the members of `config.shards` and write it to `config.out`.
 
-    Goes on from the last checkpoint if a worker failed or the same training was stopped before.
-    Raises UsageError for shards, models or an output folder that cannot be used; nothing is overwritten. Raises
-    RunError if a member cannot be trained on, or workers fail too often.
+    It goes on from the last checkpoint if a worker failed or the same training was stopped before.
+
+    Raises:
+        UsageError: Shards, models or the output folder cannot be used; nothing is overwritten.
+        RunError: A member cannot be trained on, or workers fail too often.
     """
     out = Location.of(config.out)
     partial = Location(f"{out}.partial")

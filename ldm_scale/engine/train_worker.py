@@ -99,7 +99,8 @@ class Members:
     def batches(self, size: int) -> Iterator[Batch]:
         """Batches of `size` samples.
 
-        Raises RunError, with its name, for a sample that cannot be trained on.
+        Raises:
+            RunError: A sample, which it names, cannot be trained on.
         """
         held: list[dict[str, Any]] = []
         for chunk in self._chunks:
@@ -138,7 +139,8 @@ class _Lines:
     def add(self, step: int, loss: torch.Tensor) -> None:
         """Note a step's loss.
 
-        Raises RunError if the losses since the last line are not finite.
+        Raises:
+            RunError: The losses since the last line are not finite.
         """
         self._recent.append(loss)
         seconds = time.monotonic() - self._since

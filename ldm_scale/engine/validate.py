@@ -158,7 +158,8 @@ def _try(config: ValidateConfig, samples: Sequence[tuple[Sample, Image]]) -> Tri
 def run_validation(config: ValidateConfig) -> Validation:
     """Check the shards, the split file and the target that are given; write the shards' manifest if that is asked.
 
-    Raises UsageError if one of them cannot be used at all.
+    Raises:
+        UsageError: One of them cannot be used at all.
     """
     if config.shards is None and config.target is None:
         raise UsageError("nothing to check: give --shards, --target or both")

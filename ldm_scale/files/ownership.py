@@ -85,7 +85,8 @@ class Ownership:
 def own(root: Location, say: Callable[[str], None]) -> Iterator[Ownership]:
     """Own a run directory for the length of a block; `say` shows why this takes a while after a job that died.
 
-    Raises UsageError if another job owns it and lives.
+    Raises:
+        UsageError: Another job owns it and lives.
     """
     number, earlier = _latest(root)
     if earlier is not None and not earlier.ended:

@@ -70,7 +70,8 @@ retries: Counter[str] = Counter()
 def client() -> BaseClient:
     """The client of this process; credentials, region and endpoint come from the standard AWS chain alone.
 
-    Raises UsageError if the chain itself is broken: a profile that is not there, say.
+    Raises:
+        UsageError: The chain itself is broken, as by a profile that does not exist.
     """
     try:
         made = boto3.session.Session().client("s3", config=Config(connect_timeout=10, read_timeout=STALL))
@@ -209,7 +210,9 @@ def find(bucket: str, key: str) -> Listed | None:
 def download(bucket: str, key: str, file: BinaryIO) -> str:
     """Write an object to a file and return its SHA-256; after any transient fault again from its first byte.
 
-    Raises FileNotFoundError if there is none, UsageError or RunError if it cannot be read.
+    Raises:
+        FileNotFoundError: There is none.
+        UsageError, RunError: It cannot be read, and the user can fix it or not.
     """
 
     def copy() -> str:
@@ -287,9 +290,10 @@ def put(bucket: str, key: str, data: bytes) -> None:
 
 
 def create(bucket: str, key: str, data: bytes) -> None:
-    """Write a new object in one request that the server refuses if the key is taken.
+    """Write a new object in one request, which the server refuses if there is one already.
 
-    Raises ExistsError if it is.
+    Raises:
+        ExistsError: There is one.
     """
     attempts = 0
 

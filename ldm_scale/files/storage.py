@@ -42,7 +42,8 @@ class Location:
     def of(cls, uri: "str | os.PathLike[str] | Location") -> "Location":
         """The location of a path or s3:// address; local paths are made absolute.
 
-        Raises UsageError for an address of another kind, or of no bucket.
+        Raises:
+            UsageError: It is an address of another kind, or names no bucket.
         """
         if isinstance(uri, Location):
             return uri
@@ -247,7 +248,8 @@ class Location:
     def create(self, data: "bytes | pa.Buffer") -> None:
         """Write a new file that appears whole or not at all; of several writers at a time one succeeds.
 
-        Raises ExistsError if a file of that name exists: nothing is ever overwritten.
+        Raises:
+            ExistsError: A file of that name exists: nothing is ever overwritten.
         """
         if not self.is_local:
             s3.create(*self._object, bytes(data))
@@ -275,7 +277,8 @@ def _is_extended(kind: pa.DataType) -> bool:
 def read_table(location: Location, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file, or some of its columns.
 
-    Raises RunError if the file names a type of values that may be pickles: looking at them would run them.
+    Raises:
+        RunError: The file names a type of values that may be pickles: looking at them would run them.
     """
     with location.open() as stream:
         table = pq.read_table(stream, columns=columns)

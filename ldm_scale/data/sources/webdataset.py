@@ -48,7 +48,8 @@ def _read_shard(relative: str, tar: Location) -> Iterator[Item]:
 def read_webdataset(folder: Location) -> list[Item]:
     """Every sample of every .tar file below the folder; what lies beside them (statistics, Parquet) is not read.
 
-    Raises UsageError if there is no shard, or one is incomplete or names a file twice.
+    Raises:
+        UsageError: There is no shard, or one is incomplete or names a file twice.
     """
     tars = list(sub_locations(folder, ".tar"))
     if not tars:
