@@ -225,15 +225,14 @@ def gram(jacobian: Jacobian, basis: Float[Tensor, "d n c h w"]) -> Float[Tensor,
 
 
 def metric(decode: Decoder, z: Float[Tensor, "n c h w"], memory: int) -> Float[Tensor, "n d d"]:
-    """The pullback metric of each sample, exactly, from all D columns of J: G = J^T J (arXiv 2511.20592, section 4).
+    """The pullback metric G = J^T J of each sample, exactly, in float64.
+
+    From all D columns of J (arXiv 2511.20592, section 4).
 
     Args:
         decode: latents to images.
         z: latents.
         memory: bytes that the products computed at once may hold; it does not change G.
-
-    Returns:
-        G, symmetric, float64.
 
     Raises:
         RunError: The device does not hold one product.
