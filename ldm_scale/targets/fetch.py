@@ -42,9 +42,9 @@ class Kind:
     """Which files of a folder are fetched.
 
     Attributes:
-        what: the folder, in messages.
-        form: whether it may be a file.
-        depth: how many names a file's path may have below the folder.
+        what: its name in messages.
+        form: "folder", or "file or folder".
+        depth: how many names a file's path below the folder has at most.
         patterns: of the files.
         more: patterns that are added in view of the names that the first ones found.
     """

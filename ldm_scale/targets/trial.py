@@ -56,7 +56,7 @@ def try_target(
     (1 for a denoiser that predicts nothing, far less if latents, schedule and condition are right).
 
     Args:
-        target: in shapes and weights, not on the device "meta".
+        target: with weights, not on the device "meta".
         images: pixels 0 to 255, of the target's image size.
         captions: of each image; None if it has none.
         labels: class index of each image; None if it has none.

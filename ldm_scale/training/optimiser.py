@@ -17,7 +17,7 @@ class Optimiser:
     Args:
         network: its parameters that require a gradient are trained.
         loss: of a batch.
-        steps: of the whole training, at whose end the learning rate is 0.
+        steps: of the whole training; the learning rate is 0 after the last.
         rate: the first learning rate.
         precision: below float32 the loss runs under torch.autocast; in float16 its gradients are scaled, too.
         ema: if given, an average of the weights is kept; its decay at step n > 1 is min(ema, n / (9 + n)), and 0 at
