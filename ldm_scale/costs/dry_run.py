@@ -67,7 +67,7 @@ class _AuditEstimate:
             ("Writing", self._writing()),
             *self._calibration(),
             ("Time", self._time()),
-            ("Largest part", self._largest_part()),
+            ("Largest", self._largest_part()),
         ]
         yield from in_columns(terms)
         yield COUNTED
