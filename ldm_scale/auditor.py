@@ -31,18 +31,18 @@ from ldm_scale.targets.base import Condition, Target, to_images
 from ldm_scale.targets.denoising import predict_noises
 
 AUTO_EXACT_DIMENSIONS = 1024
-# Bytes of a chunk of decoder products: what the caches of a CPU nearly hold is fastest there.
+# Bytes of a chunk of decoder products; on the CPU, as many as its caches nearly hold.
 MEMORY = {"cpu": 64 << 20, "cuda": 4 << 30}
-# How many draws an estimator of distortion takes: the paper's rank 20 and 30 more, and its scripts' 16 probes.
+# Draws for each estimator of distortion: rank 20 and 30 more in arXiv 2511.20592, 16 probes in its scripts.
 ESTIMATORS: dict[str, tuple[int, Callable[..., Tensor]]] = {
     "truncated": (50, truncated_distortion),
     "slq": (16, slq_distortion),
 }
-# The share of dimensions whose agreement between two halves of the probes is kept: what the paper drops.
+# The share of lowest dimensions whose overlap between two halves of the probes the rows keep: what the paper drops.
 STABILITY_DROP = 0.4
-# Evaluations that are one batch for the denoiser, where nothing else is asked for; on the CPU more fit no cache.
+# Evaluations that are one batch for the denoiser by default; on the CPU more fit no cache.
 EVALUATIONS = {"cpu": 64, "cuda": 256}
-# What a batch goes through, and what each takes is told of.
+# The stages of a batch whose seconds are measured.
 STAGES = ("encode", "geometry", "attacks")
 
 
@@ -50,8 +50,9 @@ STAGES = ("encode", "geometry", "attacks")
 class Calibration:
     """What is known of all samples before the first row.
 
-    profile: mean and variance of the influences over a calibration set, for pooled estimates. ranking: influences
-    (D,) whose order is the one ranking for all samples.
+    Attributes:
+        profile: mean and variance of the influences over a calibration set, for pooled estimates.
+        ranking: influences whose order is the one ranking for all samples.
     """
 
     profile: Profile | None = None
@@ -60,9 +61,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a batch took: seconds by stage (encode, geometry, attacks), and what was really computed, one a sample.
+    """What a batch took.
 
-    evaluations: of the denoiser. products: with the decoder's Jacobian or its transpose.
+    Attributes:
+        seconds: by stage: encode, geometry, attacks.
+        evaluations: of the denoiser that were computed, one for each sample and timestep.
+        products: with the decoder's Jacobian or its transpose that were computed, one for each sample and vector.
     """
 
     seconds: dict[str, float]
@@ -74,10 +78,15 @@ class Cost:
 class AuditedBatch:
     """What was measured of n samples.
 
-    influence: (n, D) float32. distortion: (n,) float32, nan where it was not asked for. stability: (n, 2) float32, rank
-    correlation and overlap of the lowest 40% between two halves of the probes, nan where there are no two. leakage:
-    (n, D) float32, |S_i| of one attack at one timestep. spectra: for each attack, its random control and its global
-    mask, (n, T, B) float32. finite: (n,) bool, False for a sample with a number that is not one. cost: no part of rows.
+    Attributes:
+        influence: (n, D) float32.
+        distortion: (n,) float32; nan if it was not asked for.
+        stability: (n, 2) float32, rank correlation and overlap of the lowest 40% between two halves of the probes; nan
+            if there are no two halves.
+        leakage: (n, D) float32, |S_i| of one attack at one timestep.
+        spectra: for each attack, its random control and its global mask, (n, T, B) float32.
+        finite: (n,) bool, False for a sample with a number that is not finite.
+        cost: of the batch; no part of rows.
     """
 
     influence: np.ndarray
@@ -90,26 +99,40 @@ class AuditedBatch:
 
 
 def products_memory(memory: int | None, device: torch.device) -> int:
-    """Bytes that the decoder products of a chunk may take: as configured, or the default of the kind of device."""
+    """Bytes that decoder products computed at once may hold: as configured, or the default of the kind of device."""
     return memory or MEMORY[device.type]
 
 
 def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
-    """The estimator of distortion at this latent size: auto is exact up to 1,024 dimensions, else off."""
+    """The estimator of distortion for D = `dimensions`: exact, truncated, slq or off.
+
+    >>> [distortion_estimator(GeometryConfig(distortion="auto"), D) for D in (1024, 1025)]
+    ['exact', 'off']
+    """
     if config.distortion == "auto":
         return "exact" if dimensions <= AUTO_EXACT_DIMENSIONS else "off"
     return config.distortion
 
 
 def evaluations_at_once(config: ComputeConfig, device: torch.device) -> int:
-    """How many rows of sample and timestep the denoiser takes at a time on this device, where memory holds them."""
+    """Evaluations that are one batch for the denoiser, if memory holds them: as configured, or the device's default."""
     return config.evaluations or EVALUATIONS[device.type]
 
 
 def resolve_leakage(config: LeakageConfig, attacks: Mapping[str, Attack]) -> LeakageConfig:
-    """The attack and the timestep whose |S_i| the rows keep, defaults filled in.
+    """The attack and the timestep whose |S_i| the rows keep: by default the first attack and its middle timestep.
 
-    Raises UsageError for an attack that is not audited or a timestep that is not among its own.
+    Args:
+        config: either may be None.
+        attacks: that are audited, by name.
+
+    Raises:
+        UsageError: The attack is not audited, or the timestep is not among its own.
+
+    Example:
+        >>> leakage = resolve_leakage(LeakageConfig(), {"sima": make_attack("sima", {"timesteps": "0:50:10"})})
+        >>> leakage.attack, leakage.timestep
+        ('sima', 20)
     """
     name = config.attack or next(iter(attacks))
     if name not in attacks:
@@ -122,7 +145,16 @@ def resolve_leakage(config: LeakageConfig, attacks: Mapping[str, Attack]) -> Lea
 
 
 class Auditor:
-    """Audits batches of one target with one configuration; a sample's row does not depend on its batch."""
+    """Audits batches of one target with one configuration; a sample's row does not depend on its batch.
+
+    Args:
+        target: on the device that computes.
+        config: of the audit.
+        calibration: needed if the configuration asks for pooled influence or for a global mask.
+
+    Raises:
+        UsageError: An attack or an option of it is unknown, or no leakage can be kept as configured.
+    """
 
     def __init__(self, target: Target, config: AuditConfig, calibration: Calibration | None = None) -> None:
         self._target = target
@@ -137,11 +169,11 @@ class Auditor:
         self._transfer = Transfer(self._device)
 
     def refusal(self, caption: str | None, label: int | None) -> str | None:
-        """Why a sample with this caption and label cannot be audited; None where it can."""
+        """Why a sample with this caption and label cannot be audited; None if it can."""
         return self._target.refusal(caption, label) if self._config.conditioning == "sample" else None
 
     def load(self, pixels: UInt8[np.ndarray, "n 3 H W"]) -> Arriving:
-        """Send pixels to the device; what is computed there meanwhile goes on."""
+        """Start a copy of pixels, 0 to 255, to the device; what is computed there goes on meanwhile."""
         return self._transfer.begin(pixels)
 
     def audit(
@@ -151,7 +183,20 @@ class Auditor:
         captions: Sequence[str | None],
         labels: Sequence[int | None],
     ) -> AuditedBatch:
-        """Measure influence, distortion and every attack's spectra of these samples."""
+        """Measure influence, distortion and every attack's spectra of n samples.
+
+        Args:
+            pixels: 0 to 255, of the target's image size.
+            sample_ids: the keys of the samples' draws.
+            captions: of each sample; None if it has none.
+            labels: class index of each sample; None if it has none.
+
+        Returns:
+            On the host. A sample with a number that is not finite is marked, not left out.
+
+        Raises:
+            RunError: The device does not hold one evaluation or one product.
+        """
         stopwatch, made = Stopwatch(self._device), self._decoder.products
         z = self._encode(pixels, sample_ids)
         stopwatch.mark()
@@ -182,7 +227,11 @@ class Auditor:
     def calibrate(
         self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
     ) -> Float[np.ndarray, "n d"]:
-        """Influences of samples of a calibration set, each from its own probes alone; float32."""
+        """Influences of samples of a calibration set, float32, each from its own probes alone (no profile is needed).
+
+        Raises:
+            RunError: The device does not hold one product.
+        """
         z = self._encode(pixels, sample_ids)
         if self._config.geometry.influence == "exact":
             return exact_influence(metric(self._decoder, z, self._memory)).cpu().numpy()

@@ -50,9 +50,9 @@ def _print_outcome(run: "RunDirectory") -> None:
 
 def _audit(config: AuditConfig, trial: DryRunConfig) -> None:
     if trial.dry_run:
-        from ldm_scale.costs.dry_run import reckon
+        from ldm_scale.costs.dry_run import estimate_audit
 
-        for line in reckon(config, trial.hardware):
+        for line in estimate_audit(config, trial.hardware):
             print(printable(line), flush=True)
         return
     from ldm_scale.engine.audit import run_audit

@@ -1,19 +1,26 @@
-"""The two ways a command ends badly: the user can mend it (exit status 2) or the run failed (exit status 1)."""
+"""The two ways a command ends badly: the user can fix it (exit status 2) or the run failed (exit status 1)."""
 
 import difflib
 from collections.abc import Iterable
 
 
 def printable(text: str) -> str:
-    """The text with every character that could steer a terminal, or stand for another, written as \\x1b or \\u202e.
+    r"""The text with every character that could steer a terminal, or stand for another, written as an escape.
 
     Keys, captions and names of files come from whoever made the shards.
+
+    >>> print(printable("a\x1b[31mb"))
+    a\x1b[31mb
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of what an error says, printable, or its kind where it says nothing."""
+    """The first line of an error's message, printable, or the error's class if it has none.
+
+    >>> one_line(ValueError("bad\\nworse")), one_line(ValueError())
+    ('bad', 'ValueError')
+    """
     return printable((str(error).strip() or type(error).__name__).splitlines()[0])
 
 
@@ -24,7 +31,7 @@ class UsageError(Exception):
 
 
 class ExistsError(UsageError):
-    """A new file was to be written where there is one; nothing is ever overwritten."""
+    """A file that was to be written exists already; nothing is ever overwritten."""
 
 
 class RunError(Exception):
@@ -34,7 +41,11 @@ class RunError(Exception):
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:
-    """The error for a name that is not among the known ones, with a did-you-mean where one is near."""
+    """The error for a name that is not among the known ones, with a did-you-mean if one is near.
+
+    >>> print(unknown_name("attack", "simaa", ["loss", "sima"]))
+    unknown attack 'simaa'; did you mean 'sima'?
+    """
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"

@@ -58,8 +58,12 @@ class Inputs:
 def check_inputs(config: AuditConfig, *, outline: bool = False) -> Inputs:
     """Read and check manifest, split file, target and attacks before anything is started.
 
-    outline: of the target its shapes alone, without its weights, on the device "meta".
-    Raises UsageError for the first that cannot be used.
+    Args:
+        config: of the audit.
+        outline: load the target's shapes alone, without its weights, on the device "meta".
+
+    Raises:
+        UsageError: The first of them that cannot be used.
     """
     attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
     shards = open_shards(config.shards, config.manifest)
@@ -73,7 +77,7 @@ def check_inputs(config: AuditConfig, *, outline: bool = False) -> Inputs:
             "attacks": {name: resolve_options(attack) for name, attack in attacks.items()},
             "leakage": resolve_leakage(config.leakage, attacks),
             "masks": config.masks if ranking is None else _absolute(config.masks),
-            # Absolute: workers, and whoever reads run.json, stand elsewhere.
+            # Absolute: workers, and readers of run.json, have other working directories.
             **{name: Location.of(at).uri for name in ("out", "shards", "manifest") if (at := getattr(config, name))},
             # Pinned too: a branch may move while the run goes on.
             **weights.addresses,
@@ -88,7 +92,7 @@ def _absolute(masks: MaskConfig) -> MaskConfig:
 
 
 def _read_ranking(config: AuditConfig, target: Target) -> np.ndarray | None:
-    """The mean influences of the finished run whose ranking serves as one mask for all samples, (D,) float64."""
+    """The mean influences of the finished run whose ranking is the one mask for all samples, (D,) float64."""
     if config.masks.ranking in (None, CALIBRATED):
         return None
     other = RunDirectory(Location.of(config.masks.ranking))
@@ -100,7 +104,7 @@ def _read_ranking(config: AuditConfig, target: Target) -> np.ndarray | None:
 
 
 def _check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) -> None:
-    """Raise UsageError for what the target cannot be asked."""
+    """Raise UsageError if the target cannot do what the configuration asks for."""
     steps, dimensions = len(target.alphas_cumprod), math.prod(target.latent_shape)
     for name, attack in attacks.items():
         if not attack.timesteps:
@@ -122,9 +126,10 @@ def _check_conditioning(conditioning: str | int, target: Target) -> None:
 
 
 def count_sides(inputs: Inputs) -> tuple[int, int]:
-    """How many members and held-out samples there are; of a split file, the keys in it, which are not looked up.
+    """How many members and held-out samples there are; of a split file, how many keys, without looking them up.
 
-    Raises UsageError where members or held-out are empty.
+    Raises:
+        UsageError: There are no members or no held-out samples.
     """
     if inputs.split is not None:
         members, heldout = len(inputs.split.members), len(inputs.split.heldout)
@@ -137,19 +142,27 @@ def count_sides(inputs: Inputs) -> tuple[int, int]:
 
 
 def check_sides(inputs: Inputs, members: int, heldout: int) -> None:
+    """Raise UsageError if there are no members or no held-out samples."""
     if not members or not heldout:
         raise UsageError(f"{inputs.folder}: an audit needs members and held-out samples, one of the two is empty")
 
 
 def wanted(task: ReadTask) -> int:
+    """How many samples of a shard are audited."""
     return task.shard.samples if isinstance(task.membership, bool) else len(task.membership)
 
 
 def members_of(task: ReadTask) -> int:
+    """How many samples of a shard are members."""
     return task.shard.samples * task.membership if isinstance(task.membership, bool) else sum(task.membership.values())
 
 
 def by_folder(inputs: Inputs) -> tuple[ReadTask, ...]:
+    """The shards, with membership by their folders.
+
+    Raises:
+        UsageError: A shard lies in neither of the two folders.
+    """
     tasks = []
     for shard in inputs.manifest.shards:
         if shard.side not in (MEMBERS, HELDOUT):

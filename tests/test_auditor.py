@@ -393,7 +393,7 @@ def test_how_many_evaluations_are_one_batch_is_the_devices_unless_it_is_said(dev
 
 @pytest.mark.parametrize("make", [tiny.vq_ldm, tiny.class_unet, tiny.dit, tiny.stable_diffusion])
 def test_every_family_is_audited(make: Callable[[Path], Path], tmp_path: Path) -> None:
-    """Finite rows, the same alone as beside others; where there is a condition, the rows depend on it."""
+    """Finite rows, the same alone as beside others; if there is a condition, the rows depend on it."""
     attacks = {name: {"timesteps": [0, 50]} for name in ("sima", "loss", "pfami")}
     auditor = make_auditor(make(tmp_path), attacks=attacks, geometry={"probes": 2, "distortion": "off"})
     captions, labels = ["a cat", None, "a dog"], [0, 4, 2]

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ldm_scale.config.values import Integers
 
-# eps of inputs (t, n, c, h, w), those of each of t timesteps a batch of the same n samples, in the shape of the inputs.
+# (x, timesteps) -> eps: x (t, n, c, h, w) are a batch of the same n samples at each of t timesteps; so is eps.
 Denoise = Callable[[Tensor, Sequence[int]], Tensor]
+# purpose -> N(0, I), (n, c, h, w).
 Draw = Callable[[str], Tensor]
 # Options that all attacks have, with the text that --help shows.
 Timesteps = Annotated[Integers, Field(description="training timesteps t, as a list or a range start:stop:step")]
@@ -21,11 +22,26 @@ Exponent = Annotated[float, Field(description="exponent of the statistic, the su
 
 
 class Evaluations:
-    """A batch of latents and its denoiser, each (input, t) of which is evaluated once and shared by all attacks.
+    """A batch of latents and its denoiser; each named input is evaluated once at each t, and shared by all attacks.
 
-    latents: scaled latents z, (n, c, h, w). alphas_cumprod: abar_t of the target's schedule. made: evaluations so far,
-    one a sample. draw(purpose): N(0, I), (n, c, h, w), keyed by each sample and
-    the purpose, so that a draw does not depend on the batch; made once.
+    Args:
+        latents: scaled latents z.
+        alphas_cumprod: abar_t of the target's schedule, 0 to 1.
+        denoise: (x, timesteps) -> eps, for x (t, n, c, h, w).
+        draw: purpose -> N(0, I) (n, c, h, w), keyed by each sample and the purpose: no draw depends on the batch.
+            Each purpose is drawn once.
+
+    Attributes:
+        made: denoiser evaluations so far, one for each sample and timestep.
+
+    Example:
+        Loss and Epsilon ask for the same evaluation:
+
+        >>> z, e = torch.full((1, 1, 1, 2), 2.0), torch.ones(1, 1, 1, 2)
+        >>> evaluations = Evaluations(z, torch.tensor([1.0, 0.36]), lambda x, timesteps: x, lambda purpose: e)
+        >>> _, noise = evaluations.diffused(1)
+        >>> evaluations.diffused(1)[1] is noise, evaluations.made
+        (True, 1)
     """
 
     def __init__(
@@ -36,7 +52,7 @@ class Evaluations:
         draw: Draw,
     ) -> None:
         self.latents = latents
-        # Python's floats: what 1 - abar_t keeps of a float64 schedule at small t, single precision would lose.
+        # Python's floats are float64: in float32, 1 - abar_t would lose its digits at small t.
         self.alphas_cumprod: tuple[float, ...] = tuple(alphas_cumprod.tolist())
         self.draw = cache(draw)
         self.made = 0
@@ -44,11 +60,11 @@ class Evaluations:
         self._known: dict[tuple[str, int], Tensor] = {}
 
     def denoise(self, x: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
-        """eps(x, t), never shared, for inputs that no other attack has."""
+        """eps(x, t) of an input that no other attack has; it is not kept."""
         return self.denoise_each(x[None], (t,))[0]
 
     def denoise_each(self, x: Float[Tensor, "t n c h w"], timesteps: Sequence[int]) -> Float[Tensor, "t n c h w"]:
-        """eps(x_t, t) for an input of each timestep, one batch for the denoiser; never shared."""
+        """eps(x_t, t) for an input of each timestep, one batch for the denoiser; they are not kept."""
         self.made += x.shape[0] * x.shape[1]
         return self._denoise(x, timesteps)
 
@@ -64,7 +80,7 @@ class Evaluations:
         return {t: self._known[name, t] for t in inputs}
 
     def diffuse(self, x: Float[Tensor, "n c h w"], e: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
-        """sqrt(abar_t) x + sqrt(1 - abar_t) e."""
+        """x with noise e at timestep t: sqrt(abar_t) x + sqrt(1 - abar_t) e (Ho et al. 2020, eq. 4)."""
         abar = self.alphas_cumprod[t]
         return abar**0.5 * x + (1 - abar) ** 0.5 * e
 
@@ -82,7 +98,7 @@ class Evaluations:
 
 @runtime_checkable
 class Attack(Protocol):
-    """A frozen dataclass whose fields are the attack's options.
+    """What every attack offers. It is a frozen dataclass whose fields are its options.
 
     Its statistic over kept dimensions I is sum_{i in I} |S_{t,i}|^p; lower means member.
     """
@@ -111,7 +127,8 @@ class Attack(Protocol):
 class AttackOptions:
     """The options that all attacks have; timesteps are SimA's for models trained from scratch (arXiv 2509.25003).
 
-    Raises ValueError for a timestep given twice.
+    Raises:
+        ValueError: A timestep is given twice.
     """
 
     timesteps: Timesteps = tuple(range(0, 300, 10))
@@ -123,5 +140,5 @@ class AttackOptions:
 
     @property
     def evaluated(self) -> tuple[int, ...]:
-        """The timesteps themselves, where the attack reaches no further."""
+        """The timesteps themselves, for an attack that reaches no further."""
         return self.timesteps

@@ -1,4 +1,4 @@
-"""PIA: the Loss with the denoiser's own prediction at t = 0 for noise."""
+"""PIA: the Loss with the denoiser's own prediction at t = 0 in place of a drawn noise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +28,14 @@ class PIA(AttackOptions):
     """S_t = e0 - eps(sqrt(abar_t) z + sqrt(1 - abar_t) e0, t), e0 = eps(z, 0); p = 4 (Kong et al., ICLR 2024).
 
     arXiv 2305.18355.
+
+    Example:
+        A denoiser that predicts its input, at a timestep of sqrt(abar) = 0.6, for z = 2 and so e0 = 2:
+
+        >>> z, e = torch.full((1, 1, 1, 2), 2.0), torch.ones(1, 1, 1, 2)
+        >>> evaluations = Evaluations(z, torch.tensor([1.0, 0.36]), lambda x, timesteps: x, lambda purpose: e)
+        >>> PIA(timesteps=(1,)).vectors(evaluations).flatten()  # 2 - (0.6 * 2 + 0.8 * 2)
+        tensor([-0.8000, -0.8000])
     """
 
     @property

@@ -1,4 +1,4 @@
-"""PIAN: PIA with its noise scaled to the size of a normal one."""
+"""PIAN: PIA with its noise scaled to the mean size of a normal one."""
 
 import math
 from dataclasses import dataclass
@@ -15,6 +15,15 @@ class PIAN(PIA):
     """PIA with e0 scaled so that mean |e0| = sqrt(2 / pi) in each sample, as of N(0, I) (Kong et al., ICLR 2024).
 
     arXiv 2305.18355.
+
+    Example:
+        A denoiser that predicts its input, at a timestep of sqrt(abar) = 0.6, for z = 2 and so e0 = 0.7979:
+
+        >>> import torch
+        >>> z, e = torch.full((1, 1, 1, 2), 2.0), torch.ones(1, 1, 1, 2)
+        >>> evaluations = Evaluations(z, torch.tensor([1.0, 0.36]), lambda x, timesteps: x, lambda purpose: e)
+        >>> PIAN(timesteps=(1,)).vectors(evaluations).flatten()  # 0.7979 - (0.6 * 2 + 0.8 * 0.7979)
+        tensor([-1.0404, -1.0404])
     """
 
     def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:

@@ -11,9 +11,18 @@ from ldm_scale.errors import UsageError, unknown_name
 
 
 def make_attack(name: str, options: dict[str, Any]) -> Attack:
-    """The attack of that name with these options, its paper's defaults for the rest.
+    """The attack of a name.
 
-    Raises UsageError for an unknown name (with a did-you-mean) or an option or value it does not take.
+    Args:
+        name: of an entry point.
+        options: values for its fields, as in the configuration; the rest are its paper's.
+
+    Raises:
+        UsageError: The name is unknown, or the attack does not take an option or its value.
+
+    Example:
+        >>> make_attack("sima", {"timesteps": "0:30:10"})
+        SimA(timesteps=(0, 10, 20), p=4.0)
     """
     known = known_attacks()
     if name not in known:
@@ -29,5 +38,9 @@ def make_attack(name: str, options: dict[str, Any]) -> Attack:
 
 
 def resolve_options(attack: Attack) -> dict[str, Any]:
-    """All options of an attack, defaults included, as they go into run.json."""
+    """All options of an attack, defaults included, as run.json holds them.
+
+    >>> resolve_options(make_attack("sima", {"timesteps": "0,10"}))
+    {'timesteps': (0, 10), 'p': 4.0}
+    """
     return asdict(attack)  # type: ignore[call-overload]

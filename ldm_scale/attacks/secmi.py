@@ -14,7 +14,11 @@ from ldm_scale.attacks.base import AttackOptions, Evaluations, Exponent
 
 
 def noise_ratio(abar: float) -> float:
-    """r_t = sqrt((1 - abar_t) / abar_t), the noise per signal."""
+    """r_t = sqrt((1 - abar_t) / abar_t), the noise per signal.
+
+    >>> noise_ratio(0.5)
+    1.0
+    """
     return math.sqrt((1 - abar) / abar)
 
 
@@ -32,8 +36,18 @@ class SecMI(AttackOptions):
 
         S_t = k_t (eps_{t+s} - eps_t),  k_t = sqrt(abar_t) (r_t - r_{t+s}),
 
-    which needs no difference of the nearly equal y_t and x_t. Raises ValueError for a timestep that is not among
-    the inversion's 0, s, 2 s, ...
+    which needs no difference of the nearly equal y_t and x_t.
+
+    Raises:
+        ValueError: The step is not positive, or a timestep is not among the inversion's 0, s, 2 s, ...
+
+    Example:
+        A denoiser that predicts its input, from sqrt(abar) = 1 to 0.6, for z = 2:
+
+        >>> z, e = torch.full((1, 1, 1, 2), 2.0), torch.ones(1, 1, 1, 2)
+        >>> evaluations = Evaluations(z, torch.tensor([1.0, 0.36]), lambda x, timesteps: x, lambda purpose: e)
+        >>> SecMI(timesteps=(0,), step=1).vectors(evaluations).flatten()  # x_1 = 2.8, k_0 (2.8 - 2), k_0 = -4 / 3
+        tensor([-1.0667, -1.0667])
     """
 
     p: Exponent = 2.0

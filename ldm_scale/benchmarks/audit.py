@@ -293,7 +293,7 @@ def bare_lines(bare: Bare, sizes: Mapping[str, int]) -> Iterator[Line]:
 
 
 def our_lines(ours: Ours, bare: Bare, dimensions: int, samples: int) -> Iterator[Line]:
-    """Our audit beside its bound, and where its seconds went."""
+    """Our audit beside its bound, and the stages its seconds went to."""
     evaluations = sum(batch.cost.evaluations for batch in ours.batches) / samples
     products = sum(batch.cost.products for batch in ours.batches) / samples
     bounds = Bounds.of(bare, evaluations, dimensions)

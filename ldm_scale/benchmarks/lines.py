@@ -17,7 +17,7 @@ SECONDS, SAMPLES, ROWS, BYTES = "s/sample", "samples/s", "rows/s", "GB"
 class Line:
     """One measured quantity of one part of the benchmark.
 
-    value: in `unit`, or a mere number where that is empty. share: of the part's whole, 0 ... 1. bound: the best that
+    value: in `unit`, or a mere number if that is empty. share: of the part's whole, 0 ... 1. bound: the best that
     the value could be, in the same unit: the least seconds, or the highest rate. note: the goal, and what else to know.
     """
 

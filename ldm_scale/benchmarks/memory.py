@@ -18,7 +18,8 @@ EVERY = 1.0
 def own_bytes(pid: int) -> int:
     """Bytes of memory that a process shares with no other, by Linux's own account: Ray's object store is shared.
 
-    Raises OSError where the process has ended.
+    Raises:
+        OSError: The process has ended.
     """
     status = Path(f"/proc/{pid}/status").read_text()
     found = re.search(r"RssAnon:\s+(\d+) kB", status)

@@ -48,7 +48,7 @@ STARTING = 600
 class Scaling:
     """What a pool of so many auditors did while all of them were at work, each waiting so long a batch.
 
-    rate: samples/s. bound: those of auditors who never wait for the graph, infinite where they wait for nothing else.
+    rate: samples/s. bound: those of auditors who never wait for the graph, infinite if they wait for nothing else.
     """
 
     auditors: int
@@ -200,7 +200,8 @@ def _measure(config: ScaleBenchmarkConfig, auditors: int, seconds: float) -> Sca
 def run_scale_benchmark(config: ScaleBenchmarkConfig) -> Iterator[Scaling]:
     """The real graph on pretended GPUs of a Ray of this process's own, pool by pool, then the largest without waiting.
 
-    Raises UsageError where RAY_ADDRESS names another Ray: its GPUs would not be pretended.
+    Raises:
+        UsageError: RAY_ADDRESS names another Ray: its GPUs would not be pretended.
     """
     check_local("the benchmark pretends GPUs on")
     with session(num_gpus=max(config.fake_gpus)), whole_pool(STARTING):

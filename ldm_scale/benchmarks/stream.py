@@ -163,8 +163,11 @@ def _measure(config: StreamBenchmarkConfig, where: str, shards: Location, pictur
 def run_stream_benchmark(config: StreamBenchmarkConfig) -> Iterator[Streaming]:
     """The real graph on small JPEGs with an auditor that does nothing, from this machine's disk and from its S3 server.
 
-    S3 is left out where SeaweedFS is not installed. Raises UsageError where RAY_ADDRESS names another Ray than one of
-    its own, and RunError where the graph's pixels are not those of the plain loop.
+    S3 is left out if SeaweedFS is not installed.
+
+    Raises:
+        UsageError: RAY_ADDRESS names another Ray than one of its own.
+        RunError: The graph's pixels are not those of the plain loop.
     """
     check_local("the benchmark measures")
     pictures = [make_picture(seed, config.side) for seed in range(min(PICTURES, config.samples))]

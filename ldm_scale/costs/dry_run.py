@@ -12,7 +12,7 @@ from ldm_scale.inputs import Inputs, check_inputs, count_sides
 from ldm_scale.report.labels import duration, scaled, share_label, three_digits
 from ldm_scale.schema import row_bytes, row_schema
 
-# How the parts of a sample are called.
+# What the parts of a sample are called.
 PART_NAMES = {
     "encodings": "encoding",
     "conditions": "text",
@@ -22,25 +22,26 @@ PART_NAMES = {
     "passes": "decoder pass",
 }
 COUNTED = (
-    "Counted are convolutions and matrix products, a multiplication and an addition being two operations. What is done "
-    "element by element, start-up and waiting come on top."
+    "Counted are convolutions and matrix products; a multiplication and an addition are two operations. Work on single "
+    "elements, start-up and waiting come on top."
 )
 
 
-def reckon(config: AuditConfig, hardware: HardwareConfig) -> Iterator[str]:
+def estimate_audit(config: AuditConfig, hardware: HardwareConfig) -> Iterator[str]:
     """What the audit is, what a sample, a batch and all of it take, and how long that is on this hardware, as lines.
 
-    Raises UsageError as the audit would, but for the target's weights and the run directory, which it does not look at.
+    Raises:
+        UsageError: As the audit would, except for the target's weights and the run directory, which are not read.
     """
     inputs = check_inputs(config, outline=True)
     members, heldout = count_sides(inputs)
     yield "dry run: no Ray is started, no run is begun"
     yield from in_columns(describe_audit(inputs, members, heldout, len(inputs.manifest.shards)))
-    yield from _Reckoning(inputs, members + heldout, hardware).lines()
+    yield from _AuditEstimate(inputs, members + heldout, hardware).lines()
 
 
-class _Reckoning:
-    """What is counted of the target's shapes, and the words for it."""
+class _AuditEstimate:
+    """What is counted on the target's shapes, in words."""
 
     def __init__(self, inputs: Inputs, samples: int, hardware: HardwareConfig) -> None:
         target = inputs.target
@@ -49,7 +50,7 @@ class _Reckoning:
         self._config = inputs.config
         self._samples = samples
         self._hardware = hardware
-        # Captions are padded, so that all take what the empty one takes; a class is but a number.
+        # Captions are padded, so all take what the empty one takes; a class is only a number.
         self._arithmetic = measure_target(target, lambda: target.condition([""], [0]))
         self._estimate = CostEstimate(self._config, target, self._arithmetic, evaluations)
         self._sample = self._estimate.sample()
@@ -66,13 +67,13 @@ class _Reckoning:
             ("Writing", self._writing()),
             *self._calibration(),
             ("Time", self._time()),
-            ("Dearest", self._dearest()),
+            ("Largest", self._largest_part()),
         ]
         yield from in_columns(terms)
         yield COUNTED
 
     def _table(self) -> Iterator[str]:
-        """The parts of a sample, but for those of no arithmetic, and their sum."""
+        """The parts of a sample that have any arithmetic, and their sum."""
         whole = self._sample.flops
         rows = [("", "count", "each", "in all", "share", "time")]
         for part, name in PART_NAMES.items():
@@ -98,10 +99,10 @@ class _Reckoning:
     def _memory(self) -> str:
         memory = self._estimate.memory()
         stages = {"encoding": memory.encode, "geometry": memory.geometry, "attacks": memory.attacks}
-        told = ", ".join(f"{name} {scaled(size, 'B')}" for name, size in stages.items())
+        by_stage = ", ".join(f"{name} {scaled(size, 'B')}" for name, size in stages.items())
         return (
             f"{scaled(memory.peak, 'B')} an auditor in batches of {self._config.compute.batch_size}: weights "
-            f"{scaled(memory.weights, 'B')} and the most of {told}"
+            f"{scaled(memory.weights, 'B')} and the most of {by_stage}"
         )
 
     @property
@@ -148,8 +149,8 @@ class _Reckoning:
             f"{three_digits(3600 / each)} samples a GPU hour"
         )
 
-    def _dearest(self) -> str:
-        """The part that takes most, and the option that halves it."""
+    def _largest_part(self) -> str:
+        """The most expensive part, and the option that halves it."""
         part = max(PART_NAMES, key=lambda name: getattr(self._sample, name).flops)
         share = share_label(round(getattr(self._sample, part).flops / self._sample.flops, 2))
         return f"{PART_NAMES[part]}, {share} of the arithmetic; {self._halved(part)}"
@@ -165,4 +166,4 @@ class _Reckoning:
                 return f"--geometry.influence hutchinson takes {geometry.probes:,} products a sample instead"
             case "influence" if geometry.probes > 1:
                 return f"--geometry.probes {geometry.probes // 2} takes half"
-        return "fewer pixels (--images.size) take less, where the target takes them"
+        return "fewer pixels (--images.size) take less, if the target takes them"

@@ -1,6 +1,6 @@
 """What an audit will take, before it is begun: a sample's operations by part, and a batch's memory. Torch only.
 
-The counts of costs times the arithmetic of flops, and what follows from them for a GPU of a given speed.
+They are the numbers of `counts` times the operations of `flops`.
 """
 
 import math
@@ -31,8 +31,13 @@ class CostItem:
 class SampleCost:
     """What a sample takes, part by part.
 
-    conditions: texts through their encoders. evaluations: of the denoiser. influence, distortion: products with the
-    decoder's Jacobian, with those that fill up chunks. passes: its linearisations, that these products begin from.
+    Attributes:
+        encodings: of the image.
+        conditions: texts through their encoders.
+        evaluations: of the denoiser.
+        influence: products with the decoder's Jacobian, with those that fill up chunks.
+        distortion: likewise.
+        passes: linearisations of the decoder, from which these products begin.
     """
 
     encodings: CostItem
@@ -50,10 +55,14 @@ class SampleCost:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of the device that a batch takes at most: the weights, and in turn those of each stage.
+    """Bytes of the device that a batch takes at most: the weights, and those of one stage after the other.
 
-    encode: of intermediate results of the encoder. geometry: what a chunk of products may take, at least one product,
-    with the batch's probes or the chunk's columns of J. attacks: of the denoiser, with the predictions that are kept.
+    Attributes:
+        weights: of all models.
+        encode: intermediate results of the encoder.
+        geometry: what a chunk of products may take, at least one product, with the batch's probes or the chunk's
+            columns of J.
+        attacks: intermediate results of the denoiser, with the predictions that are kept.
     """
 
     weights: int

@@ -1,7 +1,7 @@
 """What a target's passes take, counted on shapes alone: operations, and the memory of what they hold. Torch only.
 
 Operations are those of convolutions and matrix products, attention's included, a multiplication and an addition being
-two. What is done element by element (normalisation, activations, softmax) is not counted.
+two. Work on single elements (normalisation, activations, softmax) is not counted.
 """
 
 import weakref
@@ -70,9 +70,15 @@ class Products:
 class Arithmetic:
     """What each part of a target takes, one sample at a time.
 
-    condition, encoding, evaluation, decoding: one forward pass, through text encoders, encoder, denoiser and decoder.
-    pushes, pulls: products J v and J^T v. product_memory: bytes that one of them holds. weights: bytes of all
-    parameters in float32.
+    Attributes:
+        condition: a forward pass through the text encoders.
+        encoding: a forward pass through the encoder.
+        evaluation: a forward pass through the denoiser.
+        decoding: a forward pass through the decoder.
+        pushes: products J v.
+        pulls: products J^T v.
+        product_memory: bytes that one product holds.
+        weights: bytes of all parameters in float32.
     """
 
     condition: Pass
@@ -102,10 +108,10 @@ def measure_pass(run: Callable[[], object]) -> Pass:
 
 
 def count_products(multiply: Callable[[Tensor], object], vector: Tensor) -> Products:
-    """Operations of multiply(vectors), vectors being (k, 1, ...) of the shape of `vector`, all of them at once.
+    """Operations of multiply(vectors) for vectors (k, 1, ...) of the shape of `vector`, all of them at once.
 
     From a call with one and a call with two: a further vector takes `each`, and what is left of the first call is
-    `shared`. Calls before, that are not counted, make what is made once.
+    `shared`. Both calls are made before without counting: the first of each shape also traces.
     """
     one, two = (partial(multiply, vector.expand(count, 1, *vector.shape)) for count in (1, 2))
     one(), two()
@@ -114,19 +120,21 @@ def count_products(multiply: Callable[[Tensor], object], vector: Tensor) -> Prod
 
 
 def measure_target(target: Target, condition: Callable[[], Condition]) -> Arithmetic:
-    """What the parts of a target on the device "meta" take, one sample at a time.
+    """What the parts of a target on the device "meta" take, one sample at a time; no number is computed.
 
-    condition: makes the condition of one sample. No number is computed.
+    Args:
+        target: on the device "meta".
+        condition: makes the condition of one sample.
     """
     z = torch.empty(1, *target.latent_shape, device="meta")
     images = torch.empty(1, 3, target.image_size, target.image_size, device="meta")
     decoder, first = TracedDecoder(target.decode), torch.zeros(1, dtype=torch.long, device="meta")
     with torch.inference_mode():
-        told = condition()
+        given = condition()
     return Arithmetic(
         condition=measure_pass(condition),
         encoding=measure_pass(lambda: target.encode(images, None)),
-        evaluation=measure_pass(lambda: target.predict_noise(z, first, told)),
+        evaluation=measure_pass(lambda: target.predict_noise(z, first, given)),
         decoding=measure_pass(lambda: target.decode(z)),
         pushes=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).push(vectors), z[0]),
         pulls=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).pull(vectors), images[0]),

@@ -63,7 +63,7 @@ def _upwards(uris: tuple[str, ...]) -> Iterator[Location]:
 
 
 def find_manifest(address: str, manifest: str | None = None) -> Location | None:
-    """The manifest of the shards at an address, or None where there is none.
+    """The manifest of the shards at an address, or None if there is none.
 
     It is the given one, or the folder's; that of a pattern lies in the deepest folder at or above its shards.
     """
@@ -83,7 +83,9 @@ def open_shards(address: str, manifest: str | None = None) -> Shards:
     """The shards at an address with their manifest: all of a folder's, or exactly those of a brace pattern.
 
     manifest: the address of a manifest that lies elsewhere; its names are relative to the shards' folder all the same.
-    Raises UsageError where there is no manifest, it is malformed, or it does not name a shard of the pattern.
+
+    Raises:
+        UsageError: There is no manifest, it is malformed, or it does not name a shard of the pattern.
     """
     uris, file = _expand(address), find_manifest(address, manifest)
     if file is None and manifest is not None:
@@ -114,7 +116,8 @@ def _select(manifest: Manifest, folder: Location, uris: tuple[str, ...], file: L
 def list_shards(address: str) -> tuple[Location, tuple[str, ...]]:
     """The folder, and the sorted names in it, of the .tar files at an address, whatever a manifest says.
 
-    Raises UsageError where there are none, or two of one stem.
+    Raises:
+        UsageError: There are none, or two of one stem.
     """
     uris = _expand(address)
     folder = _common_folder(uris)

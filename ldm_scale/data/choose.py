@@ -45,7 +45,8 @@ class Sides:
 def read_items(config: PackConfig) -> list[Item]:
     """The items of the source, in its order.
 
-    Raises UsageError where the source cannot be used, is empty, or names two images alike.
+    Raises:
+        UsageError: The source cannot be used, is empty, or names two images alike.
     """
     if config.dataset not in SOURCES:
         raise unknown_name("data set", config.dataset, SOURCES)
@@ -65,7 +66,8 @@ def read_items(config: PackConfig) -> list[Item]:
 def read_given_split(items: Sequence[Item], config: PackConfig) -> Split | None:
     """The split that `config.split` names, if it does.
 
-    Raises UsageError where the file cannot be used or names what the source has not.
+    Raises:
+        UsageError: The file cannot be used or names what the source does not have.
     """
     if config.split is None:
         return None
@@ -83,7 +85,9 @@ def read_given_split(items: Sequence[Item], config: PackConfig) -> Split | None:
 def read_image(item: Item) -> bytes:
     """The encoded image of an item.
 
-    Raises BadImage where the source has none, RunError where it cannot be read although it was listed.
+    Raises:
+        BadImage: The source has none.
+        RunError: It cannot be read although it was listed.
     """
     try:
         data = item.location.read_bytes()
@@ -100,7 +104,7 @@ def decode(item: Item, max_pixels: int) -> Image.Image:
 
 
 def check_rejects(rejects: Sequence[Reject], looked_at: int, config: PackConfig) -> None:
-    """Raise RunError, with the first reject, where there are more than `config.max_reject_fraction` allows."""
+    """Raise RunError, with the first reject, if there are more than `config.max_reject_fraction` allows."""
     if len(rejects) > config.max_reject_fraction * looked_at:
         raise RunError(
             f"{len(rejects)} of {looked_at} images are rejected, more than max_reject_fraction = "
@@ -163,7 +167,10 @@ def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run)
     """Who is a member: as a split file says, or by how keys begin, or by random halves, of no near-duplicates.
 
     Near-duplicates are removed across the sides as well; the first in the source's order stays.
-    Raises UsageError where a side is empty, RunError where too many images are bad or one cannot be read.
+
+    Raises:
+        UsageError: A side is empty.
+        RunError: Too many images are bad or one cannot be read.
     """
     if given is not None:
         return Sides(given, "a split file")

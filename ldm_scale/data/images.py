@@ -24,7 +24,8 @@ class BadImage(Exception):
 def open_image(data: bytes, max_pixels: int) -> Image.Image:
     """The decoded image, unconverted; EXIF rotation is left as stored, as the papers leave it.
 
-    Raises BadImage for empty, broken or foreign bytes and for images of more than `max_pixels`, before decoding them.
+    Raises:
+        BadImage: The bytes are empty, broken, of another format, or an image of more than `max_pixels`, left undecoded.
     """
     if not data:
         raise BadImage("no image")
@@ -61,7 +62,8 @@ def _center_crop(image: Image.Image, size: int) -> Image.Image:
 def preprocess(image: Image.Image, config: ImageConfig, size: int) -> np.ndarray:
     """Centre crop (if `config.crop`), resize the shorter side to `size`, centre crop, RGB; uint8 (3, size, size).
 
-    Raises BadImage for an image so long that it would be enlarged to more than `config.max_pixels`.
+    Raises:
+        BadImage: The image is so long that it would be enlarged to more than `config.max_pixels`.
     """
     image = as_rgb(image)
     if config.crop is not None:

@@ -77,7 +77,7 @@ def inspect_shard(
 ) -> Inspection:
     """Read one shard to its end, and decode a share of its images, drawn by key.
 
-    shard: as its manifest describes it, or the name of one that has none. classes: how many the manifest names; 0 where
+    shard: as its manifest describes it, or the name of one that has none. classes: how many the manifest names; 0 if
     it names none. What is wrong is returned, never raised.
     """
     found = Inspection()

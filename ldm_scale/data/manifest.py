@@ -19,7 +19,7 @@ def stem_of(name: str) -> str:
 
 
 def check_stems(names: Iterable[str], where: str) -> None:
-    """Raise UsageError where two shards share a stem; `where` begins the message."""
+    """Raise UsageError if two shards share a stem; `where` begins the message."""
     stem, count = next(iter(Counter(map(stem_of, names)).most_common(1)), ("", 0))
     if count > 1:
         raise UsageError(f"{where} two shards named {stem}; sample ids would clash")
@@ -82,7 +82,8 @@ class Manifest(BaseModel):
 def read_manifest(folder: Location) -> Manifest:
     """The manifest of a shard folder.
 
-    Raises UsageError where the folder or its manifest is missing, empty or malformed, or two shards share a stem.
+    Raises:
+        UsageError: The folder or its manifest is missing, empty or malformed, or two shards share a stem.
     """
     if not (folder / MANIFEST).is_file():
         if not folder.is_dir():
@@ -97,7 +98,8 @@ def read_manifest(folder: Location) -> Manifest:
 def parse_manifest(file: Location) -> Manifest:
     """The manifest in a file.
 
-    Raises UsageError where it is empty or malformed, or two shards share a stem.
+    Raises:
+        UsageError: It is empty or malformed, or two shards share a stem.
     """
     manifest = read_model(file, Manifest, "a shard manifest")
     if not manifest.samples:
@@ -107,5 +109,5 @@ def parse_manifest(file: Location) -> Manifest:
 
 
 def write_manifest(folder: Location, manifest: Manifest) -> None:
-    """Write `manifest.json`; raises UsageError where there is one already."""
+    """Write `manifest.json`; raises UsageError if there is one already."""
     (folder / MANIFEST).create(manifest.encode())

@@ -78,7 +78,7 @@ def _check_free(out: Location) -> None:
 
 
 def _read_plan(out: Location, request: dict[str, Any]) -> PackPlan | None:
-    """The plan of an earlier pack into this folder; raises UsageError, with the differences, where it was another."""
+    """The plan of an earlier pack into this folder; raises UsageError, with the differences, if it was another."""
     path = out / PLAN
     if not path.is_file():
         return None
@@ -139,7 +139,8 @@ def _commit_of(out: Location, name: str) -> Location:
 def write_task(task: WriteTask, out: Location, config: PackConfig, classes: dict[str, int]) -> Written:
     """Write one shard and then its description, in place of what an interrupted try may have left.
 
-    Raises RunError where an image that was listed cannot be read.
+    Raises:
+        RunError: An image that was listed cannot be read.
     """
     rejects: list[Reject] = []
 
@@ -195,8 +196,10 @@ def pack(config: PackConfig, run: Run = one_by_one) -> Manifest:
 
     Images are copied byte for byte, unless `config.size` asks for PNGs of that size. `run` does the work, here or on a
     cluster, with the same result. The same call again resumes a pack, and leaves a finished one as it is.
-    Raises UsageError for a source, split or output folder that cannot be used, RunError where too many images are bad
-    or one that was listed cannot be read; nothing else is overwritten.
+
+    Raises:
+        UsageError: The source, split or output folder cannot be used; nothing is overwritten.
+        RunError: Too many images are bad, or one that was listed cannot be read.
     """
     out = Location.of(config.out)
     _check_free(out)

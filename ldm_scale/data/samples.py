@@ -51,9 +51,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of a tar, or what stands in place of one; key is None where it belongs to no sample.
+    """One file of a tar, or what stands in place of one; key is None if it belongs to no sample.
 
-    data: its bytes; None where they are not read, because of their number or of the suffix.
+    data: its bytes; None if they are not read, because of their number or of the suffix.
     """
 
     name: str
@@ -73,7 +73,7 @@ class EntryGroup:
 
 
 class _Header(tarfile.TarInfo):
-    """An entry's header; a damaged, missing or outsized one is an error, also where tarfile would stop in silence."""
+    """An entry's header; a damaged, missing or outsized one is an error, even if tarfile would stop in silence."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -109,7 +109,8 @@ def _entry(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Entry:
 def read_entries(stream: IO[bytes]) -> Iterator[Entry]:
     """Everything in a tar but its directories, in order; bytes of a name that are not UTF-8 are shown as \\xff.
 
-    Raises tarfile.ReadError where the stream is no uncompressed tar or ends before its end mark.
+    Raises:
+        tarfile.ReadError: The stream is no uncompressed tar or ends before its end mark.
     """
     try:
         with tarfile.open(
@@ -177,13 +178,13 @@ def as_metadata(data: bytes | None) -> dict[str, Any] | None:
 
 
 def as_label(data: bytes | None) -> int | None:
-    """The class index in some bytes, or None where they are no number of 64 bits."""
+    """The class index in some bytes, or None if they are no number of 64 bits."""
     digits = (data or b"").strip()
     return int(digits) if digits.isdigit() and len(digits) < 19 else None
 
 
 def as_caption(data: bytes | None) -> str | None:
-    """The caption in some bytes, or None where they are not UTF-8 or too many: another caption is another sample."""
+    """The caption in some bytes, or None if they are not UTF-8 or too many: another caption is another sample."""
     try:
         return None if data is None or len(data) > LIMITS["txt"] else data.decode()
     except UnicodeDecodeError:

@@ -2,7 +2,7 @@
 
 A shard is a tar file that holds, for each key, an image (jpg, jpeg, png or webp) and optionally `txt` (the caption),
 `cls` (the class index) and `json` (an object of metadata). A shard folder has a `manifest.json` that names each shard
-with its number of samples, bytes and SHA-256, so that a truncated shard is noticed: a tar cut on a member boundary
+with its number of samples, bytes and SHA-256, so that a truncated shard is noticed: a tar cut between two entries
 reads without any error.
 """
 
@@ -50,7 +50,9 @@ def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:
 
     Samples with a fault are among them, and are counted as the manifest counts them.
     The shard lies on this machine's disk meanwhile; transient faults of S3 cost time and no sample.
-    Raises RunError where the shard is missing, is no tar file, or has not the bytes and samples of its manifest.
+
+    Raises:
+        RunError: The shard is missing, is no tar file, or has not the bytes and samples of its manifest.
     """
     location = folder / shard.name
     count = 0

@@ -38,7 +38,8 @@ class Split:
 def read_split(location: Location) -> Split:
     """A split file: JSON with the lists `members` and `heldout` of keys.
 
-    Raises UsageError where the file is missing, malformed, one-sided, or names a key twice.
+    Raises:
+        UsageError: The file is missing, malformed, one-sided, or names a key twice.
     """
     if not location.is_file():
         raise UsageError(f"split file {location} does not exist")
@@ -59,7 +60,8 @@ def read_split(location: Location) -> Split:
 def read_index_split(location: Location, keys: Sequence[str]) -> Split:
     """The papers' split files: .npz with the arrays `mia_train_idxs` and `mia_eval_idxs`, which number `keys` from 0.
 
-    Raises UsageError where the file is missing, malformed, one-sided, or names an image twice or outside `keys`.
+    Raises:
+        UsageError: The file is missing, malformed, one-sided, or names an image twice or outside `keys`.
     """
     if not location.is_file():
         raise UsageError(f"split file {location} does not exist")
@@ -88,7 +90,7 @@ def _check_sides(split: Split, location: Location) -> None:
 
 
 def check_keys(split: Split, known: set[str], origin: str) -> None:
-    """Raise UsageError where the split names a key that is not among the known ones."""
+    """Raise UsageError if the split names a key that is not among the known ones."""
     absent = [key for key in (*split.members, *split.heldout) if key not in known]
     if absent:
         raise UsageError(f"the split names {len(absent)} keys absent from {origin}, the first is {absent[0]!r}")
@@ -105,7 +107,8 @@ def random_halves(keys: Sequence[str], seed: int) -> Split:
 def split_by_prefix(keys: Sequence[str], members: tuple[str, ...], heldout: tuple[str, ...]) -> Split:
     """Held-out are the keys that begin with one of `heldout`; members those with one of `members`, or all others.
 
-    Raises UsageError where a side is empty or a key begins with one of both.
+    Raises:
+        UsageError: A side is empty or a key begins with one of both.
     """
     theirs = tuple(sorted(key for key in keys if key.startswith(heldout)))
     known = set(theirs)
@@ -119,7 +122,7 @@ def split_by_prefix(keys: Sequence[str], members: tuple[str, ...], heldout: tupl
 
 
 def draw(keys: Sequence[str], count: int, seed: int) -> tuple[str, ...]:
-    """So many keys at random, or all where there are no more, sorted; the order of `keys` does not matter."""
+    """So many keys at random, or all if there are no more, sorted; the order of `keys` does not matter."""
     if len(keys) <= count:
         return tuple(sorted(keys))
     return tuple(sorted(np.random.default_rng(seed).choice(np.array(sorted(keys), object), count, replace=False)))

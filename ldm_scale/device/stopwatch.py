@@ -1,4 +1,4 @@
-"""How long the stages of work on a device take, without holding it up."""
+"""How long the stages of work on a device take, measured without holding it up."""
 
 import time
 from itertools import pairwise
@@ -7,7 +7,7 @@ import torch
 
 
 class Stopwatch:
-    """Seconds between the marks that are set: of the clock on the CPU, of events in the device's stream on cuda."""
+    """Seconds between marks: by the clock on the CPU, by events in the device's stream on cuda."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -16,7 +16,7 @@ class Stopwatch:
         self.mark()
 
     def mark(self) -> None:
-        """End a stage, and begin the next one; the first begins with the stopwatch."""
+        """End a stage and begin the next one; the first begins when the stopwatch is made."""
         if self._device.type != "cuda":
             self._times.append(time.perf_counter())
             return
@@ -25,7 +25,7 @@ class Stopwatch:
         self._events.append(event)
 
     def seconds(self) -> list[float]:
-        """Of each stage; waits for the last event, which what was computed has to be waited for anyway."""
+        """Seconds of each stage. On cuda it waits for the last mark; whoever reads the results waits for it anyway."""
         if self._events:
             self._events[-1].synchronize()
         events = (start.elapsed_time(end) / 1000 for start, end in pairwise(self._events))

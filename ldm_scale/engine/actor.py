@@ -32,7 +32,8 @@ def execution_of(config: AuditConfig) -> Execution:
 def load_auditor(record: RunRecord, device: str, calibration: Calibration | None = None) -> Auditor:
     """An auditor for an actor of the pool.
 
-    Raises RunError where the weights on the actor's node are not those that the run began with.
+    Raises:
+        RunError: The weights on the actor's node are not those that the run began with.
     """
     if device == "cpu":
         # No more threads than the CPUs it reserves: those of several auditors would only contend.
@@ -130,7 +131,7 @@ def _fixed(values: np.ndarray, kind: pa.DataType) -> pa.Array:
 
 
 def _measured(values: np.ndarray) -> pa.Array:
-    """A number for each sample, null where it was not measured."""
+    """A number for each sample, null if it was not measured."""
     return pa.array(values, pa.float32(), mask=np.isnan(values))
 
 

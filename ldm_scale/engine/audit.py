@@ -16,7 +16,7 @@ from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.commit import commit_stream
 from ldm_scale.engine.plan import AuditPlan, plan_audit
 from ldm_scale.engine.pool import Pool, audit_images, find_device, plan_pool, pool_size
-from ldm_scale.engine.progress import Progress, say, told
+from ldm_scale.engine.progress import Progress, reported, say
 from ldm_scale.engine.reading import stream_images
 from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import session
@@ -29,14 +29,15 @@ from ldm_scale.report.page import write_report
 from ldm_scale.schema import row_schema
 
 # Reasons of rejects, most frequent first, that a failed run names.
-REASONS_TOLD = 3
+REASONS_NAMED = 3
 
 
 def run_audit(config: AuditConfig) -> Results:
     """Audit to the end: rows, results and report in `config.out`; an interrupted audit of the same kind is resumed.
 
-    Raises UsageError for inputs that cannot be used, or while another job has the run directory, and RunError for a
-    run that could not be finished.
+    Raises:
+        UsageError: The inputs cannot be used, or another job has the run directory.
+        RunError: The run could not be finished.
     """
     inputs = check_inputs(config)
     run = RunDirectory(Location.of(config.out))
@@ -71,7 +72,8 @@ def compute_rows(
 ) -> None:
     """Commit the rows (of this schema) and rejects that a run still lacks, made by a pool of such actors.
 
-    Raises RunError where too many samples are rejected, or where some are missing in the end.
+    Raises:
+        RunError: Too many samples are rejected, or some are missing in the end.
     """
     record = plan.record
     retry = record.config.retry_rejects
@@ -86,7 +88,7 @@ def compute_rows(
     if tasks:
         pool = plan_pool(record.config.compute, left)
         say(str(pool))
-        with told(progress, partial(pool_size, actor)):
+        with reported(progress, partial(pool_size, actor)):
             audited = _audited(plan, tasks, pool, actor, calibration)
             commits = commit_stream(audited, run, schema, record.config.compute, owner.number)
             for counts in commits:
@@ -100,10 +102,10 @@ def compute_rows(
 def _check_rejects(rejected: int, record: RunRecord, run: RunDirectory) -> None:
     limit = record.config.max_reject_fraction
     if rejected > limit * record.samples:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in [*run.reject_counts().items()][:REASONS_TOLD])
+        reasons = ", ".join(f"{count} {reason}" for reason, count in [*run.reject_counts().items()][:REASONS_NAMED])
         raise RunError(
             f"{rejected} of {record.samples} samples were rejected, more than max_reject_fraction = {limit}; "
-            f"most often {reasons}; see {record.config.out}/rejects, and --retry-rejects once their cause is mended"
+            f"most often {reasons}; see {record.config.out}/rejects, and --retry-rejects once their cause is fixed"
         )
 
 

@@ -19,9 +19,10 @@ from ldm_scale.randomness import keyed_generator
 
 
 def calibrate(plan: AuditPlan, run: RunDirectory) -> Calibration:
-    """What the auditors must know of all samples: read back where the run has it, measured where it has not.
+    """What the auditors must know of all samples: read back if the run has it, measured if not.
 
-    Raises RunError where fewer than two samples of the calibration set could be measured.
+    Raises:
+        RunError: Fewer than two samples of the calibration set could be measured.
     """
     config = plan.record.config
     pooled, ranked = config.geometry.influence == "pooled", config.masks.ranking == CALIBRATED

@@ -36,7 +36,7 @@ def commit_stream(
         # Without a share of a CPU, for which they would wait behind all readers that wait for one.
         num_cpus=0,
     )
-    # Without prefetching, so that progress is told as it is made.
+    # Without prefetching, so that progress is shown as it is made.
     for counts in commits.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from counts.to_pylist()
 

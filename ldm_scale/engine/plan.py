@@ -27,7 +27,7 @@ class AuditPlan:
     ranking: np.ndarray | None
 
     def split(self) -> dict[str, dict[str, bool]]:
-        """Who is a member, by shard stem and key, where a split file says so."""
+        """Who is a member, by shard stem and key, if a split file says so."""
         return {task.shard.stem: task.membership for task in self.tasks if isinstance(task.membership, dict)}
 
     def expected(self) -> dict[str, int]:
@@ -38,8 +38,11 @@ class AuditPlan:
 def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
     """Settle who is a member and what the run record says.
 
-    run: where it will be, or has begun and has kept what a split file says of its shards.
-    Raises UsageError where members or held-out are empty. Needs a connected Ray where there is a split file.
+    run: its directory, which keeps what a split file says of the shards once the run has begun.
+    Needs a connected Ray if there is a split file.
+
+    Raises:
+        UsageError: Members or held-out are empty.
     """
     tasks = by_folder(inputs) if inputs.split is None else _by_key(inputs, run.read_split() or _look_up(inputs))
     members = sum(members_of(task) for task in tasks)

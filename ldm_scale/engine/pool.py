@@ -32,7 +32,8 @@ class Pool:
 def plan_pool(compute: ComputeConfig, samples: int) -> Pool:
     """The pool for so many samples: no more auditors than there are batches.
 
-    Raises UsageError where cuda is asked for, no number is, and the cluster has no GPU.
+    Raises:
+        UsageError: cuda is asked for, no number of GPUs is, and the cluster has none.
     """
     device = find_device(compute)
     held = _held(compute, device)

@@ -19,7 +19,7 @@ WINDOW = 6
 
 
 def say(line: str) -> None:
-    """One progress line on standard output, at once, also where that is a pipe."""
+    """One progress line on standard output, at once, even if that is a pipe."""
     print(printable(line), flush=True)  # noqa: T201
 
 
@@ -58,7 +58,7 @@ class Progress:
         self.rejected += rejects
 
     def line(self, pool_size: int) -> str:
-        """Where the run is now, and when it will have ended if it goes on as in the last lines."""
+        """How far the run is now, and how long it will take if it goes on as in the last lines."""
         samples, done, now = sum(self._expected.values()), self._done.total(), self._clock()
         shards = sum(self._done[stem] >= count for stem, count in self._expected.items())
         since, before = self._history[0]
@@ -73,26 +73,26 @@ class Progress:
 
 
 @contextmanager
-def told(progress: Progress, pool_size: Callable[[], int]) -> Iterator[None]:
+def reported(progress: Progress, pool_size: Callable[[], int]) -> Iterator[None]:
     """Say a line of progress every ten seconds of the first minute, then every minute, and one at the end."""
     ended = threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         size = pool_size()
         telemetry.pool_size(size)
         say(progress.line(size))
 
-    def tell_on() -> None:
+    def report_on() -> None:
         for number in itertools.count():
             if ended.wait(OFTEN if number < SELDOM // OFTEN else SELDOM):
                 return
-            tell()
+            report()
 
-    teller = threading.Thread(target=tell_on, daemon=True)
-    teller.start()
+    reporter = threading.Thread(target=report_on, daemon=True)
+    reporter.start()
     try:
         yield
-        tell()
+        report()
     finally:
         ended.set()
-        teller.join()
+        reporter.join()

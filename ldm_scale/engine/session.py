@@ -43,7 +43,7 @@ def whole_pool(seconds: int) -> Iterator[None]:
 
 
 def check_local(what: str) -> None:
-    """Raise UsageError where RAY_ADDRESS names another Ray than the one of its own that `what` needs."""
+    """Raise UsageError if RAY_ADDRESS names another Ray than the one of its own that `what` needs."""
     if "RAY_ADDRESS" in os.environ:
         raise UsageError(f"RAY_ADDRESS is set: {what} a local Ray of its own; unset it")
 

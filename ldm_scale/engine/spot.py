@@ -1,4 +1,4 @@
-"""EC2 workers from the spot market, and bought otherwise where that has none: the node provider of clusters/aws.yaml.
+"""EC2 workers from the spot market, and bought otherwise if that has none: the node provider of clusters/aws.yaml.
 
 Ray 2.60 itself does not fall back: the autoscaler asks again and again for a node type that the cloud refuses, since
 only an instance that was given and never came up lowers the rank of its type.
@@ -32,7 +32,8 @@ class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
     def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:
         """Start up to `count` instances and return them by id: what there is of the first choice, then the next.
 
-        Raises Ray's NodeLaunchException where none can be had, or for any other fault of the request.
+        Raises:
+            NodeLaunchException: None can be had, or the request has another fault.
         """
         create = super().create_node
 
@@ -56,7 +57,7 @@ def start_first(
     """Up to `count` nodes by id: what there is of the first choice, then of the next.
 
     start(choice, missing): nodes that have come up, as they do. refusal(choice, error): how to say that there is no
-    more of a choice; None for any other fault, which is raised. So is the last refusal where no node can be had.
+    more of a choice; None for any other fault, which is raised. So is the last refusal if no node can be had.
     """
     created: dict[str, Any] = {}
     refused = None
@@ -65,10 +66,10 @@ def start_first(
             for nodes in start(choice, count - len(created)):
                 created |= nodes
         except Exception as error:
-            if (told := refusal(choice, error)) is None:
+            if (message := refusal(choice, error)) is None:
                 raise
             refused = error
-            logger.warning("%s", told)
+            logger.warning("%s", message)
         if len(created) == count:
             break
     if not created and refused is not None:

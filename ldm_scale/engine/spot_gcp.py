@@ -1,4 +1,4 @@
-"""Compute Engine's workers from the spot market, and bought otherwise where that has none, for clusters/gcp.yaml."""
+"""Compute Engine's workers from the spot market, and bought otherwise if that has none, for clusters/gcp.yaml."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,8 +23,8 @@ class SpotFirst(GCPNodeProvider):  # type: ignore[misc]
     def create_node(self, base_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:
         """Start up to `count` machines and return them by name: what there is of the first choice, then the next.
 
-        One at a time: of several that Ray starts together, a refusal does not tell which are there. Raises what
-        Compute Engine says where none can be had, or for any other fault of the request.
+        One at a time: of several that Ray starts together, a refusal does not say which are there. Compute Engine's
+        error is raised if none can be had, or the request has another fault.
         """
         create = super().create_node
 

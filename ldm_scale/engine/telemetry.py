@@ -1,7 +1,7 @@
-"""What the processes of a job tell Prometheus, through Ray's metrics ports: each as ray_<its name here>.
+"""What the processes of a job report to Prometheus, through Ray's metrics ports: each as ray_<its name here>.
 
 For watching only. A task that Ray does again counts again, and a process that is killed takes along what it has not
-told yet; what a run has is in its directory.
+reported yet; what a run has is in its directory.
 """
 
 import functools
@@ -47,8 +47,8 @@ SECONDS = [step * 10.0**power for power in range(-3, 3) for step in (1, 2, 5)] +
 
 T = TypeVar("T")
 
-# Retries that are counted already.
-_told: Counts[str] = Counts()
+# Retries that were counted already.
+_reported: Counts[str] = Counts()
 
 
 # Each is made once a process, at its first use there.
@@ -85,9 +85,9 @@ def _observe(stage: str, seconds: float) -> None:
 
 def _count_retries() -> None:
     """Count this process's retries at S3 since it was last asked."""
-    for operation, count in (s3.retries - _told).items():
+    for operation, count in (s3.retries - _reported).items():
         _add("s3_retries_total", count, operation=operation)
-        _told[operation] += count
+        _reported[operation] += count
 
 
 @contextmanager
@@ -122,7 +122,7 @@ def audited(cost: "Cost") -> None:
 
 
 def gpu_memory(peak: int, total: int) -> None:
-    """Tell the bytes of this worker's GPU: the most that its tensors held, and all there are."""
+    """Report the bytes of this worker's GPU: the most that its tensors held, and all there are."""
     gpu = ",".join(map(str, ray.get_gpu_ids()))
     _gauge("gpu_memory_bytes").set(peak, {"gpu": gpu, "kind": "peak"})
     _gauge("gpu_memory_bytes").set(total, {"gpu": gpu, "kind": "total"})
@@ -137,6 +137,6 @@ def committed(rows: pa.Table, rejects: pa.Table) -> None:
 
 
 def pool_size(auditors: int) -> None:
-    """Tell how many auditors are alive; to be told again every minute."""
+    """Report how many auditors are alive; to be called again every minute."""
     _gauge("pool_auditors").set(auditors)
     _count_retries()

@@ -56,9 +56,11 @@ def _epochs(config: TrainConfig, shards: list[ReadTask], position: int) -> list[
 def run_training(config: TrainConfig) -> None:
     """Train a target on the members of `config.shards` and write it to `config.out`.
 
-    Goes on from the last checkpoint where a worker failed or the same training was stopped before.
-    Raises UsageError for shards, models or an output folder that cannot be used; nothing is overwritten. Raises
-    RunError where a member cannot be trained on, or workers fail too often.
+    It goes on from the last checkpoint if a worker failed or the same training was stopped before.
+
+    Raises:
+        UsageError: Shards, models or the output folder cannot be used; nothing is overwritten.
+        RunError: A member cannot be trained on, or workers fail too often.
     """
     out = Location.of(config.out)
     partial = Location(f"{out}.partial")
@@ -92,7 +94,7 @@ def _make_job(config: TrainConfig, manifest: Manifest, shards: list[ReadTask]) -
 
 
 def _check_free(identity: dict[str, Any], out: Location, partial: Location) -> None:
-    """Raise UsageError where other files are in the way, or the checkpoints are another training's.
+    """Raise UsageError if other files are in the way, or the checkpoints are another training's.
 
     The target is copied from the checkpoints' folder at the end, so while that is there, what `out` holds is an
     unfinished copy.
@@ -122,9 +124,9 @@ def _begin(identity: dict[str, Any], partial: Location) -> None:
 
 
 def _fit(job: Job, shards: list[ReadTask], partial: Location, device: str) -> ray.train.Checkpoint:
-    """Train from the last checkpoint on, again where workers fail; the checkpoint that holds the target.
+    """Train from the last checkpoint on, again if workers fail; the checkpoint that holds the target.
 
-    Ray Train could do the latter itself, but would try again, too, where a sample is at fault.
+    Ray Train could do the latter itself, but would try again even if a sample is at fault.
     """
     for failures in itertools.count(1):
         try:

@@ -32,7 +32,7 @@ SCALE_SAMPLES = 1024
 # Rows taken from Ray Data at a time, and the decoded bytes among which they are shuffled.
 ROWS = 32
 SHUFFLED_BYTES = 256 << 20
-# Seconds between progress lines, where the twentieth part of a stage takes longer.
+# Seconds between progress lines, if the twentieth part of a stage takes longer.
 SAY_SECONDS = 60.0
 TARGET = "target"
 _STATE = "state.pt"
@@ -40,7 +40,7 @@ _STATE = "state.pt"
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is told: the configuration, what the manifest says, and what is recorded with the target."""
+    """What every worker is given: the configuration, what the manifest says, and what is recorded with the target."""
 
     config: TrainConfig
     members: int
@@ -50,7 +50,7 @@ class Job:
 
 @dataclass
 class TrainProgress:
-    """Where a training stands, as its checkpoints hold it: steps done of the stage and of all, and the weights."""
+    """How far a training is, as its checkpoints hold it: steps done of the stage and of all, and the weights."""
 
     stage: str | None
     step: int = 0
@@ -99,7 +99,8 @@ class Members:
     def batches(self, size: int) -> Iterator[Batch]:
         """Batches of `size` samples.
 
-        Raises RunError, with its name, for a sample that cannot be trained on.
+        Raises:
+            RunError: A sample, which it names, cannot be trained on.
         """
         held: list[dict[str, Any]] = []
         for chunk in self._chunks:
@@ -138,7 +139,8 @@ class _Lines:
     def add(self, step: int, loss: torch.Tensor) -> None:
         """Note a step's loss.
 
-        Raises RunError where the losses since the last line are not finite.
+        Raises:
+            RunError: The losses since the last line are not finite.
         """
         self._recent.append(loss)
         seconds = time.monotonic() - self._since

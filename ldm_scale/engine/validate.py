@@ -59,7 +59,7 @@ def _inspect_all(
 
 @dataclass(frozen=True)
 class Checked:
-    """The shards, what was found in them, and where their manifest is, in words."""
+    """The shards, what was found in them, and the place of their manifest, in words."""
 
     shards: Shards
     found: Inspection
@@ -67,7 +67,7 @@ class Checked:
 
 
 def _check_shards(config: ValidateConfig) -> Checked:
-    """Every shard against its manifest; where there is none, as it is."""
+    """Every shard against its manifest; if there is none, as it is."""
     assert config.shards is not None
     file = find_manifest(config.shards, config.manifest)
     if file is not None and config.write_manifest:
@@ -80,7 +80,7 @@ def _check_shards(config: ValidateConfig) -> Checked:
 
 
 def _describe(config: ValidateConfig, address: str) -> Checked:
-    """Shards without a manifest, with the one that is made of what is found; it is written where that is asked for."""
+    """Shards without a manifest, with the one that is made of what is found; it is written if that is asked for."""
     folder, names = list_shards(address)
     found = _inspect_all(folder, names, 0, config)
     manifest = Manifest(
@@ -93,7 +93,7 @@ def _describe(config: ValidateConfig, address: str) -> Checked:
     if not config.write_manifest:
         found.complain("has no manifest, and audits need one; --write-manifest makes it", folder.uri)
     elif len(found.shards) < len(names):
-        found.complain("a manifest is not written where shards cannot be read or hold no samples", folder.uri)
+        found.complain("a manifest is not written if shards cannot be read or hold no samples", folder.uri)
     else:
         file = folder / MANIFEST if config.manifest is None else Location.of(config.manifest)
         file.create(manifest.encode())
@@ -156,9 +156,10 @@ def _try(config: ValidateConfig, samples: Sequence[tuple[Sample, Image]]) -> Tri
 
 
 def run_validation(config: ValidateConfig) -> Validation:
-    """Check the shards, the split file and the target that are given; write the shards' manifest where that is asked.
+    """Check the shards, the split file and the target that are given; write the shards' manifest if that is asked.
 
-    Raises UsageError where one of them cannot be used at all.
+    Raises:
+        UsageError: One of them cannot be used at all.
     """
     if config.shards is None and config.target is None:
         raise UsageError("nothing to check: give --shards, --target or both")

@@ -1,1 +1,1 @@
-"""Where everything is read from and written to, local or on S3."""
+"""Everything that is read and written, local or on S3: addresses, run directories, their owners, digests."""

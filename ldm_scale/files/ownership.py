@@ -33,7 +33,7 @@ class Owner(BaseModel):
     host: str
     pid: int
     since: str
-    # No two jobs write the same bytes, by which an answer that was lost on the way is told from another's file.
+    # No two jobs write the same bytes: a file of ours whose answer was lost differs from that of another job.
     token: str = Field(default_factory=lambda: uuid.uuid4().hex)
     beat: int = 0
     ended: bool = False
@@ -54,12 +54,12 @@ class Ownership:
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def begin(self) -> None:
-        """Take the number; raises ExistsError where another job was faster."""
+        """Take the number; raises ExistsError if another job was faster."""
         _file(self._root, self.number).create(self._owner.model_dump_json().encode())
         self._thread.start()
 
     def check(self) -> None:
-        """Raise RunError where another job has taken the run since: this one was silent for longer than a lease."""
+        """Raise RunError if another job has taken the run since: this one was silent for longer than a lease."""
         if self._lost:
             raise RunError(f"{self._root}: this job was silent for too long and another one has taken over the run")
 
@@ -83,9 +83,10 @@ class Ownership:
 
 @contextmanager
 def own(root: Location, say: Callable[[str], None]) -> Iterator[Ownership]:
-    """Own a run directory for the length of a block; `say` tells why this takes a while after a job that died.
+    """Own a run directory for the length of a block; `say` shows why this takes a while after a job that died.
 
-    Raises UsageError where another job owns it and lives.
+    Raises:
+        UsageError: Another job owns it and lives.
     """
     number, earlier = _latest(root)
     if earlier is not None and not earlier.ended:

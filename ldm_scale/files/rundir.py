@@ -1,11 +1,11 @@
 """The run directory: what a run was asked, its rows and rejects, and everything derived from them.
 
 run.json, samples/*.parquet and rejects/*.parquet are only ever added to; results.json, metrics.parquet,
-ranking.parquet and report.html are derived from them and can be made again at any time. calibration.json, where
-the configuration asks for a calibration set, and split.parquet, where there is a split file, are written once before
+ranking.parquet and report.html are derived from them and can be made again at any time. calibration.json, if
+the configuration asks for a calibration set, and split.parquet, if there is a split file, are written once before
 the first row. owners/*.json: see ownership.
 
-Whatever dies between two files of one commit, or writes one twice, leaves nothing to mend: a row and a reject are pure
+Whatever dies between two files of one commit, or writes one twice, leaves nothing to fix: a row and a reject are pure
 functions of their sample, so what is missing is computed again, and of what is there twice one is counted.
 """
 
@@ -101,20 +101,20 @@ class RunDirectory:
         return (self.root / "rejects").files(".parquet")
 
     def read_record(self) -> RunRecord:
-        """What the run was asked; raises UsageError where the folder holds no run."""
+        """What the run was asked; raises UsageError if the folder holds no run."""
         if not self._record.is_file():
             raise UsageError(f"{self.root} holds no run.json; give the run directory of an audit")
         return read_model(self._record, RunRecord, "a run record")
 
     def read_ranking(self) -> pa.Table:
-        """ranking.parquet; raises UsageError where it is missing."""
+        """ranking.parquet; raises UsageError if it is missing."""
         location = self.root / "ranking.parquet"
         if not location.is_file():
             raise UsageError(f"{self.root} has no ranking.parquet; run `ldm-scale reduce RUN` first")
         return read_table(location)
 
     def read_calibration(self) -> CalibrationRecord | None:
-        """calibration.json, if this run has one; raises UsageError where it is of another format."""
+        """calibration.json, if this run has one; raises UsageError if it is of another format."""
         location = self.root / "calibration.json"
         return read_model(location, CalibrationRecord, "a calibration") if location.is_file() else None
 
@@ -123,7 +123,7 @@ class RunDirectory:
         (self.root / "calibration.json").create(record.model_dump_json().encode())
 
     def check_free(self, fingerprint: str, science: dict[str, Any]) -> None:
-        """Raise UsageError, with the differences, where another run or other files are here."""
+        """Raise UsageError, with the differences, if another run or other files are here."""
         if self._record.is_file():
             earlier = self.read_record()
             if earlier.fingerprint != fingerprint:
@@ -156,7 +156,7 @@ class RunDirectory:
         return found
 
     def keep_split(self, split: dict[str, dict[str, bool]]) -> None:
-        """Keep who is a member, for when the run is resumed; nothing where no split file says so."""
+        """Keep who is a member, for when the run is resumed; nothing if no split file says so."""
         rows = [(stem, key, member) for stem, listed in split.items() for key, member in listed.items()]
         if rows:
             columns = map(list, zip(*rows, strict=True))
@@ -192,7 +192,7 @@ class RunDirectory:
         )
 
     def committed(self, rejects: bool = True) -> dict[str, frozenset[str]]:
-        """The keys already in samples/ or, where they count, in rejects/, by shard stem."""
+        """The keys already in samples/ or, if they count, in rejects/, by shard stem."""
         keys: dict[str, set[str]] = defaultdict(set)
         for sample_id in (*self._row_ids(), *(self._reject_rows() if rejects else ())):
             stem, key = split_id(sample_id)

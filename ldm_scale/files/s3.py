@@ -1,4 +1,4 @@
-"""S3 through boto3: one client a process, its retries, and errors in one line that say what to mend."""
+"""S3 through boto3: one client a process, its retries, and errors in one line that say what to fix."""
 
 import functools
 import hashlib
@@ -33,11 +33,11 @@ from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
 STALL = 30
 # Attempts at a whole object, beyond the client's own at each request; with the waits (seconds, at most) between them.
 ATTEMPTS = 8
-# At a listing where nothing answers: commands begin with one, and say so after some ten seconds.
+# Attempts at a listing if nothing answers: commands begin with one, and say so after some ten seconds.
 UNREACHABLE = 3
 LONGEST_WAIT = 30
 CHUNK = 1 << 20
-# What the user can mend, by the server's code.
+# What the user can fix, by the server's code.
 CAUSES = {
     "NoSuchBucket": "there is no such bucket",
     "AccessDenied": "access denied: these credentials may not do this",
@@ -70,7 +70,8 @@ retries: Counter[str] = Counter()
 def client() -> BaseClient:
     """The client of this process; credentials, region and endpoint come from the standard AWS chain alone.
 
-    Raises UsageError where the chain itself is broken: a profile that is not there, say.
+    Raises:
+        UsageError: The chain itself is broken, as by a profile that does not exist.
     """
     try:
         made = boto3.session.Session().client("s3", config=Config(connect_timeout=10, read_timeout=STALL))
@@ -101,7 +102,7 @@ def _code(error: ClientError) -> str:
 def _again(operation: str, work: Callable[[], T], unreachable: int | None = None) -> T:
     """The result of work that is done anew, after a random wait that grows, as long as its fault is transient.
 
-    operation: S3's name of it. unreachable: attempts where there is no connection at all, if fewer than ATTEMPTS.
+    operation: S3's name of it. unreachable: attempts if there is no connection at all, if fewer than ATTEMPTS.
     """
 
     def is_enough(state: RetryCallState) -> bool:
@@ -209,7 +210,9 @@ def find(bucket: str, key: str) -> Listed | None:
 def download(bucket: str, key: str, file: BinaryIO) -> str:
     """Write an object to a file and return its SHA-256; after any transient fault again from its first byte.
 
-    Raises FileNotFoundError where there is none, UsageError or RunError where it cannot be read.
+    Raises:
+        FileNotFoundError: There is none.
+        UsageError, RunError: It cannot be read, and the user can fix it or not.
     """
 
     def copy() -> str:
@@ -287,9 +290,10 @@ def put(bucket: str, key: str, data: bytes) -> None:
 
 
 def create(bucket: str, key: str, data: bytes) -> None:
-    """Write a new object in one request that the server refuses where the key is taken.
+    """Write a new object in one request, which the server refuses if there is one already.
 
-    Raises ExistsError where it is.
+    Raises:
+        ExistsError: There is one.
     """
     attempts = 0
 

@@ -32,7 +32,7 @@ M = TypeVar("M", bound=BaseModel)
 class Location:
     """A file or folder, local or on S3; only its address is kept, so it travels to any worker.
 
-    listed: bytes of the file, where a listing named them.
+    listed: bytes of the file, if a listing named them.
     """
 
     uri: str
@@ -42,7 +42,8 @@ class Location:
     def of(cls, uri: "str | os.PathLike[str] | Location") -> "Location":
         """The location of a path or s3:// address; local paths are made absolute.
 
-        Raises UsageError for an address of another kind, or of no bucket.
+        Raises:
+            UsageError: It is an address of another kind, or names no bucket.
         """
         if isinstance(uri, Location):
             return uri
@@ -145,7 +146,7 @@ class Location:
         return sorted((self / name for name in names), key=str)
 
     def is_empty(self) -> bool:
-        """True where nothing is there, or a folder with nothing in it."""
+        """True if nothing is there, or a folder with nothing in it."""
         if self.is_local:
             return not self._path.is_file() and not (self._path.is_dir() and any(self._path.iterdir()))
         return not self.is_file() and not self.is_dir()
@@ -162,7 +163,7 @@ class Location:
     def on_disk(self, sha256: str | None = None) -> Iterator[tuple[BinaryIO, str]]:
         """The whole file on this machine's disk, opened at its first byte, and its SHA-256.
 
-        What comes from S3 is there for the length of the block, in the folder that TMPDIR names; where it has not the
+        What comes from S3 is there for the length of the block, in the folder that TMPDIR names; if it has not the
         `sha256` that is expected, it is fetched once more.
         """
         with self._path.open("rb") if self.is_local else tempfile.TemporaryFile() as file:
@@ -247,7 +248,8 @@ class Location:
     def create(self, data: "bytes | pa.Buffer") -> None:
         """Write a new file that appears whole or not at all; of several writers at a time one succeeds.
 
-        Raises ExistsError where a file of that name exists: nothing is ever overwritten.
+        Raises:
+            ExistsError: A file of that name exists: nothing is ever overwritten.
         """
         if not self.is_local:
             s3.create(*self._object, bytes(data))
@@ -275,7 +277,8 @@ def _is_extended(kind: pa.DataType) -> bool:
 def read_table(location: Location, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file, or some of its columns.
 
-    Raises RunError where the file names a type of values that may be pickles: looking at them would run them.
+    Raises:
+        RunError: The file names a type of values that may be pickles: looking at them would run them.
     """
     with location.open() as stream:
         table = pq.read_table(stream, columns=columns)
@@ -297,7 +300,7 @@ def read_tables(locations: Sequence[Location], columns: list[str] | None, ahead:
 
 
 def read_model(location: Location, kind: type[M], what: str) -> M:
-    """The record in a JSON file; raises UsageError where it is not `what`."""
+    """The record in a JSON file; raises UsageError if it is not `what`."""
     try:
         return kind.model_validate_json(location.read_bytes())
     except ValidationError as error:

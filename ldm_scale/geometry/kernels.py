@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class NormalisationJacobian(Function):
-    """The Jacobian of `Normalisation` at x, applied to a vector: it is symmetric, so that it is its own transpose.
+    """The Jacobian of `Normalisation` at x, applied to a vector. It is symmetric, so it is its own transpose.
 
     d/dx ((x - mean) / std) = (I - 1 1^T / m - y y^T / m) / std over the m values of a group; y are the normalised ones.
     """
@@ -39,7 +39,7 @@ class NormalisationJacobian(Function):
 
 
 class Normalisation(Function):
-    """Each group of channels of each sample to mean 0 and variance 1 (Wu and He 2018), with mean and 1 / std beside.
+    """Each group of channels of each sample to mean 0 and variance 1 (Wu and He 2018); also its mean and 1 / std.
 
     Torch's own rule for the second derivative takes a dozen passes over the activations, this one takes one.
     """
@@ -70,7 +70,12 @@ def normalised_groups(
     bias: Float[Tensor, " c"] | None = None,
     eps: float = 1e-5,
 ) -> Float[Tensor, "n c *size"]:
-    """torch.nn.functional.group_norm by `Normalisation`, of inputs of any layout (attention's are channels-last)."""
+    """torch.nn.functional.group_norm by `Normalisation`, of inputs of any layout (attention's are channels-last).
+
+    Example:
+        >>> normalised_groups(torch.tensor([[[1.0], [3.0]]]), num_groups=1, eps=0.0).flatten()
+        tensor([-1.,  1.])
+    """
     y = Normalisation.apply(input.contiguous(), num_groups, eps)[0]
     by_channel = (-1, *(1,) * (input.dim() - 2))
     if weight is not None:

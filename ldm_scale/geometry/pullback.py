@@ -18,7 +18,7 @@ Decoder = Callable[[Tensor], Tensor]
 
 
 def _linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The function's value at x, and its transposed Jacobian there as a function."""
+    """The function's value at x, and v -> J^T v of its Jacobian J there."""
     value, transposed, *_ = torch.func.vjp(function, x)
     return value, lambda vector: transposed(vector)[0]
 
@@ -49,9 +49,12 @@ PRODUCTS = {"push": _push, "pull": _pull}
 
 @dataclass
 class TracedDecoder:
-    """A decoder whose products with J are traced once for each shape, and counted: one a sample and vector.
+    """A decoder whose products with J are traced once for each shape, and counted.
 
-    budget: how many of them the device has been found to hold at once.
+    Attributes:
+        decode: latents to images.
+        products: computed so far, one for each sample and vector.
+        budget: how many of them the device has been found to hold at once.
     """
 
     decode: Decoder
@@ -79,12 +82,24 @@ class TracedDecoder:
 
 
 def traced(decode: Decoder) -> TracedDecoder:
-    """The decoder itself, or its traces' first owner."""
+    """The decoder as one that keeps its traces; itself if it does already."""
     return decode if isinstance(decode, TracedDecoder) else TracedDecoder(decode)
 
 
 class Jacobian:
-    """J at each of n latents: products with it and its transpose, `at_once` vectors at a time on one linearisation."""
+    """J at each of n latents: products with it and with its transpose, on one linearisation of each.
+
+    Args:
+        decode: latents to images.
+        z: latents.
+        at_once: how many vectors of each latent go through the decoder together.
+
+    Example:
+        >>> decode = lambda z: z.expand(-1, 3, -1, -1) ** 2  # J is 2 z in every channel
+        >>> jacobian = Jacobian(decode, torch.full((1, 1, 1, 1), 5.0), at_once=1)
+        >>> jacobian.push(torch.ones(1, 1, 1, 1, 1)).flatten(), jacobian.pull(torch.ones(1, 1, 3, 1, 1)).flatten()
+        (tensor([10., 10., 10.]), tensor([30.]))
+    """
 
     def __init__(self, decode: Decoder, z: Float[Tensor, "n c h w"], at_once: int) -> None:
         self.z = z.contiguous()
@@ -114,13 +129,20 @@ class Jacobian:
 
 
 def _filled(vectors: Float[Tensor, "k ..."], size: int) -> Float[Tensor, "{size} ..."]:
-    """With zeros behind, in the layout that products are traced for."""
+    """The vectors with zeros behind, in the layout that products are traced for."""
     missing = size - len(vectors)
     return torch.cat([vectors, vectors.new_zeros(missing, *vectors.shape[1:])]) if missing else vectors.contiguous()
 
 
 def product_bytes(decode: Decoder, z: Float[Tensor, "1 c h w"]) -> int:
-    """Bytes of intermediate results that one product with J or J^T holds, measured on one forward pass."""
+    """Bytes of intermediate results that one product with J or J^T holds, measured on one forward pass.
+
+    Example:
+        z z saves both factors, of 2 floats each, and its result of 6 is the image:
+
+        >>> product_bytes(lambda z: (z * z).expand(-1, 3, -1, -1), torch.ones(1, 1, 1, 2))  # 4 (2 + 2 + 6)
+        40
+    """
     held = 0
 
     def count(tensor: Tensor) -> Tensor:
@@ -135,9 +157,23 @@ def product_bytes(decode: Decoder, z: Float[Tensor, "1 c h w"]) -> int:
 
 
 def chunk_sizes(decode: Decoder, z: Float[Tensor, "n c h w"], products: int, memory: int) -> tuple[int, int]:
-    """How many samples, and how many of each one's `products`, `memory` bytes hold at once; at least one of one.
+    """How many samples, and how many products of each, `memory` bytes hold at once.
 
-    The samples are a power of two: batches of any size are cut into few shapes.
+    Args:
+        decode: latents to images.
+        z: latents.
+        products: that each sample needs.
+        memory: bytes that the products computed at once may hold.
+
+    Returns:
+        Samples, a power of two (batches of any size are cut into few shapes), and products; at least one of one.
+
+    Example:
+        Memory for ten products of three latents with four each:
+
+        >>> decode, z = lambda z: z.expand(-1, 3, -1, -1), torch.zeros(3, 1, 1, 1)
+        >>> chunk_sizes(decode, z, products=4, memory=10 * product_bytes(decode, z[:1]))
+        (2, 4)
     """
     decoder = traced(decode)
     rows = max(1, min(decoder.budget.limit, memory // decoder.product_bytes(z[:1])))
@@ -152,9 +188,20 @@ def in_chunks(
     vectors: Float[Tensor, "k n ..."],
     memory: int,
 ) -> list[Tensor]:
-    """measure(J of samples, their k vectors) for as many samples at a time as `memory` bytes hold, or fewer if need be.
+    """measure(J of some samples, their vectors), for as many samples at a time as memory holds.
 
-    Raises RunError where the device does not hold one product.
+    Args:
+        measure: takes J at some of the samples and their vectors (k, some, ...).
+        decode: latents to images.
+        z: latents.
+        vectors: k for each sample.
+        memory: bytes that the products computed at once may hold; halved for good if the device holds fewer.
+
+    Returns:
+        What measure gave for consecutive samples, in their order.
+
+    Raises:
+        RunError: The device does not hold one product.
     """
     decoder = traced(decode)
     results: list[Tensor] = []
@@ -172,7 +219,7 @@ def in_chunks(
 
 
 def gram(jacobian: Jacobian, basis: Float[Tensor, "d n c h w"]) -> Float[Tensor, "n d d"]:
-    """Inner products of the images of d tangents, in float64."""
+    """Inner products of J's products with d tangents: G if they are the basis. Float64."""
     columns = jacobian.push(basis).flatten(2).transpose(0, 1).double()
     return columns @ columns.mT
 
@@ -180,7 +227,15 @@ def gram(jacobian: Jacobian, basis: Float[Tensor, "d n c h w"]) -> Float[Tensor,
 def metric(decode: Decoder, z: Float[Tensor, "n c h w"], memory: int) -> Float[Tensor, "n d d"]:
     """The pullback metric G = J^T J of each sample, exactly, in float64.
 
-    From all D columns of J, as many at a time as `memory` bytes hold; the chunks do not change G.
+    From all D columns of J (arXiv 2511.20592, section 4).
+
+    Args:
+        decode: latents to images.
+        z: latents.
+        memory: bytes that the products computed at once may hold; it does not change G.
+
+    Raises:
+        RunError: The device does not hold one product.
     """
     dimensions = z[0].numel()
     basis = torch.eye(dimensions, dtype=z.dtype, device=z.device).reshape(dimensions, 1, *z.shape[1:])

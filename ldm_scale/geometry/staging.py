@@ -22,7 +22,18 @@ class Staged:
 def stage(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, vectors: Tensor) -> Staged:
     """Trace a function that is linear in `vectors` and split it: partial evaluation, as jax.linearize does it.
 
-    The trace holds for other arguments of these shapes; a function that branches on values cannot be traced.
+    Args:
+        function: of latents and vectors. One that branches on values cannot be traced.
+        z: latents; any of this shape may be given to the result.
+        vectors: likewise.
+
+    Example:
+        sin z is computed once, and only the product with it for each vector:
+
+        >>> z, v = torch.full((1,), torch.pi / 2), torch.tensor([3.0])
+        >>> staged = stage(lambda z, v: v * z.sin(), z, v)
+        >>> staged.residuals(z), staged.product(v, *staged.residuals(z))
+        ((tensor([1.]),), tensor([3.]))
     """
     # On tensors without data: no kernel runs. Weights have theirs, and are constants of the trace.
     traced = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(z, vectors)
@@ -50,7 +61,7 @@ def _gather_factors(graph: Graph, varying: set[Node]) -> None:
 
 
 def _split(traced: GraphModule, argument: Node, varying: set[Node]) -> Staged:
-    """The nodes that vary with the argument, as a function of it and of the others' values; and those others."""
+    """The nodes that vary with the argument, as a function of it and of the others' values; and these others."""
     before, after = Graph(), Graph()
     early: dict[Node, Node] = {}
     late: dict[Node, Node] = {argument: after.placeholder("vectors")}

@@ -13,9 +13,12 @@ def freeze(model: nn.Module) -> Any:
 
 
 class Autoencoder:
-    """A KL autoencoder between images (n, 3, H, W) and scaled latents z = (latent - shift) * scale, (n, c, h, w).
+    """A KL autoencoder between images in [-1, 1] and scaled latents z = (latent - shift) * scale.
 
     The latent is the posterior's mode, or mean + std * noise (Rombach et al. 2022, section 3.1 and appendix G).
+
+    Attributes:
+        factor: pixels of an image's side for each of a latent's.
     """
 
     def __init__(self, model: AutoencoderKL | VQModel) -> None:

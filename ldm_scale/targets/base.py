@@ -1,4 +1,4 @@
-"""The interface every audited model offers, and the conversion of its output to noise."""
+"""The interface that every audited model offers, and the conversion of its output to noise."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -8,14 +8,20 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-# What a target's own condition() returns and its predict_noise() takes: None, classes, text embeddings. A tensor or a
-# tuple of them, with samples for a first dimension.
+# What a target's condition() returns and its predict_noise() takes: None, or a tensor (classes, text embeddings) or a
+# tuple of tensors, whose first dimension are the samples.
 Condition = Any
 
 
 @runtime_checkable
 class Target(Protocol):
-    """A latent diffusion model in eval mode, without gradients to its parameters."""
+    """A latent diffusion model in eval mode, without gradients to its parameters.
+
+    Attributes:
+        image_size: height and width of its images, in pixels.
+        latent_shape: (c, h, w).
+        alphas_cumprod: abar_t of its training timesteps, 0 to 1.
+    """
 
     image_size: int
     latent_shape: tuple[int, int, int]
@@ -28,7 +34,10 @@ class Target(Protocol):
     def encode(
         self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None
     ) -> Float[Tensor, "n c h w"]:
-        """Images in [-1, 1] to scaled latents: (posterior mode [+ std * noise] - shift) * scale."""
+        """Images in [-1, 1] to scaled latents: (latent - shift) * scale.
+
+        The latent is the posterior's mode, or mean + std * noise if noise is given.
+        """
         ...
 
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
@@ -36,56 +45,69 @@ class Target(Protocol):
         ...
 
     def refusal(self, caption: str | None, label: int | None) -> str | None:
-        """Why a sample with this caption and label has no condition of its own; None where it has."""
+        """Why a sample with this caption and label has no condition of its own; None if it has one."""
         ...
 
     def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
         """What predict_noise takes for these samples; no caption is the empty prompt, no label the null class.
 
-        Raises UsageError where the target has no null class.
+        Raises:
+            UsageError: There is no label and the target has no null class.
         """
         ...
 
     def predict_noise(
         self, z: Float[Tensor, "n c h w"], t: Int[Tensor, " n"], condition: Condition
     ) -> Float[Tensor, "n c h w"]:
-        """eps(z, t, c), the noise predicted at the training timestep t of each row, float32."""
+        """eps(z, t, c): the noise predicted at each row's training timestep t, float32."""
         ...
 
 
 def each_part(change: Callable[[Tensor], Tensor], condition: Condition) -> Condition:
-    """A condition with each of its tensors changed."""
+    """A condition with a change made to each of its tensors."""
     if isinstance(condition, tuple):
         return tuple(change(part) for part in condition)
     return None if condition is None else change(condition)
 
 
 def condition_of(condition: Condition, samples: Int[Tensor, " rows"]) -> Condition:
-    """The condition of rows, each that of one of the samples."""
+    """The condition of rows; row i is one of sample samples[i]."""
     return each_part(lambda part: part[samples], condition)
 
 
 def by_row(values: Float[Tensor, " n"], like: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 1 1"]:
-    """A number for each row, to multiply it with, in the precision of the rows."""
+    """A factor for each row, shaped to multiply rows like these, in their precision."""
     return values.to(like).reshape(-1, 1, 1, 1)
 
 
 def to_images(
     pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], device: torch.device
 ) -> Float[Tensor, "n 3 H W"]:
-    """Pixels 0 ... 255 as the images every target takes, float32 in [-1, 1] on a device."""
+    """Pixels 0 ... 255 as the images that every target takes: float32 in [-1, 1], on a device."""
     return torch.as_tensor(pixels).to(device).float() / 127.5 - 1
 
 
 def to_noise(
     output: Float[Tensor, "n c h w"], z: Float[Tensor, "n c h w"], abar: Float[Tensor, " n"], prediction_type: str
 ) -> Float[Tensor, "n c h w"]:
-    """A network's output as a noise prediction, where abar is of each row's timestep.
+    """A network's output as a noise prediction.
 
     epsilon: eps = output. v_prediction (Salimans & Ho 2022): v = sqrt(abar) eps - sqrt(1 - abar) x0, hence
     eps = sqrt(abar) v + sqrt(1 - abar) z.
 
-    Raises ValueError for another prediction type.
+    Args:
+        output: of the network for z.
+        z: noisy latents.
+        abar: abar_t at each row's timestep.
+        prediction_type: epsilon or v_prediction, as diffusers' schedulers name them.
+
+    Raises:
+        ValueError: It is another prediction type.
+
+    Example:
+        >>> output, z = torch.full((1, 1, 1, 1), 2.0), torch.full((1, 1, 1, 1), 5.0)
+        >>> to_noise(output, z, torch.tensor([0.36]), "v_prediction").flatten()  # 0.6 * 2 + 0.8 * 5
+        tensor([5.2000])
     """
     if prediction_type == "epsilon":
         return output

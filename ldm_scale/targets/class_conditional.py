@@ -12,11 +12,11 @@ from ldm_scale.targets.latent_diffusion import LatentDiffusion
 
 
 class ClassConditionalTarget(LatentDiffusion):
-    """eps(z, t, y) with a class y. A learned sigma is left out.
+    """eps(z, t, y) with a class y.
 
     A network with a learned sigma has 2 C output channels: the prediction, then the variance's interpolation
-    (Nichol & Dhariwal 2021, eq. 15; DiT, Peebles & Xie 2023, section 3.1). A DiT's null class is the embedding after
-    the last class, that of the labels it dropped in training; U-Nets have no such convention.
+    (Nichol & Dhariwal 2021, eq. 15; DiT, Peebles & Xie 2023, section 3.1), which is left out. A DiT's null class is the
+    embedding after the last class, of labels dropped in training; U-Nets have no such convention.
     """
 
     @property
@@ -37,15 +37,16 @@ class ClassConditionalTarget(LatentDiffusion):
     def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Int[Tensor, " n"]:
         """The classes; no label is the null class.
 
-        Raises UsageError where there is no label and the model has no null class.
+        Raises:
+            UsageError: There is no label and the model has no null class.
         """
         if self._null is None and None in labels:
-            raise UsageError("conditioning = none: a U-Net says not which class is its null class; give its number")
+            raise UsageError("conditioning = none: a U-Net does not say which class is its null class; give its number")
         return torch.tensor([self._null if label is None else label for label in labels], device=self._device)
 
     def _denoise(
         self, z: Float[Tensor, "n c h w"], steps: Num[Tensor, " n"], condition: Int[Tensor, " n"]
     ) -> Float[Tensor, "n c h w"]:
-        # A UNet2DConditionModel must be given a text, which one without cross-attention does not look at.
+        # A UNet2DConditionModel must be given a text, which one without cross-attention ignores.
         text = {"encoder_hidden_states": None} if isinstance(self._denoiser, UNet2DConditionModel) else {}
         return self._denoiser(z, steps, class_labels=condition, **text).sample[:, : z.shape[1]]

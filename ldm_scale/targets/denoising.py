@@ -1,4 +1,4 @@
-"""A target's predictions for many timesteps of a batch, in as many rows at a time as memory holds. Torch only."""
+"""A target's predictions at many timesteps of a batch, as many rows at a time as memory holds. Torch only."""
 
 from collections.abc import Sequence
 
@@ -17,9 +17,17 @@ def predict_noises(
     x: Float[Tensor, "t n c h w"],
     timesteps: Sequence[int],
 ) -> Float[Tensor, "t n c h w"]:
-    """eps(x_t, t, c) of n samples at each of t timesteps; a row of the budget is a sample at a timestep.
+    """eps(x_t, t, c) of n samples at each of t timesteps.
 
-    Where the rows are parted changes the result by rounding alone. Raises RunError where one row does not fit.
+    Args:
+        target: whose denoiser predicts.
+        condition: c of the samples, as from `target.condition`.
+        budget: of rows, a sample at a timestep each. How it splits them changes the result by rounding alone.
+        x: x_t, the noisy latents at each timestep.
+        timesteps: training timesteps t.
+
+    Raises:
+        RunError: The device does not hold one row.
     """
     rows, samples = x.flatten(0, 1), torch.arange(x.shape[1], device=x.device).repeat(x.shape[0])
     times = torch.tensor(timesteps, device=x.device).repeat_interleave(x.shape[1])

@@ -25,8 +25,8 @@ MODES = {"default": "default", "graphs": "reduce-overhead"}
 def allow_tf32(allowed: bool) -> None:
     """Whether this process's products and convolutions of float32 may round their factors to TF32's 10 bits, on cuda.
 
-    torch allows it for convolutions by default. These are its older switches: of what the newer fp32_precision says,
-    torch.compile's cache cannot be told (torch 2.13's get_float32_matmul_precision raises).
+    torch allows it for convolutions by default. These are its older switches: with the newer fp32_precision,
+    torch.compile's cache fails (torch 2.13's get_float32_matmul_precision raises).
     """
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
@@ -36,9 +36,11 @@ def allow_tf32(allowed: bool) -> None:
 class Execution:
     """How a denoiser is run.
 
-    precision: of its weights and arithmetic; what it is given and what comes out is float32. tf32 is float32 whose
-    products and convolutions are rounded. compile: by torch.compile, or with CUDA graphs too. channels_last: its
-    weights and inputs lie in memory with the channels last.
+    Attributes:
+        precision: of its weights and arithmetic; others give it float32, and get float32. tf32 is float32 whose
+            products and convolutions are rounded.
+        compile: by torch.compile, or with CUDA graphs too.
+        channels_last: its weights and inputs lie in memory with the channels last.
     """
 
     precision: DenoiserPrecision = "float32"
@@ -46,7 +48,7 @@ class Execution:
     channels_last: bool = False
 
     def check(self, device: str) -> None:
-        """Raise UsageError for what this kind of device cannot do."""
+        """Raise UsageError if this kind of device cannot do it."""
         if torch.device(device).type == "cuda":
             return
         if self.precision in ("tf32", "float16"):
@@ -56,7 +58,7 @@ class Execution:
 
     def prepare(self, denoiser: Any) -> Any:
         """The denoiser itself, its weights cast and laid out, its forward pass compiled at the first use."""
-        # torch's own: diffusers' warns of casting, even of models with no layers that should stay in float32, as ours.
+        # torch's own method: diffusers' warns of the cast, even of models such as ours, with no layer to keep float32.
         nn.Module.to(denoiser, DTYPES[self.precision])
         if self.channels_last:
             denoiser.to(memory_format=torch.channels_last)
@@ -66,9 +68,9 @@ class Execution:
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
-        """Where the denoiser is called: TF32 if it was asked for, and never beyond."""
+        """A block in which the denoiser is called: with TF32 if that was asked for, which ends with the block."""
         if self.compile == "graphs":
-            # The last call's output was copied: its memory may be used again.
+            # The last call's output has been copied: its memory may be used again.
             torch.compiler.cudagraph_mark_step_begin()
         allow_tf32(self.precision == "tf32")
         try:
@@ -77,12 +79,12 @@ class Execution:
             allow_tf32(False)
 
     def take(self, x: Shaped[Tensor, "n ..."]) -> Shaped[Tensor, "n ..."]:
-        """What the denoiser is given for a latent or a part of its condition; classes stay as they are."""
+        """A latent, or a part of a condition, as the denoiser takes it; classes stay as they are."""
         x = x.to(DTYPES[self.precision]) if x.is_floating_point() else x
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
 
     def give(self, output: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """The denoiser's output for everybody else: float32, contiguous, and not in a CUDA graph's own memory."""
+        """The denoiser's output for everything else: float32, contiguous, and not in a CUDA graph's own memory."""
         copy = self.compile == "graphs"
         return output.to(torch.float32, memory_format=torch.contiguous_format, copy=copy)
 

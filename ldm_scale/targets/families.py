@@ -1,4 +1,4 @@
-"""The model families that can be audited, told apart by the configuration of their denoiser."""
+"""The model families that can be audited, recognised by the configuration of their denoiser."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ SUPPORTED = (
     "DiTTransformer2DModel, the UNet2DConditionModel of Stable Diffusion 1.x, 2.x and XL, SD3Transformer2DModel and "
     "FluxTransformer2DModel"
 )
-# What the U-Nets of other pipelines have, and those of Stable Diffusion 1.x and 2.x have not.
+# Options that the U-Nets of other pipelines set, and those of Stable Diffusion 1.x and 2.x do not.
 ADDED_CONDITIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
 
 
@@ -46,7 +46,7 @@ def _clip(number: str = "", kind: Any = CLIPTextModel) -> Text:
 
 
 def _t5(number: str, optional: bool = False) -> Text:
-    # Without tokenizer.json it would be made anew from SentencePiece's file, which needs another library.
+    # Without tokenizer.json it would be built from SentencePiece's file, which needs another library.
     return Text(
         f"tokenizer{number}", f"text_encoder{number}", T5TokenizerFast, T5EncoderModel, "tokenizer.json", optional
     )
@@ -56,7 +56,8 @@ def _t5(number: str, optional: bool = False) -> Text:
 class Family:
     """The classes of a family's denoiser and target, its texts, and whether its schedule is one of flow matching.
 
-    packing: channels of the denoiser for each of the latent's.
+    Attributes:
+        packing: channels of the denoiser for each of the latent's.
     """
 
     denoiser: Any
@@ -67,7 +68,7 @@ class Family:
 
 
 def find_family(config: Mapping[str, Any]) -> Family | None:
-    """The family of the denoiser with this configuration; None where it is not supported."""
+    """The family of the denoiser with this configuration; None if it is not supported."""
     match config["_class_name"]:
         case "UNet2DModel" if config.get("class_embed_type") is None:
             conditional = config.get("num_class_embeds") is not None

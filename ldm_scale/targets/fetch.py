@@ -25,7 +25,15 @@ HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 @dataclass(frozen=True)
 class Kind:
-    """Which files of a folder are fetched: patterns, and those that are added in view of what the first ones found."""
+    """Which files of a folder are fetched.
+
+    Attributes:
+        what: its name in messages.
+        form: "folder", or "file or folder".
+        depth: how many names a file's path below the folder has at most.
+        patterns: of the files.
+        more: patterns that are added in view of the names that the first ones found.
+    """
 
     what: str
     form: str
@@ -57,13 +65,13 @@ TARGET = Kind(
     ("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in READ)),
     _half_precision_parts,
 )
-# The same without its weights: all that its shapes follow from.
+# The same without its weights: what its shapes follow from.
 OUTLINE = replace(
     TARGET,
     patterns=("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in DESCRIBED)),
     more=lambda _: (),
 )
-# An autoencoder by itself, its files not below a folder of a target.
+# An autoencoder by itself, not in a target's folder.
 AUTOENCODER = Kind(
     "autoencoder",
     "folder",
@@ -83,7 +91,7 @@ class Source:
     is_copy: bool
 
     def digest(self, compute: Callable[[Path], str]) -> str:
-        """compute(path); of a copy, which never changes, once a node."""
+        """compute(path); only once a node for a copy, which never changes."""
         if not self.is_copy:
             return compute(self.path)
         note = _cache() / f"{digest([str(self.path), version('ldm_scale')])}.sha256"
@@ -96,7 +104,13 @@ class Source:
 def fetch(address: str, kind: Kind) -> Source:
     """The file or folder of an address, on this node.
 
-    Raises UsageError where there is none, or it cannot be read; RunError where it changes while it is read.
+    Args:
+        address: a local path, s3:// address, or hub id (organisation/name or organisation/name@revision).
+        kind: which of its files are fetched.
+
+    Raises:
+        UsageError: There is none, or it cannot be read.
+        RunError: It changed while it was read.
     """
     location = Location.of(address)
     if not location.is_local:
@@ -129,7 +143,7 @@ def _from_hub(name: str, revision: str | None, kind: Kind) -> Path:
             # By the commit: a branch may have moved since.
             download(folder.name, more)
     except Exception as error:
-        # The library raises errors of three packages; each means that the hub does not give this.
+        # The library raises errors of three packages; each means that the hub does not have this, or refuses it.
         asked = f"{name}@{revision}" if revision else name
         reason = " ".join(str(error).split())
         raise UsageError(
@@ -173,7 +187,7 @@ def _from_s3_folder(root: Location, kind: Kind) -> Path:
 
 
 def _listing(root: Location, kind: Kind) -> dict[str, tuple[int, int]]:
-    """Size and time of change of each file that is read, by its name below the folder."""
+    """Size and modification time of each file that is read, by its name below the folder."""
     found = root.versions()
     first = _matching(found, kind.patterns, kind)
     names = first | _matching(found, kind.more(first), kind)

@@ -13,7 +13,7 @@ from ldm_scale.targets.text import TextConditionalTarget
 Embeddings = tuple[Float[Tensor, "n tokens width"], Float[Tensor, "n pooled"]]
 T5_TOKENS = 512  # as in diffusers' pipeline
 PACK = 2
-# Of a guidance-distilled model: the scale it is fine-tuned at (diffusers' scripts), that of no guidance.
+# The scale of no guidance, at which a guidance-distilled model is fine-tuned (diffusers' scripts).
 GUIDANCE = 1.0
 
 

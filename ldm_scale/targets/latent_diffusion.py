@@ -16,9 +16,17 @@ from ldm_scale.targets.schedules import make_schedule
 
 
 class LatentDiffusion(ABC):
-    """An autoencoder, a denoiser of its scaled latents, and a schedule; for images of the model's own size or another.
+    """An autoencoder, a denoiser of its scaled latents, and a schedule; `base.Target` says what its methods do.
 
-    Raises UsageError for a size that the model cannot take.
+    Args:
+        autoencoder: frozen here.
+        denoiser: frozen here; its device is the target's.
+        schedule: diffusers' sampler; of it only the noise at each training timestep is used.
+        size: height and width of its images, in pixels; the model's own by default.
+        execution: how the denoiser is run.
+
+    Raises:
+        UsageError: The model cannot take images of this size.
     """
 
     def __init__(
@@ -78,14 +86,14 @@ class LatentDiffusion(ABC):
     def _denoise(
         self, z: Float[Tensor, "n c h w"], steps: Num[Tensor, " n"], condition: Condition
     ) -> Float[Tensor, "n c h w"]:
-        """The network's own output, in its own precision, which z and a condition of floats have."""
+        """The network's output as it is; z, output and a condition of floats are in the network's precision."""
 
     def _own_side(self, autoencoder: AutoencoderKL | VQModel) -> int | None:
-        """The side of the latents that the model was made for, where its configuration says."""
+        """The side of the latents that the model was made for, if its configuration says."""
         return self._denoiser.config.sample_size
 
     def _grain(self) -> int:
-        """What the side of a latent is a multiple of: a transformer's patch, or what a U-Net halves it to."""
+        """What the side of a latent must be a multiple of: a transformer's patch, or how much a U-Net reduces it."""
         config = self._denoiser.config
         return int(config.get("patch_size") or 2 ** (len(config.block_out_channels) - 1))
 

@@ -21,7 +21,7 @@ from ldm_scale.targets.layout import READ, half_precision
 from ldm_scale.targets.lora import Lora, fuse_lora
 from ldm_scale.targets.text import TextEncoder
 
-# The autoencoder's folder has this name in diffusers' LDMPipeline, and that one everywhere else.
+# Names of the autoencoder's folder: the first in diffusers' LDMPipeline, the second everywhere else.
 AUTOENCODERS = ("vqvae", "vae")
 AUTOENCODER_KINDS = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 DENOISERS = ("transformer", "unet")
@@ -33,7 +33,7 @@ UNLIKE_DDPM = ("FlowMatch", "EDM")
 
 @dataclass(frozen=True)
 class Parts:
-    """The folders of a target's components; a tokenizer and an encoder for each text of its family that is there."""
+    """The folders of a target's components; for each text of its family a tokenizer and an encoder, or None."""
 
     family: Family
     autoencoder: Path
@@ -97,7 +97,7 @@ def _find_text(folder: Path, text: Text) -> tuple[Path, Path] | None:
 
 
 def load_component(component: Path, kind: Any, what: str, **options: Any) -> Any:
-    """A component of a class that has from_pretrained, from its local folder; UsageError where that fails."""
+    """A component of a class that has from_pretrained, from its local folder; UsageError if that fails."""
     try:
         return kind.from_pretrained(component, local_files_only=True, **options)
     except Exception as error:
@@ -105,14 +105,15 @@ def load_component(component: Path, kind: Any, what: str, **options: Any) -> Any
 
 
 def _cannot_load(component: Path, what: str, error: Exception) -> UsageError:
-    """The libraries raise many kinds; each means that these files do not make this component."""
+    """The libraries raise errors of many kinds; each means that these files do not make this component."""
     return UsageError(f"target {what} {component} cannot be loaded: {one_line(error)}")
 
 
 def outline_model(component: Path, kind: Any, what: str) -> Any:
-    """A model of shapes alone on the device "meta", from the configuration in its local folder, without its weights.
+    """A model with shapes but no numbers, on the device "meta", from the configuration in its local folder.
 
-    Raises UsageError where the configuration is not one of this class.
+    Raises:
+        UsageError: The configuration is not one of this class.
     """
     try:
         with torch.device("meta"):
@@ -126,8 +127,14 @@ def outline_model(component: Path, kind: Any, what: str) -> Any:
 def load_model(component: Path, kind: Any, what: str, device: str | torch.device) -> Any:
     """A model in float32 on a device, every weight of it from the safetensors of its local folder.
 
-    On the device "meta" it has shapes alone, and needs no weights.
-    Raises UsageError where there are none, or not those of this class.
+    Args:
+        component: the folder.
+        kind: its class.
+        what: it is, in messages.
+        device: on "meta" it has shapes but no numbers, and needs no weights.
+
+    Raises:
+        UsageError: There are no safetensors weights, or not those of this class.
     """
     if device == "meta":
         return outline_model(component, kind, what)
@@ -140,11 +147,11 @@ def load_model(component: Path, kind: Any, what: str, device: str | torch.device
         what,
         use_safetensors=True,
         low_cpu_mem_usage=False,
-        # Of a folder with both precisions, the full one.
+        # If the folder has both precisions, the full one.
         variant="fp16" if all(".fp16" in name for name in weights) else None,
         output_loading_info=True,
     )
-    # The libraries would go on with random numbers in their place.
+    # The libraries would put random numbers in their place.
     if missing := sorted(found["missing_keys"]):
         raise UsageError(
             f"target {what} {component}: {len(missing)} weights are not in its files, the first is {missing[0]}"
@@ -153,7 +160,7 @@ def load_model(component: Path, kind: Any, what: str, device: str | torch.device
 
 
 def load_autoencoder(component: Path, device: str | torch.device) -> AutoencoderKL | VQModel:
-    """The autoencoder of a local folder; raises UsageError where that holds none that is supported."""
+    """The autoencoder of a local folder; raises UsageError if that holds none that is supported."""
     config = _read_config(component / "config.json", "_class_name")
     name = config["_class_name"]
     if config.get("latents_mean") is not None:
@@ -211,11 +218,18 @@ def load_target(
 ) -> Target:
     """The target of a folder in diffusers' layout, in float32 on a device, in eval mode, with a LoRA fused into it.
 
-    size: side of its images in pixels, the model's own by default. execution: how its denoiser is run. From here on
-    this process computes in full float32, not TF32, but where a target asks for it. On the device "meta" the target has
-    shapes alone, and numbers only in its schedule: neither weights nor LoRA are read. Raises UsageError where the
-    folder, a component or its safetensors weights are missing or of another kind, the model cannot take the size, the
-    LoRA does not fit, or the device cannot run the denoiser so.
+    From here on this process computes in full float32, not TF32, except in the denoiser of a target that asks for it.
+
+    Args:
+        folder: local.
+        device: on "meta" the target has shapes, and numbers only in its schedule; neither weights nor LoRA are read.
+        size: height and width of its images, in pixels; the model's own by default.
+        lora: to fuse, if any.
+        execution: how its denoiser is run.
+
+    Raises:
+        UsageError: The folder, a component or its safetensors weights are missing or of another kind, the model cannot
+            take the size, the LoRA does not fit, or the device cannot run the denoiser in this way.
     """
     execution.check(device)
     allow_tf32(False)
@@ -238,7 +252,8 @@ def load_target(
 def target_digest(folder: str | Path) -> str:
     """SHA-256 over the names and bytes of a target's configurations, vocabularies and weights.
 
-    Raises UsageError where a component is missing.
+    Raises:
+        UsageError: A component is missing.
     """
     digest = hashlib.sha256()
     for component in _find_parts(Path(folder)).folders:
@@ -250,7 +265,7 @@ def target_digest(folder: str | Path) -> str:
 
 
 def _read_files(component: Path) -> list[Path]:
-    """The files that a component is made of, as they are fetched: half precision only where there is no other."""
+    """The files that a component is made of, as they are fetched: half precision only if there is no other."""
     names = [path.name for path in component.iterdir()]
     read = [name for name in names if any(fnmatch(name, pattern) for pattern in READ)]
     read += [name for name in names if any(fnmatch(name, pattern) for pattern in half_precision(read))]

@@ -21,7 +21,7 @@ from ldm_scale.targets.layout import LORA_WEIGHTS
 
 @dataclass(frozen=True)
 class Lora:
-    """A file of LoRA weights, and the factor they are applied with."""
+    """A file of LoRA weights, and the factor that they are multiplied with."""
 
     file: Path
     scale: float
@@ -30,7 +30,8 @@ class Lora:
 def find_weights(path: Path) -> Path:
     """The LoRA's file: the path itself, or in a folder the one of diffusers' name, or the only .safetensors file.
 
-    Raises UsageError where that is none, or not one.
+    Raises:
+        UsageError: It is no .safetensors file, or the folder has none or several.
     """
     if path.is_file():
         if path.suffix != ".safetensors":
@@ -47,10 +48,12 @@ def find_weights(path: Path) -> Path:
 def fuse_lora(lora: Lora, models: Mapping[str, nn.Module]) -> None:
     """Add a LoRA to the weights of a target's models in place: W + scale * (alpha / r) * B A (Hu et al. 2022, eq. 3).
 
-    models: denoiser and text encoders, by the names of their folders. The file is of any format that diffusers'
-    loader of this kind of model reads: its own, and kohya's.
+    Args:
+        lora: of any format that diffusers' loader for this kind of model reads: its own, and kohya's.
+        models: denoiser and text encoders, by the names of their folders.
 
-    Raises UsageError where the denoiser takes no LoRA, or not every weight of the file has its place in the models.
+    Raises:
+        UsageError: The denoiser takes no LoRA, or not every weight of the file has its place in the models.
     """
     pipeline = _make_pipeline(lora.file, models)
     try:
@@ -68,7 +71,7 @@ def fuse_lora(lora: Lora, models: Mapping[str, nn.Module]) -> None:
 
 
 def _count_weights(file: Path) -> int:
-    """Tensors of a LoRA's file, the scalars alpha left out."""
+    """How many tensors a LoRA's file holds, without the scalars alpha."""
     with safe_open(file, framework="pt") as tensors:
         count = sum(not name.endswith(".alpha") for name in tensors.keys())  # noqa: SIM118, it is no mapping
     if not count:
@@ -77,14 +80,14 @@ def _count_weights(file: Path) -> int:
 
 
 def _check_loaded(given: int, models: Mapping[str, nn.Module]) -> None:
-    """The loaders pass over what they do not know; a LoRA that is half applied is another model."""
+    """Raise ValueError if a loader skipped weights that it does not know: half a LoRA makes another model."""
     loaded = sum(".lora_" in name for model in models.values() for name, _ in model.named_parameters())
     if loaded < given:
         raise ValueError(f"{given - loaded} of its {given} weights have no place in {' and '.join(models)}")
 
 
 class _Components:
-    """As much of a diffusers pipeline as its LoRA loaders ask for."""
+    """As much of a diffusers pipeline as its LoRA loaders need."""
 
     hf_device_map = None
 
@@ -103,7 +106,7 @@ def _make_pipeline(file: Path, models: Mapping[str, nn.Module]) -> Any:
 
 
 def _find_loader(denoiser: nn.Module, two_encoders: bool) -> Any:
-    """diffusers' loader for a kind of denoiser, whose file formats it knows."""
+    """diffusers' LoRA loader for a kind of denoiser; None if there is none."""
     match denoiser:
         case UNet2DConditionModel():
             return StableDiffusionXLLoraLoaderMixin if two_encoders else StableDiffusionLoraLoaderMixin

@@ -1,4 +1,4 @@
-"""Text to embeddings: a tokenizer with its encoder, and what all text-conditional targets have in common."""
+"""Text to embeddings: a tokenizer with its encoder, and what all text-conditional targets share."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,9 +19,12 @@ class TextEncoder:
         self.model = freeze(model)
 
     def __call__(self, captions: Sequence[str | None], length: int | None = None, hidden: bool = False) -> Any:
-        """The encoder's output, with all hidden states if asked, for captions padded and cut to a number of tokens.
+        """The encoder's output.
 
-        That number is the tokenizer's own by default. No caption is the empty prompt.
+        Args:
+            captions: None is the empty prompt.
+            length: tokens that each caption is padded or cut to; the tokenizer's own by default.
+            hidden: whether all hidden states are returned as well.
         """
         tokens = self._tokenizer(
             [caption or "" for caption in captions],
@@ -34,7 +37,7 @@ class TextEncoder:
 
 
 class TextConditionalTarget(LatentDiffusion):
-    """A target with text encoders, in the order of diffusers' pipeline; None for an optional one that is not there."""
+    """A target with text encoders, in the order of diffusers' pipeline; None for an optional one that is missing."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ SHARE = 0.5
 
 @dataclass(frozen=True)
 class Trial:
-    """What the target is and did, as lines to read, and what is wrong with it."""
+    """A target, what it is and did, as lines to read, and what is wrong with it, if anything."""
 
     target: Target
     facts: tuple[str, ...]
@@ -49,11 +49,18 @@ def try_target(
     labels: Sequence[int | None],
     seed: int,
 ) -> Trial:
-    """Encode, decode and denoise these images, as many as there are.
+    """Encode, decode and denoise these images, as far as the target takes them.
 
-    Told are the reconstruction's mean absolute error (of a range of 2), the scaled latents' standard deviation (about 1
-    where the scaling factor is right) and the mean squared error of the noise predicted half-way up the schedule (1 for
-    a denoiser that says nothing, far below for one whose latents, schedule and condition are right).
+    The facts are the reconstruction's mean absolute error (of a range of 2), the scaled latents' standard deviation
+    (about 1 if the scaling factor is right) and the mean squared error of the noise predicted half-way up the schedule
+    (1 for a denoiser that predicts nothing, far less if latents, schedule and condition are right).
+
+    Args:
+        target: with weights, not on the device "meta".
+        images: pixels 0 to 255, of the target's image size.
+        captions: of each image; None if it has none.
+        labels: class index of each image; None if it has none.
+        seed: of the noise.
     """
     kept = [i for i, pair in enumerate(zip(captions, labels, strict=True)) if target.refusal(*pair) is None]
     if not kept:

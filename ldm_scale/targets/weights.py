@@ -19,7 +19,7 @@ def _lora_digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Weights:
-    """A target and its LoRA, if any, as they lie on this node."""
+    """A target and its LoRA, if any, as files on this node."""
 
     target: Source
     lora: Source | None
@@ -27,7 +27,7 @@ class Weights:
 
     @property
     def addresses(self) -> dict[str, str | None]:
-        """Where they came from, pinned: local paths are absolute, hub ids name their commit."""
+        """The addresses they came from, pinned: local paths are absolute, hub ids name their commit."""
         return {"target": self.target.address, "lora": self.lora.address if self.lora else None}
 
     def science(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class Weights:
         return {**target, "lora": {"weights": self.lora.digest(_lora_digest), "scale": self.lora_scale}}
 
     def check(self, science: dict[str, Any]) -> None:
-        """Raise RunError where these are not the weights that a run began with."""
+        """Raise RunError if these are not the weights that a run began with."""
         for name, found in self.science().items():
             if found != science[name]:
                 raise RunError(
@@ -47,20 +47,22 @@ class Weights:
                 )
 
     def load(self, device: str, size: int | None = None, execution: Execution = PLAIN) -> Target:
-        """The target on a device, in eval mode, for images of this side (by default the model's own).
-
-        In float32, but for a denoiser that is to be executed otherwise. On the device "meta" it has shapes alone, which
-        no LoRA changes.
-        """
+        """The target with its LoRA, as `load_target` loads it."""
         lora = Lora(find_weights(self.lora.path), self.lora_scale) if self.lora else None
         return load_target(self.target.path, device, size, lora, execution)
 
 
 def fetch_weights(target: str, lora: str | None = None, lora_scale: float = 1.0, *, outline: bool = False) -> Weights:
-    """The weights of a target and a LoRA, from local paths, s3:// or hub ids, brought to this node.
+    """The weights of a target and a LoRA, brought to this node.
 
-    outline: of the target only its configurations and vocabularies, which are enough to load it on the device "meta".
-    Raises UsageError for an address that cannot be read.
+    Args:
+        target: local path, s3:// address or hub id.
+        lora: likewise.
+        lora_scale: the factor that the LoRA's weights are multiplied with.
+        outline: fetch only the target's configurations and vocabularies, enough to load it on the device "meta".
+
+    Raises:
+        UsageError: An address cannot be read.
     """
     source = fetch(target, OUTLINE if outline else TARGET)
     return Weights(source, fetch(lora, LORA) if lora is not None else None, lora_scale)

@@ -1,4 +1,4 @@
-"""What a denoiser is told of a training sample beside its noisy latent: nothing, its class, or its caption."""
+"""What a denoiser is given of a training sample beside its noisy latent: nothing, its class, or its caption."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -12,7 +12,7 @@ from ldm_scale.targets.text import TextEncoder
 
 @dataclass(frozen=True)
 class Batch:
-    """Images in [-1, 1] with what the shards say of each: class index and caption, or None."""
+    """Images in [-1, 1], each with the class index and the caption that the shards give, or None."""
 
     images: Float[Tensor, "n 3 H W"]
     labels: list[int | None]
@@ -21,10 +21,10 @@ class Batch:
 
 @runtime_checkable
 class Condition(Protocol):
-    """Keyword arguments of a denoiser for a batch, and which samples cannot have them."""
+    """A denoiser's keyword arguments for a batch, and why a sample cannot have them."""
 
     def lacks(self, label: int | None, caption: str | None) -> str | None:
-        """What a sample lacks to be trained on; None where it lacks nothing."""
+        """What a sample lacks to be trained on; None if it lacks nothing."""
         ...
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]: ...
@@ -41,7 +41,7 @@ class Unconditional:
 
 
 class ByClass:
-    """The class index, of `classes` many."""
+    """The class index, 0 to classes - 1."""
 
     def __init__(self, classes: int) -> None:
         self._classes = classes
@@ -55,7 +55,7 @@ class ByClass:
 
 
 class ByCaption:
-    """The last hidden states of a frozen CLIP text encoder, as an audit takes them (Rombach et al. 2022)."""
+    """The last hidden states of a frozen CLIP text encoder, the same as in an audit (Rombach et al. 2022)."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder = encoder

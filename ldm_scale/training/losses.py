@@ -11,7 +11,7 @@ from ldm_scale.training.conditions import Batch, Condition
 
 
 class AutoencoderLoss(nn.Module):
-    """L1 of the reconstruction, mean over pixels, + kl_weight * KL(q(z|x) || N(0, I)), mean over latent elements."""
+    """L1 of the reconstruction, mean over pixels, + kl_weight * KL(q(z|x) || N(0, I)), mean over latent dimensions."""
 
     def __init__(self, autoencoder: AutoencoderKL, kl_weight: float) -> None:
         super().__init__()
@@ -31,9 +31,9 @@ class AutoencoderLoss(nn.Module):
 class DenoiserLoss(nn.Module):
     """Mean squared error of the network's output at a uniformly random timestep (Ho et al. 2020, eq. 14).
 
-    The output is compared with the noise, or, where the schedule predicts v, with
-    v = sqrt(abar) noise - sqrt(1 - abar) z (Salimans & Ho 2022). z is the posterior's mode, which is also the latent
-    that an audit looks at by default; a frozen autoencoder makes it, in float32.
+    The output is compared with the noise, or, if the schedule predicts v, with
+    v = sqrt(abar) noise - sqrt(1 - abar) z (Salimans & Ho 2022). z is the posterior's mode, as in an audit by default;
+    a frozen autoencoder makes it, in float32.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class DenoiserLoss(nn.Module):
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         with torch.no_grad(), torch.autocast(batch.images.device.type, enabled=False):
             z = self._autoencoder.encode(batch.images, None)
-            told = self._condition(batch)
+            condition = self._condition(batch)
         noise = torch.randn_like(z)
         steps = torch.randint(self._schedule.config.num_train_timesteps, (len(z),), device=z.device)
-        output = self.denoiser(self._schedule.add_noise(z, noise, steps), steps, **told).sample
+        output = self.denoiser(self._schedule.add_noise(z, noise, steps), steps, **condition).sample
         predicts_v = self._schedule.config.prediction_type == "v_prediction"
         wanted = self._schedule.get_velocity(z, noise, steps) if predicts_v else noise
         return nn.functional.mse_loss(output.float(), wanted)

@@ -1,4 +1,4 @@
-"""The models of one training: what is trained, what stays as it is, and of which folders a target is made of them."""
+"""The models of one training: what is trained, what stays as it is, and what is copied into the target."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +29,8 @@ LORA_MODULES = ["to_k", "to_q", "to_v", "to_out.0"]
 class Models:
     """Autoencoder, denoiser, schedule and condition of a training.
 
-    `copied` are the folders of components that go into the target byte for byte, by their names there.
+    Attributes:
+        copied: the folders of components that go into the target byte for byte, by their names there.
     """
 
     autoencoder: AutoencoderKL
@@ -42,8 +43,14 @@ class Models:
 def make_models(config: TrainConfig, classes: int, device: torch.device) -> Models:
     """The models that a training starts from, on a device; untrained weights are torch's next random numbers.
 
-    `classes` is the number of class names in the shards' manifest.
-    Raises UsageError for folders that hold no such models, and for images that they cannot take.
+    Args:
+        config: of the training.
+        classes: how many class names the shards' manifest has.
+        device: of the networks.
+
+    Raises:
+        UsageError: A folder holds no such model, the models cannot take images of this size, or the manifest names no
+            classes and the denoiser is to have them.
     """
     if config.base is not None:
         return _from_base(config, fetch(config.base, BASE).path, device)
@@ -72,7 +79,7 @@ def make_models(config: TrainConfig, classes: int, device: torch.device) -> Mode
 
 
 def check_base(config: TrainConfig) -> None:
-    """Raise UsageError where the base is no Stable Diffusion target for images of this size."""
+    """Raise UsageError if the base is no Stable Diffusion target for images of this size."""
     if config.base is None:
         return
     target = load_target(fetch(config.base, BASE).path, "cpu")
@@ -94,7 +101,7 @@ def _from_base(config: TrainConfig, base: Path, device: torch.device) -> Models:
         )
     tokenizer = load_component(base / "tokenizer", CLIPTokenizer, "tokenizer")
     encoder = TextEncoder(tokenizer, load_model(base / "text_encoder", CLIPTextModel, "text encoder", device))
-    # Every sampler's configuration holds the betas and what the network predicts.
+    # The configuration of every sampler holds the betas and what the network predicts.
     schedule = load_component(base / "scheduler", DDPMScheduler, "scheduler")
     return Models(_frozen_autoencoder(base / "vae", device), denoiser, schedule, ByCaption(encoder), copied)
 
@@ -107,9 +114,10 @@ def _frozen_autoencoder(folder: Path, device: torch.device) -> AutoencoderKL:
 
 
 def find_sources(config: TrainConfig) -> TrainConfig:
-    """The configuration with pinned addresses of the models it starts from: absolute paths, and commits on the hub.
+    """The configuration with the addresses of the models it starts from pinned: absolute paths, and commits on the hub.
 
-    Raises UsageError where there is no such model.
+    Raises:
+        UsageError: There is no such model.
     """
     pretrained = config.autoencoder.pretrained
     if pretrained is not None:
@@ -120,7 +128,7 @@ def find_sources(config: TrainConfig) -> TrainConfig:
 
 
 def source_digest(config: TrainConfig) -> str | None:
-    """SHA-256 of the models that a training starts from, by name and content; None where there are none."""
+    """SHA-256 of the models that a training starts from, by name and content; None if it starts from none."""
     if config.base is not None:
         return fetch(config.base, BASE).digest(target_digest)
     if config.autoencoder.pretrained is None:

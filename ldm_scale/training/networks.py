@@ -16,7 +16,7 @@ def _groups(channels: tuple[int, ...]) -> int:
 
 
 def build_autoencoder(config: AutoencoderConfig, size: int) -> AutoencoderKL:
-    """An untrained KL autoencoder that halves the resolution once a width after the first; no mid attention."""
+    """An untrained KL autoencoder without attention; each of its widths after the first halves the resolution."""
     depth = len(config.channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * depth,
@@ -31,7 +31,7 @@ def build_autoencoder(config: AutoencoderConfig, size: int) -> AutoencoderKL:
 
 
 def build_denoiser(config: DenoiserConfig, latent_channels: int, side: int, classes: int | None) -> UNet2DModel:
-    """An untrained U-Net on latents of `side` x `side`; unconditional where `classes` is None.
+    """An untrained U-Net on latents of `side` x `side`; unconditional if `classes` is None.
 
     The lowest `config.attention` resolutions have self-attention of one head (Ho et al. 2020, appendix B).
     """
@@ -52,7 +52,7 @@ def build_denoiser(config: DenoiserConfig, latent_channels: int, side: int, clas
 
 
 def build_schedule() -> DDPMScheduler:
-    """1,000 linear-beta steps of noise prediction, as in the paper."""
+    """1,000 linear-beta steps of noise prediction, as in arXiv 2511.20592."""
     return DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type="epsilon", clip_sample=False)
 
 

@@ -14,9 +14,14 @@ from ldm_scale.training.conditions import Batch
 class Optimiser:
     """AdamW with a cosine decay to zero and gradients clipped to norm 1.
 
-    `network` holds the parameters that are trained (those that require a gradient), `loss` takes a batch. Below
-    float32 the loss runs under torch.autocast, and in float16 its gradients are scaled. With `ema`, an average of the
-    weights is kept whose decay at step n > 1 is min(ema, n / (9 + n)) (0 at step 1): it forgets the untrained weights.
+    Args:
+        network: its parameters that require a gradient are trained.
+        loss: of a batch.
+        steps: of the whole training; the learning rate is 0 after the last.
+        rate: the first learning rate.
+        precision: below float32 the loss runs under torch.autocast; in float16 its gradients are scaled, too.
+        ema: if given, an average of the weights is kept; its decay at step n > 1 is min(ema, n / (9 + n)), and 0 at
+            step 1, so it forgets the untrained weights.
     """
 
     def __init__(
@@ -53,7 +58,7 @@ class Optimiser:
         return value.detach()
 
     def finish(self) -> None:
-        """Give the network the averaged weights, where there are any."""
+        """Give the network the averaged weights, if there are any."""
         if self._average is not None:
             self._average.copy_to(self._weights.values())
 
@@ -69,7 +74,7 @@ class Optimiser:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another optimiser of the same network was."""
+        """Continue from the state of another optimiser of the same network."""
         for name, weight in self._weights.items():
             weight.copy_(state["weights"][name])
         self._adam.load_state_dict(state["adam"])

@@ -18,9 +18,13 @@ COPIED_SUFFIXES = (".json", ".txt", ".safetensors")
 
 
 def save_target(folder: Path, models: Models, half: bool, record: dict[str, Any]) -> None:
-    """Write what was trained, with `record` as training.json: a target's folder, or LoRA weights for its base.
+    """Write what was trained: a target's folder, or LoRA weights for its base.
 
-    The networks of `models` are converted to the precision that is stored.
+    Args:
+        folder: of the target, empty.
+        models: their networks are converted to the precision that is stored.
+        half: whether that is float16, not float32.
+        record: of the training, written as training.json.
     """
     dtype = torch.float16 if half else torch.float32
     if getattr(models.denoiser, "peft_config", None):

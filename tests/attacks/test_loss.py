@@ -1,4 +1,4 @@
-"""Loss against its definition, and against theory where the best denoiser is known."""
+"""Loss against its definition, and against theory for a known best denoiser."""
 
 from collections.abc import Sequence
 

@@ -113,19 +113,19 @@ def test_it_says_what_an_audit_takes_from_configurations_alone(
     # Ids apart: a flag of a bit, three numbers, influence and leakage in half precision, and two spectra an attack.
     row = (1 + 8 * (3 * 4 + 2 * 64 * 2 + 2 * 2 * 4 * 20 * 4) + 7) // 8
     assert said["writing"] == f"{scaled(48 * row, 'B')} of rows before compression, {scaled(row, 'B')} each"
-    assert said["dearest"].endswith("--geometry.distortion-share 0.25 takes half")
+    assert said["largest"].endswith("--geometry.distortion-share 0.25 takes half")
     assert "calibration" not in said
 
 
 def test_time_follows_the_hardware(tmp_path: Path, tiny_shards: Path, bare: Path, say: Say) -> None:
     def time(*flags: object) -> tuple[float, float, str]:
         """GPU hours, samples a GPU hour, and what is between them."""
-        told = say("--out", tmp_path / "run", "--shards", tiny_shards, "--target", bare, *flags)["time"]
-        hours, between, rate = told.removesuffix(" samples a GPU hour").split("; ")
+        said = say("--out", tmp_path / "run", "--shards", tiny_shards, "--target", bare, *flags)["time"]
+        hours, between, rate = said.removesuffix(" samples a GPU hour").split("; ")
         return float(hours.split()[0].replace(",", "")), float(rate.replace(",", "")), between
 
     hours, rate, wall = time("--hardware.flops", 2e4)
-    # Three digits are told of each.
+    # Three digits are shown of each.
     assert hours * rate == pytest.approx(48, rel=0.01)
     assert " on 1 GPU: " in wall
     assert time("--hardware.flops", 1e4)[:2] == (pytest.approx(2 * hours, rel=0.01), pytest.approx(rate / 2, rel=0.01))
@@ -141,18 +141,18 @@ def test_time_follows_the_hardware(tmp_path: Path, tiny_shards: Path, bare: Path
 
 
 @pytest.mark.parametrize(
-    ("flags", "dearest"),
+    ("flags", "largest"),
     [
         (("--geometry.distortion", "off", "--geometry.probes", 500), "influence.*--geometry.probes 250 takes half"),
         (("--geometry.influence", "exact"), "influence.*--geometry.influence hutchinson takes 16 products"),
         (("--geometry.distortion", "off", "--geometry.probes", 1), "denoiser.*every other of the attacks' timesteps"),
     ],
 )
-def test_it_names_what_is_dearest(
-    flags: tuple[object, ...], dearest: str, tmp_path: Path, tiny_shards: Path, bare: Path, say: Say
+def test_it_names_the_most_expensive_part(
+    flags: tuple[object, ...], largest: str, tmp_path: Path, tiny_shards: Path, bare: Path, say: Say
 ) -> None:
     said = say("--out", tmp_path / "run", "--shards", tiny_shards, "--target", bare, *flags)
-    assert re.match(dearest, said["dearest"])
+    assert re.match(largest, said["largest"])
 
 
 def test_a_job_of_a_data_set_takes_the_flag(
@@ -182,7 +182,7 @@ def test_a_job_of_a_data_set_takes_the_flag(
         tiny.flux,
     ],
 )
-def test_every_family_is_reckoned(make: Callable[[Path], Path], tmp_path: Path, tiny_shards: Path, say: Say) -> None:
+def test_every_family_is_estimated(make: Callable[[Path], Path], tmp_path: Path, tiny_shards: Path, say: Say) -> None:
     target = without_weights(make(tmp_path / "target"))
     said = say("--out", tmp_path / "run", "--shards", tiny_shards, "--target", target, "--attacks.sima.timesteps", 10)
     assert said["denoiser"].split()[0] == "1"

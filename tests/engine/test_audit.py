@@ -263,7 +263,7 @@ def test_without_conditioning_labels_are_not_looked_at(tmp_path: Path, tiny_shar
 
 def test_what_a_target_cannot_be_asked_is_refused_before_the_run(tmp_path: Path, tiny_shards: Path) -> None:
     out, unet, flow = tmp_path / "run", tiny.class_unet(tmp_path / "unet"), tiny.stable_diffusion_3(tmp_path / "sd3")
-    with pytest.raises(UsageError, match="conditioning = none: a U-Net says not which class"):
+    with pytest.raises(UsageError, match=r"^conditioning = none: "):
         run_audit(make_config(out, tiny_shards, unet, conditioning="none"))
     for target, reason in ((unet, "a class label 5, which is not in 0 ... 4"), (flow, "no caption")):
         with pytest.raises(UsageError, match=f"conditioning = 5 is not a class of the target: {reason}"):

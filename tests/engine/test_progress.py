@@ -3,7 +3,7 @@
 import pytest
 
 from ldm_scale.engine import progress
-from ldm_scale.engine.progress import Progress, told
+from ldm_scale.engine.progress import Progress, reported
 from ldm_scale.report.labels import duration
 
 
@@ -67,7 +67,7 @@ def test_lines_are_said_as_time_goes_by_and_at_the_end(
             reached.set()
         return size
 
-    with told(run, pool_size):
+    with reported(run, pool_size):
         assert reached.wait(60)
         run.add("a", rows=2, rejects=0)
     lines = capsys.readouterr().out.splitlines()

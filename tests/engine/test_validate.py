@@ -130,7 +130,7 @@ def test_no_manifest_is_written_of_shards_that_cannot_be_read(
     status, out, _ = validate(capsys, "--shards", undescribed, "--write-manifest")
     assert (status, tree(undescribed)) == (1, before)
     assert f"first: {undescribed}/members/members-000001.tar)" in out
-    assert "problem: a manifest is not written where shards cannot be read or hold no samples" in out
+    assert "problem: a manifest is not written if shards cannot be read or hold no samples" in out
 
 
 def test_a_manifest_is_written_of_shards_with_a_bad_sample(

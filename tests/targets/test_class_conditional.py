@@ -94,5 +94,5 @@ def test_a_dits_null_class_is_the_embedding_after_the_last(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("make", MAKERS[:2])
 def test_a_unet_has_no_null_class(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    with pytest.raises(UsageError, match="conditioning = none: a U-Net says not which class"):
+    with pytest.raises(UsageError, match=r"^conditioning = none: "):
         load_target(str(make(tmp_path)), "cpu").condition([None], [None])

@@ -70,7 +70,7 @@ def test_a_folder_that_looks_like_a_hub_id_comes_first(
 
 
 @pytest.mark.parametrize("address", ["nowhere", "./no/where", "/no/where", "a/b/c", "../a/b", "~nobody/model"])
-def test_an_address_of_nothing_is_told_what_addresses_are(address: str) -> None:
+def test_an_address_of_nothing_is_shown_what_addresses_are(address: str) -> None:
     refused(address, "does not exist; give a local path, s3://bucket/prefix or a hub id")
     refused(address, "lora file or folder ", LORA)
 
@@ -202,7 +202,7 @@ def test_the_digest_of_a_copy_is_computed_once(target: Path, tmp_path: Path) -> 
 def hub(littered: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     with serve(Hub({"main": COMMIT, "fp32": COMMIT}, {COMMIT: littered})) as served:
-        # Read from HF_ENDPOINT where the library is imported, which is before any test.
+        # Read from HF_ENDPOINT when the library is imported, which is before any test.
         monkeypatch.setattr(constants, "ENDPOINT", served.address)
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", served.address + "/{repo_id}/resolve/{revision}/{filename}"

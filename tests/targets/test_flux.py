@@ -43,7 +43,7 @@ def test_captions_are_the_pipelines_embeddings(folder: Path, embeddings: Embeddi
 def test_noise_is_that_of_the_transformers_own_velocity(
     folder: Path, pipeline: FluxPipeline, embeddings: Embeddings, side: int, t: int
 ) -> None:
-    """The sampler's sigmas for the image's length, latents packed, guidance 1 where the model has one."""
+    """The sampler's sigmas for the image's length, latents packed, guidance 1 if the model has one."""
     z = torch.randn(3, 4, side, side, generator=torch.Generator().manual_seed(0))
     evenly = np.linspace(1, 1 / 1000, 1000)
     pipeline.scheduler.set_timesteps(sigmas=evenly, mu=calculate_shift((side // 2) ** 2))

@@ -227,7 +227,7 @@ def test_broken_weights_are_named(copy: Path) -> None:
 
 
 class _Planted:
-    """Leaves a trace where it is unpickled."""
+    """Leaves a trace when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

@@ -19,7 +19,7 @@ def test_captions_are_embedded_as_an_audit_embeds_them(tmp_path: Path) -> None:
     torch.testing.assert_close(told["encoder_hidden_states"], expected, rtol=0, atol=0)
 
 
-def test_classes_are_told_by_their_index() -> None:
+def test_classes_are_given_by_their_index() -> None:
     torch.testing.assert_close(ByClass(2)(batch())["class_labels"], torch.tensor([0, 1, 0, 1]))
     assert Unconditional()(batch()) == {}
 

@@ -1,7 +1,7 @@
 """CelebA, aligned and cropped: `img_align_celeba/` with the original or Kaggle's lists of partitions and attributes.
 
 Keys are `train-000001` and so on: partition (train, valid, test) and file. Items come in the order of the list. The
-forty attributes (1 or -1), where their list is there, are the items' metadata.
+forty attributes (1 or -1), if their list is there, are the items' metadata.
 """
 
 from typing import Any

@@ -111,7 +111,8 @@ def _read_side(side: str, batches: list[Location], names: list[str]) -> Iterator
 def read_cifar10(folder: Location) -> list[Item]:
     """The images of the training batches, then those of the test batch; labels are the ten classes.
 
-    Raises UsageError where a batch is missing, broken, or a pickle of anything but plain containers and arrays.
+    Raises:
+        UsageError: A batch is missing, broken, or a pickle of anything but plain containers and arrays.
     """
     present = {location.name for location in folder.files()}
     suffix, meta = (".bin", "batches.meta.txt") if "data_batch_1.bin" in present else ("", "batches.meta")

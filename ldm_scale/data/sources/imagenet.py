@@ -99,7 +99,8 @@ def _read_v2(folder: Location, wnids: list[str]) -> Iterator[Item]:
 def read_imagenet(folder: Location) -> list[Item]:
     """The training images, the validation images, and those of each ImageNetV2 folder, as far as they are there.
 
-    Raises UsageError where there are none, a tar is incomplete, or labels are missing.
+    Raises:
+        UsageError: There are none, a tar is incomplete, or labels are missing.
     """
     items = [*_read_train(folder), *_read_val(folder)]
     if not items:

@@ -20,7 +20,7 @@ class Stored(Protocol):
         """About how many bytes it has, without reading it: shards are cut by these."""
 
     def read_bytes(self) -> bytes:
-        """The encoded image; empty where the source has none."""
+        """The encoded image; empty if the source has none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class EmbeddedImage:
     @property
     def name(self) -> str:
         data = self.read_bytes()
-        # Other bytes are no image under any suffix, and are rejected where images are decoded.
+        # Other bytes are no image under any suffix, and are rejected when images are decoded.
         suffix = next((name for start, name in _SIGNATURES.items() if data.startswith(start)), "jpg")
         return f"{self.row}.{suffix}"
 
@@ -98,7 +98,7 @@ def _read_file(relative: str, file: Location, image: str, caption: str | None) -
 def read_parquet(folder: Location, image: str = IMAGE, caption: str | None = None) -> list[Item]:
     """Every row of every .parquet file below the folder; images stay in their files until they are asked for.
 
-    image, caption: names of columns; captions are in `text`, where there is one, by default.
+    image, caption: names of columns; captions are in `text`, if there is one, by default.
     """
     files = list(sub_locations(folder, ".parquet"))
     if not files:

@@ -26,7 +26,7 @@ class TarredFile:
         return self.length
 
     def read_bytes(self) -> bytes:
-        """The file's bytes; raises OSError where the tar ends before them."""
+        """The file's bytes; raises OSError if the tar ends before them."""
         if self.content is not None:
             return self.content
         with self.tar.open() as file:
@@ -40,7 +40,7 @@ class TarredFile:
 def _walk(
     tar: Location, file: IO[bytes], start: int, size: int, nested: bool, keep: tuple[str, ...]
 ) -> Iterator[TarredFile]:
-    """The files of the tar of `size` bytes that begins at `start`; one cut between two members lacks its end mark."""
+    """The files of the tar of `size` bytes that begins at `start`; one cut between two entries lacks its end mark."""
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
             content = archive.extractfile(member) if member.isfile() else None
@@ -62,7 +62,9 @@ def tarred_files(tar: Location, nested: bool = False, keep: tuple[str, ...] = ()
     """Every file of an uncompressed tar in its order; those whose names end with one of `keep` with their content.
 
     nested: it is a tar of tars, each of which stands for a folder.
-    Raises UsageError where the tar, or one within, is none or is incomplete.
+
+    Raises:
+        UsageError: The tar, or one within, is none or is incomplete.
     """
     try:
         # Headers lie between images: on S3 a request for each would cost more than reading past the images.

@@ -34,7 +34,7 @@ def _small(files: dict[str, TarredFile], suffix: str) -> bytes | None:
 def _read_shard(relative: str, tar: Location) -> Iterator[Item]:
     for key, files in _by_key(tar).items():
         caption, label, metadata = (_small(files, suffix) for suffix in ("txt", "cls", "json"))
-        # A download that failed has no image: it stands for no bytes, and is rejected and counted where it is read.
+        # A download that failed has no image: it stands for no bytes, and is rejected and counted when it is read.
         image = next((files[suffix] for suffix in IMAGE_SUFFIXES if suffix in files), TarredFile(tar, key, 0, 0))
         yield Item(
             f"{key_of(relative)}/{key}",
@@ -48,7 +48,8 @@ def _read_shard(relative: str, tar: Location) -> Iterator[Item]:
 def read_webdataset(folder: Location) -> list[Item]:
     """Every sample of every .tar file below the folder; what lies beside them (statistics, Parquet) is not read.
 
-    Raises UsageError where there is no shard, or one is incomplete or names a file twice.
+    Raises:
+        UsageError: There is no shard, or one is incomplete or names a file twice.
     """
     tars = list(sub_locations(folder, ".tar"))
     if not tars:
