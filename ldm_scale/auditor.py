@@ -21,7 +21,7 @@ from ldm_scale.errors import UsageError, unknown_name
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pooled import Profile, pooled_influence
-from ldm_scale.geometry.pullback import TracedDecoder, metric
+from ldm_scale.geometry.pullback import TracedDecoder, pullback_metric
 from ldm_scale.geometry.slq import slq_distortion
 from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
@@ -155,8 +155,8 @@ class Auditor:
         stopwatch, made = Stopwatch(self._device), self._decoder.products
         z = self._encode(pixels, sample_ids)
         stopwatch.mark()
-        influence, stability, metrics = self._influence(z, sample_ids)
-        distortion, measured = self._distortion(z, sample_ids, metrics)
+        influence, stability, pullback_metrics = self._influence(z, sample_ids)
+        distortion, measured = self._distortion(z, sample_ids, pullback_metrics)
         stopwatch.mark()
         spectra, leakage, evaluations = self._attack(z, influence, sample_ids, self._condition(captions, labels))
         stopwatch.mark()
@@ -185,7 +185,7 @@ class Auditor:
         """Influences of samples of a calibration set, each from its own probes alone; float32."""
         z = self._encode(pixels, sample_ids)
         if self._config.geometry.influence == "exact":
-            return exact_influence(metric(self._decoder, z, self._memory)).cpu().numpy()
+            return exact_influence(pullback_metric(self._decoder, z, self._memory)).cpu().numpy()
         return hutchinson_influence(self._probe(z, sample_ids)).cpu().numpy()
 
     def _normal(self, sample_ids: Sequence[str], purpose: str, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
@@ -215,11 +215,11 @@ class Auditor:
     def _influence(
         self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n 2"], Float[Tensor, "n d d"] | None]:
-        """Influence, its split-half stability, and the exact metrics where they were needed."""
+        """Influence, its split-half stability, and the exact pullback metrics if they were needed."""
         config = self._config.geometry
         if config.influence == "exact":
-            metrics = metric(self._decoder, z, self._memory)
-            return exact_influence(metrics), z.new_full((len(z), 2), torch.nan), metrics
+            pullback_metrics = pullback_metric(self._decoder, z, self._memory)
+            return exact_influence(pullback_metrics), z.new_full((len(z), 2), torch.nan), pullback_metrics
         squares = self._probe(z, sample_ids)
         stability = split_half_stability(squares, self._estimate, STABILITY_DROP)
         return self._estimate(squares), torch.stack(stability, dim=1), None
@@ -228,16 +228,16 @@ class Auditor:
         self,
         z: Float[Tensor, "n c h w"],
         sample_ids: Sequence[str],
-        metrics: Float[Tensor, "n d d"] | None,
+        pullback_metrics: Float[Tensor, "n d d"] | None,
     ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
-        """Distortion, and whose distortion was measured; metrics that are known already are used again."""
+        """Distortion, and whose distortion was measured; pullback metrics that are known already are used again."""
         config = self._config.geometry
         estimator = distortion_estimator(config, z[0].numel())
         draws = [keyed_generator(self._config.seed, key, "distortion").random() for key in sample_ids]
         measured = (torch.tensor(draws) < config.distortion_share).to(z.device) & (estimator != "off")
         distortion = torch.full((len(z),), torch.nan, device=z.device)
         if measured.any():
-            known = None if metrics is None else metrics[measured]
+            known = None if pullback_metrics is None else pullback_metrics[measured]
             ids = [key for key, wanted in zip(sample_ids, measured.tolist(), strict=True) if wanted]
             distortion[measured] = self._measure(estimator, z[measured], ids, known)
         return distortion, measured
@@ -247,10 +247,12 @@ class Auditor:
         estimator: str,
         z: Float[Tensor, "n c h w"],
         sample_ids: Sequence[str],
-        metrics: Float[Tensor, "n d d"] | None,
+        pullback_metrics: Float[Tensor, "n d d"] | None,
     ) -> Float[Tensor, " n"]:
         if estimator == "exact":
-            return exact_distortion(metric(self._decoder, z, self._memory) if metrics is None else metrics)
+            return exact_distortion(
+                pullback_metric(self._decoder, z, self._memory) if pullback_metrics is None else pullback_metrics
+            )
         count, estimate = ESTIMATORS[estimator]
         draws = self._normal(sample_ids, estimator, (count, *self._target.latent_shape)).transpose(0, 1)
         return estimate(self._decoder, z, draws, self._memory)

@@ -20,7 +20,7 @@ from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard
 from ldm_scale.files.storage import Location
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
-from ldm_scale.geometry.pullback import metric
+from ldm_scale.geometry.pullback import pullback_metric
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.load import load_target
 from tests.targets import tiny
@@ -126,7 +126,7 @@ def test_sixteen_probes_rank_as_the_exact_influence_does(target: Target, latents
     some = latents[::400]
     probes = torch.randn(16, len(some), 3, 32, 32, generator=torch.Generator().manual_seed(0))
     found = hutchinson_influence(probe_squares(target.decode, some, probes, MEMORY))
-    exact = exact_influence(metric(target.decode, some, MEMORY))
+    exact = exact_influence(pullback_metric(target.decode, some, MEMORY))
     for ours, theirs in zip(found, exact, strict=True):
         assert scipy.stats.spearmanr(ours, theirs).statistic > 0.95
 
