@@ -26,7 +26,7 @@ from ldm_scale.geometry.slq import slq_distortion
 from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
 from ldm_scale.randomness import keyed_generator
-from ldm_scale.schema import control, globally
+from ldm_scale.schema import Order, spectrum_column
 from ldm_scale.targets.base import Condition, Target, to_images
 from ldm_scale.targets.denoising import predict_noises
 
@@ -257,15 +257,15 @@ class Auditor:
         draws = self._normal(sample_ids, estimator, (count, *self._target.latent_shape)).transpose(0, 1)
         return estimate(self._decoder, z, draws, self._memory)
 
-    def _bins(self, influence: Float[Tensor, "n d"], sample_ids: Sequence[str]) -> dict[str, Int[Tensor, "n d"]]:
-        """The bin of each dimension under each mask, by the suffix that the mask's columns have."""
+    def _bins(self, influence: Float[Tensor, "n d"], sample_ids: Sequence[str]) -> dict[Order, Int[Tensor, "n d"]]:
+        """The bin of each dimension under each order of the dimensions."""
         bins, dimensions = self._config.masks.bins, influence.shape[1]
         at_random = keyed_words(self._config.seed, sample_ids, "random mask", dimensions, self._device)
-        masks = {"": rank_bins(influence, bins), control(""): rank_bins(at_random, bins)}
+        found: dict[Order, Tensor] = {"influence": rank_bins(influence, bins), "random": rank_bins(at_random, bins)}
         if self._calibration.ranking is not None:
             ranking = torch.from_numpy(self._calibration.ranking).to(influence.device)
-            masks[globally("")] = rank_bins(ranking[None], bins).expand_as(influence)
-        return masks
+            found["global"] = rank_bins(ranking[None], bins).expand_as(influence)
+        return found
 
     def _attack(
         self,
@@ -274,8 +274,8 @@ class Auditor:
         sample_ids: Sequence[str],
         condition: object,
     ) -> tuple[dict[str, Float[Tensor, "n t b"]], Float[Tensor, "n d"], int]:
-        """Every attack's spectra under every mask, |S_i| of the one whose leakage is kept, and the evaluations made."""
-        masks = self._bins(influence, sample_ids)
+        """Every attack's spectra under every order, |S_i| of the one whose leakage is kept, and evaluations made."""
+        bins_by_order = self._bins(influence, sample_ids)
 
         denoise = partial(predict_noises, self._target, condition, self._rows)
 
@@ -288,8 +288,9 @@ class Auditor:
             evaluations = Evaluations(z, self._target.alphas_cumprod, denoise, draw)
             for name, attack in self._attacks.items():
                 vectors = attack.vectors(evaluations).flatten(2).float()
-                for suffix, bin_of in masks.items():
-                    spectra[name + suffix] = spectrum(vectors, bin_of, attack.p, self._config.masks.bins)
+                for order, bin_of in bins_by_order.items():
+                    column = spectrum_column(name, order)
+                    spectra[column] = spectrum(vectors, bin_of, attack.p, self._config.masks.bins)
                 if name == self._leakage.attack:
                     leakage = vectors[attack.timesteps.index(self._leakage.timestep)].abs()
         return spectra, leakage, evaluations.made

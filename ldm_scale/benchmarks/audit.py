@@ -22,7 +22,7 @@ from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.device.stopwatch import Stopwatch
 from ldm_scale.geometry.stability import mask_overlap, rank_correlation
 from ldm_scale.geometry.truncated import truncated_products
-from ldm_scale.schema import control
+from ldm_scale.schema import spectrum_column
 from ldm_scale.targets.base import Target, to_images
 from ldm_scale.targets.execution import Execution
 from ldm_scale.targets.weights import fetch_weights
@@ -177,7 +177,7 @@ def our_statistics(batches: list[AuditedBatch]) -> dict[tuple[str, str], Float[T
     for name in ATTACKS:
         statistics[name, "plain"] = spectra(name).sum(2)
         statistics[name, "lowest"] = spectra(name)[:, :, dropped:].sum(2)
-        statistics[name, "random"] = spectra(control(name))[:, :, dropped:].sum(2)
+        statistics[name, "random"] = spectra(spectrum_column(name, "random"))[:, :, dropped:].sum(2)
     return statistics
 
 

@@ -28,7 +28,8 @@ class GeometryConfig(Config):
     )
     distortion: Literal["auto", "exact", "truncated", "slq", "off"] = Field(
         "auto",
-        description="estimator of log sqrt det of the pullback metric; auto is exact up to 1,024 latent dimensions, else off",
+        description="estimator of log sqrt det of the pullback metric; auto is exact up to 1,024 latent dimensions, "
+        "else off",
     )
     distortion_share: float = Field(
         1.0, gt=0, le=1, description="share of the samples whose distortion is measured, drawn by key"

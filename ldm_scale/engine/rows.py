@@ -10,10 +10,17 @@ from jaxtyping import Float
 
 from ldm_scale.analysis.scores import Candidate, Mask, averaged, mask_score
 from ldm_scale.files.storage import Location, read_tables
-from ldm_scale.schema import control, globally
+from ldm_scale.schema import Order, spectrum_column
 
 # Parts that are fetched while another is worked on, and held meanwhile.
 AHEAD = 4
+# What ranks the dimensions that a mask drops.
+ORDERS: dict[Mask, Order] = {
+    Mask.LOWEST: "influence",
+    Mask.GLOBAL: "global",
+    Mask.RANDOM: "random",
+    Mask.HIGHEST: "influence",
+}
 MEASURED = ("stability_correlation", "stability_overlap")
 
 
@@ -106,7 +113,7 @@ class StoredRows:
 
     def column(self, mask: Mask) -> str:
         """The column of the spectra that a mask sums."""
-        return {Mask.RANDOM: control, Mask.GLOBAL: globally}.get(mask, str)(self.name)
+        return spectrum_column(self.name, ORDERS[mask])
 
     def _stream(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, dict[str, Float[np.ndarray, "p t b"]]]]:
         """The places and spectra of each part."""
