@@ -1,6 +1,5 @@
 """The data set's ranking of latent dimensions by influence, from sums that merge in any order."""
 
-import math
 from dataclasses import dataclass, fields
 from functools import reduce
 
@@ -25,11 +24,11 @@ class RankingSums:
     dropped: Float[np.ndarray, " d"]
 
     @classmethod
-    def of(cls, influence: Float[np.ndarray, "n d"], drop: float) -> "RankingSums":
-        """The sums of one part: influences (n, D), and the share of lowest dimensions that each sample drops."""
+    def of(cls, influence: Float[np.ndarray, "n d"], dropped: int, bins: int) -> "RankingSums":
+        """The sums of one part whose samples each drop the lowest `dropped` of `bins` bins of influence rank."""
         values = influence.astype(np.float64)
         ranks = influence_ranks(influence)
-        below = ranks < math.ceil(drop * influence.shape[1] - 1e-9)
+        below = ranks * bins // influence.shape[1] < dropped
         sums = values.sum(0), np.square(values).sum(0), ranks.sum(0).astype(np.float64), below.sum(0).astype(np.float64)
         return cls(len(values), *sums)
 

@@ -27,7 +27,7 @@ def scan(
     mask: Mask,
     member: Bool[np.ndarray, " n"],
     chosen: Bool[np.ndarray, "r n"],
-    drops: Collection[float],
+    drops: Collection[int],
 ) -> Scan:
     """Scan spectra of a mask's order, one score at a time.
 
@@ -39,10 +39,10 @@ def scan(
     for step in range(steps):
         # Bins first: each is added to all samples at once.
         ordered = np.ascontiguousarray(spectra[:, step].T).T
-        for drop, scores in mask_scores(ordered, mask):
-            roc, dropped = Roc(scores, member), round(drop * bins)
+        for dropped, scores in mask_scores(ordered, mask):
+            roc = Roc(scores, member)
             grid[dropped, step] = roc.curve().all()[0]
-            if drop in drops:
+            if dropped in drops:
                 choosing[dropped, step] = roc.aurocs(chosen)
     return Scan(grid, choosing)
 

@@ -24,9 +24,9 @@ from ldm_scale.analysis.results import (
     RowName,
 )
 from ldm_scale.analysis.scan import Scan
-from ldm_scale.analysis.scores import AttackRows, Candidate, Mask, shares
+from ldm_scale.analysis.scores import AttackRows, Candidate, Mask
 from ldm_scale.analysis.splithalf import Judged, Scorer, halves, judge, reported
-from ldm_scale.config.audit import AnalysisConfig
+from ldm_scale.config.audit import AnalysisConfig, dropped_bins
 
 RISKY = 10
 ROC_POINTS = 200
@@ -48,8 +48,8 @@ class AttackSummary:
     grid: pa.Table
 
 
-# A mask and a drop share.
-Cut = tuple[Mask, float]
+# A mask, and how many bins it drops.
+Cut = tuple[Mask, int]
 
 
 def estimate(value: float, bounds: Float[np.ndarray, " 2"]) -> Estimate:
@@ -76,23 +76,28 @@ def delong_estimate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " 
     return estimate(found.values[0], found.intervals(confidence)[0])
 
 
-def row_cuts(masks: list[Mask], bins: int, drop: float) -> dict[RowName, list[Cut]]:
-    """What each headline row chooses from, at every timestep."""
-    every = shares(bins)
-    rows: dict[RowName, list[Cut]] = {"plain": [(Mask.LOWEST, 0.0)], "lowest": [(Mask.LOWEST, drop)]}
+def row_cuts(masks: list[Mask], bins: int, dropped: int) -> dict[RowName, list[Cut]]:
+    """What each headline row chooses from, at every timestep.
+
+    Args:
+        masks: those with a score.
+        bins: bins of a spectrum.
+        dropped: how many of them the rows of a fixed drop share leave out.
+    """
+    rows: dict[RowName, list[Cut]] = {"plain": [(Mask.LOWEST, 0)], "lowest": [(Mask.LOWEST, dropped)]}
     if Mask.GLOBAL in masks:
-        rows["global"] = [(Mask.GLOBAL, drop)]
+        rows["global"] = [(Mask.GLOBAL, dropped)]
     return rows | {
-        "random": [(Mask.RANDOM, drop)],
-        "highest": [(Mask.HIGHEST, drop)],
-        "chosen": [(Mask.LOWEST, share) for share in every] + [(Mask.HIGHEST, share) for share in every[1:]],
+        "random": [(Mask.RANDOM, dropped)],
+        "highest": [(Mask.HIGHEST, dropped)],
+        "chosen": [(Mask.LOWEST, count) for count in range(bins)] + [(Mask.HIGHEST, n) for n in range(1, bins)],
     }
 
 
-def chosen_drops(mask: Mask, bins: int, drop: float) -> set[float]:
-    """The shares of a mask that any headline row chooses from."""
-    cuts = [cut for some in row_cuts([mask], bins, drop).values() for cut in some]
-    return {shares(bins)[round(share * bins)] for of, share in cuts if of is mask}
+def chosen_drops(mask: Mask, bins: int, dropped: int) -> set[int]:
+    """The numbers of bins that any headline row may drop of a mask; arguments as of `row_cuts`."""
+    cuts = [cut for some in row_cuts([mask], bins, dropped).values() for cut in some]
+    return {count for of, count in cuts if of is mask}
 
 
 class _Analysis:
@@ -108,7 +113,7 @@ class _Analysis:
         self.name, self.rows, self.config, self.seed = name, rows, config, seed
         self.member, self.timesteps = rows.member, rows.timesteps
         self.scans = scans
-        self._cuts = row_cuts(rows.masks, rows.bins, config.drop)
+        self._cuts = row_cuts(rows.masks, rows.bins, dropped_bins(config.drop, rows.bins))
         picks = {row: self._choosing(row).argmax(axis=0) for row in self._cuts}
         self._best = {row: max(self._candidates(row), key=self._auroc) for row in self._cuts}
         plain = self._candidates("plain")
@@ -128,16 +133,16 @@ class _Analysis:
         candidates = self._candidates(row)
         return lambda split, _, report: (int(picks[split]), self._column(candidates[picks[split]])[report])
 
-    def _dropped(self, drop: float) -> int:
-        return round(drop * self.rows.bins)
+    def _share(self, dropped: int) -> float:
+        return dropped / self.rows.bins
 
     def _choosing(self, row: RowName) -> Float[np.ndarray, "k r"]:
         """Each candidate's AUROC on each split's choosing half."""
-        found = [self.scans[mask].choosing[self._dropped(drop)] for mask, drop in self._cuts[row]]
+        found = [self.scans[mask].choosing[dropped] for mask, dropped in self._cuts[row]]
         return np.concatenate(found)
 
     def _auroc(self, candidate: Candidate) -> float:
-        return float(self.scans[candidate.mask].grid[self._dropped(candidate.drop), candidate.step, 0])
+        return float(self.scans[candidate.mask].grid[candidate.dropped, candidate.step, 0])
 
     def _column(self, candidate: Candidate) -> Float[np.ndarray, " n"]:
         return self._columns[candidate]
@@ -150,8 +155,8 @@ class _Analysis:
         return self._candidates(row)[self._judged[row].pick]
 
     def _described(self, candidate: Candidate) -> dict[str, object]:
-        mask = candidate.mask.value if candidate.drop else "none"
-        return {"timestep": self.timesteps[candidate.step], "mask": mask, "drop": candidate.drop}
+        mask = candidate.mask.value if candidate.dropped else "none"
+        return {"timestep": self.timesteps[candidate.step], "mask": mask, "drop": self._share(candidate.dropped)}
 
     def _calibrated(self, row: RowName, judged: Judged) -> Calibrated:
         paired = {
@@ -193,8 +198,8 @@ class _Analysis:
 
     def by_drop(self) -> list[Point]:
         step = self._pick("plain").step
-        every = shares(self.rows.bins)
-        return [self._point(Candidate(mask, share, step)) for mask in self.rows.masks for share in every]
+        every = range(self.rows.bins)
+        return [self._point(Candidate(mask, dropped, step)) for mask in self.rows.masks for dropped in every]
 
     def by_bin(self) -> list[BinPoint]:
         step = self._pick("plain").step
@@ -243,7 +248,7 @@ class _Analysis:
             members=members,
             heldout=len(rows) - members,
             timestep=self.timesteps[pick.step],
-            drop=pick.drop,
+            drop=self._share(pick.dropped),
             auroc=auroc,
         )
 
@@ -277,11 +282,11 @@ class _Analysis:
 
     def grid_table(self) -> pa.Table:
         rows = [
-            {"attack": self.name, "mask": mask.value, "drop": drop, "timestep": step}
-            | dict(zip(NAMES, self.scans[mask].grid[i, j].tolist(), strict=True))
+            {"attack": self.name, "mask": mask.value, "drop": self._share(dropped), "timestep": timestep}
+            | dict(zip(NAMES, self.scans[mask].grid[dropped, step].tolist(), strict=True))
             for mask in self.rows.masks
-            for i, drop in enumerate(shares(self.rows.bins))
-            for j, step in enumerate(self.timesteps)
+            for dropped in range(self.rows.bins)
+            for step, timestep in enumerate(self.timesteps)
         ]
         return pa.Table.from_pylist(rows, GRID)
 

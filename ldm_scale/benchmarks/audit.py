@@ -16,7 +16,7 @@ from ldm_scale.benchmarks.lines import SECONDS, Line
 from ldm_scale.benchmarks.options import AuditBenchmarkConfig
 from ldm_scale.benchmarks.pictures import Pictures, demo_pictures
 from ldm_scale.benchmarks.timing import best_batch, seconds
-from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.audit import AuditConfig, dropped_bins
 from ldm_scale.config.base import build
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.device.stopwatch import Stopwatch
@@ -168,7 +168,7 @@ def make_draws(seed: int, ids: tuple[str, ...], target: Target) -> dict[str, Ten
 
 def our_statistics(batches: list[AuditedBatch]) -> dict[tuple[str, str], Float[Tensor, "n t"]]:
     """Of each attack: plain, with the lowest influences dropped, and with as many dropped at random."""
-    dropped = round(DROP * BINS)
+    dropped = dropped_bins(DROP, BINS)
 
     def spectra(column: str) -> Tensor:
         return torch.from_numpy(np.concatenate([batch.spectra[column] for batch in batches]))

@@ -111,10 +111,23 @@ def name_attacks(attacks: Any) -> Any:
     return {name: {} for name in attacks} if isinstance(attacks, list | tuple) else attacks
 
 
-def check_drop(drop: float, bins: int) -> None:
-    """Raise UsageError where a drop share is no whole number of bins."""
-    if abs(drop * bins - round(drop * bins)) > 1e-9:
+def dropped_bins(drop: float, bins: int) -> int:
+    """How many of the bins of influence rank a drop share leaves out.
+
+    Args:
+        drop: share of the dimensions, in [0, 1).
+        bins: bins of a spectrum.
+
+    Raises:
+        UsageError: if the share is not a whole number of bins.
+
+    >>> dropped_bins(0.4, 20)
+    8
+    """
+    dropped = round(drop * bins)
+    if abs(drop * bins - dropped) > 1e-9:
         raise UsageError(f"analysis.drop = {drop} is not a multiple of 1 / masks.bins")
+    return dropped
 
 
 class AuditConfig(Config):
@@ -170,7 +183,7 @@ class AuditConfig(Config):
         if self.lora is None and self.lora_scale != 1:
             raise ValueError("lora_scale: there is no lora to scale")
         try:
-            check_drop(self.analysis.drop, self.masks.bins)
+            dropped_bins(self.analysis.drop, self.masks.bins)
         except UsageError as error:
             raise ValueError(str(error)) from None
         return self

@@ -23,7 +23,7 @@ from ldm_scale.analysis.scores import Mask
 from ldm_scale.analysis.splithalf import choosing, halves
 from ldm_scale.analysis.summary import AttackSummary, chosen_drops, level_warnings, summarise_attack
 from ldm_scale.analysis.together import combine
-from ldm_scale.config.audit import AnalysisConfig
+from ldm_scale.config.audit import AnalysisConfig, dropped_bins
 from ldm_scale.engine.rows import Index, Part, StoredRows, build_index, stream
 from ldm_scale.errors import RunError
 from ldm_scale.files.rundir import RunDirectory, RunRecord
@@ -74,6 +74,10 @@ class _Reduction:
     def bins(self) -> int:
         return self.record.config.masks.bins
 
+    @property
+    def dropped(self) -> int:
+        return dropped_bins(self.config.drop, self.bins)
+
     def rows(self, index: Index, name: str) -> StoredRows:
         ranked = self.record.config.masks.ranking is not None
         mean = name in self.config.average
@@ -92,7 +96,7 @@ _build_index = ray.remote(build_index)
 def _sum_parts(parts: Sequence[Part], task: _Reduction) -> _PartSums:
     sums, floors, moments = [], [], []
     for _, (influence, *spectra) in stream(parts, ["influence", *task.record.timesteps]):
-        sums.append(RankingSums.of(influence, task.config.drop))
+        sums.append(RankingSums.of(influence, task.dropped, task.bins))
         floors.append(least_positive(task.group_sums(spectra)))
         values = influence.astype(np.float64)
         moments.append(np.stack([values.mean(axis=1), values.std(axis=1)], axis=1))
@@ -107,8 +111,7 @@ def _scan(index: Index, name: str, masks: list[Mask], steps: slice, task: _Reduc
     spectra = rows.spectra(rows.column(masks[0]), steps)
     chosen = choosing(index.member, task.config.repeats, task.seed)
     return {
-        mask: scan(spectra, mask, index.member, chosen, chosen_drops(mask, rows.bins, task.config.drop))
-        for mask in masks
+        mask: scan(spectra, mask, index.member, chosen, chosen_drops(mask, task.bins, task.dropped)) for mask in masks
     }
 
 

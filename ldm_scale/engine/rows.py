@@ -143,5 +143,5 @@ class StoredRows:
         for places, spectra in self._stream(columns):
             for row, candidate in zip(found, candidates, strict=True):
                 values = spectra[self.column(candidate.mask)][:, candidate.step]
-                row[places] = mask_score(values, candidate.mask, candidate.drop)
+                row[places] = mask_score(values, candidate.mask, candidate.dropped)
         return found

@@ -317,7 +317,7 @@ def test_roc_points_lie_on_the_curve_of_the_first_splits_report_half() -> None:
         assert len(points) <= ROC_POINTS + 1
         if row != "geometry":
             step = TIMESTEPS.index(line.calibrated.timestep)
-            scores = held.scores(Mask(judged_mask(row, line)), line.calibrated.drop)[:, step]
+            scores = held.scores(Mask(judged_mask(row, line)), round(line.calibrated.drop * BINS))[:, step]
             on_curve = {((scores[~held.member] >= s).mean(), (scores[held.member] >= s).mean()) for s in scores}
             assert set(points) <= on_curve | {(0.0, 0.0)}
         # The published rates can be read off the points.
@@ -327,7 +327,7 @@ def test_roc_points_lie_on_the_curve_of_the_first_splits_report_half() -> None:
 
 def test_metric_sets_carry_each_value_in_its_own_interval() -> None:
     spectra = planted(6)
-    scores = spectra.scores(Mask.LOWEST, 0.5)[:, 1]
+    scores = spectra.scores(Mask.LOWEST, 2)[:, 1]
     metrics = metric_set(scores, spectra.member, CONFIG, 0)
     assert metrics.auroc.value == pytest.approx(roc_auc_score(spectra.member, scores), abs=1e-12)
     for estimate in (metrics.auroc, metrics.asr, metrics.tpr_at_1pct_fpr, metrics.tpr_at_01pct_fpr):
