@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
 # Elements of one block of bootstrap weights, or of ranked scores: 128 MB of float64.
@@ -53,27 +53,11 @@ class Curve:
         return np.stack([self.auroc(), self.asr(), *rates], axis=1)
 
 
-def ascending(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """The order that sorts finite scores, equal ones in any order.
-
-    Sorts integers, each the leading bits of a score and its number, which NumPy does several times faster than it sorts
-    indirectly; what the cut-off bits leave out of order is nearly sorted then.
-    """
-    bits = np.int64(len(scores).bit_length())
-    keys = scores.astype(np.float64).view(np.int64)
-    # As integers, negative floats are in reverse order.
-    keys = keys ^ ((keys >> 63) & np.iinfo(np.int64).max)
-    keys = (keys >> bits << bits) | np.arange(len(scores))
-    keys.sort()
-    order = keys & ((1 << bits) - 1)
-    return order[np.argsort(scores[order], kind="stable")]
-
-
 class Roc:
     """Scores sorted once, so that any number of weightings or subsets of the samples costs a cumulative sum each."""
 
     def __init__(self, scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> None:
-        self._order = ascending(-scores)
+        self._order = np.argsort(-scores)
         ordered = scores[self._order]
         last = np.append(ordered[1:] != ordered[:-1], True)
         self._ends = slice(None) if last.all() else np.flatnonzero(last)
@@ -116,7 +100,7 @@ class CoarseRoc:
     """
 
     def __init__(self, scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> None:
-        order = ascending(-scores)
+        order = np.argsort(-scores)
         ordered = scores[order]
         ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
         ours, theirs = (np.cumsum(side[order])[ends] for side in (member, ~member))
