@@ -165,7 +165,7 @@ def test_the_demo_job_runs_end_to_end(cut: Path, tmp_path: Path, capsys: pytest.
     assert rows["plain"].oracle is not None
     assert 0.6 < rows["plain"].oracle.metrics.auroc.value < 1
     for row in results.headline:
-        for choice in filter(None, (row.calibrated, row.oracle)):
+        for choice in filter(None, (row.heldout_choice, row.oracle)):
             for name in NAMES:
                 estimate = getattr(choice.metrics, name)
                 assert 0 <= estimate.low <= estimate.high <= 1

@@ -20,7 +20,7 @@ def influence_ranks(influence: Float[np.ndarray, "n d"]) -> Int[np.ndarray, "n d
 
 @dataclass(frozen=True)
 class RankingSums:
-    """Sums over samples, one value a dimension; merging is adding."""
+    """Sums over samples of c_i, its square, its rank and whether it is dropped, by dimension; merging is adding."""
 
     count: int
     influence: Float[np.ndarray, " d"]
@@ -49,8 +49,18 @@ def merge(parts: list[RankingSums]) -> RankingSums:
 def ranking_table(sums: RankingSums, latent_shape: tuple[int, int, int], leakage: Float[np.ndarray, " d"]) -> pa.Table:
     """ranking.parquet: one row a dimension, with its channel, row and column in the latent.
 
-    mean and standard_error of c_i over samples; mean_rank of c_i within a sample (0 = lowest); dropped_share: share of
-    the samples that drop it; rank: by mean, 0 = lowest; leakage: AUROC of minus |S_i| of that dimension alone.
+    mean and standard_error of c_i over samples (nats); mean_rank of c_i within a sample (0 = lowest); dropped_share:
+    share of the samples that drop it; rank: by mean, 0 = lowest; leakage: AUROC of minus |S_i| of that dimension alone.
+
+    Args:
+        sums: over all samples.
+        latent_shape: channels, rows and columns of the latent.
+        leakage: AUROC of each dimension.
+
+    >>> sums = RankingSums.of(np.array([[-5.0, -7.0], [-4.0, -6.0]]), dropped=1, bins=2)
+    >>> table = ranking_table(sums, (1, 1, 2), np.array([0.6, 0.5]))
+    >>> table.select(["mean", "standard_error", "dropped_share", "rank"]).to_pylist()[0]
+    {'mean': -4.5, 'standard_error': 0.5, 'dropped_share': 0.0, 'rank': 1}
     """
     mean = sums.influence / sums.count
     variance = np.maximum(sums.squares / sums.count - mean**2, 0) * sums.count / max(sums.count - 1, 1)

@@ -62,7 +62,11 @@ def mask_score(spectra: Float[np.ndarray, "n b"], mask: Mask, dropped: int) -> F
 
 
 def averaged(spectra: Float[np.ndarray, "n t b"]) -> Float[np.ndarray, "n 1 b"]:
-    """The mean over all timesteps in place of each of them, as PFAMI's statistic is defined."""
+    """The mean over all timesteps in place of each of them, as PFAMI's statistic is defined (Fu et al., 2023).
+
+    >>> averaged(np.array([[[1.0, 2.0], [3.0, 4.0]]]))
+    array([[[2., 3.]]])
+    """
     return spectra.mean(axis=1, keepdims=True, dtype=np.float64)
 
 
@@ -83,7 +87,7 @@ class AttackRows(Protocol):
     def masks(self) -> list[Mask]: ...
 
     def columns(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, "k n"]:
-        """Some scores of all samples."""
+        """The scores of k candidates, of all samples."""
 
     def spectrum(self, step: int) -> Float[np.ndarray, "n b"]:
         """The statistic in each bin of influence rank, at one timestep."""

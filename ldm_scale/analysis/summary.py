@@ -7,16 +7,16 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
-from ldm_scale.analysis.calibrated import calibrated_scorer
+from ldm_scale.analysis.adjusted import adjusted_scorer
 from ldm_scale.analysis.delong import delong
 from ldm_scale.analysis.metrics import NAMES, Roc, bootstrap, evaluate
 from ldm_scale.analysis.results import (
     BinPoint,
-    Calibrated,
     Choice,
     DistortionGroup,
     Estimate,
     Headline,
+    HeldoutChoice,
     MetricSet,
     Point,
     RiskyMember,
@@ -53,12 +53,12 @@ Cut = tuple[Mask, int]
 
 
 def estimate(value: float, bounds: Float[np.ndarray, " 2"]) -> Estimate:
-    """A value with its interval."""
+    """A value with the bounds (low, high) of its interval."""
     return Estimate(value=value, low=bounds[0], high=bounds[1])
 
 
 def as_metric_set(values: Float[np.ndarray, " 5"], intervals: Float[np.ndarray, "5 2"]) -> MetricSet:
-    """The metrics of NAMES with their intervals."""
+    """The metrics of NAMES, or differences of them, with the bounds (low, high) of their intervals."""
     pairs = zip(NAMES, values, intervals, strict=True)
     return MetricSet(**{name: estimate(value, bounds) for name, value, bounds in pairs})
 
@@ -66,12 +66,23 @@ def as_metric_set(values: Float[np.ndarray, " 5"], intervals: Float[np.ndarray, 
 def metric_set(
     scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
 ) -> MetricSet:
-    """All metrics of one score with their intervals."""
+    """All metrics of one score with their bootstrap intervals.
+
+    Args:
+        scores: finite; higher means member.
+        member: who is a member; at least one sample of each side.
+        config: resamples and confidence.
+        seed: of the resamples.
+    """
     return as_metric_set(evaluate(scores, member), bootstrap(scores, member, config.bootstrap, config.confidence, seed))
 
 
 def delong_estimate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], confidence: float) -> Estimate:
-    """AUROC with DeLong's interval."""
+    """AUROC with DeLong's interval; arguments as of `delong`.
+
+    >>> delong_estimate(np.array([3.0, 1.0, 1.0, 2.0]), np.array([True, True, False, False]), 0.5).value
+    0.625
+    """
     found = delong(scores[:, None], member)
     return estimate(found.values[0], found.intervals(confidence)[0])
 
@@ -83,6 +94,9 @@ def row_cuts(masks: list[Mask], bins: int, dropped: int) -> dict[RowName, list[C
         masks: those with a score.
         bins: bins of a spectrum.
         dropped: how many of them the rows of a fixed drop share leave out.
+
+    >>> row_cuts([Mask.LOWEST, Mask.RANDOM, Mask.HIGHEST], bins=20, dropped=8)["lowest"]
+    [(<Mask.LOWEST: 'lowest'>, 8)]
     """
     rows: dict[RowName, list[Cut]] = {"plain": [(Mask.LOWEST, 0)], "lowest": [(Mask.LOWEST, dropped)]}
     if Mask.GLOBAL in masks:
@@ -95,7 +109,11 @@ def row_cuts(masks: list[Mask], bins: int, dropped: int) -> dict[RowName, list[C
 
 
 def chosen_drops(mask: Mask, bins: int, dropped: int) -> set[int]:
-    """The numbers of bins that any headline row may drop of a mask; arguments as of `row_cuts`."""
+    """The numbers of bins that any headline row may drop of a mask; arguments as of `row_cuts`.
+
+    >>> chosen_drops(Mask.LOWEST, bins=4, dropped=2), chosen_drops(Mask.RANDOM, bins=4, dropped=2)
+    ({0, 1, 2, 3}, {2})
+    """
     cuts = [cut for some in row_cuts([mask], bins, dropped).values() for cut in some]
     return {count for of, count in cuts if of is mask}
 
@@ -124,20 +142,20 @@ class _Analysis:
         if int((~self.member).sum()) >= GEOMETRY_HELDOUT:
             statistics = -np.stack([self._columns[candidate] for candidate in plain], axis=1)
             logs = np.log(np.maximum(statistics, np.finfo(np.float64).tiny))
-            scorers["geometry"] = calibrated_scorer(logs, geometry, self.member, seed)
+            scorers["geometry"] = adjusted_scorer(logs, geometry, self.member, seed)
             self._cuts["geometry"] = self._cuts["plain"]
         self._judged = judge(scorers, self.member, config.repeats, config.bootstrap, config.confidence, seed)
 
     def _scorer(self, row: RowName, picks: Int[np.ndarray, " r"]) -> Scorer:
-        """What the scan of the choosing halves picked on each split."""
+        """What the scan of the choosing halves picked on each halving."""
         candidates = self._candidates(row)
-        return lambda split, _, report: (int(picks[split]), self._column(candidates[picks[split]])[report])
+        return lambda halving, _, report: (int(picks[halving]), self._column(candidates[picks[halving]])[report])
 
     def _share(self, dropped: int) -> float:
         return dropped / self.rows.bins
 
     def _choosing(self, row: RowName) -> Float[np.ndarray, "k r"]:
-        """Each candidate's AUROC on each split's choosing half."""
+        """Each candidate's AUROC on each halving's choosing half."""
         found = [self.scans[mask].choosing[dropped] for mask, dropped in self._cuts[row]]
         return np.concatenate(found)
 
@@ -151,19 +169,19 @@ class _Analysis:
         return [Candidate(*cut, step) for cut in self._cuts[row] for step in range(len(self.timesteps))]
 
     def _pick(self, row: RowName) -> Candidate:
-        """What the row chose on most splits."""
+        """What the row chose on most halvings."""
         return self._candidates(row)[self._judged[row].pick]
 
     def _described(self, candidate: Candidate) -> dict[str, object]:
         mask = candidate.mask.value if candidate.dropped else "none"
         return {"timestep": self.timesteps[candidate.step], "mask": mask, "drop": self._share(candidate.dropped)}
 
-    def _calibrated(self, row: RowName, judged: Judged) -> Calibrated:
+    def _heldout_choice(self, row: RowName, judged: Judged) -> HeldoutChoice:
         paired = {
             "difference": as_metric_set(judged.difference, judged.difference_intervals),
             "delong_difference": estimate(judged.difference[0], judged.auroc_difference),
         }
-        return Calibrated(
+        return HeldoutChoice(
             **self._described(self._pick(row)),
             metrics=as_metric_set(judged.values, judged.intervals),
             delong=estimate(judged.values[0], judged.auroc),
@@ -185,9 +203,12 @@ class _Analysis:
     def headline(self) -> list[Headline]:
         return [
             Headline(
-                attack=self.name, row=row, calibrated=self._calibrated(row, self._judged[row]), oracle=self._oracle(row)
+                attack=self.name,
+                row=row,
+                heldout_choice=self._heldout_choice(row, judged),
+                oracle=self._oracle(row),
             )
-            for row in self._cuts
+            for row, judged in self._judged.items()
         ]
 
     def _point(self, candidate: Candidate) -> Point:
@@ -307,10 +328,20 @@ def summarise_attack(
     config: AnalysisConfig,
     seed: int,
 ) -> AttackSummary:
-    """All results of one attack; a pure function of its rows (sorted by sample id), the configuration and the seed.
+    """All results of one attack; a pure function of its rows, the configuration and the seed.
 
-    scans: of each mask, over all timesteps, with the choosing halves of the same seed. geometry: the features that a
-    sample's statistic is calibrated by.
+    Args:
+        name: of the attack.
+        rows: its rows, sorted by sample id.
+        scans: of each mask, over all timesteps, with the choosing halves of the same seed.
+        sample_ids: n, in the order of the rows.
+        distortion: log sqrt det G in nats; NaN if it was not measured.
+        geometry: features of each sample that its statistic is adjusted by.
+        config: drop share, halvings, resamples and confidence.
+        seed: of the halvings and the resamples.
+
+    Raises:
+        UsageError: if the drop share is not a whole number of bins.
     """
     analysis = _Analysis(name, rows, scans, geometry, config, seed)
     return AttackSummary(
@@ -326,7 +357,11 @@ def summarise_attack(
 
 
 def level_warnings(heldout: int) -> list[str]:
-    """Which false positive rates the held-out samples are too few for."""
+    """Which false positive rates this number of held-out samples is too small for.
+
+    >>> [warning[:15] for warning in level_warnings(4000)]
+    ['TPR at 0.1% FPR']
+    """
     samples = reported(heldout)
     return [
         f"TPR at {level:.1%} FPR rests on {samples} held-out samples, of which at most {int(level * samples)} may be "

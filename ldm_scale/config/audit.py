@@ -24,7 +24,7 @@ class GeometryConfig(Config):
     )
     probes: int = Field(16, gt=0, description="Hutchinson probes a sample (vector-Jacobian products)")
     calibration: int = Field(
-        256, gt=1, description="samples, about, whose mean influences pooled estimates and a calibrated ranking use"
+        256, gt=1, description="samples, about, whose mean influences pooled estimates and masks.ranking use"
     )
     distortion: Literal["auto", "exact", "truncated", "slq", "off"] = Field(
         "auto",
@@ -63,7 +63,7 @@ class AnalysisConfig(Config):
 
     drop: float = Field(0.4, gt=0, lt=1, description="share of dimensions the headline drops")
     average: Names = Field(("pfami",), description="attacks whose statistic is the mean over all their timesteps")
-    repeats: int = Field(10, gt=0, description="random split-halves over which calibrated choices are averaged")
+    repeats: int = Field(10, gt=0, description="random split-halves over which held-out choices are averaged")
     bootstrap: int = Field(1000, gt=0, description="bootstrap resamples behind each interval")
     confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from ldm_scale.analysis.calibrated import geometry_features
+from ldm_scale.analysis.adjusted import geometry_features
 from ldm_scale.analysis.combined import FITTED, LogOdds, fitted_rows, group_sums, least_positive, log_features
 from ldm_scale.analysis.leakage import correlate, jackknife
 from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def _split(items: Sequence[T], most: int, fewest: int = 1) -> list[Sequence[T]]:
-    """Even neighbouring pieces of at most `most` items; at least `fewest` of them, where there are items for all."""
+    """Even neighbouring pieces of at most `most` items; at least `fewest` of them, if there are items for all."""
     pieces = min(len(items), max(fewest, -(-len(items) // max(1, most))))
     bounds = [len(items) * i // pieces for i in range(pieces + 1)]
     return [items[a:b] for a, b in pairwise(bounds)]
@@ -125,11 +125,11 @@ def _summarise(
 
 
 @ray.remote
-def _fit(index: Index, splits: Sequence[int], floor: np.ndarray, task: _Reduction) -> list[LogOdds]:
-    """The combined score's classifiers of some splits."""
-    rows = [fitted_rows(halves(index.member, task.seed, split)[0], task.seed, split) for split in splits]
+def _fit(index: Index, halvings: Sequence[int], floor: np.ndarray, task: _Reduction) -> list[LogOdds]:
+    """The combined score's classifiers of some halvings."""
+    rows = [fitted_rows(halves(index.member, task.seed, halving)[0], task.seed, halving) for halving in halvings]
     features = [np.empty((len(some), len(floor))) for some in rows]
-    # Where a sample's features go in each fit; -1 is nowhere.
+    # The place of a sample's features in each fit; -1 is none.
     target = np.full((len(rows), len(index.member)), -1)
     for wanted, to in zip(rows, target, strict=True):
         to[wanted] = np.arange(len(wanted))
@@ -181,14 +181,14 @@ def _start_attack(
 
 
 def _start_combined(index: ray.ObjectRef, samples: int, floor: np.ndarray, task: _Reduction) -> ray.ObjectRef:
-    """The combined score, from fits of as many splits as a task may hold."""
-    splits = _split(range(task.config.repeats), MEMORY // (8 * min(FITTED, samples) * len(floor)))
-    fits = [_fit.remote(index, some, floor, task) for some in splits]
+    """The combined score, from fits of as many halvings as a task may hold."""
+    halvings = _split(range(task.config.repeats), MEMORY // (8 * min(FITTED, samples) * len(floor)))
+    fits = [_fit.remote(index, some, floor, task) for some in halvings]
     return _combine.remote(index, floor, task, *fits)
 
 
 def _geometry(sums: list[_PartSums], distortion: np.ndarray) -> np.ndarray:
-    """The features that a sample's statistic is calibrated by."""
+    """The features that a sample's statistic is adjusted by."""
     moments = np.empty((len(distortion), 2))
     for found in sums:
         moments[found.places] = found.moments
@@ -217,7 +217,17 @@ def _read_index(run: RunDirectory, files: list[Location]) -> tuple[ray.ObjectRef
 def reduce_run(run: RunDirectory, config: AnalysisConfig) -> Results:
     """Reduce the rows of a run and write results.json, metrics.parquet and ranking.parquet beside them.
 
-    Raises RunError where there are too few rows of either side. Runs within a session.
+    Needs a session (engine.session).
+
+    Args:
+        run: a run directory with run.json and samples/.
+        config: how to reduce; it may differ from what run.json says.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        RunError: if either side has fewer than FEWEST rows.
     """
     record = run.read_record()
     task = _Reduction(record, config)

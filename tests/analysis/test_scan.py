@@ -29,10 +29,10 @@ def test_it_holds_every_scores_metrics_and_its_auroc_on_every_choosing_half(spec
         for step in range(STEPS):
             np.testing.assert_allclose(found.grid[dropped, step], evaluate(scores[:, step], member), atol=1e-12)
         if dropped in (0, 2):
-            for split in range(REPEATS):
-                half = halves(member, 7, split)[0]
+            for halving in range(REPEATS):
+                half = halves(member, 7, halving)[0]
                 expected = aurocs(scores[half], member[half])
-                np.testing.assert_allclose(found.choosing[dropped, :, split], expected, atol=1e-12)
+                np.testing.assert_allclose(found.choosing[dropped, :, halving], expected, atol=1e-12)
         else:
             assert np.isnan(found.choosing[dropped]).all()
 
