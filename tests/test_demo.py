@@ -116,7 +116,7 @@ def test_dropping_the_lowest_influences_beats_dropping_the_highest(
     vectors = torch.stack([predict(target, some, t) for t in (30, 60)])
     values = spectrum(vectors, rank_bins(influence, 20), 4.0, 20).numpy()
     lowest, highest = (
-        max(evaluate(mask_score(values[:, step], mask, 0.4), sides)[0] for step in range(2))
+        max(evaluate(mask_score(values[:, step], mask, 8), sides)[0] for step in range(2))
         for mask in (Mask.LOWEST, Mask.HIGHEST)
     )
     assert lowest > highest
