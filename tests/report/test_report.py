@@ -703,8 +703,8 @@ def test_report_needs_neither_ray_nor_torch(run: RunDirectory, page: str) -> Non
         "import sys\n"
         "for name in ('ray', 'torch', 'diffusers', 'matplotlib.pyplot'): sys.modules[name] = None\n"
         "from ldm_scale.report.page import write_report\n"
-        "from ldm_scale.rundir import RunDirectory\n"
-        "from ldm_scale.storage import Location\n"
+        "from ldm_scale.files.rundir import RunDirectory\n"
+        "from ldm_scale.files.storage import Location\n"
         "write_report(RunDirectory(Location.of(sys.argv[1])))\n"
     )
     subprocess.run([sys.executable, "-c", program, str(run.root)], check=True)
