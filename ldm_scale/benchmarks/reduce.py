@@ -149,7 +149,8 @@ def _place(out: str | None) -> Iterator[str]:
 def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> Reduction:
     """Write made-up rows and reduce them as a run's, on a Ray of this process's own.
 
-    Raises UsageError where RAY_ADDRESS names another: the memory of its workers cannot be seen from here.
+    Raises:
+        UsageError: if RAY_ADDRESS names another Ray: the memory of its workers cannot be seen from here.
     """
     check_local("the benchmark measures")
     parts = -(-config.rows // config.rows_per_part)
