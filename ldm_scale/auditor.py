@@ -21,12 +21,12 @@ from ldm_scale.errors import UsageError, unknown_name
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pooled import Profile, pooled_influence
-from ldm_scale.geometry.pullback import TracedDecoder, metric
+from ldm_scale.geometry.pullback import TracedDecoder, pullback_metric
 from ldm_scale.geometry.slq import slq_distortion
 from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
 from ldm_scale.randomness import keyed_generator
-from ldm_scale.schema import control, globally
+from ldm_scale.schema import Order, spectrum_column
 from ldm_scale.targets.base import Condition, Target, to_images
 from ldm_scale.targets.denoising import predict_noises
 
@@ -200,8 +200,8 @@ class Auditor:
         stopwatch, made = Stopwatch(self._device), self._decoder.products
         z = self._encode(pixels, sample_ids)
         stopwatch.mark()
-        influence, stability, metrics = self._influence(z, sample_ids)
-        distortion, measured = self._distortion(z, sample_ids, metrics)
+        influence, stability, pullback_metrics = self._influence(z, sample_ids)
+        distortion, measured = self._distortion(z, sample_ids, pullback_metrics)
         stopwatch.mark()
         spectra, leakage, evaluations = self._attack(z, influence, sample_ids, self._condition(captions, labels))
         stopwatch.mark()
@@ -234,7 +234,7 @@ class Auditor:
         """
         z = self._encode(pixels, sample_ids)
         if self._config.geometry.influence == "exact":
-            return exact_influence(metric(self._decoder, z, self._memory)).cpu().numpy()
+            return exact_influence(pullback_metric(self._decoder, z, self._memory)).cpu().numpy()
         return hutchinson_influence(self._probe(z, sample_ids)).cpu().numpy()
 
     def _normal(self, sample_ids: Sequence[str], purpose: str, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
@@ -264,11 +264,11 @@ class Auditor:
     def _influence(
         self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n 2"], Float[Tensor, "n d d"] | None]:
-        """Influence, its split-half stability, and the exact metrics where they were needed."""
+        """Influence, its split-half stability, and the exact pullback metrics if they were needed."""
         config = self._config.geometry
         if config.influence == "exact":
-            metrics = metric(self._decoder, z, self._memory)
-            return exact_influence(metrics), z.new_full((len(z), 2), torch.nan), metrics
+            pullback_metrics = pullback_metric(self._decoder, z, self._memory)
+            return exact_influence(pullback_metrics), z.new_full((len(z), 2), torch.nan), pullback_metrics
         squares = self._probe(z, sample_ids)
         stability = split_half_stability(squares, self._estimate, STABILITY_DROP)
         return self._estimate(squares), torch.stack(stability, dim=1), None
@@ -277,16 +277,16 @@ class Auditor:
         self,
         z: Float[Tensor, "n c h w"],
         sample_ids: Sequence[str],
-        metrics: Float[Tensor, "n d d"] | None,
+        pullback_metrics: Float[Tensor, "n d d"] | None,
     ) -> tuple[Float[Tensor, " n"], Bool[Tensor, " n"]]:
-        """Distortion, and whose distortion was measured; metrics that are known already are used again."""
+        """Distortion, and whose distortion was measured; pullback metrics that are known already are used again."""
         config = self._config.geometry
         estimator = distortion_estimator(config, z[0].numel())
         draws = [keyed_generator(self._config.seed, key, "distortion").random() for key in sample_ids]
         measured = (torch.tensor(draws) < config.distortion_share).to(z.device) & (estimator != "off")
         distortion = torch.full((len(z),), torch.nan, device=z.device)
         if measured.any():
-            known = None if metrics is None else metrics[measured]
+            known = None if pullback_metrics is None else pullback_metrics[measured]
             ids = [key for key, wanted in zip(sample_ids, measured.tolist(), strict=True) if wanted]
             distortion[measured] = self._measure(estimator, z[measured], ids, known)
         return distortion, measured
@@ -296,23 +296,25 @@ class Auditor:
         estimator: str,
         z: Float[Tensor, "n c h w"],
         sample_ids: Sequence[str],
-        metrics: Float[Tensor, "n d d"] | None,
+        pullback_metrics: Float[Tensor, "n d d"] | None,
     ) -> Float[Tensor, " n"]:
         if estimator == "exact":
-            return exact_distortion(metric(self._decoder, z, self._memory) if metrics is None else metrics)
+            return exact_distortion(
+                pullback_metric(self._decoder, z, self._memory) if pullback_metrics is None else pullback_metrics
+            )
         count, estimate = ESTIMATORS[estimator]
         draws = self._normal(sample_ids, estimator, (count, *self._target.latent_shape)).transpose(0, 1)
         return estimate(self._decoder, z, draws, self._memory)
 
-    def _bins(self, influence: Float[Tensor, "n d"], sample_ids: Sequence[str]) -> dict[str, Int[Tensor, "n d"]]:
-        """The bin of each dimension under each mask, by the suffix that the mask's columns have."""
+    def _bins(self, influence: Float[Tensor, "n d"], sample_ids: Sequence[str]) -> dict[Order, Int[Tensor, "n d"]]:
+        """The bin of each dimension under each order of the dimensions."""
         bins, dimensions = self._config.masks.bins, influence.shape[1]
         at_random = keyed_words(self._config.seed, sample_ids, "random mask", dimensions, self._device)
-        masks = {"": rank_bins(influence, bins), control(""): rank_bins(at_random, bins)}
+        found: dict[Order, Tensor] = {"influence": rank_bins(influence, bins), "random": rank_bins(at_random, bins)}
         if self._calibration.ranking is not None:
             ranking = torch.from_numpy(self._calibration.ranking).to(influence.device)
-            masks[globally("")] = rank_bins(ranking[None], bins).expand_as(influence)
-        return masks
+            found["global"] = rank_bins(ranking[None], bins).expand_as(influence)
+        return found
 
     def _attack(
         self,
@@ -321,8 +323,8 @@ class Auditor:
         sample_ids: Sequence[str],
         condition: object,
     ) -> tuple[dict[str, Float[Tensor, "n t b"]], Float[Tensor, "n d"], int]:
-        """Every attack's spectra under every mask, |S_i| of the one whose leakage is kept, and the evaluations made."""
-        masks = self._bins(influence, sample_ids)
+        """Every attack's spectra under every order, |S_i| of the one whose leakage is kept, and evaluations made."""
+        bins_by_order = self._bins(influence, sample_ids)
 
         denoise = partial(predict_noises, self._target, condition, self._rows)
 
@@ -335,8 +337,9 @@ class Auditor:
             evaluations = Evaluations(z, self._target.alphas_cumprod, denoise, draw)
             for name, attack in self._attacks.items():
                 vectors = attack.vectors(evaluations).flatten(2).float()
-                for suffix, bin_of in masks.items():
-                    spectra[name + suffix] = spectrum(vectors, bin_of, attack.p, self._config.masks.bins)
+                for order, bin_of in bins_by_order.items():
+                    column = spectrum_column(name, order)
+                    spectra[column] = spectrum(vectors, bin_of, attack.p, self._config.masks.bins)
                 if name == self._leakage.attack:
                     leakage = vectors[attack.timesteps.index(self._leakage.timestep)].abs()
         return spectra, leakage, evaluations.made

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ldm_scale.benchmarks.options import PARTS, BenchmarkConfig
-from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, check_drop
+from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, dropped_bins
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.data import PackConfig, ValidateConfig
 from ldm_scale.config.train import TrainConfig
@@ -123,7 +123,7 @@ def _reduce(arguments: argparse.Namespace) -> None:
     run = _open_run(arguments.run)
     recorded = run.read_record().config
     analysis = build(AnalysisConfig, collect(arguments, AnalysisConfig, recorded.analysis.model_dump()))
-    check_drop(analysis.drop, recorded.masks.bins)
+    dropped_bins(analysis.drop, recorded.masks.bins)
     with session(), own(run.root, say):
         reduce_run(run, analysis)
         write_report(run)

@@ -1,6 +1,12 @@
 """Columns and Arrow schemas of everything that passes between stages or is written."""
 
+from typing import Literal
+
 import pyarrow as pa
+
+# What the bins of a spectrum are ranked by: each sample's own influences, a random draw for each sample (the control),
+# or one ranking for all samples.
+Order = Literal["influence", "random", "global"]
 
 # Between the stages of the graph.
 STORED = pa.schema(
@@ -28,7 +34,7 @@ DECODED = pa.schema(
 )
 # In rejects/. Stages: read (the shard), decode (the image), condition (caption or class), audit (the numbers).
 REJECT = pa.schema([("sample_id", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
-# Who is a member where a split file says so.
+# Who is a member, if a split file says so.
 SPLIT = pa.schema([("shard", pa.string()), ("key", pa.string()), ("member", pa.bool_())])
 
 
@@ -43,14 +49,18 @@ def split_id(sample_id: str) -> tuple[str, str]:
     return stem, key
 
 
-def control(attack: str) -> str:
-    """The column of an attack's random control spectrum."""
-    return f"{attack}_random"
+def spectrum_column(attack: str, order: Order) -> str:
+    """The column of an attack's spectrum whose bins follow this order of the dimensions.
+
+    >>> [spectrum_column("sima", order) for order in ("influence", "random", "global")]
+    ['sima', 'sima_random', 'sima_global']
+    """
+    return attack if order == "influence" else f"{attack}_{order}"
 
 
-def globally(attack: str) -> str:
-    """The column of an attack's spectrum by one ranking for all samples."""
-    return f"{attack}_global"
+def orders(one_ranking: bool) -> tuple[Order, ...]:
+    """The orders that a run has spectra by; the last one only if there is one ranking for all samples."""
+    return ("influence", "random", "global") if one_ranking else ("influence", "random")
 
 
 def row_bytes(schema: pa.Schema) -> int:
@@ -69,10 +79,15 @@ def row_schema(
 ) -> pa.Schema:
     """The schema of samples/*.parquet.
 
-    dimensions: D of the latent. attacks: number of timesteps T of each attack. one_ranking: whether there are spectra
-    by one ranking for all samples, too. Spectra are T * bins values, timestep by timestep, lowest influence first.
-    stability_*: of the influences from two halves of the probes, rank correlation and overlap of the lowest 40%.
-    leakage: |S_i| of one attack at one timestep.
+    Spectra are T * bins values, timestep by timestep, the lowest rank first. stability_*: rank correlation, and overlap
+    of the lowest 40%, of the influences from two halves of the probes. leakage: |S_i| of one attack at one timestep.
+
+    Args:
+        dimensions: D of the latent.
+        attacks: number of timesteps T of each attack.
+        bins: bins of a spectrum.
+        metadata: kept in the schema, as text.
+        one_ranking: whether there are also spectra by one ranking for all samples.
     """
     fields: list[pa.Field] = [
         pa.field("sample_id", pa.string(), nullable=False),
@@ -84,6 +99,6 @@ def row_schema(
         pa.field("leakage", pa.list_(pa.float16(), dimensions)),
     ]
     for name, steps in attacks.items():
-        columns = [name, control(name)] + ([globally(name)] if one_ranking else [])
+        columns = [spectrum_column(name, order) for order in orders(one_ranking)]
         fields += [pa.field(column, pa.list_(pa.float32(), steps * bins)) for column in columns]
     return pa.schema(fields, metadata=metadata)

@@ -22,7 +22,7 @@ from ldm_scale.config.base import build
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.pooled import Profile
-from ldm_scale.geometry.pullback import Decoder, TracedDecoder, metric
+from ldm_scale.geometry.pullback import Decoder, TracedDecoder, pullback_metric
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.targets.base import to_images
 from ldm_scale.targets.execution import PLAIN, Execution
@@ -254,7 +254,7 @@ def test_exact_influence_and_distortion_share_one_jacobian(tiny_target: Path, mo
 
     def counted(decode: Decoder, z: torch.Tensor, memory: int) -> torch.Tensor:
         calls.append(len(z))
-        return metric(decode, z, memory)
+        return pullback_metric(decode, z, memory)
 
     monkeypatch.setattr("ldm_scale.auditor.metric", counted)
     audit(make_auditor(tiny_target, geometry={"influence": "exact", "distortion": "exact"}), [0, 1, 2])

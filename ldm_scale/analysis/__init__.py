@@ -1,1 +1,1 @@
-"""From rows to numbers: rankings, score tables, metrics with intervals, calibration. NumPy only; no model, no Ray."""
+"""From rows to numbers: rankings, scores, metrics with intervals, held-out choices. NumPy only; no model, no Ray."""

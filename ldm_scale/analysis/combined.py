@@ -18,7 +18,18 @@ FITTED = 50_000
 
 
 def group_sums(spectra: Sequence[Float[np.ndarray, "n _ _"]], groups: int = GROUPS) -> Float[np.ndarray, "n f"]:
-    """Every attack's spectrum (n, T, B) at every timestep, its bins summed in `groups` of neighbours."""
+    """Every attack's spectrum at every timestep, its bins summed in groups of neighbours.
+
+    Args:
+        spectra: one (n, T, B) an attack; T and B may differ between attacks.
+        groups: of bins in a spectrum; as many as there are bins if they are fewer.
+
+    Returns:
+        f is the sum over attacks of T * groups.
+
+    >>> group_sums([np.array([[[1.0, 2.0, 3.0, 4.0]]])], groups=2)
+    array([[3., 7.]])
+    """
     blocks = []
     for spectrum in spectra:
         bins = spectrum.shape[2]
@@ -29,17 +40,26 @@ def group_sums(spectra: Sequence[Float[np.ndarray, "n _ _"]], groups: int = GROU
 
 
 def least_positive(sums: Float[np.ndarray, "n f"]) -> Float[np.ndarray, " f"]:
-    """The smallest positive value of each feature, infinity where there is none; parts merge by the minimum."""
+    """The smallest positive value of each feature, infinity if there is none; parts merge by the minimum.
+
+    >>> least_positive(np.array([[0.0, 0.0], [2.0, 0.0], [0.5, 0.0]]))
+    array([0.5, inf])
+    """
     return np.where(sums > 0, sums, np.inf).min(axis=0)
 
 
 def log_features(sums: Float[np.ndarray, "n f"], floor: Float[np.ndarray, " f"]) -> Float[np.ndarray, "n f"]:
-    """The log of group sums, a zero raised to the smallest positive value of its feature. No labels are used."""
+    """The log of group sums, a zero raised to the smallest positive value of its feature. No labels are used.
+
+    Args:
+        sums: from `group_sums`, at least 0.
+        floor: from `least_positive`, over all samples; 1 takes the place of infinity.
+    """
     return np.log(np.maximum(sums, np.where(np.isfinite(floor), floor, 1.0)))
 
 
 def classifier(features: int) -> Any:
-    """Logistic regression on standardised features, the L2 penalty's C = 1 / features.
+    """Logistic regression on so many standardised features, with an L2 penalty of C = 1 / features.
 
     So the log odds of independent features have a prior variance of one however many there are, while what many
     features share is hardly shrunk.
@@ -49,14 +69,14 @@ def classifier(features: int) -> Any:
 
 @dataclass(frozen=True)
 class LogOdds:
-    """A fitted classifier as one weight a feature; higher means member."""
+    """A fitted classifier: log odds = features @ weights + intercept; higher means member."""
 
     weights: Float[np.ndarray, " f"]
     intercept: float
 
     @classmethod
     def fit(cls, features: Float[np.ndarray, "h f"], member: Bool[np.ndarray, " h"]) -> "LogOdds":
-        """Fitted on labelled samples."""
+        """Fit on labelled samples: log features, and who is a member."""
         scaler, regression = (step for _, step in classifier(features.shape[1]).fit(features, member).steps)
         weights = regression.coef_[0] / scaler.scale_
         return cls(weights, float(regression.intercept_[0] - scaler.mean_ @ weights))
@@ -66,8 +86,17 @@ class LogOdds:
         return (features * self.weights).sum(axis=1) + self.intercept
 
 
-def fitted_rows(choose: Int[np.ndarray, " a"], seed: int, split: int) -> Int[np.ndarray, " h"]:
-    """The rows of the choosing half that the split's classifier is fitted on: all, or FITTED of them at random."""
+def fitted_rows(choose: Int[np.ndarray, " a"], seed: int, halving: int) -> Int[np.ndarray, " h"]:
+    """The rows of the choosing half that the halving's classifier is fitted on: all, or FITTED of them at random.
+
+    Args:
+        choose: the rows of the choosing half.
+        seed: of the analysis.
+        halving: its number.
+
+    Returns:
+        Some of `choose`, in ascending order.
+    """
     if len(choose) <= FITTED:
         return choose
-    return np.sort(np.random.default_rng([seed, split, 2]).choice(choose, FITTED, replace=False))
+    return np.sort(np.random.default_rng([seed, halving, 2]).choice(choose, FITTED, replace=False))

@@ -15,12 +15,20 @@ class Aurocs:
     covariance: Float[np.ndarray, "k k"]
 
     def intervals(self, confidence: float) -> Float[np.ndarray, "k 2"]:
-        """Normal intervals (low, high), cut off at 0 and 1."""
+        """Normal intervals (low, high) of this confidence in (0, 1), cut off at 0 and 1."""
         half = norm.isf((1 - confidence) / 2) * np.sqrt(np.diag(self.covariance))
         return np.clip(np.stack([self.values - half, self.values + half], axis=1), 0, 1)
 
     def difference(self, i: int, j: int, confidence: float) -> tuple[float, float, float]:
-        """(value, low, high) of AUROC i minus AUROC j, whose covariance narrows the interval where scores are alike."""
+        """AUROC i minus AUROC j as (value, low, high).
+
+        The variance is var_i + var_j - 2 cov_ij: the interval is narrow if the two scores are alike.
+
+        Args:
+            i: number of a score.
+            j: number of another.
+            confidence: of the normal interval, in (0, 1).
+        """
         value = float(self.values[i] - self.values[j])
         variance = self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]
         half = float(norm.isf((1 - confidence) / 2) * np.sqrt(max(variance, 0.0)))
@@ -32,8 +40,16 @@ def wins(
 ) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "h k"]]:
     """How many held-out samples each member is above, and how many members are above each held-out sample; exact.
 
-    Equal scores count half. The count is a difference of mid-ranks, in both sides together and in one's own side
-    (Sun & Xu 2014): O(n log n) where the pairs are O(n^2).
+    Equal scores count half. The count is a difference of mid-ranks, in both sides together and in one's own side (Sun &
+    Xu, "Fast Implementation of DeLong's Algorithm", 2014): O(n log n), while the pairs are O(n^2).
+
+    Args:
+        scores: k scores of each sample, finite.
+        member: who is a member.
+
+    >>> ours, theirs = wins(np.array([[3.0], [1.0], [1.0], [2.0]]), np.array([True, True, False, False]))
+    >>> ours.ravel(), theirs.ravel()
+    (array([2. , 0.5]), array([1.5, 1. ]))
     """
     scores = scores.astype(np.float64)
     ranks = rankdata(scores, axis=0)
@@ -42,9 +58,17 @@ def wins(
 
 
 def delong(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> Aurocs:
-    """cov = cov(members' placements) / m + cov(held-out placements) / h (DeLong, DeLong & Clarke-Pearson 1988).
+    """The AUROC of each score, and cov = cov(members' placements) / m + cov(held-out placements) / h.
 
-    A placement is the share of the other side won or lost to. It needs two samples of each side.
+    A placement is the share of the other side won or lost to (DeLong, DeLong & Clarke-Pearson, Biometrics 1988).
+
+    Args:
+        scores: k scores of each sample, finite; higher means member.
+        member: who is a member; at least two samples of each side.
+
+    >>> found = delong(np.array([[3.0], [1.0], [1.0], [2.0]]), np.array([True, True, False, False]))
+    >>> found.values, found.covariance  # placements 1 and 1/4, 3/4 and 1/2: (9/32 + 1/32) / 2
+    (array([0.625]), array([[0.15625]]))
     """
     ours, theirs = wins(scores, member)
     sides = ours / len(theirs), theirs / len(ours)

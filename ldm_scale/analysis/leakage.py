@@ -4,9 +4,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import spearmanr, t
 
+from ldm_scale.analysis.folds import folds
 from ldm_scale.analysis.metrics import Roc
 from ldm_scale.analysis.results import Estimate
-from ldm_scale.analysis.splits import folds
 
 GROUPS = 20
 
@@ -16,8 +16,20 @@ def jackknife(
 ) -> Float[np.ndarray, "g d"]:
     """Each dimension's own AUROC, that of the score -|S_i|: of all samples, then without each group of them in turn.
 
-    vectors_abs: |S_i| of all dimensions or of some. Up to GROUPS stratified groups: (GROUPS + 1, d). Counts are exact,
-    so that equal AUROCs are equal for their ranks.
+    Counts are exact, so that equal AUROCs are equal for their ranks.
+
+    Args:
+        vectors_abs: |S_i| of all dimensions, or of some.
+        member: who is a member.
+        seed: of the groups.
+
+    Returns:
+        First the AUROCs of all samples, then those without one stratified group: up to GROUPS of them, but no more
+        than the smaller side has samples.
+
+    >>> vectors_abs = np.array([[0.1, 0.2], [0.3, 0.9], [0.2, 0.5], [0.4, 0.1]])
+    >>> jackknife(vectors_abs, np.array([True, True, False, False]), seed=0)[0]
+    array([0.75, 0.25])
     """
     groups = min(GROUPS, int(member.sum()), int((~member).sum()))
     group = folds(member, groups, seed)
@@ -28,9 +40,19 @@ def jackknife(
 def correlate(influence_mean: Float[np.ndarray, " d"], leaks: Float[np.ndarray, "g d"], confidence: float) -> Estimate:
     """Spearman's correlation, over dimensions, of mean influence and AUROC: the second finding.
 
-    From the AUROCs of `jackknife`, with g = 20 groups: value +- t_{g-1} sqrt((g - 1)^2 / g) sd(leave-one-group-out
-    values). A percentile bootstrap adds the AUROCs' noise a second time, which pulls its values towards zero; the noise
-    that is there once pulls the value itself towards zero, and the interval is of that value.
+    The jackknife's interval, with g groups: value +- t_{g-1} sqrt((g - 1)^2 / g) sd(leave-one-group-out values), cut
+    off at -1 and 1 (Efron & Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 11). A percentile bootstrap
+    adds the AUROCs' noise a second time, which pulls its values towards zero. The noise that is there once pulls the
+    value itself towards zero, and the interval is of that value.
+
+    Args:
+        influence_mean: mean c_i of each dimension, nats.
+        leaks: AUROCs from `jackknife`, of all samples and without each of g groups.
+        confidence: of the interval, in (0, 1).
+
+    >>> leaks = np.array([[0.5, 0.6, 0.7], [0.5, 0.6, 0.7], [0.5, 0.7, 0.6]])
+    >>> correlate(np.array([-3.0, -2.0, -1.0]), leaks, 0.95).value
+    1.0
     """
     value, *left = (spearmanr(influence_mean, row).statistic for row in leaks)
     groups = len(left)

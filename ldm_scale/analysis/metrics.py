@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
 # Elements of one block of bootstrap weights, or of ranked scores: 128 MB of float64.
@@ -22,22 +22,28 @@ NAMES = ("auroc", "asr", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr", "paper_tpr_at_1p
 class Curve:
     """Receiver operating characteristic; row r of each array is one weighting of the samples.
 
-    fpr, tpr: (r, g + 1), from (0, 0) to (1, 1), one point for each group of equal scores, highest first.
+    fpr, tpr: from (0, 0) to (1, 1), one point for each group of equal scores, the highest first.
+
+    >>> curve = Roc(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False])).curve()
+    >>> curve.fpr, curve.tpr
+    (array([[0. , 0. , 0.5, 0.5, 1. ]]), array([[0. , 0.5, 0.5, 1. , 1. ]]))
+    >>> curve.auroc(), curve.asr(), curve.tpr_at(0.1), curve.tpr_at(0.5)
+    (array([0.75]), array([0.75]), array([0.5]), array([1.]))
     """
 
     fpr: Float[np.ndarray, "r g"]
     tpr: Float[np.ndarray, "r g"]
 
     def auroc(self) -> Float[np.ndarray, " r"]:
-        """Area under the curve: P(member's score > held-out's) + P(equal) / 2."""
+        """Area under the curve: P(member's score > held-out's) + P(equal) / 2, in [0, 1]; 0.5 is chance."""
         return np.trapezoid(self.tpr, self.fpr, axis=1)
 
     def asr(self) -> Float[np.ndarray, " r"]:
-        """Attack success rate: max over thresholds of (TPR + 1 - FPR) / 2."""
+        """Attack success rate: max over thresholds of (TPR + 1 - FPR) / 2, in [0.5, 1]; 0.5 is chance."""
         return ((self.tpr + 1 - self.fpr) / 2).max(axis=1)
 
     def tpr_at(self, fpr: float) -> Float[np.ndarray, " r"]:
-        """TPR at the lowest threshold whose FPR is at most `fpr`; conservative, not interpolated."""
+        """TPR at the lowest threshold whose FPR is at most `fpr`, a share in [0, 1]; not interpolated."""
         return np.where(self.fpr <= fpr + 1e-12, self.tpr, 0).max(axis=1)
 
     def paper_tpr_at(self, fpr: float) -> Float[np.ndarray, " r"]:
@@ -53,27 +59,11 @@ class Curve:
         return np.stack([self.auroc(), self.asr(), *rates], axis=1)
 
 
-def ascending(scores: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """The order that sorts finite scores, equal ones in any order.
-
-    Sorts integers, each the leading bits of a score and its number, which NumPy does several times faster than it sorts
-    indirectly; what the cut-off bits leave out of order is nearly sorted then.
-    """
-    bits = np.int64(len(scores).bit_length())
-    keys = scores.astype(np.float64).view(np.int64)
-    # As integers, negative floats are in reverse order.
-    keys = keys ^ ((keys >> 63) & np.iinfo(np.int64).max)
-    keys = (keys >> bits << bits) | np.arange(len(scores))
-    keys.sort()
-    order = keys & ((1 << bits) - 1)
-    return order[np.argsort(scores[order], kind="stable")]
-
-
 class Roc:
-    """Scores sorted once, so that any number of weightings or subsets of the samples costs a cumulative sum each."""
+    """Scores sorted once, so that each weighting or subset of the samples costs a cumulative sum."""
 
     def __init__(self, scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> None:
-        self._order = ascending(-scores)
+        self._order = np.argsort(-scores)
         ordered = scores[self._order]
         last = np.append(ordered[1:] != ordered[:-1], True)
         self._ends = slice(None) if last.all() else np.flatnonzero(last)
@@ -87,13 +77,18 @@ class Roc:
         return Curve(*(self._rate((weights * side)[:, self._order]) for side in (~self._member, self._member)))
 
     def aurocs(self, subsets: Bool[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
-        """The AUROC among each subset of the samples, by exact counts."""
+        """The AUROC among each subset of the samples, by exact counts; a subset needs one sample of each side.
+
+        >>> roc = Roc(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
+        >>> roc.aurocs(np.array([[True, True, True, True], [False, True, True, False]]))
+        array([0.75, 0.  ])
+        """
         return np.array([self._auroc(subset) for subset in subsets])
 
     def _auroc(self, subset: Bool[np.ndarray, " n"]) -> float:
         inside = subset[self._order]
         ours, theirs = (np.cumsum(inside & side)[self._ends] for side in (self._ours, ~self._ours))
-        # Twice the area by the trapezoid rule; integers, which stay exact even where a sum wraps around.
+        # Twice the area by the trapezoid rule; integers, which stay exact even if a sum wraps around.
         cross = ours[1:] @ theirs[:-1] - ours[:-1] @ theirs[1:]
         pairs = ours[-1] * theirs[-1]
         return float((pairs - cross) / 2 / pairs)
@@ -116,7 +111,7 @@ class CoarseRoc:
     """
 
     def __init__(self, scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> None:
-        order = ascending(-scores)
+        order = np.argsort(-scores)
         ordered = scores[order]
         ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
         ours, theirs = (np.cumsum(side[order])[ends] for side in (member, ~member))
@@ -152,24 +147,41 @@ class CoarseRoc:
 
 
 def _tail(count: int) -> float:
-    """Samples of a side in which a resample's 1% lies but for ten standard deviations."""
+    """Samples at an end of a side that hold a resample's 1%, up to ten standard deviations of its place."""
     return 0.01 * count + 10 * (0.01 * count) ** 0.5
 
 
 def resampled(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> Roc | CoarseRoc:
-    """The scores prepared for many weightings: exactly up to EXACT samples."""
+    """The scores prepared for many weightings: exact curves for up to EXACT samples, coarse ones for more."""
     return Roc(scores, member) if len(member) <= EXACT else CoarseRoc(scores, member)
 
 
 def evaluate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " 5"]:
-    """The metrics of NAMES on all samples."""
+    """The metrics of NAMES on all samples.
+
+    Args:
+        scores: finite; higher means member.
+        member: who is a member; at least one sample of each side.
+
+    >>> values = evaluate(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
+    >>> dict(zip(NAMES[:3], values.tolist()))
+    {'auroc': 0.75, 'asr': 0.75, 'tpr_at_1pct_fpr': 0.5}
+    """
     return Roc(scores, member).curve().all()[0]
 
 
 def aurocs(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
     """The AUROC of each column: (sum of the members' ranks - m (m + 1) / 2) / (m h), equal scores sharing a mean rank.
 
-    m members, h held-out samples (Mann & Whitney 1947). The fast form for many candidate scores.
+    m members, h held-out samples (Mann & Whitney, Annals of Mathematical Statistics 1947). The fast form for many
+    candidate scores.
+
+    Args:
+        scores: k scores of each sample, finite; higher means member.
+        member: who is a member; at least one sample of each side.
+
+    >>> aurocs(np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]]), np.array([True, False, False]))
+    array([1. , 0.5])
     """
     members = int(member.sum())
     width = max(1, BLOCK // len(member))
@@ -179,7 +191,11 @@ def aurocs(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> 
 
 
 def quantiles(draws: Float[np.ndarray, "r k"], confidence: float) -> Float[np.ndarray, "k 2"]:
-    """The percentile interval (low, high) of each column of bootstrap draws."""
+    """The percentile interval (low, high) of each column of bootstrap draws, of this confidence in (0, 1).
+
+    >>> quantiles(np.arange(101.0)[:, None], 0.9)
+    array([[ 5., 95.]])
+    """
     tail = (1 - confidence) / 2
     return np.quantile(draws, [tail, 1 - tail], axis=0).T
 
@@ -187,7 +203,13 @@ def quantiles(draws: Float[np.ndarray, "r k"], confidence: float) -> Float[np.nd
 def bootstrap_weights(
     member: Bool[np.ndarray, " n"], resamples: int, rng: np.random.Generator
 ) -> Iterator[Float[np.ndarray, "r n"]]:
-    """How often each sample is drawn in each resample, members and held-out resampled apart; in blocks of rows."""
+    """How often each sample is drawn in each resample, members and held-out resampled apart; in blocks of rows.
+
+    Args:
+        member: who is a member.
+        resamples: rows of all blocks together.
+        rng: where the draws come from.
+    """
     # Beyond EXACT, small blocks stay in a processor's cache, and each sample is drawn: the same counts, made faster.
     draw, block = (_draw_counts, BLOCK) if len(member) <= EXACT else (_draw_samples, BLOCK >> 4)
     rows = max(1, min(resamples, block // len(member)))
@@ -210,7 +232,15 @@ def _draw_samples(size: int, count: int, rng: np.random.Generator) -> np.ndarray
 def bootstrap(
     scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], resamples: int, confidence: float, seed: int
 ) -> Float[np.ndarray, "5 2"]:
-    """Percentile intervals (low, high) of the metrics of NAMES from a stratified bootstrap."""
+    """Percentile intervals (low, high) of the metrics of NAMES from a stratified bootstrap (Efron 1979).
+
+    Args:
+        scores: finite; higher means member.
+        member: who is a member; at least one sample of each side.
+        resamples: draws of as many members and held-out samples as there are, with replacement.
+        confidence: of the intervals, in (0, 1).
+        seed: of the draws.
+    """
     roc = resampled(scores, member)
     rng = np.random.default_rng(seed)
     if isinstance(roc, CoarseRoc):

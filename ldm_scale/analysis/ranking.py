@@ -1,22 +1,26 @@
 """The data set's ranking of latent dimensions by influence, from sums that merge in any order."""
 
-import math
 from dataclasses import dataclass, fields
 from functools import reduce
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.stats import rankdata
 
 
-def influence_ranks(influence: Float[np.ndarray, "n d"]) -> np.ndarray:
-    """The rank of each dimension in its sample, 0 = lowest, ties by dimension; int64 (n, D)."""
-    return influence.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+def influence_ranks(influence: Float[np.ndarray, "n d"]) -> Int[np.ndarray, "n d"]:
+    """The rank of each dimension in its sample, 0 for the lowest influence; equal ones in the order of dimensions.
+
+    >>> influence_ranks(np.array([[0.3, -1.0, 0.3]]))
+    array([[1, 0, 2]])
+    """
+    return rankdata(influence, method="ordinal", axis=1) - 1
 
 
 @dataclass(frozen=True)
 class RankingSums:
-    """Sums over samples, one value a dimension; merging is adding."""
+    """Sums over samples of c_i, its square, its rank and whether it is dropped, by dimension; merging is adding."""
 
     count: int
     influence: Float[np.ndarray, " d"]
@@ -25,11 +29,11 @@ class RankingSums:
     dropped: Float[np.ndarray, " d"]
 
     @classmethod
-    def of(cls, influence: Float[np.ndarray, "n d"], drop: float) -> "RankingSums":
-        """The sums of one part: influences (n, D), and the share of lowest dimensions that each sample drops."""
+    def of(cls, influence: Float[np.ndarray, "n d"], dropped: int, bins: int) -> "RankingSums":
+        """The sums of one part whose samples each drop the lowest `dropped` of `bins` bins of influence rank."""
         values = influence.astype(np.float64)
         ranks = influence_ranks(influence)
-        below = ranks < math.ceil(drop * influence.shape[1] - 1e-9)
+        below = ranks * bins // influence.shape[1] < dropped
         sums = values.sum(0), np.square(values).sum(0), ranks.sum(0).astype(np.float64), below.sum(0).astype(np.float64)
         return cls(len(values), *sums)
 
@@ -45,8 +49,18 @@ def merge(parts: list[RankingSums]) -> RankingSums:
 def ranking_table(sums: RankingSums, latent_shape: tuple[int, int, int], leakage: Float[np.ndarray, " d"]) -> pa.Table:
     """ranking.parquet: one row a dimension, with its channel, row and column in the latent.
 
-    mean and standard_error of c_i over samples; mean_rank of c_i within a sample (0 = lowest); dropped_share: share of
-    the samples that drop it; rank: by mean, 0 = lowest; leakage: AUROC of minus |S_i| of that dimension alone.
+    mean and standard_error of c_i over samples (nats); mean_rank of c_i within a sample (0 = lowest); dropped_share:
+    share of the samples that drop it; rank: by mean, 0 = lowest; leakage: AUROC of minus |S_i| of that dimension alone.
+
+    Args:
+        sums: over all samples.
+        latent_shape: channels, rows and columns of the latent.
+        leakage: AUROC of each dimension.
+
+    >>> sums = RankingSums.of(np.array([[-5.0, -7.0], [-4.0, -6.0]]), dropped=1, bins=2)
+    >>> table = ranking_table(sums, (1, 1, 2), np.array([0.6, 0.5]))
+    >>> table.select(["mean", "standard_error", "dropped_share", "rank"]).to_pylist()[0]
+    {'mean': -4.5, 'standard_error': 0.5, 'dropped_share': 0.0, 'rank': 1}
     """
     mean = sums.influence / sums.count
     variance = np.maximum(sums.squares / sums.count - mean**2, 0) * sums.count / max(sums.count - 1, 1)

@@ -46,7 +46,7 @@ class Choice(Record):
     delong: Estimate = Field(description="AUROC with DeLong's interval")
 
 
-class Calibrated(Choice):
+class HeldoutChoice(Choice):
     """Chosen on one half of the samples, metrics on the other; means over analysis.repeats random halvings."""
 
     agreement: float = Field(description="share of the halvings that chose this timestep, mask and drop")
@@ -66,7 +66,7 @@ class Headline(Record):
         description="plain drops nothing; lowest, global, random and highest drop analysis.drop; chosen picks the "
         "share, and whether the lowest or the highest go; geometry is plain minus what the sample's geometry predicts"
     )
-    calibrated: Calibrated = Field(description="lead with this")
+    heldout_choice: HeldoutChoice = Field(description="lead with this")
     oracle: Choice | None = Field(
         description="chosen on the very samples it reports: the papers' way, optimistic; none for fitted scores"
     )
@@ -104,7 +104,7 @@ class DistortionGroup(Record):
     heldout: int
     timestep: int | None
     drop: float
-    auroc: Estimate | None = Field(description="none where one side is empty")
+    auroc: Estimate | None = Field(description="none if one side is empty")
 
 
 class RocPoint(Record):
@@ -121,14 +121,14 @@ class RiskyMember(Record):
 
     sample_id: str
     attack: str
-    score: float = Field(description="minus log10 of the statistic at the calibrated choice; higher means member")
+    score: float = Field(description="minus log10 of the statistic at the held-out choice; higher means member")
     heldout_above: float = Field(description="share of held-out samples with a higher score")
 
 
 class DatasetInference(Record):
     """p that suspects not trained on would score so far above held-out samples: Welch's t-test of combined scores."""
 
-    p_value: float = Field(description="uniform where the target never saw the members; one-sided")
+    p_value: float = Field(description="uniform if the target never saw the members; one-sided")
     statistic: float = Field(description="Welch's t")
     members: int = Field(description="in the test: those of the first halving's reported half")
     heldout: int = Field(description="likewise")
@@ -137,7 +137,7 @@ class DatasetInference(Record):
 class Combined(Record):
     """One score from all attacks and timesteps: logistic regression over log spectra, fitted on the other half.
 
-    On 50,000 samples of it at random, where it has more.
+    On 50,000 samples of it at random, if it has more.
     """
 
     features: int
@@ -168,7 +168,7 @@ class Stability(Record):
 class Results(Record):
     """All results of one run."""
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     fingerprint: str = Field(description="of everything the rows depend on")
     inputs: dict[str, str] = Field(description="SHA-256 of the audited shards, split and target")
     members: int = Field(description="member rows")
@@ -176,18 +176,18 @@ class Results(Record):
     expected: int = Field(description="samples the run was to audit")
     rejected: dict[str, int] = Field(description="rejected samples by stage and reason")
     distortion_measured: int = Field(description="rows with a distortion")
-    stability: Stability | None = Field(description="of the influences; none where they are exact or of one probe")
-    repeats: int = Field(description="random halvings behind each calibrated number")
+    stability: Stability | None = Field(description="of the influences; none if they are exact or of one probe")
+    repeats: int = Field(description="random halvings behind each held-out choice")
     bootstrap: int
     confidence: float
     headline: tuple[Headline, ...]
     combined: Combined
     leakage: Leakage
     by_timestep: tuple[Point, ...] = Field(description="plain, and analysis.drop lowest, at each timestep")
-    by_drop: tuple[Point, ...] = Field(description="each drop share and mask, at the plain row's calibrated timestep")
+    by_drop: tuple[Point, ...] = Field(description="each drop share and mask, at the plain row's held-out timestep")
     by_bin: tuple[BinPoint, ...]
     by_distortion: tuple[DistortionGroup, ...] = Field(
-        description="all samples with a distortion, at the calibrated choices of plain and lowest"
+        description="all samples with a distortion, at the held-out choices of plain and lowest"
     )
     roc: tuple[RocPoint, ...]
     at_risk: tuple[RiskyMember, ...] = Field(description="ten members most at risk, by the first attack's chosen row")

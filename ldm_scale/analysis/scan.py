@@ -12,10 +12,10 @@ from ldm_scale.analysis.scores import Mask, mask_scores
 
 @dataclass(frozen=True)
 class Scan:
-    """What a mask's scores reach, by drop share and timestep.
+    """What a mask's scores reach, by the number q of dropped bins (0 to B - 1) and the timestep.
 
-    grid: metrics of NAMES on all samples. choosing: the AUROC on each split's choosing half, NaN for shares that no
-    row chooses from.
+    grid: metrics of NAMES on all samples. choosing: the AUROC on each halving's choosing half, NaN for numbers of bins
+    that no row chooses from.
     """
 
     grid: Float[np.ndarray, "q t 5"]
@@ -27,11 +27,16 @@ def scan(
     mask: Mask,
     member: Bool[np.ndarray, " n"],
     chosen: Bool[np.ndarray, "r n"],
-    drops: Collection[float],
+    drops: Collection[int],
 ) -> Scan:
-    """Scan spectra of a mask's order, one score at a time.
+    """Every score of a mask, one at a time.
 
-    chosen: the samples of each split's choosing half. drops: the shares that rows choose from.
+    Args:
+        spectra: in the mask's order.
+        mask: which end of it is dropped.
+        member: who is a member.
+        chosen: the samples of each halving's choosing half.
+        drops: the numbers of dropped bins that rows choose from.
     """
     steps, bins = spectra.shape[1:]
     grid = np.empty((bins, steps, len(NAMES)))
@@ -39,10 +44,10 @@ def scan(
     for step in range(steps):
         # Bins first: each is added to all samples at once.
         ordered = np.ascontiguousarray(spectra[:, step].T).T
-        for drop, scores in mask_scores(ordered, mask):
-            roc, dropped = Roc(scores, member), round(drop * bins)
+        for dropped, scores in mask_scores(ordered, mask):
+            roc = Roc(scores, member)
             grid[dropped, step] = roc.curve().all()[0]
-            if drop in drops:
+            if dropped in drops:
                 choosing[dropped, step] = roc.aurocs(chosen)
     return Scan(grid, choosing)
 

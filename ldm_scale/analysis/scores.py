@@ -20,39 +20,53 @@ class Mask(StrEnum):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One score of an attack: a mask, a drop share and a timestep, by its place among the attack's."""
+    """One score of an attack.
+
+    dropped: how many bins of the mask's order are left out. step: the timestep's place among the attack's.
+    """
 
     mask: Mask
-    drop: float
+    dropped: int
     step: int
 
 
-def shares(bins: int) -> list[float]:
-    """Every drop share that keeps at least one bin: 0, 1/B, ..., (B - 1)/B."""
-    return [dropped / bins for dropped in range(bins)]
+def mask_scores(spectra: Float[np.ndarray, "n b"], mask: Mask) -> Iterator[tuple[int, Float[np.ndarray, " n"]]]:
+    """How many bins are dropped, most first, with the score: minus the statistic over the kept ones (higher: member).
 
+    A score is summed from the end that is kept longest, so that it depends neither on the numbers asked for nor on the
+    samples beside it, to the last bit.
 
-def mask_scores(spectra: Float[np.ndarray, "n b"], mask: Mask) -> Iterator[tuple[float, Float[np.ndarray, " n"]]]:
-    """Each drop share, most first, with minus the statistic over the kept dimensions; higher means member.
+    Args:
+        spectra: in the mask's order, at one timestep.
+        mask: which end is dropped.
 
-    spectra: of the mask's order, at one timestep. A score is summed from the end that is kept longest, so that it
-    depends neither on the shares asked for nor on the samples beside it, to the last bit.
+    Returns:
+        Pairs for B - 1 dropped bins down to none: at least one bin is kept.
+
+    >>> spectra = np.array([[1.0, 2.0, 4.0]])
+    >>> [(dropped, scores.item()) for dropped, scores in mask_scores(spectra, Mask.LOWEST)]
+    [(2, -4.0), (1, -6.0), (0, -7.0)]
+    >>> [(dropped, scores.item()) for dropped, scores in mask_scores(spectra, Mask.HIGHEST)]
+    [(2, -1.0), (1, -3.0), (0, -7.0)]
     """
-    bins = spectra.shape[1]
     columns = spectra.T if mask is Mask.HIGHEST else spectra.T[::-1]
     scores = np.zeros(len(spectra))
-    for drop, column in zip(reversed(shares(bins)), columns, strict=True):
+    for dropped, column in zip(reversed(range(spectra.shape[1])), columns, strict=True):
         scores = scores - column
-        yield drop, scores
+        yield dropped, scores
 
 
-def mask_score(spectra: Float[np.ndarray, "n b"], mask: Mask, drop: float) -> Float[np.ndarray, " n"]:
-    """The scores of one drop share."""
-    return next(scores for share, scores in mask_scores(spectra, mask) if share <= drop + 1e-9)
+def mask_score(spectra: Float[np.ndarray, "n b"], mask: Mask, dropped: int) -> Float[np.ndarray, " n"]:
+    """The scores with so many bins dropped (0 to B - 1); arguments as of `mask_scores`."""
+    return next(scores for count, scores in mask_scores(spectra, mask) if count == dropped)
 
 
 def averaged(spectra: Float[np.ndarray, "n t b"]) -> Float[np.ndarray, "n 1 b"]:
-    """The mean over all timesteps in place of each of them, as PFAMI's statistic is defined."""
+    """The mean over all timesteps in place of each of them, as PFAMI's statistic is defined (Fu et al., 2023).
+
+    >>> averaged(np.array([[[1.0, 2.0], [3.0, 4.0]]]))
+    array([[[2., 3.]]])
+    """
     return spectra.mean(axis=1, keepdims=True, dtype=np.float64)
 
 
@@ -73,7 +87,7 @@ class AttackRows(Protocol):
     def masks(self) -> list[Mask]: ...
 
     def columns(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, "k n"]:
-        """Some scores of all samples."""
+        """The scores of k candidates, of all samples."""
 
     def spectrum(self, step: int) -> Float[np.ndarray, "n b"]:
         """The statistic in each bin of influence rank, at one timestep."""

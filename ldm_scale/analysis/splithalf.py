@@ -1,4 +1,4 @@
-"""Repeated split-half: choose and fit on one half of the samples, report on the other, again and again."""
+"""Held-out choices by repeated split-half: choose and fit on one half of the samples, report on the other."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,20 +10,20 @@ from jaxtyping import Bool, Float, Int
 from ldm_scale.analysis.delong import delong
 from ldm_scale.analysis.metrics import aurocs, bootstrap_weights, evaluate, quantiles, resampled
 
-# From a split's number, the rows to choose by and the rows to report on: which candidate was chosen, and its scores
-# (b,) of the latter.
+# From a halving's number, the rows to choose by and the rows to report on: which candidate was chosen, and its scores
+# (b,) of the rows to report on.
 Scorer = Callable[[int, np.ndarray, np.ndarray], tuple[int, np.ndarray]]
 Name = TypeVar("Name", bound=str)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What one scorer's best candidate reaches, over r splits.
+    """What one scorer's held-out choice reaches, over r halvings.
 
-    picks: (r,) the candidate chosen on each split. values: (5,) metrics of NAMES. intervals: (5, 2) low and high.
+    picks: (r,) the candidate chosen on each halving. values: (5,) metrics of NAMES. intervals: (5, 2) low and high.
     difference, difference_intervals: values and intervals of these metrics minus the baseline's on the same samples.
     auroc, auroc_difference: (2,) the bounds of DeLong's interval of the AUROC and of its difference. first: the
-    reported half's scores on the first split.
+    reported half's scores on the first halving.
     """
 
     picks: Int[np.ndarray, " r"]
@@ -42,20 +42,38 @@ class Judged:
 
     @property
     def agreement(self) -> float:
-        """The share of the splits that chose it."""
+        """The share of the halvings that chose it."""
         return float((self.picks == self.pick).mean())
 
 
 def reported(count: int) -> int:
-    """How many of `count` samples of one side are in the half that is reported on."""
+    """How many of `count` samples of one side are in the half that is reported on: the larger half.
+
+    >>> reported(600), reported(7)
+    (300, 4)
+    """
     return count - count // 2
 
 
 def halves(
-    member: Bool[np.ndarray, " n"], seed: int, split: int
+    member: Bool[np.ndarray, " n"], seed: int, halving: int
 ) -> tuple[Int[np.ndarray, " a"], Int[np.ndarray, " b"]]:
-    """Two random halves of the samples, each with half of the members and half of the held-out: (choose, report)."""
-    rng = np.random.default_rng([seed, split])
+    """Two random halves of the samples, each with half of the members and half of the held-out samples.
+
+    Args:
+        member: who is a member.
+        seed: of the analysis.
+        halving: its number, from 0.
+
+    Returns:
+        The rows to choose by and the rows to report on, each in ascending order; every row is in one of them.
+
+    >>> member = np.array([True, True, True, False, False])
+    >>> choose, report = halves(member, seed=0, halving=0)
+    >>> len(choose), len(report), member[choose].sum().item(), member[report].sum().item()
+    (2, 3, 1, 2)
+    """
+    rng = np.random.default_rng([seed, halving])
     sides = [rng.permutation(np.flatnonzero(side)) for side in (member, ~member)]
     choose = np.concatenate([side[: -reported(len(side))] for side in sides])
     report = np.concatenate([side[-reported(len(side)) :] for side in sides])
@@ -63,15 +81,19 @@ def halves(
 
 
 def choosing(member: Bool[np.ndarray, " n"], repeats: int, seed: int) -> Bool[np.ndarray, "r n"]:
-    """Which samples are in the half to choose by, for each split."""
+    """Which samples are in the half to choose by, on each of r = `repeats` halvings; arguments as of `halves`."""
     chosen = np.zeros((repeats, len(member)), dtype=bool)
-    for split, row in enumerate(chosen):
-        row[halves(member, seed, split)[0]] = True
+    for halving, row in enumerate(chosen):
+        row[halves(member, seed, halving)[0]] = True
     return chosen
 
 
 def best(candidates: Float[np.ndarray, "a m"], member: Bool[np.ndarray, " a"]) -> int:
-    """The candidate with the highest AUROC, the first of equals."""
+    """The number of the candidate (column) with the highest AUROC, the first of equal ones.
+
+    >>> best(np.array([[0.0, 2.0, 2.0], [1.0, 1.0, 1.0]]), np.array([True, False]))
+    1
+    """
     return int(aurocs(candidates, member).argmax())
 
 
@@ -83,23 +105,31 @@ def judge(
     confidence: float,
     seed: int,
 ) -> dict[Name, Judged]:
-    """Each scorer's calibrated metrics: means over splits of what one half's choice reaches on the other.
+    """The metrics of each scorer's held-out choice: means over halvings of what one half's choice reaches on the other.
 
-    On each split every scorer chooses (and fits) on one half and is judged on the other half, all of them on the same
-    bootstrap resamples, so that differences to the first scorer (the baseline) are paired. Interval bounds are
-    means of the splits' bounds: conservative, as wide as one half allows while the mean over splits uses every sample.
+    On each halving every scorer chooses (and fits) on one half and is judged on the other half, all of them on the same
+    bootstrap resamples, so that differences to the first scorer (the baseline) are paired. Interval bounds are means
+    of the halvings' bounds. They are conservative: as wide as one half makes them, while the mean uses every sample.
+
+    Args:
+        scorers: by name, the baseline first.
+        member: who is a member; at least four samples of each side, as a variance needs two of a half.
+        repeats: random halvings.
+        resamples: bootstrap resamples of each reported half.
+        confidence: of the intervals, in (0, 1).
+        seed: of the halvings and the resamples.
     """
-    splits = []
-    for split in range(repeats):
-        choose, report = halves(member, seed, split)
-        picks, scores = zip(*(scorer(split, choose, report) for scorer in scorers.values()), strict=True)
-        rng = np.random.default_rng([seed, split, 1])
-        found = _judge_split(picks, scores, member[report], resamples, confidence, rng)
-        splits.append(dict(zip(scorers, found, strict=True)))
-    return {name: _mean([split[name] for split in splits]) for name in scorers}
+    found = []
+    for halving in range(repeats):
+        choose, report = halves(member, seed, halving)
+        picks, scores = zip(*(scorer(halving, choose, report) for scorer in scorers.values()), strict=True)
+        rng = np.random.default_rng([seed, halving, 1])
+        judged = _judge_halving(picks, scores, member[report], resamples, confidence, rng)
+        found.append(dict(zip(scorers, judged, strict=True)))
+    return {name: _mean([judged[name] for judged in found]) for name in scorers}
 
 
-def _judge_split(
+def _judge_halving(
     picks: tuple[int, ...],
     scores: tuple[Float[np.ndarray, " b"], ...],
     member: Bool[np.ndarray, " b"],
@@ -130,17 +160,17 @@ def _judge_split(
     ]
 
 
-def _mean(splits: list[Judged]) -> Judged:
+def _mean(halvings: list[Judged]) -> Judged:
     def mean(name: str) -> np.ndarray:
-        return np.mean([getattr(split, name) for split in splits], axis=0)
+        return np.mean([getattr(judged, name) for judged in halvings], axis=0)
 
     return Judged(
-        picks=np.concatenate([split.picks for split in splits]),
+        picks=np.concatenate([judged.picks for judged in halvings]),
         values=mean("values"),
         intervals=mean("intervals"),
         difference=mean("difference"),
         difference_intervals=mean("difference_intervals"),
         auroc=mean("auroc"),
         auroc_difference=mean("auroc_difference"),
-        first=splits[0].first,
+        first=halvings[0].first,
     )

@@ -7,16 +7,16 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
-from ldm_scale.analysis.calibrated import calibrated_scorer
+from ldm_scale.analysis.adjusted import adjusted_scorer
 from ldm_scale.analysis.delong import delong
 from ldm_scale.analysis.metrics import NAMES, Roc, bootstrap, evaluate
 from ldm_scale.analysis.results import (
     BinPoint,
-    Calibrated,
     Choice,
     DistortionGroup,
     Estimate,
     Headline,
+    HeldoutChoice,
     MetricSet,
     Point,
     RiskyMember,
@@ -24,9 +24,9 @@ from ldm_scale.analysis.results import (
     RowName,
 )
 from ldm_scale.analysis.scan import Scan
-from ldm_scale.analysis.scores import AttackRows, Candidate, Mask, shares
+from ldm_scale.analysis.scores import AttackRows, Candidate, Mask
 from ldm_scale.analysis.splithalf import Judged, Scorer, halves, judge, reported
-from ldm_scale.config.audit import AnalysisConfig
+from ldm_scale.config.audit import AnalysisConfig, dropped_bins
 
 RISKY = 10
 ROC_POINTS = 200
@@ -48,17 +48,17 @@ class AttackSummary:
     grid: pa.Table
 
 
-# A mask and a drop share.
-Cut = tuple[Mask, float]
+# A mask, and how many bins it drops.
+Cut = tuple[Mask, int]
 
 
 def estimate(value: float, bounds: Float[np.ndarray, " 2"]) -> Estimate:
-    """A value with its interval."""
+    """A value with the bounds (low, high) of its interval."""
     return Estimate(value=value, low=bounds[0], high=bounds[1])
 
 
 def as_metric_set(values: Float[np.ndarray, " 5"], intervals: Float[np.ndarray, "5 2"]) -> MetricSet:
-    """The metrics of NAMES with their intervals."""
+    """The metrics of NAMES, or differences of them, with the bounds (low, high) of their intervals."""
     pairs = zip(NAMES, values, intervals, strict=True)
     return MetricSet(**{name: estimate(value, bounds) for name, value, bounds in pairs})
 
@@ -66,33 +66,56 @@ def as_metric_set(values: Float[np.ndarray, " 5"], intervals: Float[np.ndarray, 
 def metric_set(
     scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
 ) -> MetricSet:
-    """All metrics of one score with their intervals."""
+    """All metrics of one score with their bootstrap intervals.
+
+    Args:
+        scores: finite; higher means member.
+        member: who is a member; at least one sample of each side.
+        config: resamples and confidence.
+        seed: of the resamples.
+    """
     return as_metric_set(evaluate(scores, member), bootstrap(scores, member, config.bootstrap, config.confidence, seed))
 
 
 def delong_estimate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], confidence: float) -> Estimate:
-    """AUROC with DeLong's interval."""
+    """AUROC with DeLong's interval; arguments as of `delong`.
+
+    >>> delong_estimate(np.array([3.0, 1.0, 1.0, 2.0]), np.array([True, True, False, False]), 0.5).value
+    0.625
+    """
     found = delong(scores[:, None], member)
     return estimate(found.values[0], found.intervals(confidence)[0])
 
 
-def row_cuts(masks: list[Mask], bins: int, drop: float) -> dict[RowName, list[Cut]]:
-    """What each headline row chooses from, at every timestep."""
-    every = shares(bins)
-    rows: dict[RowName, list[Cut]] = {"plain": [(Mask.LOWEST, 0.0)], "lowest": [(Mask.LOWEST, drop)]}
+def row_cuts(masks: list[Mask], bins: int, dropped: int) -> dict[RowName, list[Cut]]:
+    """What each headline row chooses from, at every timestep.
+
+    Args:
+        masks: those with a score.
+        bins: bins of a spectrum.
+        dropped: how many of them the rows of a fixed drop share leave out.
+
+    >>> row_cuts([Mask.LOWEST, Mask.RANDOM, Mask.HIGHEST], bins=20, dropped=8)["lowest"]
+    [(<Mask.LOWEST: 'lowest'>, 8)]
+    """
+    rows: dict[RowName, list[Cut]] = {"plain": [(Mask.LOWEST, 0)], "lowest": [(Mask.LOWEST, dropped)]}
     if Mask.GLOBAL in masks:
-        rows["global"] = [(Mask.GLOBAL, drop)]
+        rows["global"] = [(Mask.GLOBAL, dropped)]
     return rows | {
-        "random": [(Mask.RANDOM, drop)],
-        "highest": [(Mask.HIGHEST, drop)],
-        "chosen": [(Mask.LOWEST, share) for share in every] + [(Mask.HIGHEST, share) for share in every[1:]],
+        "random": [(Mask.RANDOM, dropped)],
+        "highest": [(Mask.HIGHEST, dropped)],
+        "chosen": [(Mask.LOWEST, count) for count in range(bins)] + [(Mask.HIGHEST, n) for n in range(1, bins)],
     }
 
 
-def chosen_drops(mask: Mask, bins: int, drop: float) -> set[float]:
-    """The shares of a mask that any headline row chooses from."""
-    cuts = [cut for some in row_cuts([mask], bins, drop).values() for cut in some]
-    return {shares(bins)[round(share * bins)] for of, share in cuts if of is mask}
+def chosen_drops(mask: Mask, bins: int, dropped: int) -> set[int]:
+    """The numbers of bins that any headline row may drop of a mask; arguments as of `row_cuts`.
+
+    >>> chosen_drops(Mask.LOWEST, bins=4, dropped=2), chosen_drops(Mask.RANDOM, bins=4, dropped=2)
+    ({0, 1, 2, 3}, {2})
+    """
+    cuts = [cut for some in row_cuts([mask], bins, dropped).values() for cut in some]
+    return {count for of, count in cuts if of is mask}
 
 
 class _Analysis:
@@ -108,7 +131,7 @@ class _Analysis:
         self.name, self.rows, self.config, self.seed = name, rows, config, seed
         self.member, self.timesteps = rows.member, rows.timesteps
         self.scans = scans
-        self._cuts = row_cuts(rows.masks, rows.bins, config.drop)
+        self._cuts = row_cuts(rows.masks, rows.bins, dropped_bins(config.drop, rows.bins))
         picks = {row: self._choosing(row).argmax(axis=0) for row in self._cuts}
         self._best = {row: max(self._candidates(row), key=self._auroc) for row in self._cuts}
         plain = self._candidates("plain")
@@ -119,25 +142,25 @@ class _Analysis:
         if int((~self.member).sum()) >= GEOMETRY_HELDOUT:
             statistics = -np.stack([self._columns[candidate] for candidate in plain], axis=1)
             logs = np.log(np.maximum(statistics, np.finfo(np.float64).tiny))
-            scorers["geometry"] = calibrated_scorer(logs, geometry, self.member, seed)
+            scorers["geometry"] = adjusted_scorer(logs, geometry, self.member, seed)
             self._cuts["geometry"] = self._cuts["plain"]
         self._judged = judge(scorers, self.member, config.repeats, config.bootstrap, config.confidence, seed)
 
     def _scorer(self, row: RowName, picks: Int[np.ndarray, " r"]) -> Scorer:
-        """What the scan of the choosing halves picked on each split."""
+        """What the scan of the choosing halves picked on each halving."""
         candidates = self._candidates(row)
-        return lambda split, _, report: (int(picks[split]), self._column(candidates[picks[split]])[report])
+        return lambda halving, _, report: (int(picks[halving]), self._column(candidates[picks[halving]])[report])
 
-    def _dropped(self, drop: float) -> int:
-        return round(drop * self.rows.bins)
+    def _share(self, dropped: int) -> float:
+        return dropped / self.rows.bins
 
     def _choosing(self, row: RowName) -> Float[np.ndarray, "k r"]:
-        """Each candidate's AUROC on each split's choosing half."""
-        found = [self.scans[mask].choosing[self._dropped(drop)] for mask, drop in self._cuts[row]]
+        """Each candidate's AUROC on each halving's choosing half."""
+        found = [self.scans[mask].choosing[dropped] for mask, dropped in self._cuts[row]]
         return np.concatenate(found)
 
     def _auroc(self, candidate: Candidate) -> float:
-        return float(self.scans[candidate.mask].grid[self._dropped(candidate.drop), candidate.step, 0])
+        return float(self.scans[candidate.mask].grid[candidate.dropped, candidate.step, 0])
 
     def _column(self, candidate: Candidate) -> Float[np.ndarray, " n"]:
         return self._columns[candidate]
@@ -146,19 +169,19 @@ class _Analysis:
         return [Candidate(*cut, step) for cut in self._cuts[row] for step in range(len(self.timesteps))]
 
     def _pick(self, row: RowName) -> Candidate:
-        """What the row chose on most splits."""
+        """What the row chose on most halvings."""
         return self._candidates(row)[self._judged[row].pick]
 
     def _described(self, candidate: Candidate) -> dict[str, object]:
-        mask = candidate.mask.value if candidate.drop else "none"
-        return {"timestep": self.timesteps[candidate.step], "mask": mask, "drop": candidate.drop}
+        mask = candidate.mask.value if candidate.dropped else "none"
+        return {"timestep": self.timesteps[candidate.step], "mask": mask, "drop": self._share(candidate.dropped)}
 
-    def _calibrated(self, row: RowName, judged: Judged) -> Calibrated:
+    def _heldout_choice(self, row: RowName, judged: Judged) -> HeldoutChoice:
         paired = {
             "difference": as_metric_set(judged.difference, judged.difference_intervals),
             "delong_difference": estimate(judged.difference[0], judged.auroc_difference),
         }
-        return Calibrated(
+        return HeldoutChoice(
             **self._described(self._pick(row)),
             metrics=as_metric_set(judged.values, judged.intervals),
             delong=estimate(judged.values[0], judged.auroc),
@@ -180,9 +203,12 @@ class _Analysis:
     def headline(self) -> list[Headline]:
         return [
             Headline(
-                attack=self.name, row=row, calibrated=self._calibrated(row, self._judged[row]), oracle=self._oracle(row)
+                attack=self.name,
+                row=row,
+                heldout_choice=self._heldout_choice(row, judged),
+                oracle=self._oracle(row),
             )
-            for row in self._cuts
+            for row, judged in self._judged.items()
         ]
 
     def _point(self, candidate: Candidate) -> Point:
@@ -193,8 +219,8 @@ class _Analysis:
 
     def by_drop(self) -> list[Point]:
         step = self._pick("plain").step
-        every = shares(self.rows.bins)
-        return [self._point(Candidate(mask, share, step)) for mask in self.rows.masks for share in every]
+        every = range(self.rows.bins)
+        return [self._point(Candidate(mask, dropped, step)) for mask in self.rows.masks for dropped in every]
 
     def by_bin(self) -> list[BinPoint]:
         step = self._pick("plain").step
@@ -243,7 +269,7 @@ class _Analysis:
             members=members,
             heldout=len(rows) - members,
             timestep=self.timesteps[pick.step],
-            drop=pick.drop,
+            drop=self._share(pick.dropped),
             auroc=auroc,
         )
 
@@ -277,11 +303,11 @@ class _Analysis:
 
     def grid_table(self) -> pa.Table:
         rows = [
-            {"attack": self.name, "mask": mask.value, "drop": drop, "timestep": step}
-            | dict(zip(NAMES, self.scans[mask].grid[i, j].tolist(), strict=True))
+            {"attack": self.name, "mask": mask.value, "drop": self._share(dropped), "timestep": timestep}
+            | dict(zip(NAMES, self.scans[mask].grid[dropped, step].tolist(), strict=True))
             for mask in self.rows.masks
-            for i, drop in enumerate(shares(self.rows.bins))
-            for j, step in enumerate(self.timesteps)
+            for dropped in range(self.rows.bins)
+            for step, timestep in enumerate(self.timesteps)
         ]
         return pa.Table.from_pylist(rows, GRID)
 
@@ -302,10 +328,20 @@ def summarise_attack(
     config: AnalysisConfig,
     seed: int,
 ) -> AttackSummary:
-    """All results of one attack; a pure function of its rows (sorted by sample id), the configuration and the seed.
+    """All results of one attack; a pure function of its rows, the configuration and the seed.
 
-    scans: of each mask, over all timesteps, with the choosing halves of the same seed. geometry: the features that a
-    sample's statistic is calibrated by.
+    Args:
+        name: of the attack.
+        rows: its rows, sorted by sample id.
+        scans: of each mask, over all timesteps, with the choosing halves of the same seed.
+        sample_ids: n, in the order of the rows.
+        distortion: log sqrt det G in nats; NaN if it was not measured.
+        geometry: features of each sample that its statistic is adjusted by.
+        config: drop share, halvings, resamples and confidence.
+        seed: of the halvings and the resamples.
+
+    Raises:
+        UsageError: if the drop share is not a whole number of bins.
     """
     analysis = _Analysis(name, rows, scans, geometry, config, seed)
     return AttackSummary(
@@ -321,7 +357,11 @@ def summarise_attack(
 
 
 def level_warnings(heldout: int) -> list[str]:
-    """Which false positive rates the held-out samples are too few for."""
+    """Which false positive rates this number of held-out samples is too small for.
+
+    >>> [warning[:15] for warning in level_warnings(4000)]
+    ['TPR at 0.1% FPR']
+    """
     samples = reported(heldout)
     return [
         f"TPR at {level:.1%} FPR rests on {samples} held-out samples, of which at most {int(level * samples)} may be "

@@ -11,8 +11,12 @@ from ldm_scale.config.audit import AnalysisConfig
 
 
 def combined_scorer(odds: Float[np.ndarray, "r n"]) -> Scorer:
-    """One candidate, the log odds by the classifier that was fitted on the split's choosing half."""
-    return lambda split, _, report: (0, odds[split, report])
+    """One candidate: the log odds by the classifier that was fitted on the halving's choosing half.
+
+    Args:
+        odds: of all n samples, by the classifier of each of r halvings.
+    """
+    return lambda halving, _, report: (0, odds[halving, report])
 
 
 def combine(
@@ -20,7 +24,12 @@ def combine(
 ) -> Combined:
     """What all attacks' spectra say together: metrics of the combined score, and one p-value.
 
-    odds: of all samples, by the classifier of each split.
+    Args:
+        odds: log odds of all samples, by the classifier of each halving.
+        features: how many a classifier weighs.
+        member: who is a member.
+        config: resamples, confidence and the number of halvings.
+        seed: of the halvings and the resamples.
     """
     scorers = {"combined": combined_scorer(odds)}
     judged = judge(scorers, member, config.repeats, config.bootstrap, config.confidence, seed)["combined"]

@@ -16,13 +16,13 @@ from ldm_scale.benchmarks.lines import SECONDS, Line
 from ldm_scale.benchmarks.options import AuditBenchmarkConfig
 from ldm_scale.benchmarks.pictures import Pictures, demo_pictures
 from ldm_scale.benchmarks.timing import best_batch, seconds
-from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.audit import AuditConfig, dropped_bins
 from ldm_scale.config.base import build
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.device.stopwatch import Stopwatch
 from ldm_scale.geometry.stability import mask_overlap, rank_correlation
 from ldm_scale.geometry.truncated import truncated_products
-from ldm_scale.schema import control
+from ldm_scale.schema import spectrum_column
 from ldm_scale.targets.base import Target, to_images
 from ldm_scale.targets.execution import Execution
 from ldm_scale.targets.weights import fetch_weights
@@ -168,7 +168,7 @@ def make_draws(seed: int, ids: tuple[str, ...], target: Target) -> dict[str, Ten
 
 def our_statistics(batches: list[AuditedBatch]) -> dict[tuple[str, str], Float[Tensor, "n t"]]:
     """Of each attack: plain, with the lowest influences dropped, and with as many dropped at random."""
-    dropped = round(DROP * BINS)
+    dropped = dropped_bins(DROP, BINS)
 
     def spectra(column: str) -> Tensor:
         return torch.from_numpy(np.concatenate([batch.spectra[column] for batch in batches]))
@@ -177,7 +177,7 @@ def our_statistics(batches: list[AuditedBatch]) -> dict[tuple[str, str], Float[T
     for name in ATTACKS:
         statistics[name, "plain"] = spectra(name).sum(2)
         statistics[name, "lowest"] = spectra(name)[:, :, dropped:].sum(2)
-        statistics[name, "random"] = spectra(control(name))[:, :, dropped:].sum(2)
+        statistics[name, "random"] = spectra(spectrum_column(name, "random"))[:, :, dropped:].sum(2)
     return statistics
 
 

@@ -13,7 +13,7 @@ from ldm_scale.benchmarks.pictures import demo_pictures
 from ldm_scale.benchmarks.timing import least_seconds
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pooled import Profile, pooled_influence
-from ldm_scale.geometry.pullback import TracedDecoder, metric
+from ldm_scale.geometry.pullback import TracedDecoder, pullback_metric
 from ldm_scale.geometry.stability import mask_overlap
 from ldm_scale.targets.base import Target, to_images
 from ldm_scale.targets.weights import fetch_weights
@@ -66,7 +66,7 @@ def run_influence_benchmark(config: InfluenceBenchmarkConfig) -> Iterator[Line]:
     def in_batches(some: Tensor, probes: int) -> Tensor:
         return torch.cat([squares(few, probes) for few in some.split(config.batch_size)], dim=1)
 
-    exact = torch.cat([exact_influence(metric(decoder, few, memory)) for few in judged.split(4)])
+    exact = torch.cat([exact_influence(pullback_metric(decoder, few, memory)) for few in judged.split(4)])
     found, known = in_batches(judged, max(HUTCHINSON)), in_batches(others, max(POOLED))
     batch = judged[: config.batch_size]
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ldm_scale.config.audit import AnalysisConfig, check_drop
+from ldm_scale.config.audit import AnalysisConfig, dropped_bins
 from ldm_scale.config.base import DEMO, Config
 from ldm_scale.config.values import Address, Bytes, Integers, Names
 from ldm_scale.errors import UsageError
@@ -73,7 +73,7 @@ class ReduceBenchmarkConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> "ReduceBenchmarkConfig":
         try:
-            check_drop(self.analysis.drop, self.bins)
+            dropped_bins(self.analysis.drop, self.bins)
         except UsageError as error:
             raise ValueError(str(error)) from None
         return self

@@ -24,7 +24,7 @@ from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import check_local, session
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location, write_table
-from ldm_scale.schema import control, globally, row_schema
+from ldm_scale.schema import orders, row_schema, spectrum_column
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,7 @@ def make_rows(config: ReduceBenchmarkConfig, part: int) -> pa.Table:
         "leakage": lists(np.exp(normal(config.dimensions) - 0.1 * member[:, None]).astype(np.float16)),
     }
     for name in config.attacks:
-        orders = [name, control(name)] + ([globally(name)] if config.ranking else [])
-        columns |= {column: spectra(level) for column in orders}
+        columns |= {spectrum_column(name, order): spectra(level) for order in orders(config.ranking)}
     steps = dict.fromkeys(config.attacks, config.timesteps)
     return pa.table(columns).cast(row_schema(config.dimensions, steps, config.bins, {}, config.ranking))
 

@@ -34,7 +34,7 @@ from ldm_scale.files.ownership import own
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location, read_table
 from ldm_scale.inputs import check_inputs
-from ldm_scale.schema import control
+from ldm_scale.schema import spectrum_column
 
 # The column of the second at which an auditor was done with a sample.
 DONE = "done"
@@ -128,7 +128,7 @@ def made_up(record: RunRecord, distortion: Float[np.ndarray, " n"]) -> AuditedBa
         distortion=distortion,
         stability=np.full((samples, 2), np.nan, np.float32),
         leakage=np.zeros((samples, dimensions), np.float32),
-        spectra={**spectra, **{control(name): values for name, values in spectra.items()}},
+        spectra={**spectra, **{spectrum_column(name, "random"): values for name, values in spectra.items()}},
         finite=np.ones(samples, bool),
         cost=Cost(dict.fromkeys(STAGES, 0.0), 0, 0),
     )

@@ -26,11 +26,12 @@ class GeometryConfig(Config):
     calibration: int = Field(
         256,
         gt=1,
-        description="size, about, of the calibration set, for pooled estimates and a calibrated ranking",
+        description="size, about, of the calibration set, for pooled estimates and masks.ranking",
     )
     distortion: Literal["auto", "exact", "truncated", "slq", "off"] = Field(
         "auto",
-        description="estimator of log sqrt det of the metric; auto is exact up to 1,024 latent dimensions, else off",
+        description="estimator of log sqrt det of the pullback metric; auto is exact up to 1,024 latent dimensions, "
+        "else off",
     )
     distortion_share: float = Field(
         1.0, gt=0, le=1, description="share of the samples whose distortion is measured, drawn by key"
@@ -66,7 +67,7 @@ class AnalysisConfig(Config):
     average: AttackNames = Field(
         ("pfami",), description="attacks, comma-separated, with the mean over all their timesteps for statistic"
     )
-    repeats: int = Field(10, gt=0, description="random split-halves over which calibrated choices are averaged")
+    repeats: int = Field(10, gt=0, description="random split-halves over which held-out choices are averaged")
     bootstrap: int = Field(1000, gt=0, description="bootstrap resamples behind each interval")
     confidence: float = Field(0.95, gt=0, lt=1, description="level of the intervals")
 
@@ -118,10 +119,23 @@ def name_attacks(attacks: Any) -> Any:
     return {name: {} for name in attacks} if isinstance(attacks, list | tuple) else attacks
 
 
-def check_drop(drop: float, bins: int) -> None:
-    """Raise UsageError if a drop share is no whole number of bins."""
-    if abs(drop * bins - round(drop * bins)) > 1e-9:
+def dropped_bins(drop: float, bins: int) -> int:
+    """How many of the bins of influence rank a drop share leaves out.
+
+    Args:
+        drop: share of the dimensions, in [0, 1).
+        bins: bins of a spectrum.
+
+    Raises:
+        UsageError: if the share is not a whole number of bins.
+
+    >>> dropped_bins(0.4, 20)
+    8
+    """
+    dropped = round(drop * bins)
+    if abs(drop * bins - dropped) > 1e-9:
         raise UsageError(f"analysis.drop = {drop} is not a multiple of 1 / masks.bins")
+    return dropped
 
 
 class AuditConfig(Config):
@@ -177,7 +191,7 @@ class AuditConfig(Config):
         if self.lora is None and self.lora_scale != 1:
             raise ValueError("lora_scale: there is no lora to scale")
         try:
-            check_drop(self.analysis.drop, self.masks.bins)
+            dropped_bins(self.analysis.drop, self.masks.bins)
         except UsageError as error:
             raise ValueError(str(error)) from None
         return self

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from ldm_scale.analysis.calibrated import geometry_features
+from ldm_scale.analysis.adjusted import geometry_features
 from ldm_scale.analysis.combined import FITTED, LogOdds, fitted_rows, group_sums, least_positive, log_features
 from ldm_scale.analysis.leakage import correlate, jackknife
 from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
@@ -23,7 +23,7 @@ from ldm_scale.analysis.scores import Mask
 from ldm_scale.analysis.splithalf import choosing, halves
 from ldm_scale.analysis.summary import AttackSummary, chosen_drops, level_warnings, summarise_attack
 from ldm_scale.analysis.together import combine
-from ldm_scale.config.audit import AnalysisConfig
+from ldm_scale.config.audit import AnalysisConfig, dropped_bins
 from ldm_scale.engine.rows import Index, Part, StoredRows, build_index, stream
 from ldm_scale.errors import RunError
 from ldm_scale.files.rundir import RunDirectory, RunRecord
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def _split(items: Sequence[T], most: int, fewest: int = 1) -> list[Sequence[T]]:
-    """Even neighbouring pieces of at most `most` items; at least `fewest` of them, where there are items for all."""
+    """Even neighbouring pieces of at most `most` items; at least `fewest` of them, if there are items for all."""
     pieces = min(len(items), max(fewest, -(-len(items) // max(1, most))))
     bounds = [len(items) * i // pieces for i in range(pieces + 1)]
     return [items[a:b] for a, b in pairwise(bounds)]
@@ -74,6 +74,10 @@ class _Reduction:
     def bins(self) -> int:
         return self.record.config.masks.bins
 
+    @property
+    def dropped(self) -> int:
+        return dropped_bins(self.config.drop, self.bins)
+
     def rows(self, index: Index, name: str) -> StoredRows:
         ranked = self.record.config.masks.ranking is not None
         mean = name in self.config.average
@@ -92,7 +96,7 @@ _build_index = ray.remote(build_index)
 def _sum_parts(parts: Sequence[Part], task: _Reduction) -> _PartSums:
     sums, floors, moments = [], [], []
     for _, (influence, *spectra) in stream(parts, ["influence", *task.record.timesteps]):
-        sums.append(RankingSums.of(influence, task.config.drop))
+        sums.append(RankingSums.of(influence, task.dropped, task.bins))
         floors.append(least_positive(task.group_sums(spectra)))
         values = influence.astype(np.float64)
         moments.append(np.stack([values.mean(axis=1), values.std(axis=1)], axis=1))
@@ -107,8 +111,7 @@ def _scan(index: Index, name: str, masks: list[Mask], steps: slice, task: _Reduc
     spectra = rows.spectra(rows.column(masks[0]), steps)
     chosen = choosing(index.member, task.config.repeats, task.seed)
     return {
-        mask: scan(spectra, mask, index.member, chosen, chosen_drops(mask, rows.bins, task.config.drop))
-        for mask in masks
+        mask: scan(spectra, mask, index.member, chosen, chosen_drops(mask, task.bins, task.dropped)) for mask in masks
     }
 
 
@@ -122,11 +125,11 @@ def _summarise(
 
 
 @ray.remote
-def _fit(index: Index, splits: Sequence[int], floor: np.ndarray, task: _Reduction) -> list[LogOdds]:
-    """The combined score's classifiers of some splits."""
-    rows = [fitted_rows(halves(index.member, task.seed, split)[0], task.seed, split) for split in splits]
+def _fit(index: Index, halvings: Sequence[int], floor: np.ndarray, task: _Reduction) -> list[LogOdds]:
+    """The combined score's classifiers of some halvings."""
+    rows = [fitted_rows(halves(index.member, task.seed, halving)[0], task.seed, halving) for halving in halvings]
     features = [np.empty((len(some), len(floor))) for some in rows]
-    # Where a sample's features go in each fit; -1 is nowhere.
+    # The place of a sample's features in each fit; -1 is none.
     target = np.full((len(rows), len(index.member)), -1)
     for wanted, to in zip(rows, target, strict=True):
         to[wanted] = np.arange(len(wanted))
@@ -178,14 +181,14 @@ def _start_attack(
 
 
 def _start_combined(index: ray.ObjectRef, samples: int, floor: np.ndarray, task: _Reduction) -> ray.ObjectRef:
-    """The combined score, from fits of as many splits as a task may hold."""
-    splits = _split(range(task.config.repeats), MEMORY // (8 * min(FITTED, samples) * len(floor)))
-    fits = [_fit.remote(index, some, floor, task) for some in splits]
+    """The combined score, from fits of as many halvings as a task may hold."""
+    halvings = _split(range(task.config.repeats), MEMORY // (8 * min(FITTED, samples) * len(floor)))
+    fits = [_fit.remote(index, some, floor, task) for some in halvings]
     return _combine.remote(index, floor, task, *fits)
 
 
 def _geometry(sums: list[_PartSums], distortion: np.ndarray) -> np.ndarray:
-    """The features that a sample's statistic is calibrated by."""
+    """The features that a sample's statistic is adjusted by."""
     moments = np.empty((len(distortion), 2))
     for found in sums:
         moments[found.places] = found.moments
@@ -214,7 +217,17 @@ def _read_index(run: RunDirectory, files: list[Location]) -> tuple[ray.ObjectRef
 def reduce_run(run: RunDirectory, config: AnalysisConfig) -> Results:
     """Reduce the rows of a run and write results.json, metrics.parquet and ranking.parquet beside them.
 
-    Raises RunError where there are too few rows of either side. Runs within a session.
+    Needs a session (engine.session).
+
+    Args:
+        run: a run directory with run.json and samples/.
+        config: how to reduce; it may differ from what run.json says.
+
+    Returns:
+        What results.json holds.
+
+    Raises:
+        RunError: if either side has fewer than FEWEST rows.
     """
     record = run.read_record()
     task = _Reduction(record, config)

@@ -10,16 +10,23 @@ from jaxtyping import Float
 
 from ldm_scale.analysis.scores import Candidate, Mask, averaged, mask_score
 from ldm_scale.files.storage import Location, read_tables
-from ldm_scale.schema import control, globally
+from ldm_scale.schema import Order, spectrum_column
 
 # Parts that are fetched while another is worked on, and held meanwhile.
 AHEAD = 4
+# What ranks the dimensions that a mask drops.
+ORDERS: dict[Mask, Order] = {
+    Mask.LOWEST: "influence",
+    Mask.GLOBAL: "global",
+    Mask.RANDOM: "random",
+    Mask.HIGHEST: "influence",
+}
 MEASURED = ("stability_correlation", "stability_overlap")
 
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of one part that count (not those that an earlier part has, too), and their places in the order."""
+    """The rows of one part that count (not those that an earlier part also has), and their places in the order."""
 
     file: Location
     rows: np.ndarray
@@ -28,7 +35,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Index:
-    """The samples, sorted by id, with what is small of them, and where their rows are."""
+    """The samples, sorted by id, with the small columns of each, and where their rows are."""
 
     parts: list[Part]
     sample_id: pa.StringArray
@@ -38,7 +45,7 @@ class Index:
 
 
 def build_index(files: list[Location]) -> Index:
-    """Read what is small of every row; of equal ids the first one counts, as rows are pure."""
+    """Read the small columns of every row; of equal ids the first one counts, as rows are pure."""
     tables = list(read_tables(files, ["sample_id", "member", "distortion", *MEASURED], AHEAD))
     starts = np.cumsum([0, *map(len, tables)])
     table = pa.concat_tables(tables).combine_chunks()
@@ -80,7 +87,7 @@ def stream(parts: Sequence[Part], columns: Sequence[str]) -> Iterator[tuple[Part
 
 @dataclass(frozen=True)
 class StoredRows:
-    """One attack's rows in the parts of a run, read anew for every question (analysis.scores.AttackRows)."""
+    """One attack's rows in the parts of a run, read again for every question (see analysis.scores.AttackRows)."""
 
     index: Index
     name: str
@@ -93,7 +100,16 @@ class StoredRows:
     def of(
         cls, index: Index, name: str, timesteps: tuple[int, ...], bins: int, ranked: bool, mean: bool
     ) -> "StoredRows":
-        """ranked: there are spectra by one ranking. mean: the attack is the mean over its timesteps."""
+        """The rows of the attack `name`.
+
+        Args:
+            index: of the run.
+            name: of the attack.
+            timesteps: those that the rows hold.
+            bins: of a spectrum.
+            ranked: whether there are spectra by one ranking for all samples.
+            mean: whether the attack's statistic is the mean over its timesteps.
+        """
         return cls(index, name, (None,) if mean else timesteps, len(timesteps), bins, ranked)
 
     @property
@@ -106,7 +122,7 @@ class StoredRows:
 
     def column(self, mask: Mask) -> str:
         """The column of the spectra that a mask sums."""
-        return {Mask.RANDOM: control, Mask.GLOBAL: globally}.get(mask, str)(self.name)
+        return spectrum_column(self.name, ORDERS[mask])
 
     def _stream(self, columns: Sequence[str]) -> Iterator[tuple[np.ndarray, dict[str, Float[np.ndarray, "p t b"]]]]:
         """The places and spectra of each part."""
@@ -136,5 +152,5 @@ class StoredRows:
         for places, spectra in self._stream(columns):
             for row, candidate in zip(found, candidates, strict=True):
                 values = spectra[self.column(candidate.mask)][:, candidate.step]
-                row[places] = mask_score(values, candidate.mask, candidate.drop)
+                row[places] = mask_score(values, candidate.mask, candidate.dropped)
         return found

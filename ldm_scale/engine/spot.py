@@ -26,7 +26,7 @@ NONE_LEFT = {
 logger = logging.getLogger(__name__)
 
 
-class SpotFirst(AWSNodeProvider):  # type: ignore[misc]
+class AwsSpotFirst(AWSNodeProvider):  # type: ignore[misc]
     """Ray's provider for AWS with one more option, `fallbacks`: in turn, what to change of a refused worker."""
 
     def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ldm_scale.engine.spot import choices, start_first
 NONE_LEFT = ("RESOURCE_POOL_EXHAUSTED", "QUOTA_EXCEEDED", "quotaExceeded")
 
 
-class SpotFirst(GCPNodeProvider):  # type: ignore[misc]
+class GcpSpotFirst(GCPNodeProvider):  # type: ignore[misc]
     """Ray's provider for Google with one more option, `fallbacks`: in turn, what to change of a refused worker."""
 
     def create_node(self, base_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:

@@ -224,7 +224,7 @@ def gram(jacobian: Jacobian, basis: Float[Tensor, "d n c h w"]) -> Float[Tensor,
     return columns @ columns.mT
 
 
-def metric(decode: Decoder, z: Float[Tensor, "n c h w"], memory: int) -> Float[Tensor, "n d d"]:
+def pullback_metric(decode: Decoder, z: Float[Tensor, "n c h w"], memory: int) -> Float[Tensor, "n d d"]:
     """The pullback metric G = J^T J of each sample, exactly, in float64.
 
     From all D columns of J (arXiv 2511.20592, section 4).

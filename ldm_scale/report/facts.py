@@ -13,7 +13,11 @@ SHORT = 12
 
 
 def list_timesteps(steps: tuple[int, ...]) -> str:
-    """Timesteps in words, a regular range of them in short."""
+    """Timesteps in words, a regular range of them in short.
+
+    >>> list_timesteps((0, 10, 20, 30))
+    '4 timesteps 0, 10, ..., 30'
+    """
     if len(steps) == 1:
         return f"timestep {steps[0]}"
     gaps = {after - before for before, after in itertools.pairwise(steps)}
@@ -28,7 +32,7 @@ def _side(audited: int, expected: int) -> str:
 
 def _attacks(results: Results, record: RunRecord) -> str:
     """Every attack with its timesteps, and whether its score is their mean."""
-    averaged = {name for name in attacks_of(results) if rows_of(results, name)["plain"].calibrated.timestep is None}
+    averaged = {name for name in attacks_of(results) if rows_of(results, name)["plain"].heldout_choice.timestep is None}
     return "; ".join(
         f"{name}: {list_timesteps(steps)}{' (the mean over them)' if name in averaged else ''}"
         for name, steps in record.timesteps.items()
@@ -43,7 +47,7 @@ def _influence(geometry: GeometryConfig, shape: tuple[int, ...]) -> str:
 
 
 def _stability(results: Results, geometry: GeometryConfig) -> str:
-    """How steady the influences are, or why nothing can be said of it."""
+    """How steady the influences are, or why that is unknown."""
     if results.stability is None:
         return "exact influences, none is estimated" if geometry.influence == "exact" else "one probe has no two halves"
     return (
@@ -53,12 +57,12 @@ def _stability(results: Results, geometry: GeometryConfig) -> str:
 
 
 def describe_ranking(config: AuditConfig) -> list[tuple[str, str]]:
-    """Where the one ranking for all samples comes from, where there is one."""
+    """The source of the one ranking for all samples, if there is one."""
     source = config.masks.ranking
     if source is None:
         return []
-    calibrated = f"mean influences of about {config.geometry.calibration:,} calibration samples"
-    return [("Ranking", f"one for all samples, from {calibrated if source == CALIBRATED else source}")]
+    means = f"mean influences of about {config.geometry.calibration:,} calibration samples"
+    return [("Ranking", f"one for all samples, from {means if source == CALIBRATED else source}")]
 
 
 def _distortion(results: Results, geometry: GeometryConfig) -> str:
@@ -71,7 +75,7 @@ def _distortion(results: Results, geometry: GeometryConfig) -> str:
 
 
 def describe_lora(record: RunRecord) -> list[tuple[str, str]]:
-    """The LoRA that was fused into the target, where there is one."""
+    """The LoRA that was fused into the target, if there is one."""
     config = record.config
     if config.lora is None:
         return []
@@ -80,7 +84,7 @@ def describe_lora(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def describe_conditioning(config: AuditConfig) -> list[tuple[str, str]]:
-    """What the denoiser was told in place of each sample's own caption or class, where it was."""
+    """What the denoiser was given in place of each sample's own caption or class, if anything."""
     match config.conditioning:
         case "sample":
             return []

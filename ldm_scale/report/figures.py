@@ -38,7 +38,7 @@ LOOK: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Style:
-    """How one mask looks in every figure and table; told apart by line and marker, too."""
+    """How one mask looks in every figure and table: not by colour alone, but by line and marker."""
 
     colour: str
     line: str
@@ -46,7 +46,7 @@ class Style:
     label: str
 
 
-# Black, grey and five of Okabe and Ito's colours, which colour-blind readers tell apart.
+# Black, grey and five of Okabe and Ito's colours, which colour-blind readers can distinguish.
 STYLES = {
     "plain": Style("#000000", "-", "o", "plain"),
     "lowest": Style("#0072b2", "-", "s", "lowest dropped"),
@@ -54,7 +54,7 @@ STYLES = {
     "random": Style("#8c8c8c", "--", "^", "random dropped"),
     "highest": Style("#d55e00", "-.", "v", "highest dropped"),
     "chosen": Style("#009e73", ":", "D", "chosen share"),
-    "geometry": Style("#cc79a7", "-", "X", "geometry-calibrated"),
+    "geometry": Style("#cc79a7", "-", "X", "geometry-adjusted"),
 }
 
 
@@ -76,7 +76,11 @@ def as_plot(figure: Figure, alt: str) -> Plot:
 def panels(titles: dict[str, str], draw: Callable[[Axes, str], None], x: str, y: str) -> Figure:
     """One panel an attack, all on the same scales, with one legend.
 
-    titles: attack to panel title. draw: draws one attack, with labels for the legend. x, y: axis labels.
+    Args:
+        titles: attack to panel title.
+        draw: draws one attack, with labels for the legend.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
     """
     columns = 2 if len(titles) == 4 else min(len(titles), max(PANELS))
     rows = math.ceil(len(titles) / columns)

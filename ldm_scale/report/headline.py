@@ -10,7 +10,11 @@ REDUCE = "run `ldm-scale reduce RUN` first"
 
 
 def read_results(run: RunDirectory) -> Results:
-    """results.json; raises UsageError where it is missing or of another format."""
+    """results.json.
+
+    Raises:
+        UsageError: if it is missing or of another format.
+    """
     location = run.root / "results.json"
     if not location.is_file():
         raise UsageError(f"{run.root} has no results.json; {REDUCE}")

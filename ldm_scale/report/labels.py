@@ -1,4 +1,4 @@
-"""Numbers and choices in words, wherever people read them."""
+"""Numbers and choices in words, for people to read."""
 
 import math
 
@@ -9,21 +9,25 @@ PREFIXES = ("", "k", "M", "G", "T", "P", "E")
 
 
 def share_label(share: float) -> str:
-    """A share in percent, with no more digits than it has."""
+    """A share in percent, with no more digits than it has.
+
+    >>> share_label(0.4), share_label(0.125)
+    ('40%', '12.5%')
+    """
     return f"{100 * share:.3g}%"
 
 
 def row_label(headline: Headline) -> str:
     """What a headline row leaves out, in words."""
-    drop = share_label(headline.calibrated.drop)
+    drop = share_label(headline.heldout_choice.drop)
     return {
         "plain": "plain",
         "lowest": f"lowest {drop} dropped",
         "random": f"random {drop} dropped",
         "global": f"global lowest {drop}",
         "highest": f"highest {drop} dropped",
-        "chosen": f"chosen: {_dropped(headline.calibrated)}",
-        "geometry": "geometry-calibrated",
+        "chosen": f"chosen: {_dropped(headline.heldout_choice)}",
+        "geometry": "geometry-adjusted",
     }[headline.row]
 
 
@@ -47,17 +51,25 @@ def choice_label(choice: Choice) -> str:
 
 
 def p_label(p: float) -> str:
-    """A p-value; none so small that the test's tails cannot carry it."""
+    """A p-value; below SMALLEST_P only that it is smaller, as the test's tails carry no more."""
     return f"p < {SMALLEST_P:g}" if p < SMALLEST_P else f"p = {p:.2g}"
 
 
 def three_digits(value: float) -> str:
-    """A number to three digits, such as 12,300."""
+    """A number to three digits.
+
+    >>> three_digits(12345.0)
+    '12,300'
+    """
     return f"{float(f'{value:.3g}'):,.12g}"
 
 
 def scaled(value: float, unit: str) -> str:
-    """A quantity with three digits and a prefix, such as 2.51 TFLOP."""
+    """A quantity with three digits and a prefix.
+
+    >>> scaled(2.514e12, "FLOP")
+    '2.51 TFLOP'
+    """
     step = min(max(0, math.floor(math.log10(value) / 3)), len(PREFIXES) - 1) if value > 0 else 0
     # Three digits of 999.7 are 1000 of the same prefix.
     if step + 1 < len(PREFIXES) and float(f"{value / 1000**step:.3g}") >= 1000:
@@ -66,7 +78,11 @@ def scaled(value: float, unit: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them, such as 3 h 12 min."""
+    """Seconds as people say them.
+
+    >>> duration(11520)
+    '3 h 12 min'
+    """
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

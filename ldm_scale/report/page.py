@@ -26,7 +26,7 @@ ROLES = {
     "global": "one ranking for all samples",
     "random": "control",
     "highest": "reversed control",
-    "chosen": "side and share chosen, too",
+    "chosen": "side and share also chosen",
     "geometry": "minus what geometry predicts",
 }
 
@@ -126,7 +126,13 @@ def _environment() -> Environment:
 def write_report(run: RunDirectory) -> Location:
     """Write report.html beside the results, in place of an older one; the same directory gives the same bytes.
 
-    Raises UsageError where the directory holds no results. Unreachable shards only cost the pictures.
+    If shards cannot be reached, only the pictures are missing.
+
+    Returns:
+        Its location.
+
+    Raises:
+        UsageError: if the directory holds no results.
     """
     record, results = run.read_record(), read_results(run)
     html = _environment().get_template("report.html").render(_context(run, record, results))

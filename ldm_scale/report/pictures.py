@@ -1,4 +1,4 @@
-"""The pictures of a few samples, read from their shards and encoded anew; a missing picture has a reason instead."""
+"""The pictures of a few samples, read from their shards and encoded again; a missing one has a reason instead."""
 
 import base64
 from collections import defaultdict
@@ -26,7 +26,7 @@ UNREACHABLE = (UsageError, RunError, OSError, pa.ArrowException)
 
 @dataclass(frozen=True)
 class Picture:
-    """A stored picture as a PNG data URI (none where there is none, with the reason), its caption and class name."""
+    """A stored picture as a PNG data URI (or the reason why there is none), its caption and class name."""
 
     uri: str | None = None
     reason: str = ""
@@ -76,7 +76,7 @@ def _read_shard_pictures(
 
 
 def read_pictures(sample_ids: Iterable[str], record: RunRecord) -> dict[str, Picture]:
-    """Sample id to picture, each shard read once; nothing is raised, unreachable pictures come with a reason."""
+    """Sample id to picture, each shard read once. Nothing is raised: a picture that cannot be read has a reason."""
     by_stem: dict[str, set[str]] = defaultdict(set)
     for sample_id in sample_ids:
         stem, _, key = sample_id.partition("/")

@@ -76,7 +76,7 @@ def plot_roc(results: Results) -> Plot:
 
 def _roc_in_words(results: Results, attack: str) -> str:
     rates = [
-        f"{STYLES[name].label} {row.calibrated.metrics.tpr_at_1pct_fpr.value:.3f}"
+        f"{STYLES[name].label} {row.heldout_choice.metrics.tpr_at_1pct_fpr.value:.3f}"
         for name, row in rows_of(results, attack).items()
     ]
     return f"{attack}, true positive rate at 1% false positives: {', '.join(rates)}."
@@ -98,7 +98,7 @@ def plot_by_drop(results: Results) -> Plot:
     def draw(axes: Axes, attack: str) -> None:
         _auroc_axis(axes, [p.auroc for p in results.by_drop])
         if "lowest" in (rows := rows_of(results, attack)):
-            axes.axvline(rows["lowest"].calibrated.drop, color="#b0b0b0", linewidth=0.8, zorder=1)
+            axes.axvline(rows["lowest"].heldout_choice.drop, color="#b0b0b0", linewidth=0.8, zorder=1)
         held = {p.mask for p in results.by_drop if p.attack == attack}
         for mask in (name for name in ("random", "highest", "global", "lowest") if name in held):
             series = points(attack, mask)

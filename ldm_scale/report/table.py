@@ -9,7 +9,7 @@ from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.report.headline import read_results
 from ldm_scale.report.labels import at_step, p_label, row_label, step_label
 
-# Wide enough for the table where standard output is a pipe or a job's log.
+# Wide enough for the table if standard output is a pipe or a job's log.
 LOG_WIDTH = 132
 
 
@@ -18,7 +18,7 @@ def _cell(estimate: Estimate) -> str:
 
 
 def _difference(row: Headline) -> str:
-    difference = row.calibrated.difference
+    difference = row.heldout_choice.difference
     if difference is None:
         return ""
     auroc = difference.auroc
@@ -34,11 +34,11 @@ def _headline_table(results: Results) -> Table:
         if row.attack != previous:
             table.add_section()
             previous = row.attack
-        metrics, oracle = row.calibrated.metrics, row.oracle
+        metrics, oracle = row.heldout_choice.metrics, row.oracle
         table.add_row(
             row.attack,
             row_label(row),
-            step_label(row.calibrated.timestep),
+            step_label(row.heldout_choice.timestep),
             _cell(metrics.auroc),
             _difference(row),
             _cell(metrics.tpr_at_1pct_fpr),
@@ -48,15 +48,15 @@ def _headline_table(results: Results) -> Table:
 
 
 def print_results(run: RunDirectory) -> None:
-    """Print the calibrated headline table, what all attacks say together, rejects and warnings."""
+    """Print the headline table, what all attacks say together, rejects and warnings."""
     results = read_results(run)
     console = Console()
     if not console.is_terminal:
         console.width = LOG_WIDTH
     console.print(_headline_table(results))
     console.print(
-        f"t (and what is chosen) picked on one half of the samples, metrics on the other, means over {results.repeats} "
-        "halvings; oracle is optimistic"
+        "held-out choices: t (and what is chosen) picked on one half of the samples, metrics on the other, means over "
+        f"{results.repeats} halvings; oracle is optimistic"
     )
     combined, inference = results.combined, results.combined.inference
     console.print(

@@ -1,15 +1,15 @@
-"""What the numbers say, in plain words, computed from the calibrated headline."""
+"""What the numbers say, in plain words, computed from the headline's held-out choices."""
 
 from ldm_scale.analysis.results import Estimate, Headline, Results
 from ldm_scale.report.headline import attacks_of, rows_of
 
 
 def _auroc(row: Headline) -> Estimate:
-    return row.calibrated.metrics.auroc
+    return row.heldout_choice.metrics.auroc
 
 
 def strongest(results: Results) -> dict[str, Headline]:
-    """The headline rows of the attack whose chosen row has the highest calibrated AUROC."""
+    """The headline rows of the attack whose chosen row has the highest AUROC by its held-out choice."""
     candidates = [rows_of(results, attack) for attack in attacks_of(results)]
     return max(candidates, key=lambda rows: _auroc(rows["chosen"]).value)
 
@@ -47,15 +47,15 @@ def _meaning(auroc: Estimate) -> str:
 
 
 def _low_rate(row: Headline, confidence: float) -> str:
-    rate = row.calibrated.metrics.tpr_at_1pct_fpr
+    rate = row.heldout_choice.metrics.tpr_at_1pct_fpr
     return (
-        f"Where it may misjudge at most 1% of held-out images, it finds {rate.value:.1%} of the members "
+        f"If it may misjudge at most 1% of held-out images, it finds {rate.value:.1%} of the members "
         f"({confidence:.0%} interval {rate.low:.1%} to {rate.high:.1%})."
     )
 
 
 def _together(results: Results) -> str:
-    """What one score from all attacks says, where there are several."""
+    """What one score from all attacks says, if there are several."""
     if len(attacks_of(results)) == 1:
         return ""
     auroc = results.combined.metrics.auroc
@@ -79,10 +79,10 @@ def _reversed(results: Results, best: Headline) -> str:
 
 
 def _caution(lowest: Headline) -> str:
-    """Whether the paired difference to plain can be told from nothing."""
-    if lowest.calibrated.difference is None:
+    """Whether the paired difference to plain is clearly not zero."""
+    if lowest.heldout_choice.difference is None:
         return ""
-    change = lowest.calibrated.difference.auroc
+    change = lowest.heldout_choice.difference.auroc
     interval = f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
     if change.low <= 0 <= change.high:
         return f" The paired difference, {interval}, may be nothing: its interval includes 0, so it is not certain."
@@ -92,7 +92,7 @@ def _caution(lowest: Headline) -> str:
 def _filter(rows: dict[str, Headline]) -> str:
     """What the paper's filter does, beside its two controls."""
     plain, lowest = _auroc(rows["plain"]), _auroc(rows["lowest"])
-    share = f"{rows['lowest'].calibrated.drop:.0%}"
+    share = f"{rows['lowest'].heldout_choice.drop:.0%}"
     verb = "raises" if lowest.value > plain.value else "lowers" if lowest.value < plain.value else "leaves"
     path = f"at {plain.value:.3f}" if verb == "leaves" else f"from {plain.value:.3f} to {lowest.value:.3f}"
     controls = (
@@ -104,9 +104,9 @@ def _filter(rows: dict[str, Headline]) -> str:
 
 
 def verdict(results: Results) -> list[str]:
-    """How well a member is told from a held-out image; then, a paragraph each, what that means and what dropping does.
+    """How well members are distinguished from held-out images; then what that means, and what dropping does.
 
-    With several attacks, a paragraph between them says what the others and all together find.
+    One paragraph each. With several attacks, a paragraph between them says what the others and all together find.
     """
     rows = strongest(results)
     best = rows["chosen"]

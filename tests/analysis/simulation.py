@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_scale.analysis.calibrated import geometry_features
+from ldm_scale.analysis.adjusted import geometry_features
 
 STEPS, BINS = 3, 4
 # How the samples differ when membership means nothing.

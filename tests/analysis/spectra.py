@@ -16,7 +16,7 @@ from ldm_scale.analysis.scan import Scan, scan
 from ldm_scale.analysis.scores import Candidate, Mask
 from ldm_scale.analysis.splithalf import choosing
 from ldm_scale.analysis.summary import chosen_drops
-from ldm_scale.config.audit import AnalysisConfig
+from ldm_scale.config.audit import AnalysisConfig, dropped_bins
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ class Spectra:
         assert found is not None
         return found
 
-    def scores(self, mask: Mask, drop: float) -> np.ndarray:
+    def scores(self, mask: Mask, dropped: int) -> np.ndarray:
         """(n, T)."""
-        dropped = round(drop * self.bins)
         kept = slice(self.bins - dropped) if mask is Mask.HIGHEST else slice(dropped, None)
         return -self.of(mask)[:, :, kept].sum(axis=2, dtype=np.float64)
 
     def columns(self, candidates: Sequence[Candidate]) -> np.ndarray:
-        return np.stack([self.scores(c.mask, c.drop)[:, c.step] for c in candidates])
+        return np.stack([self.scores(c.mask, c.dropped)[:, c.step] for c in candidates])
 
     def spectrum(self, step: int) -> np.ndarray:
         return self.by_influence[:, step]
 
     def scans(self, config: AnalysisConfig, seed: int) -> dict[Mask, Scan]:
         chosen = choosing(self.member, config.repeats, seed)
-        drops = {mask: chosen_drops(mask, self.bins, config.drop) for mask in self.masks}
+        dropped = dropped_bins(config.drop, self.bins)
+        drops = {mask: chosen_drops(mask, self.bins, dropped) for mask in self.masks}
         return {mask: scan(self.of(mask), mask, self.member, chosen, drops[mask]) for mask in self.masks}
 
     def take(self, rows: np.ndarray) -> "Spectra":

@@ -65,7 +65,7 @@ def test_a_fit_sees_all_of_a_small_half_and_a_fixed_number_of_a_large_one(monkey
     choose = np.flatnonzero(np.random.default_rng(0).random(400) < 0.5)
     np.testing.assert_array_equal(fitted_rows(choose, 0, 0), choose)
     monkeypatch.setattr(combined, "FITTED", 50)
-    first, again, other = (fitted_rows(choose, 0, split) for split in (0, 0, 1))
+    first, again, other = (fitted_rows(choose, 0, halving) for halving in (0, 0, 1))
     assert len(set(first)) == 50
     assert set(first) <= set(choose)
     assert first.tolist() == sorted(first)

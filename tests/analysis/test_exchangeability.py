@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, kstest
 
-from ldm_scale.analysis.calibrated import calibrated_scorer
+from ldm_scale.analysis.adjusted import adjusted_scorer
 from ldm_scale.analysis.combined import LogOdds
 from ldm_scale.analysis.inference import infer_dataset
 from ldm_scale.analysis.metrics import aurocs
@@ -43,8 +43,8 @@ def combined(data: Simulated, seed: int) -> Interval:
     return judged(fitted(data), data.member, seed)
 
 
-def calibrated(data: Simulated, seed: int) -> Interval:
-    scorer = calibrated_scorer(data.log_statistics, data.geometry, data.member, seed)
+def adjusted(data: Simulated, seed: int) -> Interval:
+    scorer = adjusted_scorer(data.log_statistics, data.geometry, data.member, seed)
     return judged(scorer, data.member, seed)
 
 
@@ -57,7 +57,7 @@ def p_value(data: Simulated, seed: int) -> float:
     return infer_dataset(fitted(data)(0, choose, report)[1], data.member[report]).p_value
 
 
-RESULTS = {"combined": combined, "calibrated": calibrated, "chosen": chosen}
+RESULTS = {"combined": combined, "adjusted": adjusted, "chosen": chosen}
 RUNS = 25
 
 

@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import spearmanr, t
 from sklearn.metrics import roc_auc_score
 
+from ldm_scale.analysis.folds import folds
 from ldm_scale.analysis.leakage import GROUPS, correlate, jackknife
-from ldm_scale.analysis.splits import folds
 
 INFLUENCE = np.random.default_rng(9).standard_normal(48)
 

@@ -8,13 +8,13 @@ from pydantic import BaseModel, ValidationError
 from ldm_scale.analysis import results
 from ldm_scale.analysis.results import (
     BinPoint,
-    Calibrated,
     Choice,
     Combined,
     DatasetInference,
     DistortionGroup,
     Estimate,
     Headline,
+    HeldoutChoice,
     Leakage,
     MetricSet,
     Point,
@@ -39,7 +39,7 @@ def example() -> Results:
     estimate = Estimate(value=0.7, low=0.6, high=0.8)
     metrics = MetricSet(**dict.fromkeys(MetricSet.model_fields, estimate))
     choice = {"timestep": None, "mask": "lowest", "drop": 0.4, "metrics": metrics, "delong": estimate}
-    calibrated = Calibrated(**choice, agreement=0.7, difference=metrics, delong_difference=estimate)
+    held = HeldoutChoice(**choice, agreement=0.7, difference=metrics, delong_difference=estimate)
     shared: dict[str, Any] = {"attack": "sima", "row": "plain"}
     group = {"groups": 4, "group": 1, "low": 0.1, "high": 0.2, "members": 3, "heldout": 0, "timestep": 50, "drop": 0.0}
     inference = DatasetInference(p_value=1e-300, statistic=9.0, members=3, heldout=4)
@@ -55,7 +55,7 @@ def example() -> Results:
         repeats=10,
         bootstrap=1000,
         confidence=0.95,
-        headline=(Headline(**shared, calibrated=calibrated, oracle=Choice(**choice)),),
+        headline=(Headline(**shared, heldout_choice=held, oracle=Choice(**choice)),),
         combined=Combined(features=5, metrics=metrics, delong=estimate, inference=inference),
         leakage=Leakage(attack="sima", timestep=0, correlation=estimate),
         by_timestep=(Point(attack="sima", mask="none", drop=0.0, timestep=0, auroc=0.1 + 0.2),),
@@ -85,7 +85,7 @@ def test_json_is_read_back_as_it_was() -> None:
 
 def test_an_unknown_key_is_rejected_at_every_level() -> None:
     paths = (
-        *((), ("headline", 0), ("headline", 0, "calibrated", "difference", "auroc"), ("headline", 0, "oracle")),
+        *((), ("headline", 0), ("headline", 0, "heldout_choice", "difference", "auroc"), ("headline", 0, "oracle")),
         *(("at_risk", 0), ("by_bin", 0), ("combined", "inference"), ("leakage",), ("stability",)),
     )
     for path in paths:
@@ -108,8 +108,8 @@ def test_a_missing_key_is_rejected() -> None:
 
 def test_what_may_be_absent_is_written_as_null() -> None:
     plain = example().headline[0]
-    calibrated = plain.calibrated.model_copy(update={"difference": None})
-    headline = plain.model_copy(update={"calibrated": calibrated, "oracle": None})
+    held = plain.heldout_choice.model_copy(update={"difference": None})
+    headline = plain.model_copy(update={"heldout_choice": held, "oracle": None})
     bare = example().model_copy(update={"headline": (headline,), "stability": None})
     written = bare.model_dump(mode="json")
     assert written["stability"] is written["headline"][0]["oracle"] is None

@@ -22,17 +22,17 @@ def spectra() -> Spectra:
 @pytest.mark.parametrize("mask", [Mask.LOWEST, Mask.HIGHEST])
 def test_it_holds_every_scores_metrics_and_its_auroc_on_every_choosing_half(spectra: Spectra, mask: Mask) -> None:
     member = spectra.member
-    found = scan(spectra.by_influence, mask, member, choosing(member, REPEATS, 7), {0.0, 0.4})
+    found = scan(spectra.by_influence, mask, member, choosing(member, REPEATS, 7), {0, 2})
     assert found.grid.shape == (BINS, STEPS, 5)
     for dropped in range(BINS):
-        scores = spectra.scores(mask, dropped / BINS)
+        scores = spectra.scores(mask, dropped)
         for step in range(STEPS):
             np.testing.assert_allclose(found.grid[dropped, step], evaluate(scores[:, step], member), atol=1e-12)
         if dropped in (0, 2):
-            for split in range(REPEATS):
-                half = halves(member, 7, split)[0]
+            for halving in range(REPEATS):
+                half = halves(member, 7, halving)[0]
                 expected = aurocs(scores[half], member[half])
-                np.testing.assert_allclose(found.choosing[dropped, :, split], expected, atol=1e-12)
+                np.testing.assert_allclose(found.choosing[dropped, :, halving], expected, atol=1e-12)
         else:
             assert np.isnan(found.choosing[dropped]).all()
 
@@ -40,7 +40,7 @@ def test_it_holds_every_scores_metrics_and_its_auroc_on_every_choosing_half(spec
 def test_scans_of_successive_timesteps_join_to_the_scan_of_all(spectra: Spectra) -> None:
     chosen = choosing(spectra.member, REPEATS, 0)
     whole, *parts = (
-        scan(spectra.by_influence[:, steps], Mask.LOWEST, spectra.member, chosen, {0.4})
+        scan(spectra.by_influence[:, steps], Mask.LOWEST, spectra.member, chosen, {2})
         for steps in (slice(3), slice(1), slice(1, 3))
     )
     joined = join(parts)

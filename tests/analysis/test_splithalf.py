@@ -1,4 +1,4 @@
-"""Repeated split-half against a loop over its splits; the halves themselves."""
+"""Repeated split-half against a loop over its halvings; the halves themselves."""
 
 import numpy as np
 import pytest
@@ -38,19 +38,19 @@ def test_halves_are_seeded_and_mix_the_samples() -> None:
     assert 15 <= (first < 50).sum() <= 35
 
 
-def test_it_is_the_mean_over_splits_of_what_the_other_half_says() -> None:
+def test_it_is_the_mean_over_halvings_of_what_the_other_half_says() -> None:
     scores, member = draw(0, shift=0.4)
     result = judge({"plain": fixed(scores[:, :1], member), "best": fixed(scores, member)}, member, 4, 50, 0.9, 7)
     values, intervals, differences, exact, paired, picks = [], [], [], [], [], []
-    for split in range(4):
-        choose, report = halves(member, 7, split)
+    for halving in range(4):
+        choose, report = halves(member, 7, halving)
         labels = member[report]
         found = max(range(6), key=lambda c: evaluate(scores[choose, c], member[choose])[0])
         picks.append(found)
         values.append(evaluate(scores[report, found], labels))
         exact.append(delong(scores[report, found][:, None], labels).intervals(0.9)[0])
         paired.append(delong(scores[report][:, [found, 0]], labels).difference(0, 1, 0.9)[1:])
-        weights = np.concatenate(list(bootstrap_weights(labels, 50, np.random.default_rng([7, split, 1]))))
+        weights = np.concatenate(list(bootstrap_weights(labels, 50, np.random.default_rng([7, halving, 1]))))
         ours, plain = (Roc(scores[report, c], labels).curve(weights).all() for c in (found, 0))
         intervals.append(np.quantile(ours, [0.05, 0.95], axis=0).T)
         differences.append(np.quantile(ours - plain, [0.05, 0.95], axis=0).T)
@@ -70,7 +70,7 @@ def test_a_clear_winner_is_always_chosen() -> None:
     scores, member = draw(1, 400, shift=1.5)
     result = judge({"best": fixed(scores, member)}, member, 10, 50, 0.95, 0)["best"]
     assert (result.pick, result.agreement) == (2, 1.0)
-    # Each sample is reported on in half of the splits: the mean is near the AUROC of all samples.
+    # Each sample is reported on in half of the halvings: the mean is near the AUROC of all samples.
     assert result.values[0] == pytest.approx(evaluate(scores[:, 2], member)[0], abs=0.03)
     assert (result.intervals[:, 0] <= result.values).all()
     assert (result.values <= result.intervals[:, 1]).all()

@@ -80,25 +80,25 @@ CHOICES = {
 
 def judged_mask(row: str, line: Headline) -> str:
     """The mask of a choice; dropping nothing is the same under each."""
-    return "lowest" if line.calibrated.mask == "none" else line.calibrated.mask
+    return "lowest" if line.heldout_choice.mask == "none" else line.heldout_choice.mask
 
 
-def test_each_split_reports_what_its_other_half_chose() -> None:
-    """With one split and no ties, all of a row follows from the choosing half's best candidate."""
+def test_each_halving_reports_what_its_other_half_chose() -> None:
+    """With one halving and no ties, all of a row follows from the choosing half's best candidate."""
     spectra = exchangeable(5)
     config = CONFIG.model_copy(update={"repeats": 1})
     choose, report = halves(spectra.member, 0, 0)
-    calibration, held = spectra.take(choose), spectra.take(report)
+    choosing, held = spectra.take(choose), spectra.take(report)
     lines = rows_of(summarise(spectra, config=config))
     for row, choices in CHOICES.items():
-        grid = [(naive_auroc(calibration, m, q, step), m, q, step) for m, q in choices for step in range(STEPS)]
+        grid = [(naive_auroc(choosing, m, q, step), m, q, step) for m, q in choices for step in range(STEPS)]
         _, mask, dropped, step = max(grid, key=lambda entry: entry[0])
-        found = lines[row].calibrated
+        found = lines[row].heldout_choice
         assert (found.drop, found.timestep, found.agreement) == (dropped / BINS, TIMESTEPS[step], 1.0), row
         assert found.mask == (mask if dropped else "none")
         assert found.metrics.auroc.value == pytest.approx(naive_auroc(held, mask, dropped, step), abs=1e-12), row
         assert found.delong.value == found.metrics.auroc.value
-        plain = lines["plain"].calibrated.metrics.auroc.value
+        plain = lines["plain"].heldout_choice.metrics.auroc.value
         if row == "plain":
             assert found.difference is None
         else:
@@ -106,7 +106,7 @@ def test_each_split_reports_what_its_other_half_chose() -> None:
             assert found.difference.auroc.value == pytest.approx(found.metrics.auroc.value - plain, abs=1e-12)
 
 
-def test_the_calibrated_choice_never_looks_at_the_report_half() -> None:
+def test_the_held_out_choice_never_looks_at_the_report_half() -> None:
     spectra = planted(0, step=1)
     config = CONFIG.model_copy(update={"repeats": 1})
     report = halves(spectra.member, 0, 0)[1]
@@ -120,9 +120,9 @@ def test_the_calibrated_choice_never_looks_at_the_report_half() -> None:
         rows_of(summarise(Spectra(spectra.member, TIMESTEPS, changed, changed), config=config)),
     )
     for row in ("plain", "lowest", "highest", "chosen", "geometry"):
-        assert after[row].calibrated.timestep == before[row].calibrated.timestep, row
-        assert after[row].calibrated.drop == before[row].calibrated.drop, row
-    assert after["plain"].calibrated.metrics != before["plain"].calibrated.metrics
+        assert after[row].heldout_choice.timestep == before[row].heldout_choice.timestep, row
+        assert after[row].heldout_choice.drop == before[row].heldout_choice.drop, row
+    assert after["plain"].heldout_choice.metrics != before["plain"].heldout_choice.metrics
     assert after["plain"].oracle is not None
     assert after["plain"].oracle.timestep == 100
 
@@ -150,7 +150,7 @@ def test_an_averaged_attack_has_one_score_over_all_timesteps() -> None:
     expected = roc_auc_score(spectra.member, -spectra.by_influence.astype(float).mean(1).sum(1))
     assert [(p.timestep, p.drop) for p in found.by_timestep] == [(None, 0.0), (None, 0.25)]
     assert found.by_timestep[0].auroc == pytest.approx(expected, abs=1e-9)
-    assert {line.calibrated.timestep for line in found.headline} == {None}
+    assert {line.heldout_choice.timestep for line in found.headline} == {None}
     assert set(found.grid["timestep"].to_pylist()) == {None}
 
 
@@ -170,7 +170,7 @@ def test_a_global_mask_has_a_row_and_a_curve_of_its_own() -> None:
 def test_bins_alone_have_their_own_auroc() -> None:
     spectra = planted(3)
     summary = summarise(spectra)
-    step = TIMESTEPS.index(rows_of(summary)["plain"].calibrated.timestep)
+    step = TIMESTEPS.index(rows_of(summary)["plain"].heldout_choice.timestep)
     assert [point.bin for point in summary.by_bin] == list(range(BINS))
     for point in summary.by_bin:
         expected = roc_auc_score(spectra.member, -spectra.by_influence[:, step, point.bin])
@@ -178,16 +178,16 @@ def test_bins_alone_have_their_own_auroc() -> None:
         assert point.auroc.low <= point.auroc.value <= point.auroc.high
 
 
-def test_without_any_leak_calibrated_intervals_cover_a_half_and_the_oracle_is_optimistic() -> None:
+def test_without_any_leak_held_out_intervals_cover_a_half_and_the_oracle_is_optimistic() -> None:
     config = AnalysisConfig(drop=0.25, bootstrap=200, confidence=0.95, repeats=1)
     lines = [rows_of(summarise(exchangeable(seed), config=config, seed=seed)) for seed in range(100, 140)]
     for row in ("plain", "chosen", "geometry"):
-        calibrated = [line[row].calibrated.metrics.auroc for line in lines]
-        covered = sum(estimate.low <= 0.5 <= estimate.high for estimate in calibrated)
+        aurocs = [line[row].heldout_choice.metrics.auroc for line in lines]
+        covered = sum(estimate.low <= 0.5 <= estimate.high for estimate in aurocs)
         # P(Binomial(40, 0.95) < 34) = 0.3%; all 40 would be 13% likely.
         assert 34 <= covered <= 40, row
         # One AUROC of 20 and 20 samples has standard deviation sqrt(41 / 4800) = 0.092; four standard errors of 40.
-        assert np.mean([estimate.value for estimate in calibrated]) == pytest.approx(0.5, abs=4 * 0.092 / 40**0.5)
+        assert np.mean([estimate.value for estimate in aurocs]) == pytest.approx(0.5, abs=4 * 0.092 / 40**0.5)
     # The best of three timesteps and four shares on 40 and 40 samples (standard deviation 0.065): far above chance.
     assert np.mean([line["chosen"].oracle.metrics.auroc.value for line in lines]) > 0.55
     assert np.mean([line["plain"].oracle.metrics.auroc.value for line in lines]) > 0.53
@@ -195,9 +195,9 @@ def test_without_any_leak_calibrated_intervals_cover_a_half_and_the_oracle_is_op
 
 def test_a_leak_in_the_highest_influences_is_found_by_dropping_the_lowest() -> None:
     lines = rows_of(summarise(planted(2)))
-    auroc = {row: line.calibrated.metrics.auroc for row, line in lines.items()}
-    assert lines["chosen"].calibrated.drop == 0.5
-    assert lines["chosen"].calibrated.timestep == TIMESTEPS[1]
+    auroc = {row: line.heldout_choice.metrics.auroc for row, line in lines.items()}
+    assert lines["chosen"].heldout_choice.drop == 0.5
+    assert lines["chosen"].heldout_choice.timestep == TIMESTEPS[1]
     assert auroc["chosen"].low > auroc["plain"].high
     assert auroc["lowest"].value > auroc["plain"].value > auroc["highest"].value
     assert auroc["lowest"].value > auroc["random"].value
@@ -206,7 +206,7 @@ def test_a_leak_in_the_highest_influences_is_found_by_dropping_the_lowest() -> N
 def test_headline_rows_stand_in_a_fixed_order_with_their_drop_shares() -> None:
     headline = summarise(exchangeable(7)).headline
     assert [line.row for line in headline] == ["plain", "lowest", "random", "highest", "chosen", "geometry"]
-    assert [line.calibrated.drop for line in headline[:4]] == [0.0, 0.25, 0.25, 0.25]
+    assert [line.heldout_choice.drop for line in headline[:4]] == [0.0, 0.25, 0.25, 0.25]
     assert [line.oracle.drop for line in headline[:4] if line.oracle] == [0.0, 0.25, 0.25, 0.25]
     assert {line.attack for line in headline} == {"sima"}
 
@@ -240,7 +240,7 @@ def test_curves_repeat_the_grid() -> None:
         assert point.auroc == grid[mask, point.drop, point.timestep]
         assert (point.mask == "none") == (point.drop == 0)
     assert [(p.drop, p.timestep) for p in summary.by_timestep] == [(q, t) for q in (0.0, 0.25) for t in TIMESTEPS]
-    plain = rows_of(summary)["plain"].calibrated.timestep
+    plain = rows_of(summary)["plain"].heldout_choice.timestep
     assert {p.timestep for p in summary.by_drop} == {plain}
     assert len(summary.by_drop) == 3 * BINS
 
@@ -248,7 +248,7 @@ def test_curves_repeat_the_grid() -> None:
 def test_the_members_at_risk_are_those_with_the_highest_scores() -> None:
     spectra = planted(3)
     summary = summarise(spectra)
-    chosen = rows_of(summary)["chosen"].calibrated
+    chosen = rows_of(summary)["chosen"].heldout_choice
     step = TIMESTEPS.index(chosen.timestep)
     statistic = spectra.by_influence[:, step, round(chosen.drop * BINS) :].astype(float).sum(1)
     names = names_of(spectra)
@@ -281,8 +281,8 @@ def test_distortion_halves_and_quartiles_match_a_loop() -> None:
     ]
     for group in summary.by_distortion:
         rows = parts[group.groups][group.group - 1]
-        calibrated = rows_of(summary)[group.row].calibrated
-        assert (group.timestep, group.drop) == (calibrated.timestep, calibrated.drop)
+        held = rows_of(summary)[group.row].heldout_choice
+        assert (group.timestep, group.drop) == (held.timestep, held.drop)
         assert (group.members, group.heldout) == (spectra.member[rows].sum(), (~spectra.member[rows]).sum())
         assert (group.low, group.high) == (distortion[rows[0]], distortion[rows[-1]])
         step = TIMESTEPS.index(group.timestep)
@@ -306,7 +306,7 @@ def test_without_distortion_there_are_no_quartiles(measured: int) -> None:
     assert summarise(exchangeable(11), distortion).by_distortion == []
 
 
-def test_roc_points_lie_on_the_curve_of_the_first_splits_report_half() -> None:
+def test_roc_points_lie_on_the_curve_of_the_first_halvings_report_half() -> None:
     spectra = planted(5, count=1200)
     summary = summarise(spectra, config=CONFIG.model_copy(update={"repeats": 1}))
     held = spectra.take(halves(spectra.member, 0, 0)[1])
@@ -316,18 +316,18 @@ def test_roc_points_lie_on_the_curve_of_the_first_splits_report_half() -> None:
         assert points[-1] == (1.0, 1.0)
         assert len(points) <= ROC_POINTS + 1
         if row != "geometry":
-            step = TIMESTEPS.index(line.calibrated.timestep)
-            scores = held.scores(Mask(judged_mask(row, line)), line.calibrated.drop)[:, step]
+            step = TIMESTEPS.index(line.heldout_choice.timestep)
+            scores = held.scores(Mask(judged_mask(row, line)), round(line.heldout_choice.drop * BINS))[:, step]
             on_curve = {((scores[~held.member] >= s).mean(), (scores[held.member] >= s).mean()) for s in scores}
             assert set(points) <= on_curve | {(0.0, 0.0)}
         # The published rates can be read off the points.
         at_1pct = max(tpr for fpr, tpr in points if fpr <= 0.01)
-        assert at_1pct == line.calibrated.metrics.tpr_at_1pct_fpr.value
+        assert at_1pct == line.heldout_choice.metrics.tpr_at_1pct_fpr.value
 
 
 def test_metric_sets_carry_each_value_in_its_own_interval() -> None:
     spectra = planted(6)
-    scores = spectra.scores(Mask.LOWEST, 0.5)[:, 1]
+    scores = spectra.scores(Mask.LOWEST, 2)[:, 1]
     metrics = metric_set(scores, spectra.member, CONFIG, 0)
     assert metrics.auroc.value == pytest.approx(roc_auc_score(spectra.member, scores), abs=1e-12)
     for estimate in (metrics.auroc, metrics.asr, metrics.tpr_at_1pct_fpr, metrics.tpr_at_01pct_fpr):

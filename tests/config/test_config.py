@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.audit import AuditConfig, dropped_bins
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.data import PackConfig
 from ldm_scale.config.train import TrainConfig
@@ -85,9 +85,14 @@ def test_a_drop_share_between_two_bins_is_refused(drop: float, bins: int) -> Non
 
 
 @pytest.mark.parametrize(
-    ("drop", "bins"), [(0.4, 20), (0.35, 20), (0.05, 20), (0.3, 10), (1 / 3, 3), (0.29, 100), (0.7, 10), (0.95, 20)]
-)
-def test_a_drop_share_on_a_bin_is_taken_whatever_its_rounding(drop: float, bins: int) -> None:
+    ("drop", "bins", "dropped"),
+    [
+        (0.4, 20, 8), (0.35, 20, 7), (0.05, 20, 1), (0.3, 10, 3), (1 / 3, 3, 1), (0.29, 100, 29), (0.7, 10, 7),
+        (0.95, 20, 19), (0.333333333333, 3, 1),
+    ],
+)  # fmt: skip
+def test_a_drop_share_on_a_bin_is_taken_whatever_its_rounding(drop: float, bins: int, dropped: int) -> None:
+    assert dropped_bins(drop, bins) == dropped
     assert audit(analysis={"drop": drop}, masks={"bins": bins}).analysis.drop == drop
 
 

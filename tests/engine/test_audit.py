@@ -61,7 +61,7 @@ def test_a_run_directory_holds_everything(undisturbed: Path) -> None:
     assert pq.read_table(undisturbed / "metrics.parquet").num_rows == 4 * 5 * (6 * 2 + 1)  # PFAMI is averaged
     assert (undisturbed / "report.html").stat().st_size > 10_000
     assert {row.attack for row in results.headline} == set(ATTACKS)
-    assert {row.calibrated.timestep for row in results.headline if row.attack == "pfami"} == {None}
+    assert {row.heldout_choice.timestep for row in results.headline if row.attack == "pfami"} == {None}
 
 
 def test_the_calibration_set_is_a_draw_of_the_samples_own_estimates(undisturbed: Path) -> None:

@@ -44,7 +44,7 @@ def test_reduce_takes_other_analysis_options(undisturbed: Path, tmp_path: Path) 
     assert main(["reduce", str(out), "--drop", "0.6", "--bootstrap", "20"]) == 0
     results = Results.model_validate_json((out / "results.json").read_bytes())
     assert results.bootstrap == 20
-    assert {row.calibrated.drop for row in results.headline if row.row in ("lowest", "random", "highest")} == {0.6}
+    assert {row.heldout_choice.drop for row in results.headline if row.row in ("lowest", "random", "highest")} == {0.6}
 
 
 def test_the_order_of_parts_does_not_matter(undisturbed: Path, tmp_path: Path) -> None:

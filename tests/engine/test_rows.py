@@ -76,7 +76,7 @@ def test_scores_and_spectra_are_those_of_all_rows_in_memory(
     assert rows.timesteps == spectra.timesteps
     assert rows.masks == spectra.masks
     last = len(rows.timesteps) - 1
-    candidates = [Candidate(mask, drop, step) for mask in Mask for drop in (0.0, 0.4) for step in (last, 0)]
+    candidates = [Candidate(mask, dropped, step) for mask in Mask for dropped in (0, 2) for step in (last, 0)]
     np.testing.assert_allclose(rows.columns(candidates), spectra.columns(candidates), rtol=1e-12)
     np.testing.assert_array_equal(rows.spectrum(last), spectra.spectrum(last))
     for mask in Mask:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ldm_scale.geometry.distortion import exact_distortion
-from ldm_scale.geometry.pullback import metric
+from ldm_scale.geometry.pullback import pullback_metric
 from tests.geometry.decoders import DECODERS, jacobians, latents, linear_decoder
 
 
@@ -19,7 +19,7 @@ def test_distortion_of_a_scaling_is_its_log_volume() -> None:
 def test_distortion_of_a_linear_decoder_is_its_log_determinant() -> None:
     decoder = linear_decoder()
     expected = 0.5 * torch.logdet(decoder.matrix.double().T @ decoder.matrix.double())
-    found = exact_distortion(metric(decoder, latents(), 2**30))
+    found = exact_distortion(pullback_metric(decoder, latents(), 2**30))
     torch.testing.assert_close(found, expected.float().expand(3), rtol=1e-5, atol=1e-5)
 
 
@@ -27,7 +27,9 @@ def test_distortion_of_a_linear_decoder_is_its_log_determinant() -> None:
 def test_distortion_is_the_sum_of_log_singular_values(name: str) -> None:
     decoder, z = DECODERS[name], latents()
     expected = torch.linalg.svdvals(jacobians(decoder, z)).log().sum(1)
-    torch.testing.assert_close(exact_distortion(metric(decoder, z, 2**30)), expected.float(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        exact_distortion(pullback_metric(decoder, z, 2**30)), expected.float(), rtol=0, atol=1e-3
+    )
 
 
 def test_a_collapsed_direction_is_not_finite() -> None:

@@ -8,14 +8,14 @@ import scipy.stats
 import torch
 
 from ldm_scale.geometry.influence import FLOOR, exact_influence, hutchinson_influence, log_bias, probe_squares
-from ldm_scale.geometry.pullback import metric, product_bytes
+from ldm_scale.geometry.pullback import product_bytes, pullback_metric
 from tests.geometry.decoders import DECODERS, IMAGE, jacobians, latents, linear_decoder, normal
 
 
 def test_exact_influence_of_a_linear_decoder_is_the_log_norm_of_its_columns() -> None:
     decoder = linear_decoder()
     expected = decoder.matrix.double().norm(dim=0).log().float()
-    for found in exact_influence(metric(decoder, latents(), 2**30)):
+    for found in exact_influence(pullback_metric(decoder, latents(), 2**30)):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -36,7 +36,7 @@ def test_log_bias_is_the_mean_log_of_a_chi_squared_estimate(probes: int) -> None
 def test_the_corrected_estimate_is_unbiased_at_few_probes() -> None:
     """The mean over many two-probe estimates meets the exact influence; the uncorrected one misses it by 0.29."""
     decoder, z = linear_decoder(), latents(1)
-    exact = exact_influence(metric(decoder, z, 2**30))[0]
+    exact = exact_influence(pullback_metric(decoder, z, 2**30))[0]
     repeats = 4000
     squares = probe_squares(decoder, z, normal(2 * repeats, 1, *IMAGE), 2**30)
     estimates = torch.stack([hutchinson_influence(pair)[0] for pair in squares.split(2)])
@@ -47,7 +47,7 @@ def test_the_corrected_estimate_is_unbiased_at_few_probes() -> None:
 
 def test_hutchinson_converges_as_one_over_root_k() -> None:
     decoder, z = DECODERS["conv"], latents(4)
-    exact = metric(decoder, z, 2**30).diagonal(dim1=1, dim2=2).float()
+    exact = pullback_metric(decoder, z, 2**30).diagonal(dim1=1, dim2=2).float()
     squares = probe_squares(decoder, z, normal(4096, 4, *IMAGE), 2**30)
     for probes in (16, 256, 4096):
         groups = squares.reshape(-1, probes, *squares.shape[1:]).mean(1)
@@ -58,7 +58,7 @@ def test_hutchinson_converges_as_one_over_root_k() -> None:
 
 def test_many_probes_rank_as_the_exact_influence_does() -> None:
     decoder, z = DECODERS["conv"], latents(4)
-    exact = exact_influence(metric(decoder, z, 2**30))
+    exact = exact_influence(pullback_metric(decoder, z, 2**30))
     found = hutchinson_influence(probe_squares(decoder, z, normal(4096, 4, *IMAGE), 2**30))
     torch.testing.assert_close(found, exact, rtol=0, atol=0.06)
 
@@ -73,7 +73,7 @@ def test_probe_squares_and_their_influence_follow_the_full_jacobian(name: str) -
     estimate = 0.5 * expected.mean(0).log() - log_bias(6)
     torch.testing.assert_close(hutchinson_influence(squares).double(), estimate, rtol=0, atol=1e-3)
     exact = 0.5 * full.square().sum(1).log()
-    torch.testing.assert_close(exact_influence(metric(decoder, z, 2**30)).double(), exact, rtol=0, atol=1e-4)
+    torch.testing.assert_close(exact_influence(pullback_metric(decoder, z, 2**30)).double(), exact, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", DECODERS)

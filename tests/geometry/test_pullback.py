@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_scale.errors import RunError
-from ldm_scale.geometry.pullback import Jacobian, TracedDecoder, chunk_sizes, in_chunks, metric, product_bytes
+from ldm_scale.geometry.pullback import Jacobian, TracedDecoder, chunk_sizes, in_chunks, product_bytes, pullback_metric
 from tests.geometry.decoders import (
     DECODERS,
     IMAGE,
@@ -72,22 +72,22 @@ def test_one_decoder_is_traced_once_for_latents_of_a_shape_and_products_hold_at_
 def test_metric_of_a_linear_decoder_is_its_gram_matrix() -> None:
     decoder = linear_decoder()
     expected = decoder.matrix.double().T @ decoder.matrix.double()
-    for found in metric(decoder, latents(), memory=2**30):
+    for found in pullback_metric(decoder, latents(), memory=2**30):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_metric_is_gram_of_the_full_jacobian(decoder: TracedDecoder) -> None:
     z = latents()
     full = jacobians(decoder, z)
-    assert_near(metric(decoder, z, memory=2**30), full.mT @ full)
+    assert_near(pullback_metric(decoder, z, memory=2**30), full.mT @ full)
 
 
 @pytest.mark.parametrize("products", [1, 3, 50])
 def test_the_memory_budget_changes_nothing(decoder: TracedDecoder, products: int) -> None:
     """One product at a time, a few, or samples together: the same G as one sample at a time."""
     z = latents(5)
-    alone = torch.cat([metric(decoder, sample, 2**30) for sample in z.split(1)])
-    assert_near(metric(decoder, z, memory=products * product_bytes(decoder, z[:1])), alone)
+    alone = torch.cat([pullback_metric(decoder, sample, 2**30) for sample in z.split(1)])
+    assert_near(pullback_metric(decoder, z, memory=products * product_bytes(decoder, z[:1])), alone)
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ from PIL import Image
 from ldm_scale.analysis.ranking import RankingSums, ranking_table
 from ldm_scale.analysis.results import (
     BinPoint,
-    Calibrated,
     Choice,
     Combined,
     DatasetInference,
     DistortionGroup,
     Estimate,
     Headline,
+    HeldoutChoice,
     Leakage,
     MetricSet,
     Point,
@@ -71,8 +71,8 @@ LABELS = {
     "global": "global lowest 40% one ranking for all samples",
     "random": "random 40% dropped control",
     "highest": "highest 40% dropped reversed control",
-    "chosen": "chosen: lowest 25% side and share chosen, too",
-    "geometry": "geometry-calibrated minus what geometry predicts",
+    "chosen": "chosen: lowest 25% side and share also chosen",
+    "geometry": "geometry-adjusted minus what geometry predicts",
 }
 SEVEN = ("sima", "secmi", "pia", "pian", "epsilon", "loss", "pfami")
 PROFILE = b"bytes of a stored colour profile"
@@ -105,14 +105,14 @@ def _headline(attack: str, base: float, averaged: bool) -> list[Headline]:
     for i, (row, (mask, drop)) in enumerate(ROWS.items()):
         steps = (None, None) if averaged else (STEPS[i % 4], STEPS[(i + 1) % 4])
         value, difference = base + 0.011 * i, None if row == "plain" else _metrics(0.011 * i)
-        calibrated = Calibrated(
+        held = HeldoutChoice(
             **_choice(value, steps[0], mask, drop),
             agreement=0.9 - i / 10,
             difference=difference,
             delong_difference=None,
         )
         oracle = None if row == "geometry" else Choice(**_choice(value + 0.003, steps[1], mask, drop))
-        rows.append(Headline(attack=attack, row=row, calibrated=calibrated, oracle=oracle))
+        rows.append(Headline(attack=attack, row=row, heldout_choice=held, oracle=oracle))
     return rows
 
 
@@ -238,7 +238,7 @@ def _make_run(folder: Path, attacks: Sequence[str] = ("sima",), base: float = 0.
     (run.root / "results.json").replace(results.model_dump_json().encode())
     influence = np.random.default_rng(0).normal(size=(11, 16)).astype(np.float16)
     write_table(
-        run.root / "ranking.parquet", ranking_table(RankingSums.of(influence, 0.4), SHAPE, np.linspace(0.4, 0.6, 16))
+        run.root / "ranking.parquet", ranking_table(RankingSums.of(influence, 8, 20), SHAPE, np.linspace(0.4, 0.6, 16))
     )
     return run
 
@@ -282,12 +282,12 @@ def _cell(estimate: Estimate) -> str:
 def test_every_headline_row_shows_its_numbers(run: RunDirectory, page: str) -> None:
     text = _text(page)
     for row in read_results(run).headline:
-        calibrated, metrics = row.calibrated, row.calibrated.metrics
-        change = calibrated.difference and calibrated.difference.auroc
+        held, metrics = row.heldout_choice, row.heldout_choice.metrics
+        change = held.difference and held.difference.auroc
         signed = f"{change.value:+.3f} {change.low:+.3f} to {change.high:+.3f}" if change else ""
         oracle = f"{row.oracle.metrics.auroc.value:.3f} {choice_label(row.oracle)}" if row.oracle else ""
         parts = (
-            *(LABELS[row.row], str(calibrated.timestep), f"{calibrated.agreement:.0%} agree", _cell(metrics.auroc)),
+            *(LABELS[row.row], str(held.timestep), f"{held.agreement:.0%} agree", _cell(metrics.auroc)),
             *(signed, _cell(metrics.asr), _cell(metrics.tpr_at_1pct_fpr), _cell(metrics.tpr_at_01pct_fpr), oracle),
         )
         assert " ".join(filter(None, parts)) in text, row.row
@@ -336,7 +336,7 @@ def test_verdict_follows_the_chosen_row(page: str) -> None:
 def _with_change(results: Results, value: float) -> Results:
     """The same results with another paired difference of the lowest rows, give or take 0.05."""
     rows = [
-        row.model_copy(update={"calibrated": row.calibrated.model_copy(update={"difference": _metrics(value)})})
+        row.model_copy(update={"heldout_choice": row.heldout_choice.model_copy(update={"difference": _metrics(value)})})
         if row.row == "lowest"
         else row
         for row in results.headline
@@ -409,7 +409,7 @@ def _facts(run: RunDirectory, results: Results, **config: Any) -> dict[str, str]
     return dict(facts(results, changed))
 
 
-def test_facts_of_a_pooled_influence_and_a_calibrated_ranking(run: RunDirectory) -> None:
+def test_facts_of_a_pooled_influence_and_a_ranking_by_the_calibration_set(run: RunDirectory) -> None:
     geometry = GeometryConfig(influence="pooled", probes=2, calibration=3000)
     found = _facts(run, read_results(run), geometry=geometry, masks=MaskConfig(ranking="calibration"))
     assert found["Influence"].startswith("pooled, 2 probes a sample and the mean of about 3,000 calibration samples;")
@@ -643,7 +643,7 @@ def test_plot_by_bin_has_a_panel_for_each_attack() -> None:
 @pytest.mark.parametrize("attacks", [("sima",), SEVEN[:2], SEVEN[:4], SEVEN])
 def test_the_legend_names_every_curve_inside_the_figure(attacks: tuple[str, ...]) -> None:
     plot = plot_roc(_results(attacks, (), 0.7))
-    assert {*attacks, "plain", "global lowest dropped", "geometry-calibrated", "chance"} <= _words(plot.uri)
+    assert {*attacks, "plain", "global lowest dropped", "geometry-adjusted", "chance"} <= _words(plot.uri)
     assert _overhang(plot.uri) <= 0
 
 
@@ -667,10 +667,10 @@ def test_labels_of_timesteps() -> None:
     ],
 )
 def test_labels_of_what_is_chosen(mask: str, drop: float, label: str, short: str) -> None:
-    calibrated = Calibrated(**_choice(0.7, None, mask, drop), agreement=1.0, difference=None, delong_difference=None)
-    row = Headline(attack="sima", row="chosen", calibrated=calibrated, oracle=None)
+    held = HeldoutChoice(**_choice(0.7, None, mask, drop), agreement=1.0, difference=None, delong_difference=None)
+    row = Headline(attack="sima", row="chosen", heldout_choice=held, oracle=None)
     assert row_label(row) == label
-    assert choice_label(calibrated) == short
+    assert choice_label(held) == short
 
 
 def test_labels_of_p() -> None:
@@ -703,8 +703,8 @@ def test_report_needs_neither_ray_nor_torch(run: RunDirectory, page: str) -> Non
         "import sys\n"
         "for name in ('ray', 'torch', 'diffusers', 'matplotlib.pyplot'): sys.modules[name] = None\n"
         "from ldm_scale.report.page import write_report\n"
-        "from ldm_scale.rundir import RunDirectory\n"
-        "from ldm_scale.storage import Location\n"
+        "from ldm_scale.files.rundir import RunDirectory\n"
+        "from ldm_scale.files.storage import Location\n"
         "write_report(RunDirectory(Location.of(sys.argv[1])))\n"
     )
     subprocess.run([sys.executable, "-c", program, str(run.root)], check=True)

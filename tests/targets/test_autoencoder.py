@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import VQModel
 
-from ldm_scale.geometry.pullback import metric
+from ldm_scale.geometry.pullback import pullback_metric
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.load import load_target
 from tests.targets import tiny
@@ -49,4 +49,4 @@ def test_decode_leaves_the_codebook_out(target: Target, model: VQModel) -> None:
 
 def test_the_decoder_has_a_metric(target: Target) -> None:
     z = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(2))
-    assert (metric(target.decode, z, 1 << 28)[0].diagonal() > 0).all()
+    assert (pullback_metric(target.decode, z, 1 << 28)[0].diagonal() > 0).all()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ldm_scale.errors import UsageError
-from ldm_scale.geometry.pullback import metric
+from ldm_scale.geometry.pullback import pullback_metric
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
 from ldm_scale.targets.load import load_target
@@ -64,7 +64,7 @@ def test_the_decoder_keeps_its_layout_and_its_metric(tiny_target: Path) -> None:
     convolutions = [weight for weight in changed._denoiser.parameters() if weight.dim() == 4]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in convolutions)
     z = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(metric(changed.decode, z, 2**28), metric(plain.decode, z, 2**28))
+    assert torch.equal(pullback_metric(changed.decode, z, 2**28), pullback_metric(plain.decode, z, 2**28))
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldm_scale.analysis.splits import folds
+from ldm_scale.analysis.folds import folds
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

@@ -1,0 +1,29 @@
+"""Random stratified folds of the samples."""
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+
+def folds(member: Bool[np.ndarray, " n"], count: int, seed: int) -> Int[np.ndarray, " n"]:
+    """Each sample's fold: a fold holds 1 / count of the members and of the held-out samples, up to one of each.
+
+    If the number of a side is no multiple of `count`, the last folds are the larger ones.
+
+    Args:
+        member: who is a member.
+        count: folds, at most as many as the smaller side has samples if none is to be empty.
+        seed: of the draw.
+
+    Returns:
+        Numbers 0 to count - 1.
+
+    >>> fold = folds(np.arange(10) < 4, 2, seed=0)
+    >>> np.bincount(fold[:4]), np.bincount(fold[4:])
+    (array([2, 2]), array([3, 3]))
+    """
+    rng = np.random.default_rng(seed)
+    fold = np.empty(len(member), dtype=np.int64)
+    for side in (member, ~member):
+        size = int(side.sum())
+        fold[side] = rng.permutation(count - 1 - np.arange(size) % count)
+    return fold
