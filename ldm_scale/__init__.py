@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "AuditConfig": "ldm_scale.config",
-    "PackConfig": "ldm_scale.config",
-    "TrainConfig": "ldm_scale.config",
+    "AuditConfig": "ldm_scale.config.audit",
+    "PackConfig": "ldm_scale.config.data",
+    "TrainConfig": "ldm_scale.config.train",
     "Results": "ldm_scale.analysis.results",
     "RunError": "ldm_scale.errors",
     "UsageError": "ldm_scale.errors",
