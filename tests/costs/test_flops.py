@@ -33,6 +33,7 @@ from ldm_scale.training.networks import build_autoencoder, build_denoiser, build
 from tests.targets import tiny
 
 JOBS = Path(__file__).parents[2] / "jobs"
+FIRST_PAGE = Path(__file__).parents[2] / "README.md"
 README = Path(costs.__file__).parent / "README.md"
 
 
@@ -262,3 +263,10 @@ def test_the_papers_rows_take_what_the_readme_says(job: str) -> None:
     assert f"{counted.decoding / 1e9:.{digits(decoding)}f}" == decoding
     total = asked * counted.evaluation + taken * counted.decoding + counted.encoding
     assert f"{total / 1e12:.{digits(sample)}f}" == sample
+
+
+@pytest.mark.parametrize("job", MAKERS)
+def test_the_first_page_says_the_same(job: str) -> None:
+    lines = FIRST_PAGE.read_text(encoding="utf-8").splitlines()
+    (line,) = [line for line in lines if line.startswith(f"| [{job}](")]
+    assert line.endswith(f"| {stated(job)[-1]} TFLOP |")
