@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONSTRAINTS := .ci/constraints.txt
 
-.PHONY: demo demo-full bench test test-s3 test-slow test-gpu test-versions lint demo-data demo-target lock clean
+.PHONY: demo demo-full bench test pytest test-s3 test-slow test-gpu test-versions lint demo-data demo-target lock clean
 
 ## The audit of the shipped demo, from nothing to a report.
 demo: $(STAMP)
@@ -19,9 +19,12 @@ demo-full: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python jobs/benchmark.py
 
-## The whole fast test suite, with linter and type checker.
-test: $(STAMP) lint
-	$(BIN)/pytest
+## The whole fast test suite, in two processes, beside linter and type checker.
+test: $(STAMP)
+	$(MAKE) --jobs 2 lint pytest
+
+pytest: $(STAMP)
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 ## Everything that talks to S3, against a SeaweedFS of its own on loopback; `test` and `test-slow` run it, too.
 test-s3: $(STAMP)
