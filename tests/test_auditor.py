@@ -256,7 +256,7 @@ def test_exact_influence_and_distortion_share_one_jacobian(tiny_target: Path, mo
         calls.append(len(z))
         return pullback_metric(decode, z, memory)
 
-    monkeypatch.setattr("ldm_scale.auditor.metric", counted)
+    monkeypatch.setattr("ldm_scale.auditor.pullback_metric", counted)
     audit(make_auditor(tiny_target, geometry={"influence": "exact", "distortion": "exact"}), [0, 1, 2])
     assert calls == [3]
 

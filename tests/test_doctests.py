@@ -26,6 +26,6 @@ def test_examples_print_what_they_say(name: str) -> None:
     assert (results.failed, results.attempted) == (0, EXAMPLES[name])
 
 
-@pytest.mark.parametrize("room", ["geometry", "attacks", "device"])
+@pytest.mark.parametrize("room", ["geometry", "attacks", "analysis", "device"])
 def test_a_room_of_formulas_has_examples(room: str) -> None:
     assert len([name for name in EXAMPLES if name.startswith(f"{room}.")]) >= 2

@@ -404,7 +404,7 @@ def test_no_code_of_ours_loads_pickles_or_calls_a_shell() -> None:
         # The official files of CIFAR-10 are pickles, read by an unpickler that knows arrays and containers alone.
         "ldm_scale/data/sources/cifar10.py": ["pickle"],
         # A benchmark starts an S3 server on loopback, by words of its own and without a shell.
-        "ldm_scale/engine/benchmarks/weed.py": ["subprocess.Popen", "subprocess"],
+        "ldm_scale/benchmarks/weed.py": ["subprocess.Popen", "subprocess"],
     }
     # An unpickler of one's own is one that refuses: see tests/data/sources/test_cifar10.py.
     text = (PACKAGE / "data/sources/cifar10.py").read_text()

@@ -6,7 +6,7 @@ from ldm_scale.config.base import Device
 from ldm_scale.errors import UsageError
 
 
-def choose_device(asked: Device, gpus: float, *, grows: bool = False) -> Literal["cpu", "cuda"]:
+def choose_device(asked: Device, gpus: int | float, *, grows: bool = False) -> Literal["cpu", "cuda"]:
     """The device that is asked for; auto is cuda if there are GPUs, or some may come.
 
     Args:
