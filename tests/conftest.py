@@ -24,16 +24,18 @@ from ldm_scale.config.values import merge  # noqa: E402
 RAYS = {"local_ray", "cluster", "second"}
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark the tests that talk to S3, and group all by Ray or by module."""
+    fixtures = {*getattr(item, "fixturenames", ())}
+    # A Ray alone is only started with the way to S3.
+    if "bucket" in fixtures or ("s3_server" in fixtures and "local_ray" not in fixtures):
+        item.add_marker("s3")
+    if item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group("ray" if fixtures & RAYS else str(item.path)))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that talk to S3, and group all by Ray or by module; the group of Ray, the longest, comes first."""
-    for item in items:
-        fixtures = {*getattr(item, "fixturenames", ())}
-        # A Ray alone is only started with the way to S3.
-        if "bucket" in fixtures or ("s3_server" in fixtures and "local_ray" not in fixtures):
-            item.add_marker("s3")
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group("ray" if fixtures & RAYS else item.path.name))
+    """The group of Ray, the longest, comes first."""
     items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
 
 
