@@ -35,7 +35,7 @@ class SampleCost:
         encodings: of the image.
         conditions: texts through their encoders.
         evaluations: of the denoiser.
-        influence: products with the decoder's Jacobian, with those that fill up chunks.
+        influence: products with the decoder's Jacobian, without the few that fill up chunks.
         distortion: likewise.
         passes: linearisations of the decoder, from which these products begin.
     """
@@ -139,31 +139,18 @@ class CostEstimate:
 
     def _influence(self) -> _Work:
         if self._exact:
-            return _Work(pushed=self._filled(self._dimensions, self._batch), pushing=1)
-        return _Work(pulled=self._filled(self._geometry.probes, self._batch), pulling=1)
+            return _Work(pushed=self._dimensions, pushing=1)
+        return _Work(pulled=self._geometry.probes, pulling=1)
 
     def _distortion(self) -> _Work:
         """Of a sample whose distortion is measured."""
         products = distortion_products(self._geometry, self._dimensions)
         if not products:
             return _Work()
-        filled = self._filled(self._vectors, self._measured)
         if self._estimator == "exact":
-            return _Work(pushed=filled, pushing=1)
-        # With J and with J^T in turn, as many vectors each time.
-        multiplied = products // (2 * self._vectors) * filled
-        return _Work(pushed=multiplied, pushing=1, pulled=multiplied, pulling=1)
-
-    def _filled(self, vectors: int, samples: int) -> int:
-        """So many vectors of each sample, with those that fill up the last of their equal chunks."""
-        _, at_once = self._chunk(vectors, samples)
-        chunks = math.ceil(vectors / at_once)
-        return chunks * math.ceil(vectors / chunks)
-
-    def _chunk(self, vectors: int, samples: int) -> tuple[int, int]:
-        """How many samples, and how many of each one's vectors, a chunk of decoder products has."""
-        z = torch.empty(samples, *self._target.latent_shape, device="meta")
-        return chunk_sizes(self._target.decode, z, vectors, self.room)
+            return _Work(pushed=products, pushing=1)
+        # With J and with J^T in turn.
+        return _Work(pushed=products / 2, pushing=1, pulled=products / 2, pulling=1)
 
     @property
     def _measured(self) -> int:
@@ -198,5 +185,10 @@ class CostEstimate:
         calls = [(self._dimensions, self._batch)] if self._exact else []
         if distortion_products(self._geometry, self._dimensions):
             calls.append((self._vectors, self._measured))
-        sizes = [vectors * self._chunk(vectors, samples)[0] for vectors, samples in calls]
+        sizes = [vectors * self._samples_at_once(vectors, samples) for vectors, samples in calls]
         return max(sizes, default=0) * self._image * (FLOAT + DOUBLE)
+
+    def _samples_at_once(self, vectors: int, samples: int) -> int:
+        """Of how many samples a chunk of decoder products has vectors."""
+        z = torch.empty(samples, *self._target.latent_shape, device="meta")
+        return chunk_sizes(self._target.decode, z, vectors, self.room)[0]
