@@ -24,7 +24,7 @@ test: $(STAMP)
 	$(MAKE) --jobs 2 lint pytest
 
 pytest: $(STAMP)
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations 20
 
 ## Everything that talks to S3, against a SeaweedFS of its own on loopback; `test` and `test-slow` run it, too.
 test-s3: $(STAMP)

@@ -138,7 +138,10 @@ def peak_bytes(name: str, config: AuditConfig, device: torch.device) -> int:
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    [("cpu", "demo"), *(pytest.param("cuda", name, marks=pytest.mark.gpu) for name in ("demo", "sd"))],
+    [
+        pytest.param("cpu", "demo", marks=pytest.mark.slow),
+        *(pytest.param("cuda", name, marks=pytest.mark.gpu) for name in ("demo", "sd")),
+    ],
 )
 def test_an_audit_takes_no_more_memory_than_the_dry_run_says(place: str, name: str) -> None:
     device = torch.device(place)

@@ -48,7 +48,16 @@ def test_submitted_by_its_path(cluster: dict[str, str], checkout: Path) -> None:
 
 def test_submitted_with_its_working_directory(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
     """`ray job submit --working-dir . -- python jobs/demo.py --out DIR`."""
-    job = ("python", "jobs/demo.py", "--out", str(tmp_path / "run"), "--analysis.bootstrap", "50")
+    job = (
+        "python",
+        "jobs/demo.py",
+        "--out",
+        str(tmp_path / "run"),
+        "--analysis.bootstrap",
+        "50",
+        "--compute.actors",
+        "1",
+    )
     done = submit(cluster, checkout, "--working-dir", ".", "--", *job)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     check(tmp_path / "run")
