@@ -1,5 +1,6 @@
 """How many auditors a pool gets: by the configuration, the cluster and the work there is."""
 
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -100,24 +101,21 @@ def test_an_auditors_denoiser_is_run_as_the_configuration_says(tiny_target: Path
     assert auditor._rows.limit == 5
 
 
-class Sleeper:
-    """An actor that does nothing."""
-
-    def ready(self) -> bool:
-        return True
-
-
-class OtherActor(Sleeper):
-    """An actor of another kind."""
-
-
 @pytest.mark.usefixtures("local_ray")
 def test_living_actors_of_a_kind_are_counted() -> None:
+    # Classes of a function travel by value: the actors need not import this module.
+    class Sleeper:
+        def ready(self) -> bool:
+            return True
+
+    class OtherActor(Sleeper):
+        pass
+
     kinds = [ray.remote(num_cpus=0)(kind) for kind in (Sleeper, OtherActor)]
     living = [kinds[0].remote(), kinds[0].remote(), kinds[1].remote()]
     ray.get([actor.ready.remote() for actor in living])
     assert (pool_size(Sleeper), pool_size(OtherActor)) == (2, 1)
     ray.kill(living.pop(0))
     while pool_size(Sleeper) == 2:
-        pass
+        time.sleep(0.1)
     assert (pool_size(Sleeper), pool_size(OtherActor)) == (1, 1)
