@@ -20,23 +20,24 @@ from PIL import Image  # noqa: E402
 from ldm_scale.config.train import TrainConfig  # noqa: E402
 from ldm_scale.config.values import merge  # noqa: E402
 
-# What starts a Ray, or holds one: these tests share one process, so that the others need not wait for their CPUs.
-RAYS = {"local_ray", "cluster", "second"}
+# Tests that hold a Ray share a process: one for a cluster that jobs are submitted to, one for the Ray of the session.
+RAYS = {"cluster": "cluster", "second": "cluster", "local_ray": "ray"}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests that talk to S3, and group all by Ray or by module."""
+    """Mark the tests that talk to S3, and group all by the Ray that they hold, or by module."""
     fixtures = {*getattr(item, "fixturenames", ())}
     # A Ray alone is only started with the way to S3.
     if "bucket" in fixtures or ("s3_server" in fixtures and "local_ray" not in fixtures):
         item.add_marker("s3")
     if item.get_closest_marker("xdist_group") is None:
-        item.add_marker(pytest.mark.xdist_group("ray" if fixtures & RAYS else str(item.path)))
+        group = next((group for fixture, group in RAYS.items() if fixture in fixtures), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The group of Ray, the longest, comes first."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
+    """The groups of a Ray, which take longest, come first."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] not in RAYS.values())
 
 
 @pytest.fixture(scope="session", autouse=True)
