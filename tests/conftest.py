@@ -21,7 +21,7 @@ from ldm_scale.config.train import TrainConfig  # noqa: E402
 from ldm_scale.config.values import merge  # noqa: E402
 
 # Tests that hold a Ray share a process: beside another Ray on two cores, a job may not end in time.
-RAYS = dict.fromkeys(("cluster", "second", "local_ray"), "ray")
+RAYS = {"cluster", "second", "local_ray"}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -31,13 +31,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if "bucket" in fixtures or ("s3_server" in fixtures and "local_ray" not in fixtures):
         item.add_marker("s3")
     if item.get_closest_marker("xdist_group") is None:
-        group = next((group for fixture, group in RAYS.items() if fixture in fixtures), str(item.path))
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group("ray" if fixtures & RAYS else str(item.path)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The groups of a Ray, which take longest, come first."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] not in RAYS.values())
+    """The group of Ray, which takes longest, comes first."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
 
 
 @pytest.fixture(scope="session", autouse=True)
