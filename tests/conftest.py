@@ -3,6 +3,7 @@
 What a GPU machine lacks (Ray, S3) is imported in the fixtures that need it.
 """
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,11 @@ from PIL import Image  # noqa: E402
 from ldm_scale.config.train import TrainConfig  # noqa: E402
 from ldm_scale.config.values import merge  # noqa: E402
 
-# Tests that hold a Ray share a process: beside another Ray on two cores, a job may not end in time.
-RAYS = {"cluster", "second", "local_ray"}
+# Ray's workers are nice to what runs beside them: beside other tests they would not get on.
+os.environ |= {"RAY_worker_niceness": "0"}
+
+# Tests that share a Ray share a process: the clusters of submitted jobs one, the Ray of the test session another.
+RAYS = {"cluster": "cluster", "second": "cluster", "local_ray": "ray"}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -31,12 +35,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if "bucket" in fixtures or ("s3_server" in fixtures and "local_ray" not in fixtures):
         item.add_marker("s3")
     if item.get_closest_marker("xdist_group") is None:
-        item.add_marker(pytest.mark.xdist_group("ray" if fixtures & RAYS else str(item.path)))
+        rays = [group for fixture, group in RAYS.items() if fixture in fixtures]
+        item.add_marker(pytest.mark.xdist_group(rays[0] if rays else str(item.path)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The group of Ray, which takes longest, comes first."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("ray",))
+    """The groups of Rays, which take longest, come first."""
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] not in RAYS.values())
 
 
 @pytest.fixture(scope="session", autouse=True)

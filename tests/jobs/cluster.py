@@ -22,6 +22,8 @@ def free_port() -> int:
 def clean_environment() -> dict[str, str]:
     """This process's environment without a word on any Ray, and with the commands of its virtual environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LDM_SCALE_"))}
+    # But as in conftest.py: beside other tests, workers that are nice do not get on.
+    kept |= {"RAY_worker_niceness": "0"}
     return kept | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
