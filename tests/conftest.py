@@ -4,6 +4,11 @@ What a GPU machine lacks (Ray, S3) is imported in the fixtures that need it.
 """
 
 import os
+
+# Before NumPy is there: a thread that waits for others burns what they need. What tests start inherits this.
+# Ray's workers are nice to what runs beside them: beside other tests they would not get on.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +25,6 @@ from PIL import Image  # noqa: E402
 
 from ldm_scale.config.train import TrainConfig  # noqa: E402
 from ldm_scale.config.values import merge  # noqa: E402
-
-# Ray's workers are nice to what runs beside them: beside other tests they would not get on.
-os.environ |= {"RAY_worker_niceness": "0"}
 
 # Tests that share a Ray share a process: the clusters of submitted jobs one, the Ray of the test session another.
 RAYS = {"cluster": "cluster", "second": "cluster", "local_ray": "ray"}
@@ -42,14 +44,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The groups of Rays, which take longest, come first."""
     items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] not in RAYS.values())
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Small tensors gain nothing from more threads, and wait long for them on a busy machine."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The paper's six rows: a small source in the official layout, packed, and its job on a tiny target of its kind."""
 
 import json
+import re
 import runpy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.data.sources import official, test_cifar10, test_imagenet
 from tests.inline import inline_ray
-from tests.jobs.cluster import submit
+from tests.jobs.cluster import ray_job, submit
 from tests.jobs.conftest import ROOT
 from tests.targets import tiny
 
@@ -86,9 +87,23 @@ def test_a_job_audits_the_row(name: str, place: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_submitted_job_audits_the_row(cluster: dict[str, str], checkout: Path, place: Path) -> None:
-    """`ray job submit jobs/imagenet.py`, bare, on a cluster that knows its place."""
+    """`ray job submit jobs/imagenet.py`, bare, on a cluster that knows its place, has a log to read."""
     known = {"LDM_SCALE_ROOT": str(place), "LDM_SCALE_SHARDS": "", "LDM_SCALE_TARGET": ""}
     environment = json.dumps({"env_vars": known})
-    done = submit(cluster, checkout, "--runtime-env-json", environment, "--", f"jobs/{SUBMITTED}.py")
+    job = f"jobs/{SUBMITTED}.py"
+    named = ("--submission-id", "by-path", "--runtime-env-json", environment)
+    done = submit(cluster, checkout, *named, "--", job)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "succeeded" in done.stdout
     check(SUBMITTED, place)
+    printed = ray_job(cluster, checkout, "logs", "by-path").stdout
+    log = printed.split(f"Running entrypoint for job by-path: {job}\n")[1].rstrip().splitlines()
+    # Ray says that it will say nothing.
+    assert "Set ray log level" in log.pop(0)
+    assert log[0] == "audit"
+    assert log[1].startswith("  target ")
+    beginnings = ("  fingerprint ", f"{place}/runs/{SUBMITTED}: 12 samples", "12 of 12 samples", "\u250f", "report: ")
+    places = [next(n for n, line in enumerate(log) if line.startswith(beginning)) for beginning in beginnings]
+    assert places == sorted(places)
+    assert places[-1] == len(log) - 1
+    assert [line for line in log if re.search("INFO|WARN|ERROR|ray[./]|core_worker", line)] == []

@@ -1,4 +1,4 @@
-"""The demo job, submitted both ways to a real Ray of the test's own; and packing as a job."""
+"""The demo job, submitted with its working directory to a real Ray of the test's own; and packing as a job."""
 
 import json
 import os
@@ -25,25 +25,6 @@ def test_a_job_file_is_executable_and_says_how() -> None:
     for path in (ROOT / "jobs").glob("*.py"):
         assert os.access(path, os.X_OK), f"{path} lacks the executable bit"
         assert path.read_text().startswith("#!/usr/bin/env python\n")
-
-
-def test_submitted_by_its_path(cluster: dict[str, str], checkout: Path) -> None:
-    """`ray job submit jobs/demo.py` runs where Ray was started, writes to runs/demo there, and has a log to read."""
-    done = submit(cluster, checkout, "--submission-id", "by-path", "jobs/demo.py")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "succeeded" in done.stdout
-    check(checkout / "runs/demo")
-    printed = ray_job(cluster, checkout, "logs", "by-path").stdout
-    log = printed.split("Running entrypoint for job by-path: jobs/demo.py\n")[1].rstrip().splitlines()
-    # Ray says that it will say nothing.
-    assert "Set ray log level" in log.pop(0)
-    assert log[0] == "audit"
-    assert log[1].startswith("  target ")
-    beginnings = ("  fingerprint ", f"{checkout}/runs/demo: 48 samples", "48 of 48 samples", "\u250f", "report: ")
-    places = [next(n for n, line in enumerate(log) if line.startswith(beginning)) for beginning in beginnings]
-    assert places == sorted(places)
-    assert places[-1] == len(log) - 1
-    assert [line for line in log if re.search("INFO|WARN|ERROR|ray[./]|core_worker", line)] == []
 
 
 def test_submitted_with_its_working_directory(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
