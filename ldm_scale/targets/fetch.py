@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from filelock import FileLock
-from huggingface_hub import snapshot_download
+from huggingface_hub import is_offline_mode, snapshot_download
 
 from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.files.digests import digest
@@ -133,7 +133,14 @@ def _from_hub(name: str, revision: str | None, kind: Kind) -> Path:
 
     def download(revision: str | None, patterns: tuple[str, ...]) -> Path:
         return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(patterns), ignore_patterns=[kind.deeper])
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=list(patterns),
+                ignore_patterns=[kind.deeper],
+                # Releases before 2 ask the hub what a commit holds even if they may not.
+                local_files_only=is_offline_mode(),
+            )
         )
 
     try:
