@@ -15,7 +15,8 @@ def influence_ranks(influence: Float[np.ndarray, "n d"]) -> Int[np.ndarray, "n d
     >>> influence_ranks(np.array([[0.3, -1.0, 0.3]]))
     array([[1, 0, 2]])
     """
-    return rankdata(influence, method="ordinal", axis=1) - 1
+    # Floats in some versions of SciPy.
+    return rankdata(influence, method="ordinal", axis=1).astype(np.int64) - 1
 
 
 @dataclass(frozen=True)
