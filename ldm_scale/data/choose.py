@@ -1,7 +1,6 @@
 """Which items of a source are packed, and on which side: split files, near-duplicates, bad images, random draws."""
 
 import functools
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from ldm_scale.config.data import PackConfig
 from ldm_scale.data.duplicates import SHAPE, duplicate_groups, thumbnail
 from ldm_scale.data.images import BadImage, on_white, open_image
 from ldm_scale.data.sources import ORDERED, SOURCES
-from ldm_scale.data.sources.items import Item
+from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
 from ldm_scale.data.work import Run
 from ldm_scale.errors import RunError, UsageError, one_line, unknown_name
@@ -35,15 +34,16 @@ class Reject(BaseModel):
 
 @dataclass(frozen=True)
 class Sides:
-    """Who is on which side, how that was chosen, and what was rejected on the way."""
+    """Who is on which side, how that was chosen, and what was rejected or removed as a near-duplicate on the way."""
 
     split: Split
     how: str
     rejects: tuple[Reject, ...] = ()
+    removed: int = 0
 
 
-def read_items(config: PackConfig) -> list[Item]:
-    """The items of the source, in its order.
+def read_source(config: PackConfig) -> Listing:
+    """What the source holds.
 
     Raises:
         UsageError: The source cannot be used, is empty, or names two images alike.
@@ -54,13 +54,20 @@ def read_items(config: PackConfig) -> list[Item]:
     if not source.is_dir():
         raise UsageError(f"source folder {source} does not exist")
     columns = {"image": config.image_column, "caption": config.caption_column} if config.dataset == "parquet" else {}
-    items = SOURCES[config.dataset](source, **columns)
-    if not items:
-        raise UsageError(f"source folder {source} holds no images (jpg, jpeg, png, webp)")
-    key, count = Counter(item.key for item in items).most_common(1)[0]
-    if count > 1:
-        raise UsageError(f"two images of {source} have the key {key!r}; rename one")
-    return items
+    listing = SOURCES[config.dataset](source, **columns)
+    if not listing.items:
+        raise UsageError(f"source folder {source} holds no images")
+    _check_keys_differ(listing.items, source)
+    return listing
+
+
+def _check_keys_differ(items: Sequence[Item], source: Location) -> None:
+    found: dict[str, Item] = {}
+    for item in items:
+        if (other := found.setdefault(item.key, item)) is not item:
+            raise UsageError(
+                f"two images of {source} have the key {item.key!r}: {other.location} and {item.location}; rename one"
+            )
 
 
 def read_given_split(items: Sequence[Item], config: PackConfig) -> Split | None:
@@ -86,9 +93,11 @@ def read_image(item: Item) -> bytes:
     """The encoded image of an item.
 
     Raises:
-        BadImage: The source has none.
+        BadImage: The source has none, or knows a fault of it.
         RunError: It cannot be read although it was listed.
     """
+    if item.fault is not None:
+        raise BadImage(item.fault)
     try:
         data = item.location.read_bytes()
     except (OSError, pa.ArrowException) as error:
@@ -180,8 +189,9 @@ def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run)
         items = [item for item in items if item.key in wanted]
         how = f"held-out begin with {' or '.join(config.heldout)}, seed {config.seed}"
     rejects: list[Reject] = []
+    removed = 0
     if config.near_duplicates:
         items, rejects, removed = _without_duplicates(items, config, run)
         how += f", one of each group of near-duplicates (RMS {config.near_duplicates}; {removed} removed)"
     split = (_by_prefix if config.heldout else _at_random)(_keys(items), config)
-    return Sides(split, how, tuple(rejects))
+    return Sides(split, how, tuple(rejects), removed)

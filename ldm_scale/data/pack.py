@@ -16,12 +16,22 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ldm_scale.config.data import PackConfig
-from ldm_scale.data.choose import Reject, Sides, check_rejects, choose, decode, read_given_split, read_image, read_items
+from ldm_scale.data.choose import (
+    Reject,
+    Sides,
+    check_rejects,
+    choose,
+    decode,
+    read_given_split,
+    read_image,
+    read_source,
+)
+from ldm_scale.data.counts import COUNTS, Counts, skipped
 from ldm_scale.data.images import FILTERS, BadImage, encode_png
 from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, write_manifest
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import write_shard
-from ldm_scale.data.sources.items import Item
+from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split
 from ldm_scale.data.work import Run, one_by_one
 from ldm_scale.errors import UsageError
@@ -43,6 +53,7 @@ class PackPlan(BaseModel):
     request: dict[str, Any]
     how: str
     rejects: tuple[Reject, ...]
+    near_duplicates: int
     members: tuple[str, ...]
     heldout: tuple[str, ...]
 
@@ -67,7 +78,7 @@ class WriteTask:
 def _listing_digest(items: Iterable[Item]) -> str:
     digest = hashlib.sha256()
     for item in items:
-        line = [item.key, item.location.size(), item.caption, item.label, item.metadata]
+        line = [item.key, item.location.size(), item.captions, item.label, item.metadata]
         digest.update(json.dumps(line, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 
@@ -96,6 +107,7 @@ def _begin(out: Location, request: dict[str, Any], choice: Sides) -> PackPlan:
         request=request,
         how=choice.how,
         rejects=choice.rejects,
+        near_duplicates=choice.removed,
         members=choice.split.members,
         heldout=choice.split.heldout,
     )
@@ -129,7 +141,7 @@ def _load(item: Item, config: PackConfig, classes: dict[str, int]) -> Sample:
         image = decode(item, config.max_pixels).resize((config.size, config.size), FILTERS["bicubic"])
         data, suffix = encode_png(image), "png"
     label = classes[item.label] if isinstance(item.label, str) else item.label
-    return Sample(item.key, data, suffix, item.caption, label, item.metadata)
+    return Sample(item.key, data, suffix, next(iter(item.captions), None), label, item.metadata)
 
 
 def _commit_of(out: Location, name: str) -> Location:
@@ -173,7 +185,24 @@ def _write_all(
     return [done[_commit_of(out, task.name)] for task in tasks]
 
 
-def _finish(out: Location, plan: PackPlan, written: list[Written], classes: Iterable[str]) -> Manifest:
+def _count(listing: Listing, plan: PackPlan, rejected: int, taken: int) -> Counts:
+    chosen = len(plan.members) + len(plan.heldout) + len(plan.rejects) + plan.near_duplicates
+    counts = Counts(
+        seen=listing.seen,
+        taken=taken,
+        rejected=rejected,
+        near_duplicates=plan.near_duplicates,
+        not_drawn=len(listing.items) - chosen,
+        read=listing.read,
+        skipped=skipped(listing.skipped),
+    )
+    counts.check()
+    return counts
+
+
+def _finish(
+    out: Location, plan: PackPlan, written: list[Written], classes: Iterable[str], listing: Listing
+) -> Manifest:
     rejects = [*plan.rejects, *(reject for shard in written for reject in shard.rejects)]
     how = plan.how
     if rejects:
@@ -187,6 +216,8 @@ def _finish(out: Location, plan: PackPlan, written: list[Written], classes: Iter
         split=how,
         split_sha256=Split(*sides).sha256,
     )
+    counts = _count(listing, plan, len(rejects), manifest.samples)
+    (out / COUNTS).replace(counts.model_dump_json(indent=1).encode())
     write_manifest(out, manifest)
     return manifest
 
@@ -203,17 +234,19 @@ def pack(config: PackConfig, run: Run = one_by_one) -> Manifest:
     """
     out = Location.of(config.out)
     _check_free(out)
-    items = read_items(config)
+    listing = read_source(config)
+    items = listing.items
     given = read_given_split(items, config)
     request = {**config.science(), "listing": _listing_digest(items), "split": given.sha256 if given else None}
     plan = _read_plan(out, request) or _begin(out, request, choose(items, given, config, run))
     if (out / MANIFEST).is_file():
         return read_manifest(out)
-    classes = {name: number for number, name in enumerate(sorted({i.label for i in items if isinstance(i.label, str)}))}
+    names = listing.classes or sorted({item.label for item in items if isinstance(item.label, str)})
+    classes = {name: number for number, name in enumerate(names)}
     by_key = {item.key: item for item in items}
     tasks = [
         task
         for side, keys in ((MEMBERS, plan.members), (HELDOUT, plan.heldout))
         for task in _plan_shards(side, [by_key[key] for key in keys], config)
     ]
-    return _finish(out, plan, _write_all(tasks, out, config, classes, run), classes)
+    return _finish(out, plan, _write_all(tasks, out, config, classes, run), classes, listing)

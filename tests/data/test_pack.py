@@ -242,7 +242,7 @@ def test_images_of_one_key_are_refused(tmp_path: Path) -> None:
         pack(config(source, tmp_path / "out"))
 
 
-@pytest.mark.parametrize("name", ["__cat__/1.png", "x" * 150 + ".png", ".hidden.png", "cat's & dog #1 é.png"])
+@pytest.mark.parametrize("name", ["__cat__/1.png", "x" * 150 + ".png", "cat's & dog #1 é.png"])
 def test_every_file_name_is_packed_so_that_it_can_be_read(tmp_path: Path, name: str) -> None:
     source = make_folder(tmp_path / "source", 3)
     (source / name).parent.mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ from ldm_scale.cli import main
 from ldm_scale.data.pack import pack
 from ldm_scale.data.sources import SOURCES
 from ldm_scale.data.sources.folder import read_folder
-from ldm_scale.data.sources.items import Item
+from ldm_scale.data.sources.items import Listing
 from ldm_scale.engine.pack import run_pack
 from ldm_scale.files.storage import Location, sub_locations
 from tests.conftest import make_folder
@@ -45,10 +45,10 @@ def test_a_file_that_cannot_be_read_fails_by_name_and_the_same_command_goes_on(
     victim = source / "dog/004.png"
     data = victim.read_bytes()
 
-    def read_then_lose(folder: Location) -> list[Item]:
-        items = read_folder(folder)
+    def read_then_lose(folder: Location) -> Listing:
+        listing = read_folder(folder)
         victim.unlink()
-        return items
+        return listing
 
     monkeypatch.setitem(SOURCES, "folder", read_then_lose)
     command = ["pack", "folder", str(source), str(tmp_path / "out"), "--near-duplicates", "0", "--shard-samples", "2"]

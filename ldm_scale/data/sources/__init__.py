@@ -9,12 +9,12 @@ from ldm_scale.data.sources.emoji import read_emoji
 from ldm_scale.data.sources.flickr30k import read_flickr30k
 from ldm_scale.data.sources.folder import read_folder
 from ldm_scale.data.sources.imagenet import read_imagenet
-from ldm_scale.data.sources.items import Item
+from ldm_scale.data.sources.items import Listing
 from ldm_scale.data.sources.parquet import read_parquet
 from ldm_scale.data.sources.webdataset import read_webdataset
 from ldm_scale.files.storage import Location
 
-SOURCES: dict[str, Callable[[Location], list[Item]]] = {
+SOURCES: dict[str, Callable[[Location], Listing]] = {
     "celeba": read_celeba,
     "cifar10": read_cifar10,
     "coco": read_coco,

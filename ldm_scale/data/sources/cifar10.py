@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from ldm_scale.data.images import encode_png
-from ldm_scale.data.sources.items import Item
+from ldm_scale.data.sources.items import UNUSED, Item, Listing, Stored, list_files
+from ldm_scale.data.sources.text import read_text
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 
@@ -43,7 +44,7 @@ class _PlainUnpickler(pickle.Unpickler):
 class ArrayImage:
     """One image of a batch, uint8 (3, 32, 32), encoded when it is asked for."""
 
-    batch: Location
+    batch: Stored
     number: int
     pixels: np.ndarray
 
@@ -59,7 +60,7 @@ class ArrayImage:
         return encode_png(Image.fromarray(self.pixels.transpose(1, 2, 0)))
 
 
-def _unpickle(location: Location) -> Any:
+def _unpickle(location: Stored) -> Any:
     data = io.BytesIO(location.read_bytes())
     try:
         return _PlainUnpickler(data, encoding="latin1").load()
@@ -67,7 +68,7 @@ def _unpickle(location: Location) -> Any:
         raise UsageError(f"{location} is not read: {error}") from None
 
 
-def _python_batch(location: Location) -> tuple[np.ndarray, np.ndarray]:
+def _python_batch(location: Stored) -> tuple[np.ndarray, np.ndarray]:
     content = _unpickle(location)
     try:
         pixels, labels = content["data"], np.array(content["labels"])
@@ -79,7 +80,7 @@ def _python_batch(location: Location) -> tuple[np.ndarray, np.ndarray]:
     return pixels, labels
 
 
-def _binary_batch(location: Location) -> tuple[np.ndarray, np.ndarray]:
+def _binary_batch(location: Stored) -> tuple[np.ndarray, np.ndarray]:
     data = location.read_bytes()
     if not data or len(data) % (1 + PIXELS):
         raise UsageError(f"{location} is no batch of CIFAR-10: {len(data)} bytes are not records of {1 + PIXELS}")
@@ -87,44 +88,44 @@ def _binary_batch(location: Location) -> tuple[np.ndarray, np.ndarray]:
     return records[:, 1:], records[:, 0].astype(int)
 
 
-def _class_names(meta: Location) -> list[str]:
+def _class_names(meta: Stored) -> list[str]:
     if meta.name.endswith(".txt"):
-        return meta.read_bytes().decode(errors="replace").split()
+        return read_text(meta).split()
     try:
         return list(map(str, _unpickle(meta)["label_names"]))
     except (KeyError, TypeError):
         raise UsageError(f"{meta} does not hold the list label_names") from None
 
 
-def _read_side(side: str, batches: list[Location], names: list[str]) -> Iterator[Item]:
+def _read_side(side: str, batches: list[Stored], classes: int) -> Iterator[Item]:
     count = 0
     for batch in batches:
         pixels, labels = _binary_batch(batch) if batch.name.endswith(".bin") else _python_batch(batch)
-        if not all(0 <= label < len(names) for label in labels):
-            raise UsageError(f"{batch} has a label outside 0 to {len(names) - 1}")
+        if not all(0 <= label < classes for label in labels):
+            raise UsageError(f"{batch} has a label outside 0 to {classes - 1}")
         for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
             location = ArrayImage(batch, number, image.reshape(3, 32, 32))
-            yield Item(f"{side}-{count:05d}", location, label=names[label])
+            yield Item(f"{side}-{count:05d}", location, label=int(label))
             count += 1
 
 
-def read_cifar10(folder: Location) -> list[Item]:
+def read_cifar10(folder: Location) -> Listing:
     """The images of the training batches, then those of the test batch; labels are the ten classes.
 
     Raises:
         UsageError: A batch is missing, broken, or a pickle of anything but plain containers and arrays.
     """
-    present = {location.name for location in folder.files()}
-    suffix, meta = (".bin", "batches.meta.txt") if "data_batch_1.bin" in present else ("", "batches.meta")
+    listing = list_files(folder)
+    suffix, meta = (".bin", "batches.meta.txt") if "data_batch_1.bin" in listing.left else ("", "batches.meta")
     needed = [meta, *(name + suffix for name in (*TRAIN, *TEST))]
-    if absent := next((name for name in needed if name not in present), None):
+    if absent := next((name for name in needed if name not in listing.left), None):
         raise UsageError(
             f"{folder / absent} does not exist; SOURCE must be cifar-10-batches-bin or cifar-10-batches-py, complete"
         )
-    names = _class_names(folder / meta)
-    sides = {"train": TRAIN, "test": TEST}
-    return [
-        item
-        for side, batches in sides.items()
-        for item in _read_side(side, [folder / (name + suffix) for name in batches], names)
-    ]
+    listing.classes = tuple(_class_names(listing.use(meta)))
+    for side, batches in {"train": TRAIN, "test": TEST}.items():
+        files = [listing.use(name + suffix) for name in batches]
+        listing.items += _read_side(side, files, len(listing.classes))
+    listing.seen += len(listing.items)
+    listing.skip_rest(UNUSED)
+    return listing

@@ -4,40 +4,51 @@ Keys are `val2017/000000000139` and so on; items come by image id, as pycocotool
 """
 
 import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
 
-from ldm_scale.data.sources.items import Item, check_present, key_of
+from ldm_scale.data.sources.items import UNLISTED, Item, Listing, Stored, check_present, composed, key_of, list_files
+from ldm_scale.data.sources.text import read_text
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 
+_CAPTIONS = re.compile(r"annotations/captions_([^/]+)\.json")
 
-def _read_captions(listing: Location) -> dict[str, str | None]:
-    """File name to the first caption in the file, by image id."""
+
+def _read_captions(file: Stored) -> dict[str, tuple[str, ...]]:
+    """File name to the captions in the file's order, by image id."""
+    text = read_text(file)
     try:
-        content = json.loads(listing.read_text())
-        names = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        captions = {entry["image_id"]: entry["caption"].strip() for entry in reversed(content["annotations"])}
-        return {names[number]: captions.get(number) for number in sorted(names)}
+        content = json.loads(text)
+        names = {image["id"]: composed(str(image["file_name"])) for image in content["images"]}
+        captions = defaultdict(list)
+        for entry in content["annotations"]:
+            captions[entry["image_id"]].append(entry["caption"].strip())
+        return {names[number]: tuple(captions[number]) for number in sorted(names)}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{listing} is no file of COCO captions: it needs images and annotations") from None
+        raise UsageError(f"{file} is no file of COCO captions: it needs images and annotations") from None
 
 
-def _read_part(folder: Location, part: str, listing: Location) -> list[Item]:
-    captions = _read_captions(listing)
-    files = {location.name: location for location in (folder / part).files()}
-    check_present(captions, files, listing, folder / part)
-    return [Item(f"{part}/{key_of(name)}", files[name], caption) for name, caption in captions.items()]
+def _read_part(listing: Listing, folder: Location, part: str, file: Stored) -> Iterator[Item]:
+    captions = _read_captions(file)
+    # Names in the list are below the image folder, whatever that is called.
+    paths = {composed(path.removeprefix(f"{part}/")): path for path in listing.left if path.startswith(f"{part}/")}
+    check_present(captions, paths, file, folder / part)
+    for name, texts in captions.items():
+        yield Item(f"{part}/{key_of(name)}", listing.take(paths[name]), texts)
 
 
-def read_coco(folder: Location) -> list[Item]:
-    """The images of every captions file whose image folder is there, each with its first caption."""
-    listings = {
-        location.name.removeprefix("captions_").removesuffix(".json"): location
-        for location in (folder / "annotations").files(".json")
-        if location.name.startswith("captions_")
-    }
-    parts = [part for part in listings if (folder / part).is_dir()]
+def read_coco(folder: Location) -> Listing:
+    """The images of every captions file whose image folder is there, each with its captions."""
+    listing = list_files(folder)
+    folders = {path.split("/")[0] for path in listing.left if "/" in path}
+    parts = {match[1]: path for path in listing.left if (match := _CAPTIONS.fullmatch(path)) and match[1] in folders}
     if not parts:
         raise UsageError(
             f"{folder} needs annotations/captions_NAME.json and the image folder NAME beside annotations (val2017, say)"
         )
-    return [item for part in parts for item in _read_part(folder, part, listings[part])]
+    for part, path in parts.items():
+        listing.items += _read_part(listing, folder, part, listing.use(path))
+    listing.skip_rest(UNLISTED)
+    return listing

@@ -3,11 +3,13 @@
 import json
 from typing import Any
 
-from ldm_scale.data.sources.items import Item, check_present
+from ldm_scale.data.sources.items import UNLISTED, Item, Listing, Stored, check_present, list_files
+from ldm_scale.data.sources.text import read_text
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 
 IMAGES = "img/google/64"
+LIST = "emoji.json"
 # Code points that make variants of one picture: skin tones, hair, gender and direction signs, joiners.
 _VARIANT_POINTS = {"FE0F", "200D", "2640", "2642", "27A1", "2194", "2195"}
 _VARIANT_POINTS |= {f"1F3F{tone}" for tone in "BCDEF"} | {f"1F9B{hair}" for hair in "0123"}
@@ -21,26 +23,28 @@ def _emoji_variant(unified: str) -> str:
     return "-".join(sorted(people))
 
 
-def read_emoji(folder: Location) -> list[Item]:
+def read_emoji(folder: Location) -> Listing:
     """The unpacked npm package `emoji-datasource-google`: Noto emoji with their names and sub-categories."""
-    listing = folder / "emoji.json"
-    if not listing.is_file():
-        raise UsageError(f"{listing} does not exist; SOURCE must be the unpacked package emoji-datasource-google")
+    listing = list_files(folder)
+    file = folder / LIST
+    if LIST not in listing.left:
+        raise UsageError(f"{file} does not exist; SOURCE must be the unpacked package emoji-datasource-google")
+    text = read_text(listing.use(LIST))
     try:
-        entries = [entry for entry in json.loads(listing.read_text()) if entry["has_img_google"]]
-        names = [str(entry["image"]) for entry in entries]
-        images = {location.name: location for location in (folder / IMAGES).files()}
-        check_present(names, images, listing, folder / IMAGES)
-        return [_emoji_item(images[name], entry) for name, entry in zip(names, entries, strict=True)]
+        entries = {f"{IMAGES}/{entry['image']}": entry for entry in json.loads(text) if entry["has_img_google"]}
+        check_present(entries, listing.left, file, folder)
+        listing.items = [_emoji_item(listing.take(path), entry) for path, entry in entries.items()]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError(f"{listing} is not the emoji list of the package emoji-datasource-google") from None
+        raise UsageError(f"{file} is not the emoji list of the package emoji-datasource-google") from None
+    listing.skip_rest(UNLISTED)
+    return listing
 
 
-def _emoji_item(image: Location, entry: dict[str, Any]) -> Item:
+def _emoji_item(image: Stored, entry: dict[str, Any]) -> Item:
     return Item(
         key=image.name.removesuffix(".png"),
         location=image,
-        caption=(entry["name"] or entry["short_name"].replace("_", " ")).lower(),
+        captions=((entry["name"] or entry["short_name"].replace("_", " ")).lower(),),
         label=entry["subcategory"],
         variant=_emoji_variant(entry["unified"]),
     )

@@ -1,12 +1,23 @@
-"""What every source gives: images that are not read yet, with what is known about them."""
+"""What every source gives: images that are not read yet, with what is known about them, and what else lies there."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ldm_scale.data.samples import IMAGE_SUFFIXES
 from ldm_scale.errors import UsageError
-from ldm_scale.files.storage import Location
+from ldm_scale.files.storage import Location, sub_locations
+
+UNLISTED = "not in the listing"
+UNUSED = "of no use to this kind of source"
+# What systems and programs leave in folders, by the names of files or of folders above them.
+LEFTOVERS = {
+    "__MACOSX": "macOS's own file",
+    ".DS_Store": "macOS's own file",
+    ".ipynb_checkpoints": "Jupyter's copy",
+    "Thumbs.db": "Windows' own file",
+    "desktop.ini": "Windows' own file",
+}
 
 
 class Stored(Protocol):
@@ -27,30 +38,101 @@ class Stored(Protocol):
 class Item:
     """One image of a source, not yet read.
 
-    label: the name of its class, to be numbered among all names, or the number itself.
-    variant: items of one variant show the same picture (skin tones, say).
+    captions: all of them, in the source's order. label: the name of its class, or its number. variant: items of one
+    variant show the same picture (skin tones, say). fault: why it is rejected, if the source knows.
     """
 
     key: str
     location: Stored
-    caption: str | None = None
+    captions: tuple[str, ...] = ()
     label: str | int | None = None
     variant: str | None = None
     metadata: dict[str, Any] | None = None
+    fault: str | None = None
+
+
+def leftover_rule(path: str) -> str | None:
+    """The rule by which a file is skipped in every source, by its name or by a folder above it."""
+    parts = [part for part in path.split("/") if part not in (".", "..")]
+    if rule := next((LEFTOVERS[part] for part in parts if part in LEFTOVERS), None):
+        return rule
+    if parts[-1].startswith("._"):
+        return "macOS's own file"
+    return "hidden file" if any(part.startswith(".") for part in parts) else None
+
+
+@dataclass
+class Listing:
+    """What a source holds: all that is seen there is an image, is read for what it says or holds, or is skipped.
+
+    A file that holds many images is read; what is in it is seen as well.
+
+    items: the images, in the source's order. classes: the name of each class number, if the source has such a table.
+    seen: files, and images and entries inside of files. read: those that are no image but say something of images or
+    hold them. skipped: how many by each rule, and the first. left: what is none of these yet, by its path.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    seen: int = 0
+    read: int = 0
+    skipped: dict[str, tuple[int, str]] = field(default_factory=dict)
+    left: dict[str, Stored] = field(default_factory=dict)
+
+    def see(self, path: str, stored: Stored) -> None:
+        """One more file: it is left to be looked at, unless a system or a program has left it there."""
+        self.seen += 1
+        if path in self.left:
+            raise UsageError(f"{stored} is there twice; remove one")
+        self.left[path] = stored
+        if rule := leftover_rule(path):
+            self.skip(rule, path)
+
+    def take(self, path: str) -> Stored:
+        """A file that is an image; its item is the caller's to add."""
+        return self.left.pop(path)
+
+    def use(self, path: str) -> Stored:
+        """A file that is read for what it says of images or holds."""
+        self.read += 1
+        return self.left.pop(path)
+
+    def skip(self, rule: str, path: str) -> None:
+        """A file that is neither, by the rule that says so."""
+        count, first = self.skipped.get(rule, (0, path))
+        self.skipped[rule] = (count + 1, first)
+        del self.left[path]
+
+    def skip_rest(self, rule: str) -> None:
+        """Skip all that is left."""
+        for path in list(self.left):
+            self.skip(rule, path)
+
+
+def list_files(folder: Location) -> Listing:
+    """Every file below a folder."""
+    listing = Listing()
+    for path, location in sub_locations(folder, ""):
+        listing.see(path, location)
+    return listing
+
+
+def composed(name: str) -> str:
+    """A name in the Unicode form that most systems write (NFC); macOS's archives hold the other one."""
+    return unicodedata.normalize("NFC", name)
 
 
 def key_of(relative: str) -> str:
     """The key of a file: its path without suffix and without dots, as WebDataset ends a key at the first of them."""
-    return relative.rsplit(".", 1)[0].replace(".", "_")
+    return composed(relative.rsplit(".", 1)[0].replace(".", "_"))
 
 
-def is_image(name: str) -> bool:
-    """Whether a file's suffix is one of an image."""
-    return name.lower().endswith(tuple("." + suffix for suffix in IMAGE_SUFFIXES))
+def by_name(paths: Iterable[str]) -> dict[str, str]:
+    """The paths by the files' names, whichever folder they lie in."""
+    return {composed(path.rsplit("/", 1)[-1]): path for path in paths}
 
 
-def check_present(names: Iterable[str], present: Iterable[str], listing: Location, folder: Location) -> None:
-    """Raise UsageError for the first of `names` in `listing` that is not among the files of `folder`."""
-    known = set(present)
-    if absent := next((name for name in names if name not in known), None):
-        raise UsageError(f"{listing} names {absent!r}, which is not in {folder}")
+def check_present(names: Iterable[str], present: Mapping[str, object], origin: object, folder: Location) -> None:
+    """Raise UsageError for the first of `names` in the list `origin` that is not among the files of `folder`."""
+    if absent := next((name for name in names if name not in present), None):
+        raise UsageError(f"{origin} names {absent!r}, which is not in {folder}")

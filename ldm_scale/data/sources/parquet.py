@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ldm_scale.data.sources.items import Item, key_of
+from ldm_scale.data.sources.items import UNUSED, Item, Listing, key_of, list_files
 from ldm_scale.errors import UsageError, one_line
-from ldm_scale.files.storage import Location, sub_locations
+from ldm_scale.files.storage import Location
 
 IMAGE = "image"
 CAPTION = "text"
@@ -92,15 +92,21 @@ def _read_file(relative: str, file: Location, image: str, caption: str | None) -
     except (OSError, pa.ArrowInvalid) as error:
         raise UsageError(f"{file} is no Parquet file: {one_line(error)}") from None
     for number, (stored, text) in enumerate(zip(images, captions, strict=True)):
-        yield Item(f"{key_of(relative)}-{number:06d}", stored, text)
+        yield Item(f"{key_of(relative)}-{number:06d}", stored, () if text is None else (text,))
 
 
-def read_parquet(folder: Location, image: str = IMAGE, caption: str | None = None) -> list[Item]:
+def read_parquet(folder: Location, image: str = IMAGE, caption: str | None = None) -> Listing:
     """Every row of every .parquet file below the folder; images stay in their files until they are asked for.
 
     image, caption: names of columns; captions are in `text`, if there is one, by default.
     """
-    files = list(sub_locations(folder, ".parquet"))
-    if not files:
+    listing = list_files(folder)
+    paths = [path for path in listing.left if path.endswith(".parquet")]
+    if not paths:
         raise UsageError(f"{folder} holds no .parquet file")
-    return [item for relative, file in files for item in _read_file(relative, file, image, caption)]
+    for path in paths:
+        listing.use(path)
+        listing.items += _read_file(path, folder / path, image, caption)
+    listing.seen += len(listing.items)
+    listing.skip_rest(UNUSED)
+    return listing

@@ -6,52 +6,66 @@ Keys are `<shard>/<key>`, for only within a shard they are sure to differ; items
 from collections.abc import Iterator
 
 from ldm_scale.data.samples import IMAGE_SUFFIXES, as_caption, as_label, as_metadata, split_name
-from ldm_scale.data.sources.items import Item, key_of
+from ldm_scale.data.sources.items import UNUSED, Item, Listing, key_of, list_files
 from ldm_scale.data.sources.tars import TarredFile, tarred_files
 from ldm_scale.errors import UsageError
-from ldm_scale.files.storage import Location, sub_locations
+from ldm_scale.files.storage import Location
 
+NAMELESS = "an entry without key or suffix"
 SMALL = (".txt", ".cls", ".json")
 
 
-def _by_key(tar: Location) -> dict[str, dict[str, TarredFile]]:
+def _by_key(listing: Listing, shard: str, entries: list[TarredFile]) -> dict[str, dict[str, str]]:
     """Each key's files by suffix, as WebDataset splits names: at the first dot of the last part."""
-    samples: dict[str, dict[str, TarredFile]] = {}
-    for file in tarred_files(tar, keep=SMALL):
-        key, suffix = split_name(file.name)
-        if key and suffix:
-            files = samples.setdefault(key.removeprefix("./"), {})
-            if suffix.lower() in files:
-                raise UsageError(f"{tar} holds {file.name} twice")
-            files[suffix.lower()] = file
+    samples: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        path = f"{shard}/{entry.name}"
+        listing.see(path, entry)
+        key, suffix = split_name(entry.name)
+        if path not in listing.left:
+            continue
+        if not key or not suffix:
+            listing.skip(NAMELESS, path)
+            continue
+        files = samples.setdefault(key.removeprefix("./"), {})
+        if suffix.lower() in files:
+            raise UsageError(f"{entry.tar} holds {entry.name} twice")
+        files[suffix.lower()] = path
     return samples
 
 
-def _small(files: dict[str, TarredFile], suffix: str) -> bytes | None:
-    return files[suffix].read_bytes() if suffix in files else None
+def _small(listing: Listing, files: dict[str, str], suffix: str) -> bytes | None:
+    return listing.use(files[suffix]).read_bytes() if suffix in files else None
 
 
-def _read_shard(relative: str, tar: Location) -> Iterator[Item]:
-    for key, files in _by_key(tar).items():
-        caption, label, metadata = (_small(files, suffix) for suffix in ("txt", "cls", "json"))
-        # A download that failed has no image: it stands for no bytes, and is rejected and counted when it is read.
-        image = next((files[suffix] for suffix in IMAGE_SUFFIXES if suffix in files), TarredFile(tar, key, 0, 0))
+def _read_shard(listing: Listing, shard: str, tar: Location) -> Iterator[Item]:
+    for key, files in _by_key(listing, shard, tarred_files(tar, keep=SMALL)).items():
+        image = next((listing.take(files[suffix]) for suffix in IMAGE_SUFFIXES if suffix in files), None)
+        # A download that failed has no image: it is seen, and rejected when it is read.
+        listing.seen += image is None
+        caption, label, metadata = (_small(listing, files, suffix) for suffix in ("txt", "cls", "json"))
+        text = as_caption(caption)
         yield Item(
-            f"{key_of(relative)}/{key}",
-            image,
-            as_caption(caption),
+            f"{key_of(shard)}/{key}",
+            image or TarredFile(tar, key, 0, 0),
+            () if text is None else (text,),
             as_label(label),
             metadata=as_metadata(metadata),
         )
 
 
-def read_webdataset(folder: Location) -> list[Item]:
+def read_webdataset(folder: Location) -> Listing:
     """Every sample of every .tar file below the folder; what lies beside them (statistics, Parquet) is not read.
 
     Raises:
         UsageError: There is no shard, or one is incomplete or names a file twice.
     """
-    tars = list(sub_locations(folder, ".tar"))
-    if not tars:
+    listing = list_files(folder)
+    paths = [path for path in listing.left if path.endswith(".tar")]
+    if not paths:
         raise UsageError(f"{folder} holds no .tar shards")
-    return [item for relative, tar in tars for item in _read_shard(relative, tar)]
+    for path in paths:
+        listing.use(path)
+        listing.items += _read_shard(listing, path, folder / path)
+    listing.skip_rest(UNUSED)
+    return listing

@@ -71,7 +71,7 @@ WRITERS = {"binary": write_binary, "python": write_python}
 
 
 def read(folder: Path) -> list[Item]:
-    return read_cifar10(Location.of(folder))
+    return read_cifar10(Location.of(folder)).items
 
 
 @pytest.mark.parametrize("version", WRITERS)
@@ -84,7 +84,7 @@ def test_every_image_is_a_png_of_its_array_with_its_class(tmp_path: Path, versio
         image = open_image(item.location.read_bytes(), 10**6)
         np.testing.assert_array_equal(np.asarray(image).transpose(2, 0, 1).ravel(), pixels[index % COUNT])
         assert (image.format, item.location.name.rsplit(".")[-1]) == ("PNG", "png")
-        assert (item.label, item.caption) == (NAMES[labels[index % COUNT]], None)
+        assert (item.label, item.captions) == (labels[index % COUNT], ())
 
 
 @pytest.mark.parametrize(

@@ -38,16 +38,15 @@ def write_emoji(folder: Path, *entries: dict[str, Any]) -> Path:
 
 def variants(folder: Path, *unified: str) -> list[str | None]:
     write_emoji(folder, *map(emoji, unified))
-    return [item.variant for item in read_emoji(Location.of(folder))]
+    return [item.variant for item in read_emoji(Location.of(folder)).items]
 
 
 def test_the_emoji_package_gives_names_and_sub_categories(tmp_path: Path) -> None:
     write_emoji(tmp_path, emoji("0023-FE0F-20E3", "HASH KEY"), emoji("1F9D1", None), emoji("1F600", image=False))
-    first, second = read_emoji(Location.of(tmp_path))
-    assert (first.key, first.caption, first.label) == ("0023-fe0f-20e3", "hash key", "person-role")
+    first, second = read_emoji(Location.of(tmp_path)).items
+    assert (first.key, first.captions, first.label) == ("0023-fe0f-20e3", ("hash key",), "person-role")
     assert first.location == Location.of(tmp_path / "img/google/64/0023-fe0f-20e3.png")
-    assert first.location.is_file()
-    assert second.caption == "short name"
+    assert second.captions == ("short name",)
 
 
 @pytest.mark.parametrize(

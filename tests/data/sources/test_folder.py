@@ -12,7 +12,7 @@ from tests.conftest import make_folder, make_image
 
 
 def read(folder: Path) -> dict[str, Item]:
-    return {item.key: item for item in read_folder(Location.of(folder))}
+    return {item.key: item for item in read_folder(Location.of(folder)).items}
 
 
 def add(folder: Path, *names: str) -> None:
@@ -23,11 +23,11 @@ def add(folder: Path, *names: str) -> None:
 
 def test_captions_come_from_text_beside_and_labels_from_class_folders(tmp_path: Path) -> None:
     items = read(make_folder(tmp_path, 4))
-    assert {key: (item.caption, item.label) for key, item in items.items()} == {
-        "dog/000": ("picture 0", "dog"),
-        "cat/001": ("picture 1", "cat"),
-        "dog/002": ("picture 2", "dog"),
-        "cat/003": ("picture 3", "cat"),
+    assert {key: (item.captions, item.label) for key, item in items.items()} == {
+        "dog/000": (("picture 0",), "dog"),
+        "cat/001": (("picture 1",), "cat"),
+        "dog/002": (("picture 2",), "dog"),
+        "cat/003": (("picture 3",), "cat"),
     }
     assert items["cat/001"].location == Location.of(tmp_path / "cat/001.png")
 
@@ -38,9 +38,9 @@ def test_metadata_wins_over_text_beside_and_folders(tmp_path: Path) -> None:
     rows = ["file_name,caption,label", 'cat/001.png,"commas, quoted",lion', "dog/002.png,,", "top.jpg,Top,other"]
     (tmp_path / "metadata.csv").write_text("\n".join(rows))
     items = read(tmp_path)
-    assert (items["cat/001"].caption, items["cat/001"].label) == ("commas, quoted", "lion")
-    assert (items["dog/002"].caption, items["dog/002"].label) == ("picture 2", "dog")
-    assert (items["top"].caption, items["top"].label) == ("Top", "other")
+    assert (items["cat/001"].captions, items["cat/001"].label) == (("commas, quoted",), "lion")
+    assert (items["dog/002"].captions, items["dog/002"].label) == (("picture 2",), "dog")
+    assert (items["top"].captions, items["top"].label) == (("Top",), "other")
     assert len(items) == 5
 
 
@@ -48,7 +48,7 @@ def test_metadata_may_leave_out_captions_and_labels(tmp_path: Path) -> None:
     add(tmp_path, "a.png", "b.png")
     (tmp_path / "metadata.csv").write_text("file_name,label\na.png,7\n")
     items = read(tmp_path)
-    assert [(item.caption, item.label) for item in items.values()] == [(None, "7"), (None, None)]
+    assert [(item.captions, item.label) for item in items.values()] == [((), "7"), ((), None)]
 
 
 def test_a_file_that_metadata_names_and_the_folder_lacks_is_named(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_metadata_without_file_names_says_which_column_is_wanted(tmp_path: Path)
 def test_metadata_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
     add(tmp_path, "a.png")
     (tmp_path / "metadata.csv").write_bytes("file_name,caption\r\na.png,é\r\n".encode("utf-8-sig"))
-    assert read(tmp_path)["a"].caption == "é"
+    assert read(tmp_path)["a"].captions == ("é",)
 
 
 def test_only_images_are_items_whatever_the_case_of_the_suffix(tmp_path: Path) -> None:

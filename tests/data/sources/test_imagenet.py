@@ -54,7 +54,7 @@ def test_both_layouts_give_the_same_shards(tmp_path: Path, layout: str) -> None:
     else:
         write_folders(source / "train")
     expected = {f"train/{name.removesuffix('.JPEG')}": data for name, data in images().items()}
-    assert [item.key for item in read_imagenet(Location.of(source))] == sorted(expected)
+    assert [item.key for item in read_imagenet(Location.of(source)).items] == sorted(expected)
     manifest = pack(config(source, tmp_path / "out", dataset="imagenet", near_duplicates=0.001))
     assert manifest.classes == CLASSES
     sides = packed(tmp_path / "out")
@@ -67,7 +67,7 @@ def test_both_layouts_give_the_same_shards(tmp_path: Path, layout: str) -> None:
 def test_validation_images_follow_the_training_images(tmp_path: Path) -> None:
     write_tar(tmp_path / "source")
     write_folders(tmp_path / "source/val")
-    sides = [item.key.split("/")[0] for item in read_imagenet(Location.of(tmp_path / "source"))]
+    sides = [item.key.split("/")[0] for item in read_imagenet(Location.of(tmp_path / "source")).items]
     assert sides == ["train"] * 12 + ["val"] * 12
 
 

@@ -21,7 +21,7 @@ from tests.data.sources.official import COUNT, LAYOUTS, add, caption, odd_jpeg
 
 
 def read(dataset: str, folder: Path) -> list[Item]:
-    return SOURCES[dataset](Location.of(folder))
+    return SOURCES[dataset](Location.of(folder)).items
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -29,7 +29,9 @@ def test_items_come_in_the_official_order_with_first_captions(tmp_path: Path, la
     dataset, write = LAYOUTS[layout]
     expected = write(tmp_path / "source")
     items = read(dataset, tmp_path / "source")
-    assert [(item.key, item.caption) for item in items] == [(sample.key, sample.caption) for sample in expected]
+    assert [(item.key, next(iter(item.captions), None)) for item in items] == [
+        (sample.key, sample.caption) for sample in expected
+    ]
 
 
 @pytest.mark.parametrize("near_duplicates", [0, 0.001])
@@ -115,7 +117,7 @@ def test_a_coco_image_without_captions_has_none(tmp_path: Path) -> None:
     content = json.loads(listing.read_text())
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] != 139]
     listing.write_text(json.dumps(content))
-    assert [item.caption for item in read(dataset, tmp_path)][:2] == [None, caption(1)]
+    assert [item.captions[:1] for item in read(dataset, tmp_path)][:2] == [(), (caption(1),)]
 
 
 def test_flickr_images_outside_the_list_are_left_out(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_parquet_images_keep_their_format_and_need_no_captions(tmp_path: Path) -
     pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
     items = read("parquet", tmp_path)
     assert [item.location.name.rsplit(".")[-1] for item in items] == ["png", "webp", "jpg"]
-    assert [item.caption for item in items] == [None] * 3
+    assert [item.captions for item in items] == [()] * 3
 
 
 @pytest.mark.parametrize("value", [None, b"", b"no image"])
