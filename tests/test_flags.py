@@ -52,8 +52,8 @@ FLAGS = {
     """,
     "completion": "--help -h SHELL",
     "pack": """
-        --caption-column --heldout --help --image-column --max-pixels --max-reject-fraction --max-samples --members
-        --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE
+        --caption-column --heldout --help --image-column --label-column --max-pixels --max-reject-fraction --max-samples
+        --members --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE
     """,
     "train": """
         --autoencoder.batch --autoencoder.channels --autoencoder.epochs --autoencoder.kl-weight --autoencoder.layers

@@ -47,6 +47,9 @@ class PackConfig(Config):
     max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected images than this fail the pack")
     image_column: str = Field("image", description="column of images (parquet)")
     caption_column: str | None = Field(None, description="column of captions (parquet); by default text, if any")
+    label_column: str | None = Field(
+        None, description="column of classes (parquet); by default label, if any; '' for none"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "PackConfig":

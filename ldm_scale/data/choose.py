@@ -53,8 +53,8 @@ def read_source(config: PackConfig) -> Listing:
     source = Location.of(config.source)
     if not source.is_dir():
         raise UsageError(f"source folder {source} does not exist")
-    columns = {"image": config.image_column, "caption": config.caption_column} if config.dataset == "parquet" else {}
-    listing = SOURCES[config.dataset](source, **columns)
+    columns = {"image": config.image_column, "caption": config.caption_column, "label": config.label_column}
+    listing = SOURCES[config.dataset](source, **(columns if config.dataset == "parquet" else {}))
     if not listing.items:
         raise UsageError(f"source folder {source} holds no images")
     _check_keys_differ(listing.items, source)

@@ -26,6 +26,7 @@ from ldm_scale.data.choose import (
     read_image,
     read_source,
 )
+from ldm_scale.data.classes import number_classes
 from ldm_scale.data.counts import COUNTS, Counts, skipped
 from ldm_scale.data.images import FILTERS, BadImage, encode_png
 from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, write_manifest
@@ -134,13 +135,13 @@ def _plan_shards(side: str, items: list[Item], config: PackConfig) -> list[Write
     return [WriteTask(f"{side}/{side}-{number:06d}.tar", items[run]) for number, run in enumerate(runs)]
 
 
-def _load(item: Item, config: PackConfig, classes: dict[str, int]) -> Sample:
+def _load(item: Item, config: PackConfig, classes: dict[str | int, int]) -> Sample:
     if config.size is None:
         data, suffix = read_image(item), item.location.name.rsplit(".", 1)[-1].lower()
     else:
         image = decode(item, config.max_pixels).resize((config.size, config.size), FILTERS["bicubic"])
         data, suffix = encode_png(image), "png"
-    label = classes[item.label] if isinstance(item.label, str) else item.label
+    label = None if item.label is None else classes[item.label]
     return Sample(item.key, data, suffix, next(iter(item.captions), None), label, item.metadata)
 
 
@@ -148,7 +149,7 @@ def _commit_of(out: Location, name: str) -> Location:
     return out / COMMITTED / name.rsplit("/", 1)[-1].replace(".tar", ".json")
 
 
-def write_task(task: WriteTask, out: Location, config: PackConfig, classes: dict[str, int]) -> Written:
+def write_task(task: WriteTask, out: Location, config: PackConfig, classes: dict[str | int, int]) -> Written:
     """Write one shard and then its description, in place of what an interrupted try may have left.
 
     Raises:
@@ -169,7 +170,7 @@ def write_task(task: WriteTask, out: Location, config: PackConfig, classes: dict
 
 
 def _write_all(
-    tasks: list[WriteTask], out: Location, config: PackConfig, classes: dict[str, int], run: Run
+    tasks: list[WriteTask], out: Location, config: PackConfig, classes: dict[str | int, int], run: Run
 ) -> list[Written]:
     """Every shard in order, those that are committed already as they were described then."""
     done = {commit: Written.model_validate_json(commit.read_bytes()) for commit in (out / COMMITTED).files(".json")}
@@ -236,17 +237,17 @@ def pack(config: PackConfig, run: Run = one_by_one) -> Manifest:
     _check_free(out)
     listing = read_source(config)
     items = listing.items
+    places = {item.label: item.location for item in reversed(items) if item.label is not None}
+    classes, names = number_classes(places, listing.classes)
     given = read_given_split(items, config)
     request = {**config.science(), "listing": _listing_digest(items), "split": given.sha256 if given else None}
     plan = _read_plan(out, request) or _begin(out, request, choose(items, given, config, run))
     if (out / MANIFEST).is_file():
         return read_manifest(out)
-    names = listing.classes or sorted({item.label for item in items if isinstance(item.label, str)})
-    classes = {name: number for number, name in enumerate(names)}
     by_key = {item.key: item for item in items}
     tasks = [
         task
         for side, keys in ((MEMBERS, plan.members), (HELDOUT, plan.heldout))
         for task in _plan_shards(side, [by_key[key] for key in keys], config)
     ]
-    return _finish(out, plan, _write_all(tasks, out, config, classes, run), classes, listing)
+    return _finish(out, plan, _write_all(tasks, out, config, classes, run), names, listing)

@@ -2,7 +2,7 @@
 
 Keys are `train/n01440764/n01440764_10026`, `val/n01440764/ILSVRC2012_val_00000293` from class folders,
 `val/ILSVRC2012_val_00000293` from the official validation set, and `imagenetv2-.../0/...`. Within each part items come
-by key, as torchvision orders them; labels are WordNet ids, so that the class index is the place among the sorted ids.
+by key, as torchvision orders them; labels are WordNet ids.
 """
 
 import io
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import scipy.io
 from scipy.io.matlab import MatReadError
 
+from ldm_scale.data.classes import table_of
 from ldm_scale.data.samples import IMAGE_SUFFIXES
 from ldm_scale.data.sources.items import UNUSED, Item, Listing, Stored, key_of, list_files
 from ldm_scale.data.sources.tars import tarred_files
@@ -108,7 +109,7 @@ def _read_val(listing: Listing, folder: Location) -> Iterator[Item]:
         yield Item(f"val/{key_of(name)}", listing.take(path), label=labels[number - 1])
 
 
-def _read_v2(listing: Listing, folder: Location, part: str, wnids: list[str]) -> Iterator[Item]:
+def _read_v2(listing: Listing, folder: Location, part: str, wnids: tuple[str, ...]) -> Iterator[Item]:
     """ImageNetV2, whose folders are named by the class index."""
     for name, path in _images(listing, part).items():
         index = name.split("/")[0]
@@ -127,7 +128,7 @@ def read_imagenet(folder: Location) -> Listing:
     listing.items = [*_read_train(listing, folder), *_read_val(listing, folder)]
     if not listing.items:
         raise UsageError(f"{folder} holds neither class folders (train/n01440764/ and so on) nor {TRAIN_TAR}")
-    wnids = sorted({str(item.label) for item in listing.items})
+    wnids = table_of(str(item.label) for item in listing.items)
     for part in sorted({path.split("/")[0] for path in listing.left if path.startswith(V2_PREFIX)}):
         listing.items += _read_v2(listing, folder, part, wnids)
     listing.skip_rest(UNUSED)

@@ -5,6 +5,9 @@ Keys are `<shard>/<key>`, for only within a shard they are sure to differ; items
 
 from collections.abc import Iterator
 
+from pydantic import ValidationError
+
+from ldm_scale.data.manifest import MANIFEST, Manifest
 from ldm_scale.data.samples import IMAGE_SUFFIXES, as_caption, as_label, as_metadata, split_name
 from ldm_scale.data.sources.items import UNUSED, Item, Listing, key_of, list_files
 from ldm_scale.data.sources.tars import TarredFile, tarred_files
@@ -54,8 +57,20 @@ def _read_shard(listing: Listing, shard: str, tar: Location) -> Iterator[Item]:
         )
 
 
+def _class_names(listing: Listing) -> tuple[str, ...]:
+    """The table of classes in the manifest, if there is one of ours."""
+    if MANIFEST not in listing.left:
+        return ()
+    try:
+        names = Manifest.model_validate_json(listing.left[MANIFEST].read_bytes()).classes
+    except ValidationError:
+        return ()
+    listing.use(MANIFEST)
+    return names
+
+
 def read_webdataset(folder: Location) -> Listing:
-    """Every sample of every .tar file below the folder; what lies beside them (statistics, Parquet) is not read.
+    """Every sample of every .tar file below the folder; what lies beside them (statistics, Parquet) is skipped.
 
     Raises:
         UsageError: There is no shard, or one is incomplete or names a file twice.
@@ -64,6 +79,7 @@ def read_webdataset(folder: Location) -> Listing:
     paths = [path for path in listing.left if path.endswith(".tar")]
     if not paths:
         raise UsageError(f"{folder} holds no .tar shards")
+    listing.classes = _class_names(listing)
     for path in paths:
         listing.use(path)
         listing.items += _read_shard(listing, path, folder / path)

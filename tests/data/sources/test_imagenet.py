@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.io
 
+from ldm_scale.data.classes import imagenet_wnids
 from ldm_scale.data.pack import pack
 from ldm_scale.data.sources.imagenet import TRAIN_TAR, VAL_TAR, read_imagenet
 from ldm_scale.errors import UsageError
@@ -56,11 +57,11 @@ def test_both_layouts_give_the_same_shards(tmp_path: Path, layout: str) -> None:
     expected = {f"train/{name.removesuffix('.JPEG')}": data for name, data in images().items()}
     assert [item.key for item in read_imagenet(Location.of(source)).items] == sorted(expected)
     manifest = pack(config(source, tmp_path / "out", dataset="imagenet", near_duplicates=0.001))
-    assert manifest.classes == CLASSES
+    assert manifest.classes == imagenet_wnids()
     sides = packed(tmp_path / "out")
     samples = sides["members"] | sides["heldout"]
     assert {key: sample.image for key, sample in samples.items()} == expected
-    assert all(CLASSES[sample.label or 0] == key.split("/")[1] for key, sample in samples.items())
+    assert all(imagenet_wnids()[sample.label or 0] == key.split("/")[1] for key, sample in samples.items())
     assert {sample.suffix for sample in samples.values()} == {"jpeg"}
 
 
@@ -145,12 +146,12 @@ def test_the_official_validation_set_is_held_out_with_the_devkits_labels(tmp_pat
     write_devkit(source)
     found = write_validation(source, layout)
     manifest = pack(config(source, tmp_path / "out", dataset="imagenet", heldout="val/"))
-    assert manifest.classes == CLASSES
+    assert manifest.classes == imagenet_wnids()
     sides = packed(tmp_path / "out")
     assert len(sides["members"]) == 12
     expected = {f"val/{name[:-5]}": data for name, data in found.items()}
     assert {key: sample.image for key, sample in sides["heldout"].items()} == expected
-    assert [CLASSES[sides["heldout"][key].label or 0] for key in sorted(expected)] == VAL_LABELS
+    assert [imagenet_wnids()[sides["heldout"][key].label or 0] for key in sorted(expected)] == VAL_LABELS
 
 
 def test_imagenet_v2_is_held_out_by_class_index(tmp_path: Path) -> None:
@@ -161,14 +162,14 @@ def test_imagenet_v2_is_held_out_by_class_index(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         path.write_bytes(odd_jpeg(50 + index))
     changes = {"dataset": "imagenet", "members": "train/", "heldout": "imagenetv2-"}
-    assert pack(config(source, tmp_path / "out", **changes)).classes == CLASSES
+    assert pack(config(source, tmp_path / "out", **changes)).classes == imagenet_wnids()
     heldout = packed(tmp_path / "out")["heldout"]
     assert {key: sample.label for key, sample in heldout.items()} == {
         f"imagenetv2-threshold0_7-format-val/{index}/{index}abc": index for index in range(3)
     }
-    (source / "imagenetv2-threshold0.7-format-val/3").mkdir()
-    (source / "imagenetv2-threshold0.7-format-val/3/x.jpeg").write_bytes(b"x")
-    with pytest.raises(UsageError, match=r"3/x\.jpeg: '3' numbers none of the 3 classes"):
+    (source / "imagenetv2-threshold0.7-format-val/1000").mkdir()
+    (source / "imagenetv2-threshold0.7-format-val/1000/x.jpeg").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"1000/x\.jpeg: '1000' numbers none of the 1000 classes"):
         read_imagenet(Location.of(source))
 
 
