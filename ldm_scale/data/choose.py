@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ldm_scale.config.data import PackConfig
 from ldm_scale.data.duplicates import SHAPE, duplicate_groups, thumbnail
-from ldm_scale.data.images import BadImage, on_white, open_image
+from ldm_scale.data.images import PACKED, BadImage, on_white, open_image
 from ldm_scale.data.sources import ORDERED, SOURCES
 from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
@@ -109,7 +109,7 @@ def read_image(item: Item) -> bytes:
 
 def decode(item: Item, max_pixels: int) -> Image.Image:
     """The image of an item as RGB on white; raises BadImage and RunError as `open_image` and `read_image` do."""
-    return on_white(open_image(read_image(item), max_pixels))
+    return on_white(open_image(read_image(item), max_pixels, PACKED))
 
 
 def check_rejects(rejects: Sequence[Reject], looked_at: int, config: PackConfig) -> None:

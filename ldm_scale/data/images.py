@@ -16,12 +16,41 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
+# The formats of images in shards, and those that a pack makes PNGs of; how Pillow names them.
+STORED = ("JPEG", "PNG", "WEBP")
+PACKED = (*STORED, "TIFF", "GIF", "BMP")
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+# Bytes that tell a format; the sizes of a BMP's second header, without which text that begins with BM would be one.
+SIGNATURE = 18
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+# Modes that a PNG holds as they are.
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+
 
 class BadImage(Exception):
     """Bytes that cannot be an image of the data set; the message is the reject's reason."""
 
 
-def open_image(data: bytes, max_pixels: int) -> Image.Image:
+def format_of(start: bytes) -> str | None:
+    """The format of an image, one of PACKED, by its first bytes; None if they are of none."""
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "WEBP"
+    if start[:2] == b"BM" and int.from_bytes(start[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    return next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
+
+
+def _names(formats: tuple[str, ...]) -> str:
+    return f"{', '.join(formats[:-1])} or {formats[-1]}".replace("WEBP", "WebP")
+
+
+def open_image(data: bytes, max_pixels: int, formats: tuple[str, ...] = STORED) -> Image.Image:
     """The decoded image, unconverted; EXIF rotation is left as stored, as the papers leave it.
 
     Raises:
@@ -32,7 +61,7 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+            image = Image.open(io.BytesIO(data), formats=formats)
             if image.width * image.height > max_pixels:
                 raise BadImage(f"more than max_pixels = {max_pixels} ({image.width} x {image.height})")
             image.load()
@@ -41,8 +70,10 @@ def open_image(data: bytes, max_pixels: int) -> Image.Image:
     except Exception as error:
         # Pillow raises many kinds on bytes made to mislead it.
         # Pillow names the buffer by its address, which no two runs share.
-        detail = "no JPEG, PNG or WebP" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        detail = f"no {_names(formats)}" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise BadImage(f"cannot be decoded: {detail}") from error
+    if image.mode == "F":
+        raise BadImage("pixels of floating-point numbers, whose black and white nothing tells")
     return image
 
 
@@ -85,6 +116,11 @@ def on_white(image: Image.Image) -> Image.Image:
         background.alpha_composite(image)
         image = background
     return as_rgb(image)
+
+
+def as_png(image: Image.Image) -> bytes:
+    """The image as a PNG of the same pixels, or of RGB if a PNG cannot hold them."""
+    return encode_png(image if image.mode in _PNG_MODES else as_rgb(image))
 
 
 def encode_png(image: Image.Image) -> bytes:

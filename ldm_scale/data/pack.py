@@ -28,9 +28,19 @@ from ldm_scale.data.choose import (
 )
 from ldm_scale.data.classes import number_classes
 from ldm_scale.data.counts import COUNTS, Counts, skipped
-from ldm_scale.data.images import FILTERS, BadImage, encode_png
+from ldm_scale.data.images import (
+    FILTERS,
+    PACKED,
+    SIGNATURE,
+    STORED,
+    BadImage,
+    as_png,
+    encode_png,
+    format_of,
+    open_image,
+)
 from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, write_manifest
-from ldm_scale.data.samples import Sample
+from ldm_scale.data.samples import IMAGE_SUFFIXES, Sample
 from ldm_scale.data.shards import write_shard
 from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split
@@ -43,6 +53,8 @@ PLAN = "pack.json"
 COMMITTED = ".pack"
 REJECTS = "rejects.json"
 SHARD_BYTES = 256 << 20
+# Of images whose names have none that shards know.
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
 class PackPlan(BaseModel):
@@ -135,9 +147,18 @@ def _plan_shards(side: str, items: list[Item], config: PackConfig) -> list[Write
     return [WriteTask(f"{side}/{side}-{number:06d}.tar", items[run]) for number, run in enumerate(runs)]
 
 
+def _as_stored(data: bytes, name: str, max_pixels: int) -> tuple[bytes, str]:
+    """An image as it is, or as a PNG if it is of a format that shards do not hold; and the suffix it has there."""
+    kind = format_of(data[:SIGNATURE])
+    if kind not in STORED:
+        return as_png(open_image(data, max_pixels, PACKED)), "png"
+    own = name.rsplit(".", 1)[-1].lower()
+    return data, own if own in IMAGE_SUFFIXES else SUFFIXES[kind]
+
+
 def _load(item: Item, config: PackConfig, classes: dict[str | int, int]) -> Sample:
     if config.size is None:
-        data, suffix = read_image(item), item.location.name.rsplit(".", 1)[-1].lower()
+        data, suffix = _as_stored(read_image(item), item.location.name, config.max_pixels)
     else:
         image = decode(item, config.max_pixels).resize((config.size, config.size), FILTERS["bicubic"])
         data, suffix = encode_png(image), "png"
@@ -226,7 +247,8 @@ def _finish(
 def pack(config: PackConfig, run: Run = one_by_one) -> Manifest:
     """Write `config.source` as shards below `config.out`, members and held-out apart, and the manifest last.
 
-    Images are copied byte for byte, unless `config.size` asks for PNGs of that size. `run` does the work, here or on a
+    Images are copied byte for byte, unless `config.size` asks for PNGs of that size; of formats that shards do not hold
+    they become PNGs. `run` does the work, here or on a
     cluster, with the same result. The same call again resumes a pack, and leaves a finished one as it is.
 
     Raises:

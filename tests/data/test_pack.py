@@ -197,7 +197,7 @@ def test_bad_images_are_rejected_with_a_reason_and_counted(tmp_path: Path, chang
     reasons = rejected(tmp_path / "out")
     assert set(reasons) == {*bad, "large"}
     assert (reasons["empty"], reasons["large"]) == ("no image", "more than max_pixels = 1000 (40 x 40)")
-    assert reasons["foreign"] == "cannot be decoded: no JPEG, PNG or WebP"
+    assert reasons["foreign"] == "cannot be decoded: no JPEG, PNG, WebP, TIFF, GIF or BMP"
 
 
 @pytest.mark.parametrize("changes", DECODING)
@@ -231,8 +231,15 @@ def test_an_image_without_bytes_is_rejected_even_where_files_are_copied(tmp_path
 
 def test_broken_images_are_copied_where_nothing_needs_to_look_at_them(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "source", 3)
-    (source / "broken.png").write_bytes(b"not an image")
+    (source / "broken.png").write_bytes((source / "dog/000.png").read_bytes()[:60])
     assert pack(config(source, tmp_path / "out")).samples == 4
+
+
+def test_files_that_do_not_begin_as_images_are_rejected_even_where_files_are_copied(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 3)
+    (source / "page.png").write_bytes(b"<html>")
+    assert pack(config(source, tmp_path / "out", max_reject_fraction=0.3)).samples == 3
+    assert set(rejected(tmp_path / "out")) == {"page"}
 
 
 def test_images_of_one_key_are_refused(tmp_path: Path) -> None:

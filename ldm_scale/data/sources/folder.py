@@ -1,42 +1,81 @@
-"""An image folder."""
+"""An image folder, by the conventions of torchvision's and Hugging Face's ImageFolder."""
 
-import csv
-import io
+from collections.abc import Iterator
 
-from ldm_scale.data.samples import IMAGE_SUFFIXES
-from ldm_scale.data.sources.items import UNUSED, Item, Listing, check_present, key_of, list_files
+from ldm_scale.data.images import SIGNATURE, format_of
+from ldm_scale.data.sources.items import Item, Listing, Stored, composed, key_of, list_files
+from ldm_scale.data.sources.metadata import Rows, read_metadata
 from ldm_scale.data.sources.text import read_text
-from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 
-METADATA = "metadata.csv"
+NO_IMAGE = "no image by its bytes"
+# Files that count as images without a look: their bytes are looked at when they are packed.
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp")
+# Folders that Hugging Face takes for the sides of a split, and not for classes.
+SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
 
 
-def _metadata(listing: Listing) -> dict[str, dict[str, str]]:
-    if METADATA not in listing.left:
-        return {}
-    path = listing.use(METADATA)
-    rows = list(csv.DictReader(io.StringIO(read_text(path))))
-    if rows and "file_name" not in rows[0]:
-        raise UsageError(f"{path} needs a column file_name (and optionally caption, label)")
-    return {row["file_name"]: row for row in rows}
+def _is_image(file: Location) -> bool:
+    with file.open() as stream:
+        return format_of(stream.read(SIGNATURE)) is not None
+
+
+def _images(listing: Listing, folder: Location, named: Rows) -> list[str]:
+    """The paths of the images: those that metadata name, those of an image's suffix, and those that begin as one."""
+    known = {path for path in listing.left if path in named or path.lower().endswith(SUFFIXES)}
+    stems = {composed(path.rsplit(".", 1)[0]) for path in known}
+    for path in listing.left:
+        beside = path.endswith(".txt") and composed(path.removesuffix(".txt")) in stems
+        if path not in known and not beside and _is_image(folder / path):
+            known.add(path)
+    return sorted(known)
+
+
+def _texts(listing: Listing, images: list[str]) -> dict[str, Stored]:
+    """The text beside each image that has one."""
+    known = set(images)
+    texts = {composed(path): path for path in listing.left if path.endswith(".txt") and path not in known}
+    beside = {path: texts.get(composed(path.rsplit(".", 1)[0]) + ".txt") for path in images}
+    used = {text: listing.use(text) for text in set(beside.values()) if text is not None}
+    return {path: used[text] for path, text in beside.items() if text is not None}
+
+
+def _class_level(images: list[str]) -> int:
+    """The level of the folders that are classes: the first, or the second if the first are the sides of a split."""
+    first = {path.split("/")[0] for path in images if "/" in path}
+    return 1 if first and first.issubset(SPLITS) else 0
+
+
+def _class_of(path: str, level: int) -> str | None:
+    folders = path.split("/")[:-1]
+    return composed(folders[level]) if len(folders) > level else None
+
+
+def _items(listing: Listing, images: list[str], named: Rows) -> Iterator[Item]:
+    texts = _texts(listing, images)
+    level = _class_level(images)
+    for path in images:
+        row = named.get(path)
+        captions = row.captions if row is not None else ()
+        if not captions and path in texts and (text := read_text(texts[path]).strip()):
+            captions = (text,)
+        label = row.label if row is not None else None
+        yield Item(key_of(path), listing.take(path), captions, _class_of(path, level) if label is None else label)
 
 
 def read_folder(folder: Location) -> Listing:
-    """An image folder.
+    """Every image below a folder; its bytes say whether a file is one.
 
-    Captions come from `metadata.csv` (columns file_name, caption, label) or from a .txt file beside the image; labels
-    from `metadata.csv` or else from the first level of sub-folders.
+    Captions come from metadata.csv, .jsonl or .parquet in any folder (`file_name` relative to it; all rows of a file,
+    in order), or else from a .txt beside the image; labels from metadata, or else from the folders: the first level,
+    or the second if the first are `train`, `test` and the like.
+
+    Raises:
+        UsageError: Metadata cannot be read or name what is not there, or a text is not UTF-8.
     """
     listing = list_files(folder)
-    metadata = _metadata(listing)
-    check_present(metadata, listing.left, folder / METADATA, folder)
-    for relative in [path for path in listing.left if path.lower().endswith(tuple(f".{s}" for s in IMAGE_SUFFIXES))]:
-        row = metadata.get(relative, {})
-        beside = relative.rsplit(".", 1)[0] + ".txt"
-        text = read_text(listing.use(beside)).strip() if beside in listing.left else ""
-        caption = row.get("caption") or text
-        label = row.get("label") or (relative.split("/")[0] if "/" in relative else None)
-        listing.items.append(Item(key_of(relative), listing.take(relative), (caption,) if caption else (), label))
-    listing.skip_rest(UNUSED)
+    named = read_metadata(listing, folder)
+    images = _images(listing, folder, named)
+    listing.items = list(_items(listing, images, named))
+    listing.skip_rest(NO_IMAGE)
     return listing

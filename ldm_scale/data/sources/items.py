@@ -51,6 +51,11 @@ class Item:
     fault: str | None = None
 
 
+def shown(name: str) -> str:
+    r"""A name with the bytes that are not UTF-8 as \xff."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
 def leftover_rule(path: str) -> str | None:
     """The rule by which a file is skipped in every source, by its name or by a folder above it."""
     parts = [part for part in path.split("/") if part not in (".", "..")]
@@ -82,11 +87,14 @@ class Listing:
     def see(self, path: str, stored: Stored) -> None:
         """One more file: it is left to be looked at, unless a system or a program has left it there."""
         self.seen += 1
-        if path in self.left:
-            raise UsageError(f"{stored} is there twice; remove one")
-        self.left[path] = stored
         if rule := leftover_rule(path):
-            self.skip(rule, path)
+            self._count(rule, path)
+        elif path in self.left:
+            raise UsageError(f"{stored} is there twice; remove one")
+        elif shown(path) != path:
+            raise UsageError(f"{shown(path)}: a file name that is not UTF-8; rename it (convmv -f latin1 -t utf8, say)")
+        else:
+            self.left[path] = stored
 
     def take(self, path: str) -> Stored:
         """A file that is an image; its item is the caller's to add."""
@@ -99,9 +107,12 @@ class Listing:
 
     def skip(self, rule: str, path: str) -> None:
         """A file that is neither, by the rule that says so."""
-        count, first = self.skipped.get(rule, (0, path))
-        self.skipped[rule] = (count + 1, first)
         del self.left[path]
+        self._count(rule, path)
+
+    def _count(self, rule: str, path: str) -> None:
+        count, first = self.skipped.get(rule, (0, shown(path)))
+        self.skipped[rule] = (count + 1, first)
 
     def skip_rest(self, rule: str) -> None:
         """Skip all that is left."""

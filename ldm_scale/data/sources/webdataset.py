@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from ldm_scale.data.manifest import MANIFEST, Manifest
-from ldm_scale.data.samples import IMAGE_SUFFIXES, as_caption, as_label, as_metadata, split_name
-from ldm_scale.data.sources.items import UNUSED, Item, Listing, key_of, list_files
+from ldm_scale.data.samples import IMAGE_SUFFIXES, LIMITS, as_label, as_metadata, split_name
+from ldm_scale.data.sources.items import UNUSED, Item, Listing, Stored, key_of, list_files
 from ldm_scale.data.sources.tars import TarredFile, tarred_files
+from ldm_scale.data.sources.text import BadText, decode_text
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 
@@ -37,8 +38,24 @@ def _by_key(listing: Listing, shard: str, entries: list[TarredFile]) -> dict[str
     return samples
 
 
-def _small(listing: Listing, files: dict[str, str], suffix: str) -> bytes | None:
-    return listing.use(files[suffix]).read_bytes() if suffix in files else None
+def _caption(data: bytes) -> str:
+    """The caption in some bytes; raises BadText if it cannot be kept."""
+    if len(data) > LIMITS["txt"]:
+        raise BadText(f"more than {LIMITS['txt']} bytes")
+    return decode_text(data)
+
+
+def _item(key: str, image: Stored, small: dict[str, bytes]) -> Item:
+    """A sample; it is rejected if what is beside its image cannot be read, for it would lose that in silence."""
+    captions: tuple[str, ...] = ()
+    fault, label = None, as_label(small.get("cls"))
+    try:
+        captions = tuple(_caption(small[suffix]) for suffix in ("txt",) if suffix in small)
+    except BadText as error:
+        fault = f"its caption: {error}"
+    if "cls" in small and label is None:
+        fault = fault or "its class is no number"
+    return Item(key, image, captions, label, metadata=as_metadata(small.get("json")), fault=fault)
 
 
 def _read_shard(listing: Listing, shard: str, tar: Location) -> Iterator[Item]:
@@ -46,15 +63,8 @@ def _read_shard(listing: Listing, shard: str, tar: Location) -> Iterator[Item]:
         image = next((listing.take(files[suffix]) for suffix in IMAGE_SUFFIXES if suffix in files), None)
         # A download that failed has no image: it is seen, and rejected when it is read.
         listing.seen += image is None
-        caption, label, metadata = (_small(listing, files, suffix) for suffix in ("txt", "cls", "json"))
-        text = as_caption(caption)
-        yield Item(
-            f"{key_of(shard)}/{key}",
-            image or TarredFile(tar, key, 0, 0),
-            () if text is None else (text,),
-            as_label(label),
-            metadata=as_metadata(metadata),
-        )
+        small = {suffix: listing.use(path).read_bytes() for suffix, path in files.items() if f".{suffix}" in SMALL}
+        yield _item(f"{key_of(shard)}/{key}", image or TarredFile(tar, key, 0, 0), small)
 
 
 def _class_names(listing: Listing) -> tuple[str, ...]:

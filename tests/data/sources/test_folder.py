@@ -1,14 +1,23 @@
 """Image folders."""
 
+import json
+import unicodedata
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from ldm_scale.data.images import as_rgb, open_image
+from ldm_scale.data.pack import pack
 from ldm_scale.data.sources.folder import read_folder
 from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 from tests.conftest import make_folder, make_image
+from tests.data.packing import config, packed
 
 
 def read(folder: Path) -> dict[str, Item]:
@@ -71,13 +80,156 @@ def test_metadata_saved_by_a_spreadsheet_is_read(tmp_path: Path) -> None:
     assert read(tmp_path)["a"].captions == ("é",)
 
 
-def test_only_images_are_items_whatever_the_case_of_the_suffix(tmp_path: Path) -> None:
-    add(tmp_path, "a.png", "b.JPG", "deep/er/c.webp", "d.jpeg")
-    for name in ("notes.md", "e.gif", "deep/list.json", "png"):
-        (tmp_path / name).write_text("no image")
+def test_bytes_and_no_suffix_say_what_is_an_image(tmp_path: Path) -> None:
+    add(tmp_path, "a.png", "b.JPG", "deep/er/c.webp", "d.jpeg", "e.gif", "f.TIF", "g.bmp")
+    make_image(9).save(tmp_path / "h.jfif", "JPEG")
+    make_image(10).save(tmp_path / "i.dat", "PNG")
+    make_image(11).save(tmp_path / "j", "WEBP")
+    make_image(12).save(tmp_path / "k.txt", "PNG")
+    for name in ("notes.md", "deep/list.json", "BMW.csv"):
+        (tmp_path / name).write_text("BMW and other cars, a text that begins as a BMP does")
+    (tmp_path / "i.txt").write_text("beside")
+    listing = read_folder(Location.of(tmp_path))
+    items = {item.key: item for item in listing.items}
+    assert sorted(items) == ["a", "b", "d", "deep/er/c", "e", "f", "g", "h", "i", "j", "k"]
+    assert (items["deep/er/c"].label, items["i"].captions) == ("deep", ("beside",))
+    assert listing.skipped == {"no image by its bytes": (3, "BMW.csv")}
+    assert (listing.seen, listing.read) == (15, 1)
+
+
+MODES = {
+    "TIFF": ("RGB", "L", "P", "1", "RGBA", "CMYK", "I;16"),
+    "GIF": ("RGB", "L", "P", "1", "RGBA"),
+    "BMP": ("RGB", "L", "P", "1", "RGBA"),
+}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(kind, mode) for kind, modes in MODES.items() for mode in modes])
+def test_formats_that_shards_do_not_hold_become_pngs_of_the_same_pixels(tmp_path: Path, kind: str, mode: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    rng = np.random.default_rng(0)
+    image = (
+        Image.fromarray(rng.integers(0, 2**16, (8, 8), np.uint16)) if mode == "I;16" else make_image(0).convert(mode)
+    )
+    image.save(source / f"a.{kind.lower()}")
+    make_image(1).save(source / "b.png")
+    pack(config(source, tmp_path / "out"))
+    sample = next(side["a"] for side in packed(tmp_path / "out").values() if "a" in side)
+    with Image.open(source / f"a.{kind.lower()}") as stored:
+        expected = np.asarray(as_rgb(stored))
+    found = open_image(sample.image, 10**6)
+    assert (sample.suffix, found.format) == ("png", "PNG")
+    np.testing.assert_array_equal(np.asarray(as_rgb(found)), expected)
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def write_metadata(folder: Path, kind: str, rows: list[dict[str, object]]) -> None:
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), folder / "metadata.parquet")
+    elif kind == "jsonl":
+        write(folder / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
+    else:
+        lines = [",".join(f'"{value}"' for value in row.values()) for row in rows]
+        write(folder / "metadata.csv", "\n".join([",".join(rows[0]), *lines]))
+
+
+@pytest.mark.parametrize("column", ["caption", "text"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_metadata_of_every_kind_and_folder_give_all_captions_in_order(tmp_path: Path, kind: str, column: str) -> None:
+    add(tmp_path, "a.png", "deep/b.tif", "deep/er/c.png")
+    write(tmp_path / "a.txt", "of less weight")
+    upper = [{"file_name": "a.png", column: f"caption, {number}", "label": 3} for number in (2, 1, 5, 3, 4)]
+    write_metadata(tmp_path, kind, [*upper, {"file_name": "deep/b.tif", column: "upper", "label": 9}])
+    lower = [("b.tif", "lower"), ("er/../b.tif", "again"), ("./er/c.png", "deepest")]
+    write_metadata(tmp_path / "deep", kind, [{"file_name": name, column: text, "label": 4} for name, text in lower])
     items = read(tmp_path)
-    assert sorted(items) == ["a", "b", "d", "deep/er/c"]
-    assert items["deep/er/c"].label == "deep"
+    assert {key: item.captions for key, item in items.items()} == {
+        "a": tuple(f"caption, {number}" for number in (2, 1, 5, 3, 4)),
+        "deep/b": ("lower", "again"),
+        "deep/er/c": ("deepest",),
+    }
+    assert {key: int(item.label or 0) for key, item in items.items()} == {"a": 3, "deep/b": 4, "deep/er/c": 4}
+
+
+def test_a_list_of_captions_is_kept(tmp_path: Path) -> None:
+    add(tmp_path, "a.png")
+    write_metadata(tmp_path, "jsonl", [{"file_name": "a.png", "text": ["one", "two"]}])
+    assert read(tmp_path)["a"].captions == ("one", "two")
+
+
+def test_a_file_that_metadata_name_is_an_image_whatever_its_suffix(tmp_path: Path) -> None:
+    add(tmp_path, "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "a.raw")
+    write(tmp_path / "b.raw", "no image")
+    write_metadata(tmp_path, "csv", [{"file_name": name, "text": name} for name in ("a.raw", "b.raw")])
+    assert {key: item.captions for key, item in read(tmp_path).items()} == {"a": ("a.raw",), "b": ("b.raw",)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metadata.csv", "file_name,text\na.png,one, two\n", "metadata.csv line 2: more fields"),
+        ("metadata.csv", 'file_name,text\na.png,"one\nb.png,two\n', "metadata.csv line 3: unexpected end of data"),
+        ("metadata.csv", "file_name,label\na.png,1\na.png,2\n", "metadata.csv line 3: a second label of 'a.png', '2'"),
+        ("metadata.jsonl", '{"file_name": "a.png"}\n\n{"file_name"}\n', "metadata.jsonl line 3: "),
+        ("metadata.jsonl", "[1]", "metadata.jsonl line 1: no JSON object"),
+        ("metadata.jsonl", '{"file_name": 3}', "metadata.jsonl line 1: needs a column file_name"),
+        ("metadata.parquet", "none", "metadata.parquet is no Parquet file"),
+        ("deep/metadata.jsonl", '{"file_name": "a.png"}', "metadata.jsonl names 'deep/a.png'"),
+    ],
+)
+def test_metadata_that_cannot_be_read_are_refused_by_their_place(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    add(tmp_path, "a.png")
+    write(tmp_path / name, content)
+    with pytest.raises(UsageError, match=message):
+        read(tmp_path)
+
+
+def test_two_kinds_of_metadata_in_one_folder_are_refused(tmp_path: Path) -> None:
+    add(tmp_path, "a.png")
+    for kind in ("csv", "jsonl"):
+        write_metadata(tmp_path, kind, [{"file_name": "a.png", "text": kind}])
+    with pytest.raises(UsageError, match=r"has metadata\.csv and metadata\.jsonl"):
+        read(tmp_path)
+
+
+def test_a_caption_may_be_longer_than_csvs_own_limit(tmp_path: Path) -> None:
+    add(tmp_path, "a.png")
+    write_metadata(tmp_path, "csv", [{"file_name": "a.png", "text": "x" * 131_073}])
+    assert read(tmp_path)["a"].captions == ("x" * 131_073,)
+
+
+def test_sides_of_a_split_are_no_classes(tmp_path: Path) -> None:
+    add(tmp_path, "train/cat/1.png", "test/dog/1.png", "train/2.png")
+    assert {key: item.label for key, item in read(tmp_path).items()} == {
+        "train/cat/1": "cat",
+        "test/dog/1": "dog",
+        "train/2": None,
+    }
+
+
+def test_a_list_in_composed_form_names_files_in_decomposed_form(tmp_path: Path) -> None:
+    names = [unicodedata.normalize("NFD", "élan.png"), unicodedata.normalize("NFC", "Zürich.png")]
+    add(tmp_path, *names)
+    rows = [("élan.png", "NFC"), ("Zürich.png", "NFD")]
+    write_metadata(
+        tmp_path, "csv", [{"file_name": unicodedata.normalize(form, name), "text": form} for name, form in rows]
+    )
+    found = {key: item.captions for key, item in read(tmp_path).items()}
+    assert found == {unicodedata.normalize("NFC", key): (form,) for key, form in (("élan", "NFC"), ("Zürich", "NFD"))}
+
+
+def test_a_text_in_composed_form_is_beside_an_image_in_decomposed_form(tmp_path: Path) -> None:
+    add(tmp_path, unicodedata.normalize("NFD", "élan.png"))
+    write(tmp_path / unicodedata.normalize("NFC", "élan.txt"), "beside")
+    assert read(tmp_path)[unicodedata.normalize("NFC", "élan")].captions == ("beside",)
 
 
 def test_keys_have_no_dots(tmp_path: Path) -> None:
