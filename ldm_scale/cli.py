@@ -62,13 +62,15 @@ def _audit(config: AuditConfig, trial: DryRunConfig) -> None:
 
 
 def _pack(config: PackConfig) -> None:
+    from ldm_scale.data.classes import describe_table
     from ldm_scale.data.counts import describe
     from ldm_scale.engine.pack import run_pack
     from ldm_scale.files.storage import Location
 
     manifest = run_pack(config)
     print(f"{config.out}: {manifest.samples} samples in {len(manifest.shards)} shards; {manifest.split}")
-    for line in describe(Location.of(config.out)):
+    classes = [f"  class names: {describe_table(manifest.classes)}"] if manifest.classes else []
+    for line in (*classes, *describe(Location.of(config.out))):
         print(printable(line))
 
 

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Iterator
 
 from ldm_scale.auditor import distortion_estimator
 from ldm_scale.costs.counts import decoder_products, denoiser_evaluations
+from ldm_scale.data.classes import table_difference
 from ldm_scale.files.rundir import RunRecord
 from ldm_scale.inputs import Inputs
 from ldm_scale.report.facts import SHORT, describe_conditioning, describe_lora, describe_ranking, list_timesteps
 from ldm_scale.report.labels import share_label
+from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.trial import describe
 
 # Columns that the terms of the lines take.
@@ -32,6 +34,8 @@ def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> I
     split = "by folder" if config.split is None else f"by {config.split}"
     yield "Target", f"{config.target}: {describe(inputs.target)}"
     yield from describe_conditioning(config)
+    if difference := table_difference(inputs.manifest.classes, read_class_names(inputs.weights.target.path)):
+        yield "Warning", f"the target was trained on another table of classes: {difference}"
     yield "Shards", f"{config.shards}: {shards:,} to audit"
     yield "Samples", f"{members + heldout:,}: {members:,} members, {heldout:,} held-out, {split}"
     yield "Attacks", _attacks(inputs)

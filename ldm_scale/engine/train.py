@@ -88,6 +88,7 @@ def _make_job(config: TrainConfig, manifest: Manifest, shards: list[ReadTask]) -
         "recipe": config.recipe(),
         "split_sha256": manifest.split_sha256,
         "source_sha256": source_digest(config),
+        "classes": list(manifest.classes) if config.denoiser.classes else [],
         "versions": {name: version(name) for name in VERSIONED},
     }
     return Job(config, sum(task.shard.samples for task in shards), len(manifest.classes), record)

@@ -12,6 +12,7 @@ from PIL.Image import Image
 
 from ldm_scale.config.data import ValidateConfig
 from ldm_scale.data.addresses import Shards, find_manifest, list_shards, open_shards
+from ldm_scale.data.classes import describe_table, table_difference
 from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.inspection import Inspection, inspect_shard
 from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo
@@ -23,8 +24,9 @@ from ldm_scale.engine.session import session
 from ldm_scale.errors import ExistsError, UsageError
 from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location
+from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.trial import Trial, try_target
-from ldm_scale.targets.weights import fetch_weights
+from ldm_scale.targets.weights import Weights, fetch_weights
 
 # The first images, on which the target is tried.
 TRIED = 8
@@ -121,6 +123,8 @@ def _facts(checked: Checked) -> Iterator[str]:
     classes = f"; classes {min(labels)} to {max(labels)}, the manifest names {len(manifest.classes)}" if labels else ""
     captions = sum(count for (caption, _), count in found.conditions.items() if caption)
     yield f"  captions: {captions}{classes}"
+    if manifest.classes:
+        yield f"  class names: {describe_table(manifest.classes)}"
 
 
 def _split_problems(config: ValidateConfig, found: Inspection) -> Iterator[str]:
@@ -144,9 +148,8 @@ def _good_samples(shards: Shards, max_pixels: int) -> Iterator[tuple[Sample, Ima
                 yield sample, open_image(sample.image, max_pixels)
 
 
-def _try(config: ValidateConfig, samples: Sequence[tuple[Sample, Image]]) -> Trial:
-    assert config.target is not None
-    target = fetch_weights(config.target, config.lora).load("cpu", config.images.size)
+def _try(config: ValidateConfig, weights: Weights, samples: Sequence[tuple[Sample, Image]]) -> Trial:
+    target = weights.load("cpu", config.images.size)
     tried: list[tuple[Sample, np.ndarray]] = []
     for sample, image in samples:
         with contextlib.suppress(BadImage):
@@ -167,18 +170,22 @@ def run_validation(config: ValidateConfig) -> Validation:
     problems: list[str] = []
     samples: list[tuple[Sample, Image]] = []
     found = Inspection()
+    names: tuple[str, ...] = ()
     if config.shards is not None:
         checked = _check_shards(config)
-        found = checked.found
+        found, names = checked.found, checked.shards.manifest.classes
         facts += _facts(checked)
         problems += (f"{problem} ({count}; the first: {first})" for problem, (count, first) in found.problems.items())
         problems += _split_problems(config, found)
         if not found.problems:
             samples = list(itertools.islice(_good_samples(checked.shards, config.images.max_pixels), TRIED))
     if config.target is not None:
-        trial = _try(config, samples)
+        weights = fetch_weights(config.target, config.lora)
+        trial = _try(config, weights, samples)
         facts += trial.facts
         problems += trial.problems
+        if difference := table_difference(names, read_class_names(weights.target.path)):
+            problems.append(f"{config.target} was trained on another table of classes: {difference}")
         if refused := trial.refused(found.conditions):
             reason = refused.most_common(1)[0][0]
             problems.append(f"{config.target} cannot take {refused.total()} samples, most often because of {reason}")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,17 @@ def save_target(folder: Path, models: Models, half: bool, record: dict[str, Any]
         folder: of the target, empty.
         models: their networks are converted to the precision that is stored.
         half: whether that is float16, not float32.
-        record: of the training, written as training.json.
+        record: of the training, written as training.json; `classes` are the names of the classes it is conditional on.
     """
     dtype = torch.float16 if half else torch.float32
     if getattr(models.denoiser, "peft_config", None):
         _save_lora(folder, models.denoiser.to(dtype))
     else:
-        _save_components(folder, models, dtype)
+        _save_components(folder, models, dtype, record.get("classes", ()))
     (folder / RECORD).write_text(json.dumps(record, indent=1))
 
 
-def _save_components(folder: Path, models: Models, dtype: torch.dtype) -> None:
+def _save_components(folder: Path, models: Models, dtype: torch.dtype, classes: Sequence[str]) -> None:
     for name, source in models.copied.items():
         (folder / name).mkdir(parents=True)
         for path in source.iterdir():
@@ -54,6 +55,9 @@ def _save_components(folder: Path, models: Models, dtype: torch.dtype) -> None:
             "unet": ["diffusers", "UNet2DModel"],
             "scheduler": ["diffusers", "DDPMScheduler"],
         }
+    if classes:
+        # As DiT pipelines name their classes.
+        index["id2label"] = {str(number): name for number, name in enumerate(classes)}
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
 
 

@@ -1,5 +1,6 @@
 """The first lines of an audit's log."""
 
+import json
 from pathlib import Path
 
 from ldm_scale.costs.briefing import briefing
@@ -7,7 +8,8 @@ from ldm_scale.engine.plan import plan_audit
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
-from tests.engine.runs import make_config
+from tests.engine.runs import BRIEF, make_config
+from tests.targets import tiny
 
 
 def brief(values: dict[str, object], out: Path, shards: Path, target: Path) -> dict[str, str]:
@@ -48,3 +50,12 @@ def test_what_is_not_measured_is_not_counted(tmp_path: Path, tiny_shards: Path, 
     found = brief(values, tmp_path / "run", tiny_shards, tiny_target)
     assert found["geometry"] == "influence exact; distortion off; 64 decoder products a sample"
     assert "ranking" not in found
+
+
+def test_a_target_of_another_table_of_classes_is_warned_of(tmp_path: Path, tiny_shards: Path) -> None:
+    target = tiny.class_unet(tmp_path / "target")
+    for names, warned in ((("cat", "dog"), False), (("dog", "cat"), True)):
+        index = {"id2label": {str(number): name for number, name in enumerate(names)}}
+        (target / "model_index.json").write_text(json.dumps(index))
+        found = brief(BRIEF, tmp_path / "run", tiny_shards, target)
+        assert ("'dog' in the target" in found.get("warning", "")) == warned

@@ -23,6 +23,7 @@ from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.pack import pack
 from ldm_scale.engine.train import _epochs, _member_shards, _position
 from ldm_scale.files.storage import Location
+from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.load import load_target
 from tests.addresses import upload
 from tests.conftest import make_folder, tiny_recipe
@@ -102,6 +103,7 @@ def test_a_class_conditional_unet_on_a_pretrained_autoencoder(
     flags = ("--autoencoder.pretrained", source, "--denoiser.epochs", 20, "--denoiser.attention", 1)
     assert run(shards, out, "--preset", "imagenet", "--denoiser.layers", 1, *flags) == 0
     assert predicts(str(out), labels=[0, 1])
+    assert read_class_names(out) == ("cat", "dog")
     name = "diffusion_pytorch_model.safetensors"
     assert (out / "vqvae" / name).read_bytes() == (source / name).read_bytes()
     printed = capsys.readouterr().out

@@ -63,6 +63,19 @@ def test_samples_that_the_target_cannot_take_are_counted(
     assert (status, int(beyond) > 100) == (1, True)
 
 
+def test_a_target_of_another_table_of_classes_is_a_problem(
+    tmp_path: Path, tiny_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tiny.class_unet(tmp_path / "target")
+    for names, status in ((["cat", "dog"], 0), (["Felis catus, Cat", "dog"], 0), (["dog", "cat"], 1)):
+        index = {"id2label": {str(number): name for number, name in enumerate(names)}}
+        (target / "model_index.json").write_text(json.dumps(index))
+        found, out, _ = validate(capsys, "--shards", tiny_shards, "--target", target)
+        assert found == status
+        assert "class names: 0 cat, 1 dog" in out
+        assert ("class 0 is 'cat' in the shards' manifest, 'dog' in the target" in out) == (status == 1)
+
+
 def test_a_split_is_looked_up_in_the_shards(
     tmp_path: Path, tiny_shards: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

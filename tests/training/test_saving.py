@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.load import load_target
 from ldm_scale.training.saving import save_target
 from tests.targets import tiny
@@ -48,6 +49,19 @@ def test_a_pretrained_autoencoder_is_copied_and_the_unet_stored_as_asked(
     assert {weight.dtype for weight in weights.values()} == {dtype}
     assert json.loads((out / "training.json").read_text()) == {"seed": 3}
     assert load_target(str(out), "cpu").condition([None], [1]).tolist() == [1]
+
+
+def test_a_class_conditional_target_names_its_classes_and_diffusers_reads_it(tmp_path: Path) -> None:
+    save_target(tmp_path, models(denoiser={"classes": True}), half=False, record={"classes": ["cat", "dog"]})
+    assert read_class_names(tmp_path) == ("cat", "dog")
+    DiffusionPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"id2label": ["cat"]}', '{"id2label": {"1": "cat"}}'])
+def test_a_target_that_does_not_name_its_classes_has_no_table(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "model_index.json").write_text(content)
+    assert read_class_names(tmp_path) == ()
 
 
 def test_a_fine_tuned_target_is_the_base_with_another_unet(tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def test_items_come_in_the_official_order_with_first_captions(tmp_path: Path, la
     ]
 
 
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name.startswith(("coco", "flickr"))])
+def test_all_five_captions_are_kept_in_their_order(tmp_path: Path, layout: str) -> None:
+    dataset, write = LAYOUTS[layout]
+    write(tmp_path / "source")
+    for number, item in enumerate(read(dataset, tmp_path / "source")):
+        assert item.captions == (caption(number), *(f"caption {place}" for place in range(1, 5)))
+
+
 @pytest.mark.parametrize("near_duplicates", [0, 0.001])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_images_are_packed_byte_for_byte(tmp_path: Path, layout: str, near_duplicates: float) -> None:
@@ -124,7 +132,9 @@ def test_flickr_images_outside_the_list_are_left_out(tmp_path: Path) -> None:
     dataset, write = LAYOUTS["flickr token"]
     write(tmp_path)
     make_image(0).save(tmp_path / "flickr30k-images/7.jpg")
-    assert len(read(dataset, tmp_path)) == COUNT
+    listing = SOURCES[dataset](Location.of(tmp_path))
+    assert len(listing.items) == COUNT
+    assert listing.skipped == {"not in the listing": (1, "flickr30k-images/7.jpg")}
 
 
 def test_parquet_images_keep_their_format_and_need_no_captions(tmp_path: Path) -> None:
