@@ -26,6 +26,7 @@ from ldm_scale.files.storage import Location
 from ldm_scale.flags import ENVIRONMENT
 from ldm_scale.schema import REJECT, row_schema
 from tests.conftest import make_folder
+from tests.files.users import as_another_user, open_to_all
 
 Fails = Callable[..., str]
 COMMANDS = ("audit", "pack", "train", "reduce", "report", "status")
@@ -363,6 +364,18 @@ def test_status_names_the_last_job_and_whether_it_ended(tmp_path: Path, capsys: 
         assert main(["status", str(tmp_path / "out")]) == 0
         last = capsys.readouterr().out.splitlines()[-1]
         assert last == f"  last job: node-7, process 12, since 2026-01-02 03:04:05+00:00; {words}"
+
+
+def test_status_of_a_run_whose_samples_cannot_be_read_is_no_number(fails: Fails) -> None:
+    with open_to_all() as folder:
+        make_run(folder / "out")
+        assert main(["status", str(folder / "out")]) == 0  # loads what the other user may not
+        (folder / "out/samples").mkdir(mode=0)
+        with as_another_user():
+            assert f"'{folder}/out/samples'" in fails("status", folder / "out", status=1)
+        (folder / "out/samples").rmdir()
+        (folder / "out/samples").symlink_to(folder / "unmounted")
+        assert f"{folder}/out/samples is a link that leads nowhere" in fails("status", folder / "out", status=1)
 
 
 def test_status_counts_a_row_that_was_written_twice_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

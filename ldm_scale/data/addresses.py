@@ -123,9 +123,11 @@ def list_shards(address: str) -> tuple[Location, tuple[str, ...]]:
     folder = _common_folder(uris)
     if not _is_folder(uris):
         names = tuple(sorted(uri.removeprefix(f"{folder}/") for uri in uris))
+    elif not folder.is_dir():
+        raise UsageError(f"shard folder {folder} does not exist")
     else:
         names = tuple(name for name, _ in sub_locations(folder, TAR))
     if not names:
-        raise UsageError(f"shard folder {folder} " + (f"holds no {TAR} files" if folder.is_dir() else "does not exist"))
+        raise UsageError(f"shard folder {folder} holds no {TAR} files")
     check_stems(names, f"{folder} holds")
     return folder, names

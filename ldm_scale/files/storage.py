@@ -1,10 +1,12 @@
 """Local paths and s3:// addresses behind one interface, with writes that appear whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections import deque
@@ -26,6 +28,15 @@ from ldm_scale.files import s3
 BUFFER = 8 << 20
 
 M = TypeVar("M", bound=BaseModel)
+# Hears of what a listing passes over: the rule, and the name.
+Skip = Callable[[str, str], object]
+BROKEN_LINK = "a link that leads nowhere"
+SPECIAL = "neither a file nor a folder"
+
+
+def refuse(rule: str, name: str) -> None:
+    """A listing's `skip` that passes over nothing: raises RunError."""
+    raise RunError(f"{name} is {rule}")
 
 
 @dataclass(frozen=True)
@@ -86,11 +97,18 @@ class Location:
     def __str__(self) -> str:
         return self.uri
 
+    def _mode(self) -> int:
+        """What kind of thing lies at a local path; 0 if nothing does."""
+        try:
+            return os.stat(self.uri).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return 0
+
     def is_file(self) -> bool:
-        return self._path.is_file() if self.is_local else s3.find(*self._object) is not None
+        return stat.S_ISREG(self._mode()) if self.is_local else s3.find(*self._object) is not None
 
     def is_dir(self) -> bool:
-        return self._path.is_dir() if self.is_local else s3.first(*self._inside) is not None
+        return stat.S_ISDIR(self._mode()) if self.is_local else s3.first(*self._inside) is not None
 
     def size(self) -> int:
         """Bytes of a file, as a listing named them or else as they are now."""
@@ -103,22 +121,24 @@ class Location:
             raise FileNotFoundError(f"{self} does not exist")
         return entry.size
 
-    def files(self, suffix: str = "", recursive: bool = False) -> list["Location"]:
-        """The files below a folder whose names end with `suffix`, sorted by address; none if there is no folder."""
-        found = self._walk(recursive) if self.is_local else self._list(recursive)
+    def files(self, suffix: str = "", recursive: bool = False, skip: Skip = refuse) -> list["Location"]:
+        """The files below a folder whose names end with `suffix`, sorted by address; none if there is no folder.
+
+        Args:
+            suffix: of the names.
+            recursive: whether folders in it are listed as well. A link to a folder counts as that folder, but one that
+                leads back to a folder above it is not followed.
+            skip: is told of each broken link, pipe, socket and device; else they are an error.
+
+        Raises:
+            RunError: Something there is neither a file nor a folder.
+            OSError: A folder cannot be listed.
+        """
+        found = self._walk(recursive, skip) if self.is_local else self._list(recursive)
         return sorted((location for location in found if location.uri.endswith(suffix)), key=str)
 
-    def _walk(self, recursive: bool) -> Iterator["Location"]:
-        return (Location(path, stat.st_size) for path, stat in self._stats(recursive))
-
-    def _stats(self, recursive: bool) -> Iterator[tuple[str, os.stat_result]]:
-        for folder, folders, names in os.walk(self.uri, followlinks=True):
-            for path in (f"{folder}/{name}" for name in names):
-                # A file that is being written may lose its first name meanwhile.
-                with contextlib.suppress(FileNotFoundError):
-                    yield path, os.stat(path)
-            if not recursive:
-                folders.clear()
+    def _walk(self, recursive: bool, skip: Skip) -> Iterator["Location"]:
+        return (Location(path, status.st_size) for path, status in _stats(self.uri, recursive, skip))
 
     def _list(self, recursive: bool) -> Iterator["Location"]:
         bucket, prefix = self._inside
@@ -128,8 +148,8 @@ class Location:
     def versions(self) -> dict[str, tuple[int, int]]:
         """(bytes, nanoseconds of last change) of every file below a folder, by its path there."""
         if self.is_local:
-            stats = self._stats(recursive=True)
-            return {path.removeprefix(self.uri + "/"): (stat.st_size, stat.st_mtime_ns) for path, stat in stats}
+            stats = _stats(self.uri, True, refuse)
+            return {path.removeprefix(f"{self.uri}/"): (found.st_size, found.st_mtime_ns) for path, found in stats}
         bucket, prefix = self._inside
         return {
             entry.key.removeprefix(prefix): (entry.size, int(entry.changed.timestamp() * 1e9))
@@ -137,18 +157,18 @@ class Location:
         }
 
     def folders(self) -> list["Location"]:
-        """The folders in a folder, sorted by address."""
+        """The folders in a folder, sorted by address; errors as of `files`."""
         if self.is_local:
-            names = (entry.name for entry in os.scandir(self.uri) if entry.is_dir()) if self.is_dir() else ()
+            found = [Location(path) for path, status in _entries(self.uri, refuse) if stat.S_ISDIR(status.st_mode)]
         else:
             bucket, prefix = self._inside
-            names = (folder.removeprefix(prefix).rstrip("/") for folder in s3.list_folder(bucket, prefix)[1])
-        return sorted((self / name for name in names), key=str)
+            found = [Location(f"s3://{bucket}/{folder.rstrip('/')}") for folder in s3.list_folder(bucket, prefix)[1]]
+        return sorted(found, key=str)
 
     def is_empty(self) -> bool:
         """True if nothing is there, or a folder with nothing in it."""
         if self.is_local:
-            return not self._path.is_file() and not (self._path.is_dir() and any(self._path.iterdir()))
+            return not self.is_file() and not (self.is_dir() and os.listdir(self.uri))
         return not self.is_file() and not self.is_dir()
 
     def open(self) -> BinaryIO:
@@ -261,10 +281,65 @@ class Location:
                 raise ExistsError(f"{self} exists already; nothing is overwritten") from None
 
 
-def sub_locations(folder: Location, suffix: str) -> Iterator[tuple[str, Location]]:
-    """(path relative to the folder, location) of every file below it that ends with `suffix`."""
-    for location in folder.files(suffix, recursive=True):
-        yield location.uri.removeprefix(folder.uri + "/"), location
+def _entries(folder: str, skip: Skip) -> Iterator[tuple[str, os.stat_result]]:
+    """Path and status, as of what links lead to, of all that lies in a local folder; nothing if there is none.
+
+    Every listing of local folders is made of these; what goes wrong is raised.
+    """
+    try:
+        listing = os.scandir(folder)
+    except FileNotFoundError:
+        if os.path.islink(folder):
+            skip(BROKEN_LINK, folder)
+        return
+    with listing:
+        for entry in listing:
+            try:
+                status = entry.stat()
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    raise
+                # A file that is being written may lose its first name meanwhile; a link that leads nowhere stays.
+                if os.path.islink(entry.path):
+                    skip(BROKEN_LINK, entry.path)
+                continue
+            if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode):
+                yield entry.path, status
+            else:
+                skip(SPECIAL, entry.path)
+
+
+def _stats(folder: str, recursive: bool, skip: Skip) -> Iterator[tuple[str, os.stat_result]]:
+    """Path and status of every file in a local folder or, if that is asked for, below it."""
+    # Folders to be listed, each with the real ones on the way to it.
+    waiting: list[tuple[str, tuple[tuple[int, int] | None, ...]]] = [(folder, (_identity(folder),))]
+    while waiting:
+        place, way = waiting.pop()
+        for path, status in _entries(place, skip):
+            if stat.S_ISREG(status.st_mode):
+                yield path, status
+            elif recursive and (here := _identity(path)) not in way:
+                waiting.append((path, (*way, here)))
+
+
+def _identity(folder: str) -> tuple[int, int] | None:
+    """What all paths to a folder have in common; None if there is none."""
+    try:
+        status = os.stat(folder)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def sub_locations(folder: Location, suffix: str, skip: Skip = refuse) -> Iterator[tuple[str, Location]]:
+    """(path relative to the folder, location) of every file below it that ends with `suffix`.
+
+    skip: as `Location.files` has it, but told of the path relative to the folder.
+    """
+    prefix = f"{folder}/"
+    tell = refuse if skip is refuse else lambda rule, name: skip(rule, name.removeprefix(prefix))
+    for location in folder.files(suffix, True, tell):
+        yield location.uri.removeprefix(prefix), location
 
 
 def _is_extended(kind: pa.DataType) -> bool:

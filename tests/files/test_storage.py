@@ -1,8 +1,11 @@
 """Addresses, listings, and writes that appear whole or not at all."""
 
+import errno
 import hashlib
 import io
 import os
+import re
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_scale.errors import ExistsError, RunError, UsageError
-from ldm_scale.files.storage import Location, read_table, sub_locations, write_table
+from ldm_scale.files.storage import BROKEN_LINK, SPECIAL, Location, read_table, sub_locations, write_table
+from tests.files.users import as_another_user, open_to_all
 
 
 def names(folder: Path) -> list[str]:
@@ -85,6 +89,142 @@ def test_files_are_listed_in_order(tmp_path: Path) -> None:
     assert [relative for relative, _ in sub_locations(folder, ".tar")] == ["a.tar", "b.tar", "sub/d.tar"]
     assert [x for _, x in sub_locations(folder, ".tar")] == folder.files(".tar", recursive=True)
     assert (folder / "nowhere").files() == []
+
+
+LISTINGS = {
+    "files": lambda folder: folder.files(),
+    "tree": lambda folder: folder.files(".tar", recursive=True),
+    "folders": lambda folder: folder.folders(),
+    "versions": lambda folder: folder.versions(),
+}
+Listed = Callable[[Location], object]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("listing", LISTINGS.values(), ids=LISTINGS)
+def test_a_folder_that_cannot_be_listed_is_an_error_by_name(
+    listing: Listed, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> Iterator[os.DirEntry[str]]:
+        raise OSError(code, os.strerror(code), path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(OSError, match=re.escape(str(tmp_path))) as caught:
+        listing(Location.of(tmp_path))
+    assert caught.value.errno == code
+
+
+@pytest.mark.parametrize("listing", ["tree", "versions"])
+def test_one_folder_below_that_cannot_be_listed_is_an_error(
+    listing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "shut").mkdir()
+    scandir = os.scandir
+
+    def fail(path: str) -> Iterator[os.DirEntry[str]]:
+        if path.endswith("shut"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(PermissionError, match="shut"):
+        LISTINGS[listing](Location.of(tmp_path))
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_what_cannot_be_looked_at_is_not_taken_for_absent(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: str) -> os.stat_result:
+        raise OSError(code, os.strerror(code), path)
+
+    monkeypatch.setattr(os, "stat", fail)
+    for look in (Location.is_file, Location.is_dir, Location.is_empty):
+        with pytest.raises(OSError, match=r"run\.json"):
+            look(Location(f"{tmp_path}/run.json"))
+
+
+@pytest.mark.parametrize("listing", LISTINGS.values(), ids=LISTINGS)
+def test_a_folder_of_another_user_is_an_error(listing: Listed) -> None:
+    with open_to_all() as folder:
+        (folder / "private").mkdir(mode=0)
+        with as_another_user(), pytest.raises(PermissionError, match="private"):
+            listing(Location.of(folder / "private"))
+        with as_another_user(), pytest.raises(PermissionError, match="private"):
+            (Location.of(folder / "private") / "run.json").is_file()
+
+
+def leads_nowhere(folder: Path) -> None:
+    """Three links that lead nowhere and a pipe, beside a file."""
+    (folder / "a.tar").write_text("")
+    (folder / "gone.tar").symlink_to(folder / "nowhere")
+    (folder / "into-a-file").symlink_to(folder / "a.tar/x")
+    (folder / "itself").symlink_to(folder / "itself")
+    os.mkfifo(folder / "pipe.tar")
+
+
+@pytest.mark.parametrize("listing", LISTINGS.values(), ids=LISTINGS)
+def test_links_that_lead_nowhere_and_pipes_are_errors_by_name(listing: Listed, tmp_path: Path) -> None:
+    leads_nowhere(tmp_path)
+    for _ in range(3):
+        with pytest.raises(RunError, match=BROKEN_LINK) as caught:
+            listing(Location.of(tmp_path))
+        Path(str(caught.value).split(" is ")[0]).unlink()
+        (tmp_path / "pipe.tar").unlink(missing_ok=True)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RunError, match=f"{tmp_path}/pipe is {SPECIAL}"):
+        listing(Location.of(tmp_path))
+
+
+def test_who_asks_is_told_what_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    leads_nowhere(tmp_path / "sub")
+    passed: dict[str, str] = {}
+    found = dict(sub_locations(Location.of(tmp_path), ".tar", lambda rule, name: passed.update({name: rule})))
+    assert found == {"sub/a.tar": Location.of(tmp_path / "sub/a.tar")}
+    links = dict.fromkeys(("sub/gone.tar", "sub/into-a-file", "sub/itself"), BROKEN_LINK)
+    assert passed == {**links, "sub/pipe.tar": SPECIAL}
+
+
+def test_a_link_in_place_of_a_folder_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "samples").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(RunError, match=BROKEN_LINK):
+        Location.of(tmp_path / "samples").files()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="file"):
+        Location.of(tmp_path / "file").files()
+
+
+def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
+    for name in ("one/a", "two/b", "elsewhere/c"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("")
+    root = tmp_path / "two"
+    (root / "self").symlink_to(".")
+    (root / "up").symlink_to(tmp_path)
+    (root / "far").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/back").symlink_to(root)
+    (root / "again").symlink_to(root / "b")
+    # The folder above is a way down as well, but not into the folder itself again.
+    expected = sorted(["b", "again", "far/c", "up/one/a", "up/elsewhere/c"])
+    assert sorted(Location.of(root).versions()) == expected
+    assert [path for path, _ in sub_locations(Location.of(root), "")] == expected
+
+
+def test_a_file_that_vanishes_while_it_is_listed_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kept").write_text("")
+    partial = tmp_path / "x.partial"
+    partial.write_text("")
+    scandir = os.scandir
+
+    def rename(path: str) -> Iterator[os.DirEntry[str]]:
+        found = scandir(path)
+        partial.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(os, "scandir", rename)
+    assert [x.name for x in Location.of(tmp_path).files()] == ["kept"]
 
 
 def test_the_digest_is_of_the_bytes(tmp_path: Path) -> None:
