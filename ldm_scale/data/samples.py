@@ -17,17 +17,14 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Self
+from typing import IO, Any
 
-from ldm_scale.errors import one_line
+from ldm_scale.data.tar import walk_tar
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 # The most bytes of a file that are read, by its suffix; others are not read at all. A tokenizer reads a whole caption
 # before it cuts it: CLIP's takes 0.2 s for 64 KiB and 4 s for 1 MB.
 LIMITS = {**dict.fromkeys(IMAGE_SUFFIXES, 128 << 20), "txt": 64 << 10, "cls": 64, "json": 1 << 20}
-# Names and attributes that do not fit in a header's 512 bytes have an entry of their own, which tarfile reads whole.
-EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, b"X", tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
-MAX_EXTENDED = 1 << 20
 MAX_KEY = 1000
 
 
@@ -72,22 +69,6 @@ class EntryGroup:
     fault: str | None
 
 
-class _Header(tarfile.TarInfo):
-    """An entry's header; a damaged, missing or outsized one is an error, even if tarfile would stop in silence."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        try:
-            header = super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if buf == bytes(tarfile.BLOCKSIZE):  # the end mark
-                raise
-            raise tarfile.ReadError(f"a header is damaged or missing: {one_line(error)}") from None
-        if header.size < 0 or (header.type in EXTENDED and header.size > MAX_EXTENDED):
-            raise tarfile.ReadError(f"a header of {header.size} bytes")
-        return header
-
-
 def split_name(name: str) -> tuple[str | None, str | None]:
     """Key and suffix as webdataset.tariterators.base_plus_ext splits a name, or twice None.
 
@@ -107,25 +88,9 @@ def _entry(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Entry:
 
 
 def read_entries(stream: IO[bytes]) -> Iterator[Entry]:
-    """Everything in a tar but its directories, in order; bytes of a name that are not UTF-8 are shown as \\xff.
-
-    Raises:
-        tarfile.ReadError: The stream is no uncompressed tar or ends before its end mark.
-    """
-    try:
-        with tarfile.open(
-            fileobj=stream, mode="r|", tarinfo=_Header, encoding="utf-8", errors="backslashreplace"
-        ) as archive:
-            for header in archive:
-                if not header.isdir():
-                    yield _entry(archive, header)
-                # tarfile would keep every header.
-                archive.members = []  # type: ignore[attr-defined]
-    except (OSError, tarfile.TarError):
-        raise
-    except Exception as error:
-        # tarfile raises many kinds on headers made to mislead it.
-        raise tarfile.ReadError(f"a header is damaged: {one_line(error)}") from error
+    """Everything in a tar but its directories, in order; names and errors as of walk_tar."""
+    for archive, header in walk_tar(stream, "r|"):
+        yield _entry(archive, header)
 
 
 def _collect(entries: Iterable[Entry]) -> tuple[dict[str, bytes | None], str | None]:

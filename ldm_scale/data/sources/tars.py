@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import IO
 
+from ldm_scale.data.tar import walk_tar
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.files.storage import Location
 
@@ -37,25 +38,20 @@ class TarredFile:
         return data
 
 
-def _walk(
-    tar: Location, file: IO[bytes], start: int, size: int, nested: bool, keep: tuple[str, ...]
-) -> Iterator[TarredFile]:
-    """The files of the tar of `size` bytes that begins at `start`; one cut between two entries lacks its end mark."""
-    with tarfile.open(fileobj=file, mode="r:") as archive:
-        for member in archive:
-            content = archive.extractfile(member) if member.isfile() else None
-            if content is None:
-                continue
-            offset = start + member.offset_data
-            if nested:
-                folder = member.name.removesuffix(".tar")
-                for inner in _walk(tar, content, offset, member.size, False, keep):
-                    yield replace(inner, name=f"{folder}/{inner.name}")
-            else:
-                kept = content.read() if member.name.endswith(keep) else None
-                yield TarredFile(tar, member.name, offset, member.size, kept)
-        if archive.offset >= size:
-            raise tarfile.ReadError("it ends without an end mark")
+def _walk(tar: Location, file: IO[bytes], start: int, nested: bool, keep: tuple[str, ...]) -> Iterator[TarredFile]:
+    """The files of the tar that begins at byte `start` of `tar` and is all of `file`."""
+    for archive, member in walk_tar(file, "r:"):
+        content = archive.extractfile(member) if member.isfile() else None
+        if content is None:
+            continue
+        offset = start + member.offset_data
+        if nested:
+            folder = member.name.removesuffix(".tar")
+            for inner in _walk(tar, content, offset, False, keep):
+                yield replace(inner, name=f"{folder}/{inner.name}")
+        else:
+            kept = content.read() if member.name.endswith(keep) else None
+            yield TarredFile(tar, member.name, offset, member.size, kept)
 
 
 def tarred_files(tar: Location, nested: bool = False, keep: tuple[str, ...] = ()) -> list[TarredFile]:
@@ -69,6 +65,6 @@ def tarred_files(tar: Location, nested: bool = False, keep: tuple[str, ...] = ()
     try:
         # Headers lie between images: on S3 a request for each would cost more than reading past the images.
         with tar.open_stream() as file:
-            return list(_walk(tar, file, 0, tar.size(), nested, keep))
+            return list(_walk(tar, file, 0, nested, keep))
     except (tarfile.TarError, EOFError) as error:
         raise UsageError(f"{tar} is no complete tar file: {one_line(error)}") from None
