@@ -30,7 +30,11 @@ _SIGNATURES = {
 SIGNATURE = 18
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 # Modes that a PNG holds as they are.
-_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+
+
+# For PNGs of so many bits, the most that a level has and what it is in Pillow's 8 bits; by Pillow's name of them.
+LEVELS = {"L;2": (3, 85), "L;4": (15, 17), "L": (255, 1)}
 
 
 class BadImage(Exception):
@@ -51,7 +55,10 @@ def _names(formats: tuple[str, ...]) -> str:
 
 
 def open_image(data: bytes, max_pixels: int, formats: tuple[str, ...] = STORED) -> Image.Image:
-    """The decoded image, unconverted; EXIF rotation is left as stored, as the papers leave it.
+    """The decoded image in 8 bits a channel; EXIF rotation is left as stored, as the papers leave it.
+
+    16-bit grey is scaled, which Pillow itself would clip to nearly all white; other 16-bit channels lose their low
+    byte, as Pillow has it.
 
     Raises:
         BadImage: The bytes are empty, broken, of another format, or an image of more than `max_pixels`, left undecoded.
@@ -64,6 +71,7 @@ def open_image(data: bytes, max_pixels: int, formats: tuple[str, ...] = STORED) 
             image = Image.open(io.BytesIO(data), formats=formats)
             if image.width * image.height > max_pixels:
                 raise BadImage(f"more than max_pixels = {max_pixels} ({image.width} x {image.height})")
+            stored = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
             image.load()
     except BadImage:
         raise
@@ -74,20 +82,40 @@ def open_image(data: bytes, max_pixels: int, formats: tuple[str, ...] = STORED) 
         raise BadImage(f"cannot be decoded: {detail}") from error
     if image.mode == "F":
         raise BadImage("pixels of floating-point numbers, whose black and white nothing tells")
+    return _in_8_bits(image, stored)
+
+
+def _in_8_bits(image: Image.Image, stored: str) -> Image.Image:
+    """The image with 8 bits a channel, and its transparent level, if it has one, in these; `stored`: as in LEVELS."""
+    clear = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        image = Image.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8))
+        if clear is not None:
+            image.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+    elif clear is not None and stored in LEVELS:
+        most, step = LEVELS[stored]
+        image.info["transparency"] = (clear & most) * step
+    elif clear is not None and stored.startswith("RGB"):
+        image.info["transparency"] = tuple(level >> 8 if stored == "RGB;16B" else level & 255 for level in clear)
     return image
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
-    """The image as Pillow converts it to RGB, but 16-bit grey scaled first: Pillow clips it to nearly all white."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.float64) / 257).round().clip(0, 255).astype(np.uint8))
-    return image.convert("RGB")
-
-
 def _center_crop(image: Image.Image, size: int) -> Image.Image:
-    left = round((image.width - size) / 2)
-    top = round((image.height - size) / 2)
+    """The middle of an image, as torchvision's CenterCrop cuts it; what lies outside of the image is black."""
+    left, top = (_before(side, size) for side in image.size)
     return image.crop((left, top, left + size, top + size))
+
+
+def _before(side: int, size: int) -> int:
+    """Where the middle of `size` pixels begins on a side; negative if that is shorter."""
+    return round((side - size) / 2) if side >= size else -((size - side) // 2)
+
+
+def resized(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height with the shorter side at `size` px, the longer one cut to whole pixels as by torchvision."""
+    short = min(width, height)
+    return size * width // short, size * height // short
 
 
 def preprocess(image: Image.Image, config: ImageConfig, size: int) -> np.ndarray:
@@ -96,13 +124,12 @@ def preprocess(image: Image.Image, config: ImageConfig, size: int) -> np.ndarray
     Raises:
         BadImage: The image is so long that it would be enlarged to more than `config.max_pixels`.
     """
-    image = as_rgb(image)
+    image = image.convert("RGB")
     if config.crop is not None:
         image = _center_crop(image, config.crop)
-    scale = size / min(image.width, image.height)
-    if scale != 1:
-        width, height = round(image.width * scale), round(image.height * scale)
-        if scale > 1 and width * height > config.max_pixels:
+    width, height = resized(*image.size, size)
+    if (width, height) != image.size:
+        if width > image.width and width * height > config.max_pixels:
             raise BadImage(f"more than max_pixels = {config.max_pixels} when it is enlarged ({width} x {height})")
         image = image.resize((width, height), FILTERS[config.filter])
     return np.asarray(_center_crop(image, size)).transpose(2, 0, 1).copy()
@@ -115,12 +142,12 @@ def on_white(image: Image.Image) -> Image.Image:
         background = Image.new("RGBA", image.size, "white")
         background.alpha_composite(image)
         image = background
-    return as_rgb(image)
+    return image.convert("RGB")
 
 
 def as_png(image: Image.Image) -> bytes:
     """The image as a PNG of the same pixels, or of RGB if a PNG cannot hold them."""
-    return encode_png(image if image.mode in _PNG_MODES else as_rgb(image))
+    return encode_png(image if image.mode in _PNG_MODES else image.convert("RGB"))
 
 
 def encode_png(image: Image.Image) -> bytes:

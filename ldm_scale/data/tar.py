@@ -1,7 +1,7 @@
 """The one way to walk through a tar, from its first header to its last byte.
 
-tarfile takes a damaged header, a lone block of zeros and the end of the file for the end of the tar, and does not look at
-what follows: of two tars joined into one, or of a download with a gap, it would give the first part without a word.
+tarfile takes a damaged header, a lone block of zeros and the end of the file for the end of the tar, and does not look
+at what follows: of two tars joined into one, or of a download with a gap, it would give the first part without a word.
 """
 
 import tarfile
@@ -43,7 +43,7 @@ def walk_tar(stream: IO[bytes], mode: Literal["r|", "r:"]) -> Iterator[tuple[tar
         mode: "r|" reads on and on, "r:" leaves out what is not asked for.
 
     Raises:
-        tarfile.ReadError: The stream is no uncompressed tar, ends before its end mark, or holds more than zeros after it.
+        tarfile.ReadError: The stream is no uncompressed tar, ends before its end mark, or has more than that behind it.
     """
     try:
         with tarfile.open(
@@ -64,17 +64,17 @@ def walk_tar(stream: IO[bytes], mode: Literal["r|", "r:"]) -> Iterator[tuple[tar
 
 def _check_tail(archive: tarfile.TarFile) -> None:
     """Read on from the first block of zeros, which was taken for the end mark, to the last byte."""
-    mark: int = archive.offset  # type: ignore[attr-defined]
+    mark = archive.offset
     size = mark + tarfile.BLOCKSIZE
-    while chunk := archive.fileobj.read(CHUNK):  # type: ignore[union-attr]
+    while chunk := archive.fileobj.read(CHUNK):
         if rest := chunk.lstrip(b"\0"):
             raise tarfile.ReadError(
-                f"zeros at byte {mark} end it, but more follows at byte {size + len(chunk) - len(rest)}: several tars in "
-                "one file, or a part that was never written; fetch or make it again"
+                f"zeros at byte {mark} end it, but more follows at byte {size + len(chunk) - len(rest)}: several tars "
+                "in one file, or a part that was never written; fetch or make it again"
             )
         size += len(chunk)
     if not any(size % record == 0 and size - mark < END_MARK + record for record in RECORDS):
         raise tarfile.ReadError(
-            f"it holds nothing but zeros from byte {mark} to its end at byte {size}, more than an end mark: a part that "
-            "was never written; fetch or make it again"
+            f"it holds nothing but zeros from byte {mark} to its end at byte {size}, more than an end mark: a part "
+            "that was never written; fetch or make it again"
         )

@@ -10,7 +10,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ldm_scale.data.addresses import open_shards
-from ldm_scale.data.images import BadImage, as_rgb, encode_png, open_image
+from ldm_scale.data.images import BadImage, encode_png, open_image
 from ldm_scale.data.manifest import Manifest, ShardInfo
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard
@@ -40,7 +40,7 @@ def _picture(sample: Sample, manifest: Manifest, max_pixels: int) -> Picture:
         known = 0 <= sample.label < len(manifest.classes)
         label = manifest.classes[sample.label] if known else f"class {sample.label}"
     try:
-        image = as_rgb(open_image(sample.image, max_pixels))
+        image = open_image(sample.image, max_pixels).convert("RGB")
     except BadImage as error:
         # Details after the colon may hold a memory address: another one each time.
         return Picture(reason=str(error).split(":")[0], caption=sample.caption, label=label)

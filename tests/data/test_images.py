@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageFile
 
 from ldm_scale.config.data import ImageConfig
-from ldm_scale.data.images import BadImage, encode_png, on_white, open_image, preprocess
+from ldm_scale.data.images import BadImage, encode_png, on_white, open_image, preprocess, resized
 from tests.conftest import make_image
-from tests.data.pngs import chunk, png_header
+from tests.data.pngs import chunk, png, png_header
 
 LIMIT = 10**6
 AS_IS = ImageConfig()
@@ -74,6 +74,68 @@ def test_sixteen_bit_greys_keep_their_gradient() -> None:
     pixels = pixels_of(encode(Image.fromarray(values)), 16)
     # 8-bit greys of the same intensities; one level for either way of rounding.
     np.testing.assert_allclose(pixels[0].astype(float), values / 257, atol=1)
+
+
+def naive_rgba(values: np.ndarray, depth: int, clear: tuple[int, ...] | None) -> np.ndarray:
+    """Pixel by pixel: 8-bit levels of a PNG's values, and which of them are transparent."""
+    height, width, channels = values.shape
+    found = np.zeros((height, width, 4), int)
+    for y in range(height):
+        for x in range(width):
+            levels = [int(level) for level in values[y, x]]
+            if depth == 16 and channels == 1:
+                eight = [round(levels[0] / 257)]
+            elif depth == 16:
+                eight = [level >> 8 for level in levels]
+            else:
+                eight = [level * 255 // (2**depth - 1) for level in levels]
+            alpha = eight.pop() if channels in (2, 4) else 255 * (clear is None or tuple(levels) != clear)
+            found[y, x] = [*(eight * 3)[:3], alpha] if len(eight) == 1 else [*eight, alpha]
+    return found
+
+
+# Every colour type of PNG but palettes: depth in bits, the type's number, its channels.
+KINDS = [
+    *((depth, 0, 1) for depth in (1, 2, 4, 8, 16)),
+    (8, 2, 3),
+    (16, 2, 3),
+    (8, 4, 2),
+    (16, 4, 2),
+    (8, 6, 4),
+    (16, 6, 4),
+]
+
+
+@pytest.mark.parametrize("with_clear", [False, True])
+@pytest.mark.parametrize(("depth", "colour", "channels"), KINDS)
+def test_pngs_of_every_depth_are_read_and_laid_on_white(
+    depth: int, colour: int, channels: int, with_clear: bool
+) -> None:
+    rng = np.random.default_rng(depth)
+    values = rng.integers(0, 2**depth, (16, 16, channels))
+    # Levels that differ in their low bytes only, and such of one byte.
+    values[0, :4] = np.array([0x1234, 0x3412, 0x34, 0x12])[:, None] % 2**depth
+    clear = tuple(map(int, values[0, 0])) if with_clear and channels in (1, 3) else None
+    expected = naive_rgba(values, depth, clear)
+    image = open_image(png(values, depth, colour, clear), LIMIT)
+    np.testing.assert_array_equal(preprocess(image, AS_IS, 16).transpose(1, 2, 0), expected[..., :3])
+    share = expected[..., 3:] / 255
+    white = expected[..., :3] * share + 255 * (1 - share)
+    np.testing.assert_allclose(np.asarray(on_white(image)), white, atol=1)
+
+
+def test_sixteen_bit_greys_with_transparency_stay_apart() -> None:
+    found = {
+        on_white(open_image(png(np.full((2, 2, 1), 3000 * number), 16, 0, (1,)), LIMIT)).getpixel((0, 0))
+        for number in range(20)
+    }
+    assert len(found) == 20
+
+
+def test_a_transparent_level_out_of_range_is_no_error() -> None:
+    for depth, colour, channels in KINDS[:7]:
+        data = png(np.ones((2, 2, channels), int), depth, colour, (65535,) * channels)
+        assert on_white(open_image(data, LIMIT)).size == (2, 2)
 
 
 def test_transparency_is_ignored_by_preprocessing_as_the_papers_do() -> None:
@@ -212,7 +274,7 @@ def test_celeba_is_cropped_to_140_then_resized_to_64() -> None:
         (33, 32, (33, 32), (0, 0)),  # half a pixel rounds to even: none is cut on the left
         (35, 32, (35, 32), (2, 0)),
         (20, 20, (32, 32), (0, 0)),
-        (90, 31, (93, 32), (30, 0)),
+        (90, 31, (92, 32), (30, 0)),  # 92.9 pixels: cut, not rounded
     ],
 )
 @pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "lanczos"])
@@ -224,6 +286,60 @@ def test_the_shorter_side_is_resized_then_the_centre_is_cut_out(
     whole = np.asarray(image.resize(resized, method))
     expected = whole[box[1] : box[1] + 32, box[0] : box[0] + 32].transpose(2, 0, 1)
     np.testing.assert_array_equal(preprocess(image, ImageConfig(filter=name), 32), expected)
+
+
+SIDES = np.arange(1, 2001)
+
+
+@pytest.mark.parametrize("size", [1, 32, 64, 224, 256, 299, 512, 768, 1024])
+def test_sizes_are_torchvisions(size: int) -> None:
+    """torchvision.transforms.functional._compute_resized_output_size: int(size * long / short), in double precision."""
+    width, height = SIDES[:, None], SIDES[None, :]
+    long, short = np.maximum(width, height), np.minimum(width, height)
+    longer = (size * long / short).astype(int)
+    expected = np.where(width <= height, size, longer), np.where(width <= height, longer, size)
+    short_first = (size * width // short, size * height // short)
+    np.testing.assert_array_equal(short_first, expected)
+    for w, h in np.random.default_rng(size).integers(1, 2001, (5000, 2)).tolist():
+        assert resized(w, h, size) == (expected[0][w - 1, h - 1], expected[1][w - 1, h - 1])
+
+
+# Photographs of ImageNet's usual sizes: width, height, and torchvision's width and height at 256 and at 512 px.
+TORCHVISION = [
+    ((500, 375), (341, 256), (682, 512)),
+    ((375, 500), (256, 341), (512, 682)),
+    ((500, 333), (384, 256), (768, 512)),
+    ((500, 334), (383, 256), (766, 512)),
+    ((640, 427), (383, 256), (767, 512)),
+    ((500, 357), (358, 256), (717, 512)),
+    ((1024, 683), (383, 256), (767, 512)),
+    ((500, 500), (256, 256), (512, 512)),
+]
+
+
+@pytest.mark.parametrize(("stored", "small", "large"), TORCHVISION)
+def test_photographs_get_torchvisions_sizes(
+    stored: tuple[int, int], small: tuple[int, int], large: tuple[int, int]
+) -> None:
+    assert (resized(*stored, 256), resized(*stored, 512)) == (small, large)
+
+
+def naive_center_crop(pixels: np.ndarray, size: int) -> np.ndarray:
+    """torchvision.transforms.functional.center_crop: pad to the size, then cut at round((side - size) / 2.0)."""
+    height, width = pixels.shape[:2]
+    wide, high = max(size - width, 0), max(size - height, 0)
+    padded = np.pad(pixels, ((high // 2, (high + 1) // 2), (wide // 2, (wide + 1) // 2), (0, 0)))
+    top, left = (round((side - size) / 2.0) for side in padded.shape[:2])
+    return padded[top : top + size, left : left + size]
+
+
+def test_centres_are_torchvisions() -> None:
+    config = ImageConfig(crop=7)
+    for width in range(1, 16):
+        for height in range(1, 16):
+            image = noise(width, height)
+            expected = naive_center_crop(np.asarray(image), 7).transpose(2, 0, 1)
+            np.testing.assert_array_equal(preprocess(image, config, 7), expected)
 
 
 def test_every_aspect_ratio_gives_the_exact_size() -> None:
