@@ -95,10 +95,13 @@ def test_another_count_another_byte_and_a_cut_are_seen(tmp_path: Path) -> None:
     assert list(more) == ["holds 2 samples, its manifest says 3"]
     path = tmp_path / shard.name
     data = path.read_bytes()
-    path.write_bytes(data[:-1] + b"x")  # behind the end mark, where no tar reader looks
+    behind = 512 + len(GOOD[0][1])  # between the first file's end and the next header, where no tar reader looks
+    path.write_bytes(data[:behind] + b"x" + data[behind + 1 :])
     assert list(inspect(tmp_path, shard).problems) == [
         "is not the file that its manifest describes: bytes or checksum differ"
     ]
+    path.write_bytes(data[:-1] + b"x")
+    assert next(iter(inspect(tmp_path, shard).problems)).startswith("cannot be read: zeros at byte ")
     path.write_bytes(data[:700])
     assert next(iter(inspect(tmp_path, shard).problems)).startswith("cannot be read: ")
     path.unlink()
