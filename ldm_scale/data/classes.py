@@ -9,6 +9,8 @@ from ldm_scale.errors import UsageError
 
 # As spreadsheets and pandas write integers, too. Shards hold classes of 64 bits.
 _INTEGER = re.compile(r"(-?\d{1,18})(\.0)?")
+# Higher numbers are no classes but other ids, and have no table.
+MOST = 100_000
 # Some of ImageNet's classes in words, as targets name them (`tench, Tinca tinca`), by their official index.
 _IMAGENET_WORDS = {0: "tench", 1: "goldfish", 999: "toilet tissue"}
 
@@ -57,8 +59,17 @@ def _check_numbers(numbers: Mapping[str | int, int | None], places: Places) -> N
     return found
 
 
+def _digits(count: int) -> tuple[str, ...]:
+    """The table of classes without names, so that their number is known; none if they cannot be classes."""
+    return tuple(map(str, range(count))) if count <= MOST else ()
+
+
+def _has_names(table: Sequence[str]) -> bool:
+    return tuple(table) != _digits(len(table))
+
+
 def number_classes(places: Places, table: Sequence[str] = ()) -> tuple[Numbers, tuple[str, ...]]:
-    """The number of each label, and the table of names.
+    """The number of each label, and the table of names; numbers without names are called by their digits.
 
     Args:
         places: labels, each with the first place where it is found, for errors.
@@ -70,7 +81,8 @@ def number_classes(places: Places, table: Sequence[str] = ()) -> tuple[Numbers, 
     given = {name: number for number, name in enumerate(table)}
     numbers = {label: given.get(str(label), as_integer(label)) for label in places}
     if table or any(number is not None for number in numbers.values()):
-        return _check_numbers(numbers, places), tuple(table)
+        found = _check_numbers(numbers, places)
+        return found, tuple(table) or _digits(max(found.values()) + 1)
     names = table_of(map(str, places))
     return {name: number for number, name in enumerate(names)}, names
 
@@ -80,7 +92,7 @@ def table_difference(ours: Sequence[str], theirs: Sequence[str]) -> str | None:
 
     A name of a target may list synonyms (`tench, Tinca tinca`).
     """
-    if not ours or not theirs:
+    if not _has_names(ours) or not _has_names(theirs):
         return None
     if tuple(ours) == imagenet_wnids() and tuple(theirs) != imagenet_wnids():
         ours = [_IMAGENET_WORDS.get(number, "") for number in range(len(ours))]
@@ -95,5 +107,7 @@ def table_difference(ours: Sequence[str], theirs: Sequence[str]) -> str | None:
 
 def describe_table(names: Sequence[str]) -> str:
     """The names of classes in few words, each with its number."""
+    if not _has_names(names):
+        return f"none, {len(names)} numbers"
     shown = [f"{number} {name}" for number, name in enumerate(names)]
     return ", ".join(shown if len(shown) <= 12 else [*shown[:5], "...", *shown[-2:]])

@@ -245,7 +245,9 @@ def test_files_that_do_not_begin_as_images_are_rejected_even_where_files_are_cop
 def test_images_of_one_key_are_refused(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "source", 3)
     make_image(9).save(source / "cat/001.jpg")
-    with pytest.raises(UsageError, match=r"two images of .* have the key 'cat/001'"):
+    with pytest.raises(
+        UsageError, match=r"two images of .* have the key 'cat/001': .*cat/001\.jpg and .*cat/001\.png; rename one"
+    ):
         pack(config(source, tmp_path / "out"))
 
 

@@ -50,7 +50,8 @@ def _item(key: str, image: Stored, small: dict[str, bytes]) -> Item:
     captions: tuple[str, ...] = ()
     fault, label = None, as_label(small.get("cls"))
     try:
-        captions = tuple(_caption(small[suffix]) for suffix in ("txt",) if suffix in small)
+        if "txt" in small:
+            captions = (_caption(small["txt"]),)
     except BadText as error:
         fault = f"its caption: {error}"
     if "cls" in small and label is None:
