@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from ldm_scale.config.data import PackConfig
 from ldm_scale.data.duplicates import SHAPE, duplicate_groups, thumbnail
 from ldm_scale.data.images import PACKED, BadImage, on_white, open_image
+from ldm_scale.data.samples import LIMITS
 from ldm_scale.data.sources import ORDERED, SOURCES
 from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
@@ -21,6 +22,7 @@ from ldm_scale.files.storage import Location
 
 # Items whose thumbnails one task makes.
 LOOKED_AT = 512
+TOO_LONG = f"a caption of more than {LIMITS['txt']} bytes"
 
 
 class Reject(BaseModel):
@@ -58,7 +60,14 @@ def read_source(config: PackConfig) -> Listing:
     if not listing.items:
         raise UsageError(f"source folder {source} holds no images")
     _check_keys_differ(listing.items, source)
+    listing.items = [replace(item, fault=TOO_LONG) if _is_long(item) else item for item in listing.items]
     return listing
+
+
+def _is_long(item: Item) -> bool:
+    """Whether an item has a caption that no reader of shards takes."""
+    # A character has four bytes at most.
+    return any(len(text) > LIMITS["txt"] // 4 and len(text.encode()) > LIMITS["txt"] for text in item.captions)
 
 
 def _check_keys_differ(items: Sequence[Item], source: Location) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from ldm_scale.data.manifest import MANIFEST, Manifest
-from ldm_scale.data.samples import IMAGE_SUFFIXES, LIMITS, as_label, as_metadata, split_name
+from ldm_scale.data.samples import IMAGE_SUFFIXES, as_label, as_metadata, split_name
 from ldm_scale.data.sources.items import UNUSED, Item, Listing, Stored, key_of, list_files
 from ldm_scale.data.sources.tars import TarredFile, tarred_files
 from ldm_scale.data.sources.text import BadText, decode_text
@@ -38,20 +38,13 @@ def _by_key(listing: Listing, shard: str, entries: list[TarredFile]) -> dict[str
     return samples
 
 
-def _caption(data: bytes) -> str:
-    """The caption in some bytes; raises BadText if it cannot be kept."""
-    if len(data) > LIMITS["txt"]:
-        raise BadText(f"more than {LIMITS['txt']} bytes")
-    return decode_text(data)
-
-
 def _item(key: str, image: Stored, small: dict[str, bytes]) -> Item:
     """A sample; it is rejected if what is beside its image cannot be read, for it would lose that in silence."""
     captions: tuple[str, ...] = ()
     fault, label = None, as_label(small.get("cls"))
     try:
         if "txt" in small:
-            captions = (_caption(small["txt"]),)
+            captions = (decode_text(small["txt"]),)
     except BadText as error:
         fault = f"its caption: {error}"
     if "cls" in small and label is None:

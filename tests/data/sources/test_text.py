@@ -9,13 +9,14 @@ import pytest
 
 from ldm_scale.cli import main
 from ldm_scale.data.pack import pack
+from ldm_scale.data.sources import SOURCES
 from ldm_scale.data.sources.folder import read_folder
 from ldm_scale.data.sources.text import BadText, decode_text
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 from tests.conftest import make_folder, make_image
 from tests.data.packing import config, packed, rejected
-from tests.data.sources.official import LAYOUTS, add
+from tests.data.sources.official import COUNT, LAYOUTS, add
 
 TEXT = "Un café à Zürich, 猫\nsecond line"
 
@@ -105,6 +106,29 @@ def test_a_file_name_that_is_not_utf8_is_refused_as_it_can_be_shown(
         read_folder(Location.of(source))
 
 
+def test_a_caption_that_no_reader_of_shards_takes_rejects_its_image(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 5)
+    (source / "metadata.csv").write_text(f"file_name,text\ncat/001.png,{'x' * 65_536}\ncat/003.png,{'é' * 32_769}\n")
+    pack(config(source, tmp_path / "out", max_reject_fraction=0.2))
+    captions = {key: sample.caption for side in packed(tmp_path / "out").values() for key, sample in side.items()}
+    assert captions["cat/001"] == "x" * 65_536
+    assert rejected(tmp_path / "out") == {"cat/003": "a caption of more than 65536 bytes"}
+
+
+@pytest.mark.parametrize("layout", sorted({layout for layout, _ in TEXTS}))
+def test_every_list_may_name_files_in_the_other_unicode_form(tmp_path: Path, layout: str) -> None:
+    dataset, write = LAYOUTS[layout]
+    write(tmp_path / "source")
+    image = sorted((tmp_path / "source").rglob("*.jpg"))[0]
+    image.rename(image.with_name(f"e\u0301{image.name}"))
+    for file in (tmp_path / "source" / path for _, path in TEXTS):
+        if file.is_file():
+            file.write_text(file.read_text().replace(image.name, f"\u00e9{image.name}"))
+    items = SOURCES[dataset](Location.of(tmp_path / "source")).items
+    assert any(item.key.endswith(f"\u00e9{image.stem}") for item in items)
+    assert len(items) == COUNT
+
+
 def test_a_sample_of_a_shard_whose_text_cannot_be_read_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     texts = {"a": TEXT.encode(), "b": TEXT.encode("utf-16"), "c": "café".encode("latin-1"), "d": b"x" * 70_000}
@@ -121,6 +145,6 @@ def test_a_sample_of_a_shard_whose_text_cannot_be_read_is_rejected(tmp_path: Pat
     assert captions == {"0/a": TEXT, "0/b": TEXT}
     assert {key: reason[:19] for key, reason in rejected(tmp_path / "out").items()} == {
         "0/c": "its caption: line 1",
-        "0/d": "its caption: more t",
+        "0/d": "a caption of more t",
         "0/e": "its class is no num",
     }
