@@ -14,7 +14,7 @@ from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, dr
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.data import PackConfig, ValidateConfig
 from ldm_scale.config.train import TrainConfig
-from ldm_scale.errors import RunError, UsageError, printable
+from ldm_scale.errors import RunError, UnforeseenError, UsageError, printable
 from ldm_scale.flags import FILES, ROOT, add_attack_flags, add_flags, at_root, collect, given_flags
 
 # What a command does is imported when it is run, so that --help needs no S3, torch or Ray.
@@ -235,7 +235,7 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
         "the latent space?",
     )
     parser.add_argument("--version", action="version", version=f"ldm-scale {version('ldm_scale')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     text = "audit a target on shards, all the way to the report"
     _add_audit_flags(commands.add_parser("audit", help=text, description=text), {}, attacks)
     positional = ("dataset", "source", "out")
@@ -279,6 +279,8 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     with _terminable() as received:
         try:
             arguments.function(arguments)
+        except UnforeseenError as error:
+            return _fail_unforeseen(parser, arguments, error, error)
         except (UsageError, RunError) as error:
             print(f"{parser.prog}: error: {printable(str(error))}", file=sys.stderr)
             return error.exit_status
@@ -292,7 +294,34 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
             # A full disk, a file that may not be read: the system says which.
             print(f"{parser.prog}: error: {printable(str(error))}", file=sys.stderr)
             return RunError.exit_status
+        except Exception as error:
+            return _fail_unforeseen(parser, arguments, UnforeseenError.of(error), error)
         return 0
+
+
+def _fail_unforeseen(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, said: UnforeseenError, error: Exception
+) -> int:
+    """Say in one line what no check foresaw, and where its traceback is kept."""
+    stage = getattr(arguments, "command", "the job")
+    line = f"{stage} failed by an error that was not foreseen, {said}; {_keep_traceback(error)}"
+    print(f"{parser.prog}: error: {printable(line)}", file=sys.stderr)
+    return said.exit_status
+
+
+def _keep_traceback(error: Exception) -> str:
+    """Write an error's traceback to a file that only its user can read, and say where."""
+    import tempfile
+    import traceback
+
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="ldm-scale-", suffix=".txt", delete=False, errors="replace"
+        ) as file:
+            file.writelines(traceback.format_exception(error))
+    except OSError as trouble:
+        return f"its traceback could not be kept: {trouble}"
+    return f"the traceback is in {file.name}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,9 @@
 """The two ways a command ends badly: the user can fix it (exit status 2) or the run failed (exit status 1)."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
+from typing import Self
 
 
 def printable(text: str) -> str:
@@ -38,6 +40,33 @@ class RunError(Exception):
     """A run that started and could not be finished; the message names what is missing."""
 
     exit_status = 1
+
+
+class UnforeseenError(RunError):
+    """An error that no check foresaw: its message says where it came up, and its traceback is worth keeping."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        """The one that tells of another error, in one line."""
+        return cls(f"{type(error).__name__} in {_place(error)}: {one_line(error)}")
+
+
+def _place(error: BaseException) -> str:
+    """The innermost function of this package in an error's traceback, and the file that it had at hand, if any."""
+    place, file = "a library", None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__"))
+        if module.startswith("ldm_scale."):
+            place = f"{module}.{frame.f_code.co_name}"
+            # What was set last is most likely at fault.
+            values = [getattr(value, "location", value) for value in reversed(frame.f_locals.values())]
+            file = next((value for value in values if _is_file(value)), file)
+    return place if file is None else f"{place} at {file}"
+
+
+def _is_file(value: object) -> bool:
+    """Whether it is a path, a location or a place inside a file: they all have this method, and a name in words."""
+    return hasattr(value, "read_bytes") and not isinstance(value, type)
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:

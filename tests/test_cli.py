@@ -406,6 +406,67 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         assert all(name in captured.out for name in COMMANDS)
 
 
+def test_an_error_that_nobody_foresaw_is_one_line_and_its_traceback_is_kept(
+    tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "out")
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
+
+    def fail(run: RunDirectory) -> None:
+        raise ZeroDivisionError("of nothing\nmore of it")
+
+    monkeypatch.setattr(RunDirectory, "progress", fail)
+    line = fails("status", tmp_path / "out", status=1)
+    assert "status failed" in line
+    assert "ZeroDivisionError in ldm_scale.cli._status" in line
+    assert "of nothing" in line
+    assert "more of it" not in line
+    (kept,) = (tmp_path / "temp").iterdir()
+    assert line.endswith(f"{kept}\n")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert kept.read_text().startswith("Traceback")
+    assert "ZeroDivisionError: of nothing\nmore of it" in kept.read_text()
+
+
+def test_the_file_at_hand_is_named_if_an_error_was_not_foreseen(
+    tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "out")
+
+    def fail(location: Location) -> bytes:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    monkeypatch.setattr(Location, "read_bytes", fail)
+    assert f" at {tmp_path}/out/run.json: 'utf-8' codec" in fails("status", tmp_path / "out", status=1)
+
+
+def test_a_traceback_that_cannot_be_kept_is_no_second_error(
+    tmp_path: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "out")
+    monkeypatch.setattr(RunDirectory, "progress", lambda run: 1 / 0)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert "could not be kept" in fails("status", tmp_path / "out", status=1)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RunError("said"), OSError(28, "full", "x")])
+def test_what_is_foreseen_leaves_no_traceback(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "out")
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
+
+    def fail(run: RunDirectory) -> None:
+        raise error
+
+    monkeypatch.setattr(RunDirectory, "progress", fail)
+    assert main(["status", str(tmp_path / "out")]) == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    assert not list((tmp_path / "temp").iterdir())
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 @pytest.mark.parametrize("argv", [[], ["adit"], ["audit", "--sed", "3", "--no-such-flag", "4"], ["status"]])
 def test_a_wrong_command_or_flag_has_status_two(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

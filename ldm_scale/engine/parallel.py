@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import ray
 
 from ldm_scale.engine.progress import say
+from ldm_scale.errors import RunError, UnforeseenError, UsageError
 
 # Reading waits for disks and networks, decoding does not: two tasks a CPU keep both busy.
 CPUS = 0.5
@@ -20,7 +21,13 @@ R = TypeVar("R")
 
 @ray.remote(num_cpus=CPUS)
 def _apply(function: Callable[[Any], Any], task: Any) -> Any:
-    return function(task)
+    try:
+        return function(task)
+    except (UsageError, RunError, OSError):
+        raise
+    except Exception as error:
+        # Only here is it known which file was at hand.
+        raise UnforeseenError.of(error) from error
 
 
 def _in_flight() -> int:

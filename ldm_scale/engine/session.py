@@ -11,7 +11,7 @@ from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError
 
-from ldm_scale.errors import RunError, UsageError, one_line
+from ldm_scale.errors import RunError, UnforeseenError, UsageError, one_line
 
 
 @contextmanager
@@ -113,13 +113,14 @@ def find_own_error(error: BaseException) -> UsageError | RunError | None:
 
 
 def own_error(error: BaseException) -> UsageError | RunError:
-    """The package's own error inside what Ray raised, or else a RunError with the innermost cause in one line."""
+    """The package's own error inside what Ray raised, or else an UnforeseenError of the innermost cause."""
     if own := find_own_error(error):
         return own
     cause = error
     while inner := _inner(cause):
         cause = inner
-    return RunError(f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1]}")
+    lines = str(cause).strip().splitlines() or ["no message"]
+    return UnforeseenError(f"{type(cause).__name__}: {lines[-1]}")
 
 
 def _inner(error: BaseException) -> BaseException | None:
