@@ -2,13 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ldm_scale.config.base import ELSEWHERE, SHARDS, Config
 from ldm_scale.config.values import Address, Metavar, Names
 
 # What can be packed; data/sources says how each is read.
 DATASETS = ("cifar10", "celeba", "imagenet", "coco", "flickr30k", "parquet", "webdataset", "folder", "emoji")
+
+# Unrelated images correlate by less.
+LEAST_CORRELATION = 0.5
 
 
 class ImageConfig(Config):
@@ -33,10 +36,11 @@ class PackConfig(Config):
     heldout: Names = Field((), description="held-out are the keys that begin so, such as val/ or valid-,test-")
     seed: int = Field(0, description="seed of the random halves, and of the draw of max-samples")
     near_duplicates: float = Field(
-        0.05,
+        0.94,
         ge=0,
-        lt=1,
-        description="keep one of each group of images closer than this RMS; 0 keeps all; a split file wins over it",
+        le=1,
+        description="keep one of the images that show one picture, mirrored, cropped or recoloured: their details "
+        "correlate by at least this, 0.5 to 1; 0 keeps all; a split file wins over it",
     )
     max_samples: int | None = Field(
         None, gt=1, description="draw this many at random, half of them members, after near-duplicates are removed"
@@ -50,6 +54,13 @@ class PackConfig(Config):
     label_column: str | None = Field(
         None, description="column of classes (parquet); by default label, if any; '' for none"
     )
+
+    @field_validator("near_duplicates")
+    @classmethod
+    def _correlates(cls, value: float) -> float:
+        if 0 < value < LEAST_CORRELATION:
+            raise ValueError(f"a correlation of at least {LEAST_CORRELATION}, or 0 to keep all")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> "PackConfig":

@@ -4,13 +4,12 @@ import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from ldm_scale.config.data import PackConfig
-from ldm_scale.data.duplicates import SHAPE, duplicate_groups, thumbnail
+from ldm_scale.data.duplicates import Gallery, Look
 from ldm_scale.data.images import PACKED, BadImage, on_white, open_image
 from ldm_scale.data.samples import LIMITS
 from ldm_scale.data.sources import ORDERED, SOURCES
@@ -20,7 +19,7 @@ from ldm_scale.data.work import Run
 from ldm_scale.errors import RunError, UsageError, one_line, unknown_name
 from ldm_scale.files.storage import Location
 
-# Items whose thumbnails one task makes.
+# Items that one task looks at.
 LOOKED_AT = 512
 TOO_LONG = f"a caption of more than {LIMITS['txt']} bytes"
 
@@ -34,14 +33,24 @@ class Reject(BaseModel):
     reason: str
 
 
+class Removed(BaseModel):
+    """One near-duplicate, the image that is kept for it, and their correlation; None for variants of one picture."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    kept: str
+    correlation: float | None
+
+
 @dataclass(frozen=True)
 class Sides:
-    """Who is on which side, how that was chosen, and what was rejected or removed as a near-duplicate on the way."""
+    """Who is on which side, how that was chosen, and what was rejected and removed on the way."""
 
     split: Split
     how: str
     rejects: tuple[Reject, ...] = ()
-    removed: int = 0
+    removed: tuple[Removed, ...] = ()
 
 
 def read_source(config: PackConfig) -> Listing:
@@ -130,36 +139,39 @@ def check_rejects(rejects: Sequence[Reject], looked_at: int, config: PackConfig)
         )
 
 
-def _thumbnails(items: Sequence[Item], max_pixels: int) -> list[np.ndarray | str]:
-    """Each item's thumbnail, or the reason why it has none."""
-    found: list[np.ndarray | str] = []
+def _look(items: Sequence[Item], max_pixels: int) -> list[Look | str]:
+    """What to compare each item by, or the reason why it has none."""
+    found: list[Look | str] = []
     for item in items:
         try:
-            found.append(thumbnail(decode(item, max_pixels)))
+            found.append(Look.at(decode(item, max_pixels)))
         except BadImage as error:
             found.append(str(error))
     return found
 
 
-def _without_duplicates(items: list[Item], config: PackConfig, run: Run) -> tuple[list[Item], list[Reject], int]:
-    """The first item of each group of near-duplicates, the rejects, and how many near-duplicates were removed."""
+def _without_duplicates(
+    items: list[Item], config: PackConfig, run: Run
+) -> tuple[list[Item], list[Reject], list[Removed]]:
+    """The first item of each group of near-duplicates, the rejects, and the near-duplicates that are removed."""
     chunks = [items[start : start + LOOKED_AT] for start in range(0, len(items), LOOKED_AT)]
-    thumbnails = np.empty((len(items), *SHAPE), np.uint8)
+    gallery = Gallery(len(items))
     sound: list[Item] = []
     rejects: list[Reject] = []
-    look = functools.partial(_thumbnails, max_pixels=config.max_pixels)
+    look = functools.partial(_look, max_pixels=config.max_pixels)
     for chunk, found in zip(chunks, run(look, chunks, f"thumbnails, {LOOKED_AT} images a task"), strict=True):
-        for item, small in zip(chunk, found, strict=True):
-            if isinstance(small, str):
-                rejects.append(Reject(key=item.key, reason=small))
+        for item, seen in zip(chunk, found, strict=True):
+            if isinstance(seen, str):
+                rejects.append(Reject(key=item.key, reason=seen))
             else:
-                thumbnails[len(sound)] = small
+                gallery.add(seen, item.variant)
                 sound.append(item)
         check_rejects(rejects, len(items), config)
-    variants = [item.variant or item.key for item in sound]
-    groups = duplicate_groups(thumbnails[: len(sound)], variants, config.near_duplicates)
-    _, first = np.unique(groups, return_index=True)
-    return [sound[index] for index in sorted(first)], rejects, len(sound) - len(first)
+    removed = {
+        sound[one.number].key: Removed(key=sound[one.number].key, kept=sound[one.kept].key, correlation=one.correlation)
+        for one in gallery.duplicates(config.near_duplicates, run)
+    }
+    return [item for item in sound if item.key not in removed], rejects, [*removed.values()]
 
 
 def _keys(items: Iterable[Item]) -> list[str]:
@@ -198,9 +210,9 @@ def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run)
         items = [item for item in items if item.key in wanted]
         how = f"held-out begin with {' or '.join(config.heldout)}, seed {config.seed}"
     rejects: list[Reject] = []
-    removed = 0
+    removed: list[Removed] = []
     if config.near_duplicates:
         items, rejects, removed = _without_duplicates(items, config, run)
-        how += f", one of each group of near-duplicates (RMS {config.near_duplicates}; {removed} removed)"
+        how += f", one of each group of near-duplicates (correlation {config.near_duplicates}; {len(removed)} removed)"
     split = (_by_prefix if config.heldout else _at_random)(_keys(items), config)
-    return Sides(split, how, tuple(rejects), removed)
+    return Sides(split, how, tuple(rejects), tuple(removed))

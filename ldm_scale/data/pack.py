@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ldm_scale.config.data import PackConfig
 from ldm_scale.data.choose import (
     Reject,
+    Removed,
     Sides,
     check_rejects,
     choose,
@@ -40,6 +41,7 @@ from ldm_scale.data.images import (
     open_image,
 )
 from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, write_manifest
+from ldm_scale.data.removed import write_removed
 from ldm_scale.data.samples import IMAGE_SUFFIXES, Sample
 from ldm_scale.data.shards import write_shard
 from ldm_scale.data.sources.items import Item, Listing
@@ -66,7 +68,7 @@ class PackPlan(BaseModel):
     request: dict[str, Any]
     how: str
     rejects: tuple[Reject, ...]
-    near_duplicates: int
+    removed: tuple[Removed, ...] = ()
     members: tuple[str, ...]
     heldout: tuple[str, ...]
 
@@ -120,7 +122,7 @@ def _begin(out: Location, request: dict[str, Any], choice: Sides) -> PackPlan:
         request=request,
         how=choice.how,
         rejects=choice.rejects,
-        near_duplicates=choice.removed,
+        removed=choice.removed,
         members=choice.split.members,
         heldout=choice.split.heldout,
     )
@@ -208,12 +210,12 @@ def _write_all(
 
 
 def _count(listing: Listing, plan: PackPlan, rejected: int, taken: int) -> Counts:
-    chosen = len(plan.members) + len(plan.heldout) + len(plan.rejects) + plan.near_duplicates
+    chosen = len(plan.members) + len(plan.heldout) + len(plan.rejects) + len(plan.removed)
     counts = Counts(
         seen=listing.seen,
         taken=taken,
         rejected=rejected,
-        near_duplicates=plan.near_duplicates,
+        near_duplicates=len(plan.removed),
         not_drawn=len(listing.items) - chosen,
         read=listing.read,
         skipped=skipped(listing.skipped),
@@ -272,4 +274,7 @@ def pack(config: PackConfig, run: Run = one_by_one) -> Manifest:
         for side, keys in ((MEMBERS, plan.members), (HELDOUT, plan.heldout))
         for task in _plan_shards(side, [by_key[key] for key in keys], config)
     ]
-    return _finish(out, plan, _write_all(tasks, out, config, classes, run), names, listing)
+    written = _write_all(tasks, out, config, classes, run)
+    if plan.removed:
+        write_removed(out, plan.removed, by_key, config, run)
+    return _finish(out, plan, written, names, listing)

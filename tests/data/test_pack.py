@@ -74,7 +74,7 @@ def test_a_size_gives_pngs_of_that_size_on_white(tmp_path: Path) -> None:
 
 def test_a_split_file_decides_and_leaves_the_rest_out(tmp_path: Path) -> None:
     split = write_split(tmp_path / "split.json", ["dog/000", "dog/002"], ["cat/001"])
-    pack(config(make_folder(tmp_path / "source", 6), tmp_path / "out", split=split, near_duplicates=0.3))
+    pack(config(make_folder(tmp_path / "source", 6), tmp_path / "out", split=split, near_duplicates=0.94))
     assert keys(tmp_path / "out") == (["dog/000", "dog/002"], ["cat/001"])
 
 
@@ -121,14 +121,14 @@ def doubled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_one_of_each_group_of_near_duplicates_is_kept(tmp_path: Path, doubled: Path) -> None:
     for seed in range(3):
-        manifest = pack(config(doubled, tmp_path / str(seed), near_duplicates=0.05, seed=seed))
+        manifest = pack(config(doubled, tmp_path / str(seed), near_duplicates=0.94, seed=seed))
         members, heldout = keys(tmp_path / str(seed))
         assert sorted(key.split("-")[0] for key in members + heldout) == [str(number) for number in range(10)]
         assert "20 removed" in manifest.split
 
 
 def test_no_picture_is_near_one_on_the_other_side(tmp_path: Path, doubled: Path) -> None:
-    pack(config(doubled, tmp_path / "out", near_duplicates=0.05))
+    pack(config(doubled, tmp_path / "out", near_duplicates=0.94))
     sides = packed(tmp_path / "out")
     small = {
         side: [
@@ -154,7 +154,7 @@ def test_emoji_variants_are_near_duplicates(tmp_path: Path) -> None:
         entry = {"name": code, "unified": code.upper(), "image": f"{code}.png", "short_name": code}
         entries.append(entry | {"subcategory": "x", "has_img_google": True})
     (tmp_path / "source/emoji.json").write_text(json.dumps(entries))
-    pack(config(tmp_path / "source", tmp_path / "out", dataset="emoji", near_duplicates=0.01))
+    pack(config(tmp_path / "source", tmp_path / "out", dataset="emoji", near_duplicates=0.94))
     members, heldout = keys(tmp_path / "out")
     assert sorted(members + heldout) == [codes[0], codes[2], codes[3]]
 
@@ -165,20 +165,20 @@ def test_an_emoji_picture_that_is_missing_is_named(tmp_path: Path) -> None:
     entry = {"name": "x", "unified": "1F600", "image": "1f600.png", "short_name": "x", "subcategory": "x"}
     (source / "emoji.json").write_text(json.dumps([entry | {"has_img_google": True}]))
     with pytest.raises(UsageError, match=r"1f600\.png"):
-        pack(config(source, tmp_path / "out", dataset="emoji", near_duplicates=0.05))
+        pack(config(source, tmp_path / "out", dataset="emoji", near_duplicates=0.94))
 
 
 def test_at_most_the_asked_number_is_drawn_after_near_duplicates(tmp_path: Path, doubled: Path) -> None:
     for name in ("out", "again"):
-        pack(config(doubled, tmp_path / name, near_duplicates=0.05, max_samples=7))
+        pack(config(doubled, tmp_path / name, near_duplicates=0.94, max_samples=7))
     members, heldout = keys(tmp_path / "out")
     assert (len(members), len(heldout)) == (3, 4)
     assert len({key.split("-")[0] for key in members + heldout}) == 7
     assert keys(tmp_path / "again") == (members, heldout)
-    assert pack(config(doubled, tmp_path / "all", near_duplicates=0.05, max_samples=99)).samples == 10
+    assert pack(config(doubled, tmp_path / "all", near_duplicates=0.94, max_samples=99)).samples == 10
 
 
-DECODING = [{"near_duplicates": 0.05}, {"size": 8}, {"near_duplicates": 0.05, "size": 8}]
+DECODING = [{"near_duplicates": 0.94}, {"size": 8}, {"near_duplicates": 0.94, "size": 8}]
 
 
 @pytest.mark.parametrize("changes", DECODING)
@@ -327,7 +327,7 @@ def stopping(at: int) -> Run:
 # One task of thumbnails, then three shards a side.
 @pytest.mark.parametrize("at", range(7))
 def test_an_interrupted_pack_goes_on_to_the_same_bytes(tmp_path: Path, doubled: Path, at: int) -> None:
-    changes = {"near_duplicates": 0.05, "shard_samples": 2, "size": 16}
+    changes = {"near_duplicates": 0.94, "shard_samples": 2, "size": 16}
     whole = pack(config(doubled, tmp_path / "whole", **changes))
     with pytest.raises(Interrupted):
         pack(config(doubled, tmp_path / "out", **changes), stopping(at))
@@ -448,10 +448,10 @@ def test_a_near_duplicate_across_the_sides_is_no_held_out_sample(tmp_path: Path)
     source = make_folder(tmp_path / "source", 12)
     make_image(0).save(source / "val-copy.png")
     make_image(100).save(source / "val-other.png")
-    manifest = pack(config(source, tmp_path / "out", heldout="val-", near_duplicates=0.01))
+    manifest = pack(config(source, tmp_path / "out", heldout="val-", near_duplicates=0.94))
     members, heldout = keys(tmp_path / "out")
     assert (len(members), heldout) == (12, ["val-other"])
-    assert "RMS 0.01; 1 removed" in manifest.split
+    assert "correlation 0.94; 1 removed" in manifest.split
 
 
 def test_sides_that_ask_for_two_things_are_refused(tmp_path: Path) -> None:
@@ -468,7 +468,7 @@ def test_from_a_bucket_to_a_bucket_gives_the_same_bytes(tmp_path: Path, bucket: 
     (source / "broken.png").write_bytes(b"<html>")
     for name, path in {str(path.relative_to(source)): path for path in source.rglob("*.*")}.items():
         (Location.of(bucket) / "source" / name).replace(path.read_bytes())
-    changes = {"near_duplicates": 0.01, "shard_samples": 4, "max_reject_fraction": 0.1}
+    changes = {"near_duplicates": 0.94, "shard_samples": 4, "max_reject_fraction": 0.1}
     whole = pack(config(source, tmp_path / "whole", **changes))
     there = PackConfig.model_validate(
         config(source, tmp_path, **changes).model_dump() | {"source": f"{bucket}/source", "out": f"{bucket}/out"}

@@ -19,7 +19,7 @@ from tests.data.packing import config, tree
 def test_a_cluster_writes_what_one_process_writes(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "source", 40)
     (source / "broken.png").write_bytes(b"<html>")
-    changes = {"near_duplicates": 0.02, "size": 8, "shard_samples": 3, "max_reject_fraction": 0.1}
+    changes = {"near_duplicates": 0.94, "size": 8, "shard_samples": 3, "max_reject_fraction": 0.1}
     assert run_pack(config(source, tmp_path / "many", **changes)) == pack(config(source, tmp_path / "one", **changes))
     assert tree(tmp_path / "many") == tree(tmp_path / "one")
 
@@ -29,9 +29,9 @@ def test_from_a_bucket_to_a_bucket(tmp_path: Path, bucket: str) -> None:
     source = make_folder(tmp_path / "source", 12)
     for name, location in list(sub_locations(Location.of(source), "")):
         (Location.of(bucket) / "source" / name).replace(location.read_bytes())
-    local = pack(config(source, tmp_path / "out", near_duplicates=0.01, shard_samples=4))
+    local = pack(config(source, tmp_path / "out", near_duplicates=0.94, shard_samples=4))
     there = {"source": f"{bucket}/source", "out": f"{bucket}/out"}
-    assert run_pack(config(source, tmp_path, near_duplicates=0.01, shard_samples=4).model_copy(update=there)) == local
+    assert run_pack(config(source, tmp_path, near_duplicates=0.94, shard_samples=4).model_copy(update=there)) == local
     written = dict(sub_locations(Location.of(f"{bucket}/out"), ""))
     assert {name: found.read_bytes() for name, found in written.items()} == tree(tmp_path / "out")
 
