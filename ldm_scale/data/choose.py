@@ -167,11 +167,12 @@ def _without_duplicates(
                 gallery.add(seen, item.variant)
                 sound.append(item)
         check_rejects(rejects, len(items), config)
-    removed = {
-        sound[one.number].key: Removed(key=sound[one.number].key, kept=sound[one.kept].key, correlation=one.correlation)
+    removed = [
+        Removed(key=sound[one.number].key, kept=sound[one.kept].key, correlation=one.correlation)
         for one in gallery.duplicates(config.near_duplicates, run)
-    }
-    return [item for item in sound if item.key not in removed], rejects, [*removed.values()]
+    ]
+    gone = {one.key for one in removed}
+    return [item for item in sound if item.key not in gone], rejects, removed
 
 
 def _keys(items: Iterable[Item]) -> list[str]:

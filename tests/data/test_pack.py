@@ -1,6 +1,7 @@
 """Packing a source: copies, splits without near-duplicates on both sides, and refusals that touch nothing."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 from PIL import Image
 
 from ldm_scale.config.data import PackConfig
+from ldm_scale.data.duplicates import Look
 from ldm_scale.data.images import open_image
+from ldm_scale.data.likeness import correlation
 from ldm_scale.data.manifest import Manifest, read_manifest
 from ldm_scale.data.pack import cut, pack
 from ldm_scale.data.split import Split
@@ -129,16 +132,57 @@ def test_one_of_each_group_of_near_duplicates_is_kept(tmp_path: Path, doubled: P
 
 def test_no_picture_is_near_one_on_the_other_side(tmp_path: Path, doubled: Path) -> None:
     pack(config(doubled, tmp_path / "out", near_duplicates=0.94))
-    sides = packed(tmp_path / "out")
-    small = {
-        side: [
-            np.asarray(open_image(s.image, 10**6).resize((32, 32), Image.Resampling.BOX)) / 255 for s in found.values()
-        ]
-        for side, found in sides.items()
-    }
-    for member in small["members"]:
-        for heldout in small["heldout"]:
-            assert np.sqrt(np.mean((member - heldout) ** 2)) > 0.05
+    greys = [
+        np.stack([Look.at(open_image(sample.image, 10**6).convert("RGB")).grey for sample in side.values()])
+        for side in packed(tmp_path / "out").values()
+    ]
+    members, heldout = (greys[0].repeat(len(greys[1]), axis=0), np.tile(greys[1], (len(greys[0]), 1, 1)))
+    assert len(members) == 25
+    assert max(*correlation(members, heldout), *correlation(members[:, :, ::-1], heldout)) < 0.94
+
+
+def test_what_was_removed_can_be_read_and_looked_at(tmp_path: Path, doubled: Path) -> None:
+    shutil.copytree(doubled, tmp_path / "source")
+    copy = tmp_path / "source/<b>&.png"
+    make_image(0, 32).save(copy)
+    pack(config(tmp_path / "source", tmp_path / "out", near_duplicates=0.94))
+    removed = json.loads((tmp_path / "out/duplicates.json").read_text())
+    kept = {key for side in keys(tmp_path / "out") for key in side}
+    every = {path.stem for path in (tmp_path / "source").iterdir()}
+    assert sorted(one["key"] for one in removed) == sorted(every - kept)
+    assert len(removed) == 21
+    for one in removed:
+        assert one["kept"] in kept
+        assert 0.94 <= one["correlation"] <= 1
+    page = (tmp_path / "out/duplicates.html").read_text()
+    assert page.count("<figure>") == 21
+    assert page.count("data:image/png;base64,") == 42
+    assert "21 images were removed" in page
+    assert "<b>" not in page
+    assert "&lt;b&gt;&amp;" in page
+
+
+def test_the_page_shows_the_most_doubtful_of_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, doubled: Path
+) -> None:
+    monkeypatch.setattr("ldm_scale.data.removed.SHOWN", 5)
+    pack(config(doubled, tmp_path / "out", near_duplicates=0.94))
+    removed = json.loads((tmp_path / "out/duplicates.json").read_text())
+    weakest = sorted(removed, key=lambda one: one["correlation"])[:5]
+    page = (tmp_path / "out/duplicates.html").read_text()
+    assert "20 images were removed" in page
+    assert [one["key"] in page for one in removed] == [one in weakest for one in removed]
+
+
+def test_nothing_removed_leaves_no_page(tmp_path: Path) -> None:
+    pack(config(make_folder(tmp_path / "source", 4), tmp_path / "out", near_duplicates=0.94))
+    assert not {path.name for path in (tmp_path / "out").iterdir()} & {"duplicates.json", "duplicates.html"}
+
+
+@pytest.mark.parametrize("value", [0.05, 0.499, 1.01, -0.1])
+def test_what_is_no_correlation_of_copies_is_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="near_duplicates"):
+        config(tmp_path, tmp_path, near_duplicates=value)
 
 
 def test_near_duplicates_can_be_kept(tmp_path: Path, doubled: Path) -> None:
@@ -324,25 +368,25 @@ def stopping(at: int) -> Run:
     return run
 
 
-# One task of thumbnails, then three shards a side.
-@pytest.mark.parametrize("at", range(7))
-def test_an_interrupted_pack_goes_on_to_the_same_bytes(tmp_path: Path, doubled: Path, at: int) -> None:
+# One task of thumbnails, one of comparisons, three shards a side, and three tasks for the page of what was removed.
+@pytest.mark.parametrize(("at", "then"), [(0, 7), (1, 7), (2, 5), (3, 4), (5, 2), (7, 0)])
+def test_an_interrupted_pack_goes_on_to_the_same_bytes(tmp_path: Path, doubled: Path, at: int, then: int) -> None:
     changes = {"near_duplicates": 0.94, "shard_samples": 2, "size": 16}
     whole = pack(config(doubled, tmp_path / "whole", **changes))
     with pytest.raises(Interrupted):
         pack(config(doubled, tmp_path / "out", **changes), stopping(at))
     assert not (tmp_path / "out/manifest.json").exists()
     with pytest.raises(Interrupted):
-        pack(config(doubled, tmp_path / "out", **changes), stopping(6 - at))
-    # Six of seven tasks are done, and only the last is left: no thumbnail and no committed shard once more.
+        pack(config(doubled, tmp_path / "out", **changes), stopping(then))
+    # Only the last shard and the page are left: no thumbnail and no committed shard once more.
     done: list[str] = []
 
     def counting(function: Callable[[Any], Any], tasks: Sequence[Any], what: str) -> Iterator[Any]:
-        done.extend(task.name for task in tasks)
+        done.extend(getattr(task, "name", what.split(",")[0]) for task in tasks)
         return map(function, tasks)
 
     assert pack(config(doubled, tmp_path / "out", **changes), counting) == whole
-    assert done == ["heldout/heldout-000002.tar"]
+    assert done == ["heldout/heldout-000002.tar", *["duplicates.html"] * 3]
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
