@@ -48,12 +48,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## How the shipped shards were made: Noto emoji from npm, near-duplicates removed, halves drawn. Needs npm.
+## Shards like the shipped ones: Noto emoji from npm, near-duplicates removed, halves drawn. Needs npm. (The shipped ones
+## were made when near-duplicates were thumbnails closer than RMS 0.1, and stay as they are.)
 demo-data: $(STAMP)
 	mkdir -p .cache/emoji
 	cd .cache/emoji && npm pack --silent emoji-datasource-google@16.0.0 && tar xzf emoji-datasource-google-16.0.0.tgz
 	$(BIN)/ldm-scale pack emoji .cache/emoji/package .cache/demo-shards \
-		--near-duplicates 0.1 --max-samples 1200 --size 32 --shard-samples 100
+		--max-samples 1200 --size 32 --shard-samples 100
 
 ## How the shipped target was made: trained on the members of the shipped shards (about 15 minutes on two cores).
 demo-target: $(STAMP)
