@@ -1,5 +1,6 @@
 """The command line: exit statuses, and errors of exactly one line before anything is started or written."""
 
+import errno
 import json
 import os
 import re
@@ -253,6 +254,27 @@ def test_an_out_folder_with_other_files_is_refused_and_left_alone(
     assert "out is not empty" in fails(command, *line)
     assert tree(tmp_path / "out") == {"thesis.tex": b"mine"}
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out"]
+
+
+@pytest.mark.parametrize("command", ["audit", "train", "pack", "validate"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(
+    command: str, tmp_path: Path, tiny_shards: Path, tiny_target: Path, fails: Fails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = {
+        "audit": ["--out", tmp_path / "out", "--shards", tiny_shards, "--target", tiny_target],
+        "train": ["--out", tmp_path / "out", "--shards", tiny_shards],
+        "pack": ["folder", make_folder(tmp_path / "source", 3), tmp_path / "out"],
+        "validate": ["--shards", shutil.copytree(tiny_shards, tmp_path / "shards"), "--write-manifest"],
+    }[command]
+    (tmp_path / "shards/manifest.json").unlink(missing_ok=True)
+
+    def fail(source: str, target: str) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", fail)
+    before = tree(tmp_path)
+    assert "Read-only file system; give a folder on another file system" in fails(command, *line)
+    assert tree(tmp_path) == before
 
 
 def test_an_out_folder_with_another_run_is_refused_with_the_difference_and_left_alone(

@@ -259,6 +259,8 @@ def pack(config: PackConfig, run: Run = one_by_one) -> Manifest:
     """
     out = Location.of(config.out)
     _check_free(out)
+    if not (out / MANIFEST).is_file():
+        out.check_place()
     listing = read_source(config)
     items = listing.items
     places = {item.label: item.location for item in reversed(items) if item.label is not None}

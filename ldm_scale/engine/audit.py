@@ -42,6 +42,7 @@ def run_audit(config: AuditConfig) -> Results:
     inputs = check_inputs(config)
     run = RunDirectory(Location.of(config.out))
     run.check_free(inputs.fingerprint, inputs.science)
+    run.root.check_place()
     with session():
         execution_of(config).check(find_device(config.compute))
         plan = plan_audit(inputs, run)

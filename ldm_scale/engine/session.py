@@ -2,16 +2,25 @@
 
 import logging
 import os
+import secrets
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError
 
 from ldm_scale.errors import RunError, UnforeseenError, UsageError, one_line
+
+# The longest name that a socket may have, in bytes, and what Ray adds to the name of its folder.
+LONGEST_SOCKET = 107
+SOCKET = "/session_2000-12-31_23-59-59_999999_9999999/sockets/plasma_store_10"
 
 
 @contextmanager
@@ -21,16 +30,25 @@ def session(**resources: float) -> Iterator[None]:
     resources: what a local Ray pretends to have, such as num_gpus. What Ray raises in the block comes out as the
     package's own error.
     """
-    connected = ray.is_initialized()
-    if not connected:
-        _connect(resources)
+    if ray.is_initialized():
+        with _own_errors():
+            yield
+        return
+    with _short_folder() as folder:
+        _connect({**resources, "_temp_dir": folder} if folder else resources)
+        try:
+            with _own_errors():
+                yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
     try:
         yield
     except RayError as error:
         raise own_error(error) from error
-    finally:
-        if not connected:
-            ray.shutdown()
 
 
 @contextmanager
@@ -48,7 +66,44 @@ def check_local(what: str) -> None:
         raise UsageError(f"RAY_ADDRESS is set: {what} a local Ray of its own; unset it")
 
 
-def _connect(resources: dict[str, float]) -> None:
+@contextmanager
+def _short_folder() -> Iterator[str | None]:
+    """A short name of the folder of a local Ray if its own is too long for the sockets in it, as SLURM's TMPDIR may be.
+
+    Raises:
+        UsageError: None can be made.
+    """
+    folder = get_default_ray_temp_dir()
+    if "RAY_ADDRESS" in os.environ or len(os.fsencode(folder)) + len(SOCKET) <= LONGEST_SOCKET:
+        yield None
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        short = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")
+    except OSError as error:
+        raise UsageError(
+            f"{folder} is too long a name for Ray's sockets, and no shorter one can be made ({error}); set RAY_TMPDIR "
+            f"to a folder of at most {LONGEST_SOCKET - len(SOCKET) - len('/ray')} bytes"
+        ) from error
+    with short:
+        os.symlink(folder, f"{short.name}/ray")
+        yield f"{short.name}/ray"
+
+
+def _keep_token() -> None:
+    """Give a local Ray its token by the environment if there is no home that it could keep one in."""
+    if any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    try:
+        home = Path.home() / ".ray"
+        home.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except (OSError, RuntimeError):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _connect(resources: dict[str, Any]) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if "RAY_ADDRESS" in os.environ:
@@ -58,6 +113,7 @@ def _connect(resources: dict[str, float]) -> None:
         else:
             # Ray says at length that it protects its ports with a token, which is what we want.
             logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+            _keep_token()
             with _on_loopback():
                 ray.init(
                     address="local",

@@ -70,6 +70,7 @@ def run_training(config: TrainConfig) -> None:
     job = _make_job(config, manifest, members)
     identity = {name: value for name, value in job.record.items() if name != "versions"} | {"shards": manifest.sha256}
     _check_free(identity, out, partial)
+    out.check_place()
     with session():
         device = choose_device(config.device, cluster_gpus())
         _check_precision(config, device)

@@ -84,6 +84,9 @@ def _check_shards(config: ValidateConfig) -> Checked:
 def _describe(config: ValidateConfig, address: str) -> Checked:
     """Shards without a manifest, with the one that is made of what is found; it is written if that is asked for."""
     folder, names = list_shards(address)
+    file = folder / MANIFEST if config.manifest is None else Location.of(config.manifest)
+    if config.write_manifest:
+        file.check_place()
     found = _inspect_all(folder, names, 0, config)
     manifest = Manifest(
         shards=tuple(found.shards),
@@ -97,7 +100,6 @@ def _describe(config: ValidateConfig, address: str) -> Checked:
     elif len(found.shards) < len(names):
         found.complain("a manifest is not written if shards cannot be read or hold no samples", folder.uri)
     else:
-        file = folder / MANIFEST if config.manifest is None else Location.of(config.manifest)
         file.create(manifest.encode())
         where = f"{file}, written now"
     return Checked(Shards(folder, manifest), found, where)

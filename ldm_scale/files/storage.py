@@ -19,15 +19,18 @@ from typing import BinaryIO, TypeVar
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
-from ldm_scale.errors import ExistsError, RunError, UsageError
+from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
 from ldm_scale.files import s3
 
 # Bytes that one request for a part of a stream asks for.
 BUFFER = 8 << 20
 
 M = TypeVar("M", bound=BaseModel)
+# What a file system without hard links (exFAT, some of NFS and FUSE) says to one.
+NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 # Hears of what a listing passes over: the rule, and the name.
 Skip = Callable[[str, str], object]
 BROKEN_LINK = "a link that leads nowhere"
@@ -276,9 +279,50 @@ class Location:
             return
         with self._beside(lambda file: file.write(data)) as partial:
             try:
-                os.link(partial, self.uri)
+                _name(partial, self.uri)
             except FileExistsError:
                 raise ExistsError(f"{self} exists already; nothing is overwritten") from None
+
+    def check_place(self) -> None:
+        """Try, before any work, to create and replace a file where this file or folder will lie; nothing stays there.
+
+        Raises:
+            UsageError: It cannot be done there. Buckets are not tried.
+        """
+        if not self.is_local:
+            return
+        folder = next(place for place in (self._path, *self._path.parents) if place.is_dir())
+        trial = Location(f"{folder}/{uuid.uuid4().hex}.trial")
+        try:
+            trial.create(b"")
+            trial.replace(b"")
+        except (OSError, NotImplementedError) as error:
+            raise UsageError(
+                f"{self} cannot be written, for no file can be created and renamed in {folder}: {one_line(error)}; "
+                "give a folder on another file system, or s3://bucket/prefix"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(trial.uri)
+
+
+def _name(partial: str, path: str) -> None:
+    """Give a complete file the name that it is to have; raises FileExistsError if another file has it."""
+    try:
+        os.link(partial, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        lock = f"{path}.lock"
+        # The system frees it if its holder dies.
+        with FileLock(lock):
+            if not (taken := os.path.lexists(path)):
+                os.rename(partial, path)
+            # Whoever holds a lock of this name from now on finds the file.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(lock)
+        if taken:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
 
 
 def _entries(folder: str, skip: Skip) -> Iterator[tuple[str, os.stat_result]]:

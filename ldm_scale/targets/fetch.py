@@ -153,6 +153,8 @@ def _from_hub(name: str, revision: str | None, kind: Kind) -> Path:
         # The library raises errors of three packages; each means that the hub does not have this, or refuses it.
         asked = f"{name}@{revision}" if revision else name
         reason = " ".join(str(error).split())
+        if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+            reason += "; set HF_HOME to a folder that can be written"
         raise UsageError(
             f"{kind.what} {asked} is no local path, and the hub does not give it: {type(error).__name__}: {reason}"
         ) from error
@@ -167,7 +169,10 @@ def _matching(names: Iterable[str], patterns: tuple[str, ...], kind: Kind) -> se
 
 def _cache() -> Path:
     folder = Path(os.environ.get(CACHE, "~/.cache/ldm_scale")).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"no copies can be kept in {folder} ({error.strerror}); set {CACHE} to a folder") from error
     return folder
 
 

@@ -5,6 +5,8 @@ import hashlib
 import io
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -265,9 +267,97 @@ def test_a_file_is_complete_before_it_has_its_name(tmp_path: Path, monkeypatch: 
     assert location.read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("where", ["local", "bucket"])
-def test_of_many_writers_of_one_file_one_succeeds(where: str, tmp_path: Path, bucket: str) -> None:
-    location = Location.of(tmp_path if where == "local" else bucket) / "run.json"
+def refuse_links(monkeypatch: pytest.MonkeyPatch, code: int = errno.EPERM) -> None:
+    """Let this be a file system without hard links."""
+
+    def fail(source: str, target: str) -> None:
+        raise OSError(code, os.strerror(code), source, None, target)
+
+    monkeypatch.setattr(os, "link", fail)
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
+def test_without_hard_links_files_are_created_all_the_same(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_links(monkeypatch, code)
+    seen = []
+    rename = os.rename
+    monkeypatch.setattr(
+        os, "rename", lambda source, target: (seen.append(Path(source).read_bytes()), rename(source, target))
+    )
+    location = Location.of(tmp_path / "run.json")
+    location.check_place()
+    location.create(b"one")
+    with pytest.raises(ExistsError, match=r"run\.json exists already"):
+        location.create(b"two")
+    assert (location.read_bytes(), seen[-1], names(tmp_path)) == (b"one", b"one", ["run.json"])
+
+
+def test_another_error_of_a_link_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_links(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        Location.of(tmp_path / "run.json").create(b"one")
+    assert names(tmp_path) == []
+
+
+CREATE = """
+import os, sys
+from ldm_scale.errors import ExistsError
+from ldm_scale.files.storage import Location
+
+def fail(source, target):
+    raise PermissionError(1, "Operation not permitted")
+
+os.link = fail
+wins = []
+for number in range(200):
+    try:
+        Location.of(f"{sys.argv[1]}/{number}").create(sys.argv[2].encode() * 1000)
+        wins.append(number)
+    except ExistsError:
+        pass
+print(*wins)
+"""
+
+
+def test_without_hard_links_one_of_several_processes_succeeds(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CREATE, str(tmp_path)]
+    jobs = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "abc"]
+    wins = {job.args[-1]: set(map(int, job.communicate()[0].split())) for job in jobs}
+    assert sum(map(len, wins.values())) == 200
+    assert names(tmp_path) == sorted(map(str, range(200)))
+    for name, won in wins.items():
+        assert all((tmp_path / str(number)).read_text() == name * 1000 for number in won)
+
+
+def test_a_place_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    for name in ("there", "not/yet", "there/file"):
+        Location.of(tmp_path / name).check_place()
+    assert names(tmp_path) == ["there"]
+
+    def fail(source: str, target: str) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UsageError, match=rf"no file can be created and renamed in {tmp_path}: .*Read-only"):
+        Location.of(tmp_path / "not/yet").check_place()
+    assert names(tmp_path) == ["there"]
+
+
+def test_a_place_of_another_user_is_refused() -> None:
+    with open_to_all() as folder, as_another_user(), pytest.raises(UsageError, match=rf"in {folder}: .*Permission"):
+        Location.of(folder / "out").check_place()
+
+
+@pytest.mark.parametrize("where", ["local", "local without links", "bucket"])
+def test_of_many_writers_of_one_file_one_succeeds(
+    where: str, tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if where == "local without links":
+        refuse_links(monkeypatch)
+    location = Location.of(bucket if where == "bucket" else tmp_path) / "run.json"
 
     def write(number: int) -> bool:
         try:
