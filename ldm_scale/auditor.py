@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from ldm_scale.attacks.base import Attack, Evaluations
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
 from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig
+from ldm_scale.data.captions import offered
 from ldm_scale.device.budget import Budget
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.device.stopwatch import Stopwatch
@@ -27,8 +29,8 @@ from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.schema import Order, spectrum_column
-from ldm_scale.targets.base import Condition, Target, to_images
-from ldm_scale.targets.denoising import predict_noises
+from ldm_scale.targets.base import Target, to_images
+from ldm_scale.targets.denoising import Conditions, predict_noises
 
 AUTO_EXACT_DIMENSIONS = 1024
 # Bytes of a chunk of decoder products; on the CPU, as many as its caches nearly hold.
@@ -180,7 +182,7 @@ class Auditor:
         self,
         pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"],
         sample_ids: Sequence[str],
-        captions: Sequence[str | None],
+        captions: Sequence[Sequence[str]],
         labels: Sequence[int | None],
     ) -> AuditedBatch:
         """Measure influence, distortion and every attack's spectra of n samples.
@@ -188,7 +190,7 @@ class Auditor:
         Args:
             pixels: 0 to 255, of the target's image size.
             sample_ids: the keys of the samples' draws.
-            captions: of each sample; None if it has none.
+            captions: all of each sample.
             labels: class index of each sample; None if it has none.
 
         Returns:
@@ -203,7 +205,8 @@ class Auditor:
         influence, stability, pullback_metrics = self._influence(z, sample_ids)
         distortion, measured = self._distortion(z, sample_ids, pullback_metrics)
         stopwatch.mark()
-        spectra, leakage, evaluations = self._attack(z, influence, sample_ids, self._condition(captions, labels))
+        conditions = self._condition(sample_ids, captions, labels)
+        spectra, leakage, evaluations = self._attack(z, influence, sample_ids, conditions)
         stopwatch.mark()
         finite = influence.isfinite().all(1) & (distortion.isfinite() | ~measured)
         for values in spectra.values():
@@ -218,11 +221,26 @@ class Auditor:
             Cost(dict(zip(STAGES, stopwatch.seconds(), strict=True)), evaluations, self._decoder.products - made),
         )
 
-    def _condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
-        chosen = self._config.conditioning
-        if chosen != "sample":
-            captions, labels = [None] * len(captions), [None if chosen == "none" else chosen] * len(labels)
-        return self._target.condition(captions, labels)
+    def _condition(
+        self, sample_ids: Sequence[str], captions: Sequence[Sequence[str]], labels: Sequence[int | None]
+    ) -> Conditions:
+        """What the denoiser is given of each sample; its captions, if there are several, take turns over timesteps.
+
+        A timestep has one place among all that are evaluated, whatever attack asks for it: attacks share evaluations.
+        """
+        config, chosen = self._config, self._config.conditioning
+        texts: list[Sequence[str | None]] = [[None]] * len(sample_ids)
+        if chosen == "sample":
+            pairs = zip(captions, sample_ids, strict=True)
+            texts = [offered(some, config.captions, config.seed, key) or [None] for some, key in pairs]
+        else:
+            labels = [None if chosen == "none" else chosen] * len(labels)
+        values = self._target.condition(
+            [*chain.from_iterable(texts)],
+            [label for label, some in zip(labels, texts, strict=True) for _ in some],
+        )
+        evaluated = chain.from_iterable(attack.evaluated for attack in self._attacks.values())
+        return Conditions.of(values, [*map(len, texts)], evaluated, self._target.alphas_cumprod)
 
     def calibrate(
         self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
@@ -321,12 +339,12 @@ class Auditor:
         z: Float[Tensor, "n c h w"],
         influence: Float[Tensor, "n d"],
         sample_ids: Sequence[str],
-        condition: object,
+        conditions: Conditions,
     ) -> tuple[dict[str, Float[Tensor, "n t b"]], Float[Tensor, "n d"], int]:
         """Every attack's spectra under every order, |S_i| of the one whose leakage is kept, and evaluations made."""
         bins_by_order = self._bins(influence, sample_ids)
 
-        denoise = partial(predict_noises, self._target, condition, self._rows)
+        denoise = partial(predict_noises, self._target, conditions, self._rows)
 
         def draw(purpose: str) -> Tensor:
             return self._normal(sample_ids, purpose, self._target.latent_shape)

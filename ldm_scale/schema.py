@@ -14,19 +14,21 @@ STORED = pa.schema(
         ("sample_id", pa.string()),
         ("member", pa.bool_()),
         ("image", pa.binary()),
-        ("caption", pa.string()),
+        ("captions", pa.list_(pa.string())),
         ("label", pa.int64()),
         ("fault", pa.string()),
         ("flaws", pa.string()),
+        ("epoch", pa.int32()),
     ]
 )
 DECODED = pa.schema(
     [
         ("sample_id", pa.string()),
         ("member", pa.bool_()),
-        ("caption", pa.string()),
+        ("captions", pa.list_(pa.string())),
         ("label", pa.int64()),
         ("flaws", pa.string()),
+        ("epoch", pa.int32()),
         ("pixels", pa.binary()),
         ("stage", pa.string()),
         ("reject", pa.string()),

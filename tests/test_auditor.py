@@ -37,8 +37,8 @@ def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> Audited
     parts = []
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
-        nothing = [None] * len(some)
-        parts.append(auditor.audit(PIXELS[some], [KEYS[row] for row in some], nothing, nothing))
+        ids = [KEYS[row] for row in some]
+        parts.append(auditor.audit(PIXELS[some], ids, [()] * len(some), [None] * len(some)))
     names = parts[0].spectra
     return AuditedBatch(
         np.concatenate([part.influence for part in parts]),
@@ -55,18 +55,91 @@ def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> Audited
 def test_the_captions_count_unless_there_is_no_conditioning(tmp_path: Path, conditioning: str, differ: bool) -> None:
     """Without conditioning every sample has the empty prompt."""
     auditor = make_auditor(tiny.stable_diffusion(tmp_path), conditioning=conditioning)
-    cat, empty = (auditor.audit(PIXELS[:2], KEYS[:2], [text] * 2, [None] * 2).spectra["sima"] for text in ("a cat", ""))
+    cat, empty = (
+        auditor.audit(PIXELS[:2], KEYS[:2], [[text]] * 2, [None] * 2).spectra["sima"] for text in ("a cat", "")
+    )
     assert np.allclose(cat, empty, rtol=1e-6) != differ
     assert auditor.refusal(None, None) == ("no caption" if differ else None)
+
+
+SEVERAL = [["a cat", "a dog", "cat"], ["dog"], [], ["do", "a", "dog", "a cat"]]
+
+
+def with_captions(target: Path, texts: list[list[str]], batch: int = COUNT, **options: object) -> np.ndarray:
+    """The spectra of SimA at six timesteps, (n, 6), of pictures with these texts as captions."""
+    auditor = make_auditor(target, attacks={"sima": {"timesteps": "100:700:100"}}, **options)
+    count = len(texts)
+    cuts = [slice(start, start + batch) for start in range(0, count, batch)]
+    parts = [auditor.audit(PIXELS[:count][cut], KEYS[:count][cut], texts[cut], [None] * count) for cut in cuts]
+    return np.concatenate([part.spectra["sima"].sum(2) for part in parts])
+
+
+def by_caption(target: Path, captions: list[list[str]]) -> list[np.ndarray]:
+    """For each picture, its spectra with each of its captions alone, (captions, 6)."""
+    most = max(map(len, captions))
+    # A short list is filled with what nothing asks for.
+    tables = [with_captions(target, [some[place : place + 1] for some in captions]) for place in range(most)]
+    return [np.stack([table[n] for table in tables])[: max(1, len(some))] for n, some in enumerate(captions)]
+
+
+def test_of_several_captions_the_first_counts_by_default(tmp_path: Path) -> None:
+    target = tiny.stable_diffusion(tmp_path)
+    expected = [table[0] for table in by_caption(target, SEVERAL)]
+    np.testing.assert_allclose(with_captions(target, SEVERAL), expected, rtol=1e-5)
+
+
+def test_all_captions_take_turns_over_the_timesteps(tmp_path: Path) -> None:
+    """Timestep number k is evaluated with caption k mod n; captions of unequal number stand in one batch."""
+    target = tiny.stable_diffusion(tmp_path)
+    expected = [[table[k % len(table), k] for k in range(6)] for table in by_caption(target, SEVERAL)]
+    for batch in (1, 3, COUNT):
+        found = with_captions(target, SEVERAL, batch, captions="all")
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert not np.allclose(expected[0], with_captions(target, SEVERAL)[0], rtol=1e-3)
+
+
+def test_attacks_of_other_timesteps_share_the_turns(tmp_path: Path) -> None:
+    """A timestep has one place among all that are evaluated: 100, 200, 300, 400 are captions 0, 1, 0, 1."""
+    target = tiny.stable_diffusion(tmp_path)
+    attacks = {"sima": {"timesteps": [100, 300]}, "epsilon": {"timesteps": [200, 400]}, "loss": {"timesteps": [200]}}
+    pair = [["a cat", "dog"]]
+
+    def spectra(texts: list[list[str]], **options: object) -> AuditedBatch:
+        auditor = make_auditor(target, attacks=attacks, **options)
+        return auditor.audit(PIXELS[:1], KEYS[:1], texts, [None])
+
+    both, cat, dog = spectra(pair, captions="all"), spectra([["a cat"]]), spectra([["dog"]])
+    for name, alone in (("sima", cat), ("epsilon", dog), ("loss", dog)):
+        np.testing.assert_allclose(both.spectra[name], alone.spectra[name], rtol=1e-5)
+    assert both.cost.evaluations == cat.cost.evaluations
+
+
+def test_a_random_caption_depends_on_seed_and_sample_alone(tmp_path: Path) -> None:
+    """One caption at all timesteps, the same in every batch; all of them are drawn, and another seed draws others."""
+    target = tiny.stable_diffusion(tmp_path)
+    several = [["a cat", "a dog", "dog"]] * COUNT
+    tables = by_caption(target, several)
+
+    def drawn(seed: int, batch: int = COUNT) -> list[int]:
+        found = with_captions(target, several, batch, captions="random", seed=seed)
+        same = [np.isclose(table, row, rtol=1e-5).all(1) for table, row in zip(tables, found, strict=True)]
+        assert all(some.sum() == 1 for some in same)
+        return [int(some.argmax()) for some in same]
+
+    chosen = drawn(0)
+    expected = [keyed_generator(0, key, "caption").integers(3) for key in KEYS[:COUNT]]
+    assert chosen == expected
+    assert drawn(0, batch=3) == chosen
+    assert drawn(1) != chosen
 
 
 def test_one_class_may_stand_for_all(tmp_path: Path) -> None:
     """As if every sample were of that class: the null class of a U-Net that was trained with one."""
     target = tiny.class_unet(tmp_path)
     of_all, own = make_auditor(target, conditioning="3"), make_auditor(target)
-    found = of_all.audit(PIXELS[:2], KEYS[:2], [None] * 2, [0, None]).spectra["sima"]
-    np.testing.assert_allclose(found, own.audit(PIXELS[:2], KEYS[:2], [None] * 2, [3, 3]).spectra["sima"], rtol=1e-6)
-    assert not np.allclose(found[0], own.audit(PIXELS[:1], KEYS[:1], [None], [0]).spectra["sima"][0], rtol=1e-3)
+    found = of_all.audit(PIXELS[:2], KEYS[:2], [()] * 2, [0, None]).spectra["sima"]
+    np.testing.assert_allclose(found, own.audit(PIXELS[:2], KEYS[:2], [()] * 2, [3, 3]).spectra["sima"], rtol=1e-6)
+    assert not np.allclose(found[0], own.audit(PIXELS[:1], KEYS[:1], [()], [0]).spectra["sima"][0], rtol=1e-3)
     assert (of_all.refusal(None, None), own.refusal(None, None)) == (None, "no class label")
 
 
@@ -335,7 +408,7 @@ def test_each_stage_takes_its_time(tiny_target: Path, monkeypatch: pytest.Monkey
     for owner, name in ((auditor._target, "encode"), (auditor._decoder, "decode"), (auditor._target, "predict_noise")):
         monkeypatch.setattr(owner, name, ticking(getattr(owner, name)))
     monkeypatch.setattr("ldm_scale.device.stopwatch.time.perf_counter", lambda: now[0])
-    cost = auditor.audit(PIXELS[:2], KEYS[:2], [None] * 2, [None] * 2).cost
+    cost = auditor.audit(PIXELS[:2], KEYS[:2], [()] * 2, [None] * 2).cost
     assert cost.seconds == {"encode": 1, "geometry": 2, "attacks": 1}
 
 
@@ -396,7 +469,7 @@ def test_every_family_is_audited(make: Callable[[Path], Path], tmp_path: Path) -
     """Finite rows, the same alone as beside others; if there is a condition, the rows depend on it."""
     attacks = {name: {"timesteps": [0, 50]} for name in ("sima", "loss", "pfami")}
     auditor = make_auditor(make(tmp_path), attacks=attacks, geometry={"probes": 2, "distortion": "off"})
-    captions, labels = ["a cat", None, "a dog"], [0, 4, 2]
+    captions, labels = [["a cat"], [], ["a dog"]], [0, 4, 2]
     whole = auditor.audit(PIXELS[:3], KEYS[:3], captions, labels)
     alone = auditor.audit(PIXELS[1:2], KEYS[1:2], captions[1:2], labels[1:2])
     other = auditor.audit(PIXELS[1:2], KEYS[1:2], captions[:1], labels[:1])

@@ -76,7 +76,7 @@ class TimedDenoiser:
 def run_ours(auditor: Auditor, pictures: Pictures, batch_size: int) -> list[AuditedBatch]:
     """The audited batches."""
     return [
-        auditor.audit(some.pixels, some.ids, [None] * len(some), [None] * len(some))
+        auditor.audit(some.pixels, some.ids, [()] * len(some), [None] * len(some))
         for some in pictures.batches(batch_size)
     ]
 

@@ -90,7 +90,7 @@ class SimulatedAuditor:
         self,
         pixels: UInt8[Tensor, "n 3 H W"],
         sample_ids: Sequence[str],
-        captions: Sequence[str | None],
+        captions: Sequence[Sequence[str]],
         labels: Sequence[int | None],
     ) -> AuditedBatch:
         """Made-up rows."""

@@ -71,7 +71,7 @@ class IdleAuditor(SimulatedAuditor):
         self,
         pixels: UInt8[Tensor, "n 3 H W"],
         sample_ids: Sequence[str],
-        captions: Sequence[str | None],
+        captions: Sequence[Sequence[str]],
         labels: Sequence[int | None],
     ) -> AuditedBatch:
         """Made-up rows."""

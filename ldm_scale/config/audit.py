@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, NonNegativeInt, model_validator
 
-from ldm_scale.config.base import DEMO, ELSEWHERE, SHARDS, Config, Device
+from ldm_scale.config.base import DEMO, ELSEWHERE, SHARDS, Captions, Config, Device
 from ldm_scale.config.data import ImageConfig
 from ldm_scale.config.values import ATTACK, Address, AttackName, AttackNames, Bytes, Metavar, Span
 from ldm_scale.errors import UsageError
@@ -159,6 +159,10 @@ class AuditConfig(Config):
         description="sample: each one's caption or class; none: the empty prompt, or a DiT's null class; a number: "
         "that class for all, such as a U-Net's null class",
     )
+    captions: Captions = Field(
+        "first",
+        description="of a sample's several captions: the first, a random one, or all in turn over the timesteps",
+    )
     precision: DenoiserPrecision = Field(
         "float32",
         description="precision of the denoiser alone (tf32 and float16 on cuda only)",
@@ -198,7 +202,9 @@ class AuditConfig(Config):
 
     def science(self) -> dict[str, Any]:
         """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""
-        return self.model_dump(
+        # Not named if it is the first, as it was before there was a choice.
+        captions = {} if self.captions == "first" else {"captions": self.captions}
+        return captions | self.model_dump(
             mode="json",
             include={
                 "seed",

@@ -12,6 +12,8 @@ DEMO = Path(__file__).parents[1] / "demo"
 SHARDS = "shard folder with manifest.json, or .tar files of one as a brace pattern, {000..127}.tar"
 ELSEWHERE = "manifest that does not lie in the shards' folder, local or s3://; it names shards relative to that folder"
 Device = Literal["auto", "cpu", "cuda"]
+# Which of a sample's captions is its condition.
+Captions = Literal["first", "random", "all"]
 
 
 class Config(BaseModel):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from ldm_scale.config.base import ELSEWHERE, SHARDS, Config, Device
+from ldm_scale.config.base import ELSEWHERE, SHARDS, Captions, Config, Device
 from ldm_scale.config.data import ImageConfig
 from ldm_scale.config.presets import NEEDED, PRESETS
 from ldm_scale.config.values import Address, Integers, merge
@@ -65,6 +65,9 @@ class TrainConfig(Config):
     lora_rank: int | None = Field(None, gt=0, description="train LoRA weights of this rank on the base's attention")
     seed: int = Field(0, ge=0, description="seed of initial weights, order and noise")
     size: int = Field(32, gt=0, description="image side in pixels")
+    captions: Captions = Field(
+        "first", description="of a sample's several captions: the first, a random one each epoch, or all in turn"
+    )
     precision: Precision = Field("float32", description="bfloat16 and float16 are mixed (float16 on cuda only)")
     half: bool = Field(True, description="store trained weights in half precision")
     checkpoint_steps: int = Field(1000, gt=0, description="steps between checkpoints")
@@ -108,6 +111,6 @@ class TrainConfig(Config):
 
     def recipe(self) -> dict[str, Any]:
         """The part of the configuration that the trained weights depend on."""
-        return self.model_dump(
-            mode="json", exclude={"shards", "manifest", "out", "device", "workers", "checkpoint_steps", "failures"}
-        )
+        exclude = {"shards", "manifest", "out", "device", "workers", "checkpoint_steps", "failures"}
+        # Not named if it is the first, as it was before there was a choice.
+        return self.model_dump(mode="json", exclude=exclude | ({"captions"} if self.captions == "first" else set()))

@@ -19,7 +19,8 @@ class Inspection:
     """What was found in one shard or in several.
 
     files: files by suffix, and "other" ones that are not read. conditions: samples that are not rejected as they are
-    read, by whether they have a caption and by class index. sides: shortest and longest side of the decoded images.
+    read, by whether they have a caption and by class index. captions: the fewest and the most of one sample. sides:
+    shortest and longest side of the decoded images.
     problems: what is wrong, with how many samples and the first of them. shards: what a manifest says of the shards
     that could be read and hold samples.
     """
@@ -27,6 +28,7 @@ class Inspection:
     keys: list[str] = field(default_factory=list)
     files: Counter[str] = field(default_factory=Counter)
     conditions: Counter[tuple[bool, int | None]] = field(default_factory=Counter)
+    captions: tuple[int, int] | None = None
     sides: tuple[int, int] | None = None
     decoded: int = 0
     problems: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -46,8 +48,8 @@ class Inspection:
         self.shards += other.shards
         for problem, (count, first) in other.problems.items():
             self.complain(problem, first, count)
-        if other.sides is not None:
-            self.see(*other.sides)
+        self.captions = _range(self.captions, other.captions)
+        self.sides = _range(self.sides, other.sides)
 
     def watch(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """Count files as they pass."""
@@ -55,10 +57,11 @@ class Inspection:
             self.files[entry.suffix if entry.key is not None and entry.suffix in LIMITS else "other"] += 1
             yield entry
 
-    def see(self, *sides: int) -> None:
-        """Take up the sides of an image."""
-        known = (*(self.sides or ()), *sides)
-        self.sides = (min(known), max(known))
+
+def _range(*values: Iterable[int] | None) -> tuple[int, int] | None:
+    """The least and the greatest of them; None if there are none."""
+    known = [number for some in values if some is not None for number in some]
+    return (min(known), max(known)) if known else None
 
 
 def _problems_of(sample: Sample, classes: int) -> Iterator[str]:
@@ -66,7 +69,7 @@ def _problems_of(sample: Sample, classes: int) -> Iterator[str]:
     if sample.fault is not None:
         yield sample.fault
     yield from sample.flaws
-    if sample.caption is not None and not sample.caption.strip():
+    if any(not caption.strip() for caption in sample.captions):
         yield "an empty caption"
     if sample.label is not None and classes and sample.label >= classes:
         yield f"a class beyond the manifest's {classes}"
@@ -93,6 +96,7 @@ def inspect_shard(
                 if sample.fault is not None:
                     continue
                 found.conditions[sample.caption is not None, sample.label] += 1
+                found.captions = _range(found.captions, [len(sample.captions)])
                 if keyed_generator(seed, where, "validate").random() < share:
                     _decode(found, where, sample.image, max_pixels)
             size = stream.seek(0, io.SEEK_END)
@@ -119,6 +123,6 @@ def _compare(found: Inspection, location: Location, actual: ShardInfo, expected:
 def _decode(found: Inspection, where: str, data: bytes, max_pixels: int) -> None:
     found.decoded += 1
     try:
-        found.see(*open_image(data, max_pixels).size)
+        found.sides = _range(found.sides, open_image(data, max_pixels).size)
     except BadImage as error:
         found.complain(f"an image that {error}", where)

@@ -26,24 +26,32 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 # before it cuts it: CLIP's takes 0.2 s for 64 KiB and 4 s for 1 MB.
 LIMITS = {**dict.fromkeys(IMAGE_SUFFIXES, 128 << 20), "txt": 64 << 10, "cls": 64, "json": 1 << 20}
 MAX_KEY = 1000
+# The name of all captions in a sample's json, if there are several.
+CAPTIONS = "captions"
 
 
 @dataclass(frozen=True)
 class Sample:
     """One image as stored: its key, encoded bytes and their suffix, and what is known about it.
 
-    fault: why the sample is rejected as it is read; its image is then left out. flaws: why it has no caption or no
-    label although its shard holds one, which only matters to a target that asks for it.
+    captions: all of them; a shard holds the first in `txt` and several in its json, too (see as_captions). fault: why
+    the sample is rejected as it is read; its image is then left out. flaws: why it has no caption or no label although
+    its shard holds one, which only matters to a target that asks for it.
     """
 
     key: str
     image: bytes
     suffix: str
-    caption: str | None = None
+    captions: tuple[str, ...] = ()
     label: int | None = None
     metadata: dict[str, Any] | None = None
     fault: str | None = None
     flaws: tuple[str, ...] = ()
+
+    @property
+    def caption(self) -> str | None:
+        """The first caption."""
+        return next(iter(self.captions), None)
 
 
 @dataclass(frozen=True)
@@ -156,18 +164,38 @@ def as_caption(data: bytes | None) -> str | None:
         return None
 
 
+def as_captions(caption: str | None, metadata: dict[str, Any] | None) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+    """All captions of a sample with the caption and the metadata of its files, and the metadata without them.
+
+    A list `captions` in the metadata whose first is the caption itself holds all of them. Another one is metadata: the
+    caption would be none of them, or not the first.
+    """
+    if caption is None:
+        return (), metadata
+    listed = (metadata or {}).get(CAPTIONS)
+    if not isinstance(listed, list) or listed[:1] != [caption] or not all(map(_is_caption, listed)):
+        return (caption,), metadata
+    return tuple(listed), {name: value for name, value in (metadata or {}).items() if name != CAPTIONS} or None
+
+
+def _is_caption(value: object) -> bool:
+    """Whether it could be in a `txt`: JSON also spells strings that no UTF-8 does."""
+    return isinstance(value, str) and as_caption(value.encode(errors="surrogatepass")) is not None
+
+
 def as_sample(group: EntryGroup) -> Sample:
     """What the files of a group say."""
     files = group.files
     suffix = next((name for name in IMAGE_SUFFIXES if name in files), "")
     image = files.get(suffix) if group.fault is None else None
-    caption, label, metadata = as_caption(files.get("txt")), as_label(files.get("cls")), as_metadata(files.get("json"))
+    caption, label = as_caption(files.get("txt")), as_label(files.get("cls"))
+    captions, metadata = as_captions(caption, as_metadata(files.get("json")))
     flaws = []
     if "txt" in files and caption is None:
         flaws.append(f"its caption is not UTF-8, or of more than {LIMITS['txt']} bytes")
     if "cls" in files and label is None:
         flaws.append("its class is no number")
-    return Sample(group.key, image or b"", suffix, caption, label, metadata, group.fault, tuple(flaws))
+    return Sample(group.key, image or b"", suffix, captions, label, metadata, group.fault, tuple(flaws))
 
 
 def parse_samples(stream: IO[bytes]) -> Iterator[Sample]:

@@ -1,7 +1,8 @@
 """WebDataset shards with a manifest: a writer, and a reader that loses no sample.
 
 A shard is a tar file that holds, for each key, an image (jpg, jpeg, png or webp) and optionally `txt` (the caption),
-`cls` (the class index) and `json` (an object of metadata). A shard folder has a `manifest.json` that names each shard
+`cls` (the class index) and `json` (an object of metadata; several captions are in its list `captions`, of which `txt`
+is the first). A shard folder has a `manifest.json` that names each shard
 with its number of samples, bytes and SHA-256, so that a truncated shard is noticed: a tar cut between two entries
 reads without any error.
 """
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ldm_scale.data.manifest import ShardInfo
-from ldm_scale.data.samples import Sample, parse_samples
+from ldm_scale.data.samples import CAPTIONS, Sample, parse_samples
 from ldm_scale.errors import RunError, one_line
 from ldm_scale.files.storage import Location
 
@@ -25,8 +26,9 @@ def _encode(sample: Sample) -> dict[str, Any]:
         entry["txt"] = sample.caption.encode()
     if sample.label is not None:
         entry["cls"] = str(sample.label).encode()
-    if sample.metadata is not None:
-        entry["json"] = json.dumps(sample.metadata, sort_keys=True).encode()
+    listed = {CAPTIONS: sample.captions} if len(sample.captions) > 1 else {}
+    if sample.metadata is not None or listed:
+        entry["json"] = json.dumps({**(sample.metadata or {}), **listed}, sort_keys=True).encode()
     return entry
 
 

@@ -82,17 +82,17 @@ class AuditorActor(Actor):
         bad = batch.filter(batch["reject"].is_valid())
         rejected = pa.table([bad["sample_id"], bad["stage"], bad["reject"]], schema=REJECT)
         decoded = batch.filter(batch["reject"].is_null())
-        refusals = pa.array(list(map(self._refusal, *_columns(decoded, "caption", "label", "flaws"))), pa.string())
+        refusals = pa.array(list(map(self._refusal, *_columns(decoded, "captions", "label", "flaws"))), pa.string())
         refused = _rejects(decoded["sample_id"].filter(refusals.is_valid()), "condition", refusals.drop_null())
         return decoded.filter(refusals.is_null()), [rejected, refused]
 
-    def _refusal(self, caption: str | None, label: int | None, flaws: str) -> str | None:
+    def _refusal(self, captions: list[str], label: int | None, flaws: str) -> str | None:
         """Why the target cannot take a sample, with what is wrong with its caption or label if that is known."""
-        reason = self._auditor.refusal(caption, label)
+        reason = self._auditor.refusal(next(iter(captions), None), label)
         return f"{reason} ({flaws})" if reason and flaws else reason
 
     def _compute(self, good: pa.Table, arriving: Arriving) -> list[pa.Table]:
-        audited = self._auditor.audit(arriving.wait(), *_columns(good, "sample_id", "caption", "label"))
+        audited = self._auditor.audit(arriving.wait(), *_columns(good, "sample_id", "captions", "label"))
         telemetry.audited(audited.cost)
         if torch.cuda.is_initialized():
             telemetry.gpu_memory(torch.cuda.max_memory_allocated(), torch.cuda.mem_get_info()[1])

@@ -24,7 +24,8 @@ BLOCK_BYTES = 4 << 20
 BATCHES_DECODED = 8
 # Images that a thread decodes before it takes others: taking them costs as much as a tenth of decoding a small one.
 IMAGES_TAKEN = 32
-
+# What decoding leaves as it is.
+KEPT = ("sample_id", "member", "captions", "label", "flaws", "epoch")
 
 # Pixels, or the stage and the reason of a reject.
 Decoded = tuple[bytes | None, str | None, str | None]
@@ -36,10 +37,11 @@ def _table(task: ReadTask, samples: list[tuple[Sample, bool]]) -> pa.Table:
             "sample_id": [sample_id(task.shard.stem, sample.key) for sample, _ in samples],
             "member": [member for _, member in samples],
             "image": [sample.image for sample, _ in samples],
-            "caption": [sample.caption for sample, _ in samples],
+            "captions": [sample.captions for sample, _ in samples],
             "label": [sample.label for sample, _ in samples],
             "fault": [sample.fault for sample, _ in samples],
             "flaws": [" and ".join(sample.flaws) for sample, _ in samples],
+            "epoch": [task.epoch] * len(samples),
         },
         schema=STORED,
     )
@@ -54,7 +56,7 @@ def read_blocks(task: ReadTask) -> Iterator[pa.Table]:
         if member is None:
             continue
         samples.append((sample, member))
-        size += len(sample.image) + len(sample.caption or "")
+        size += len(sample.image) + sum(map(len, sample.captions))
         if size > BLOCK_BYTES:
             table = _table(task, samples)
             # Before the table is handed on, which holds it all once more.
@@ -88,7 +90,7 @@ def decode_block(table: pa.Table, config: ImageConfig, size: int, threads: int =
         some = table.select(["image", "fault"]).to_batches(max_chunksize=IMAGES_TAKEN)
         decoded = [*chain.from_iterable(pool.map(decode_some, some))]
     pixels, stages, reasons = zip(*decoded, strict=True) if decoded else ((), (), ())
-    columns = {name: table[name] for name in ("sample_id", "member", "caption", "label", "flaws")}
+    columns = {name: table[name] for name in KEPT}
     return pa.table({**columns, "pixels": pixels, "stage": stages, "reject": reasons}, schema=DECODED)
 
 

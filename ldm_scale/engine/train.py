@@ -42,7 +42,10 @@ def _member_shards(shards: Shards) -> list[ReadTask]:
 
 
 def _epochs(config: TrainConfig, shards: list[ReadTask], position: int) -> list[ReadTask]:
-    """Every shard once an epoch, in an order seeded anew at each restart, for as many epochs as all stages take."""
+    """Every shard once an epoch, in an order seeded anew at each restart, for as many epochs as all stages take.
+
+    Epochs are numbered from the one that step `position` is in.
+    """
     members = sum(task.shard.samples for task in shards)
     stages = config.stages().values()
     # One batch more a stage is what a worker holds when a stage ends.
@@ -50,7 +53,22 @@ def _epochs(config: TrainConfig, shards: list[ReadTask], position: int) -> list[
     # One epoch more fills what shuffling and dropped partial batches leave over, on each of the workers.
     epochs = math.ceil(wanted / members) + 1 + config.workers
     order = np.random.default_rng([config.seed, position])
-    return [shards[index] for _ in range(epochs) for index in order.permutation(len(shards))]
+    first = _taken(config, members, position) // members
+    return [
+        shards[index].model_copy(update={"epoch": first + epoch})
+        for epoch in range(epochs)
+        for index in order.permutation(len(shards))
+    ]
+
+
+def _taken(config: TrainConfig, members: int, position: int) -> int:
+    """Samples that the first `position` steps take."""
+    samples = 0
+    for stage in config.stages().values():
+        steps = min(position, stage.steps(members))
+        samples += steps * stage.batch
+        position -= steps
+    return samples
 
 
 def run_training(config: TrainConfig) -> None:

@@ -17,6 +17,7 @@ from ray.util.queue import Queue
 from torch import nn
 
 from ldm_scale.config.train import StageConfig, TrainConfig
+from ldm_scale.data.captions import caption_of_epoch
 from ldm_scale.data.pixels import as_pixels
 from ldm_scale.errors import RunError
 from ldm_scale.targets.base import to_images
@@ -86,7 +87,7 @@ class Members:
     """Shuffled batches of any size from this worker's part of the stream."""
 
     def __init__(self, job: Job, condition: Condition, position: int) -> None:
-        self._size = job.config.size
+        self._size, self._seed, self._captions = job.config.size, job.config.seed, job.config.captions
         self._condition = condition
         held = SHUFFLED_BYTES // (3 * job.config.size**2)
         self._chunks = ray.train.get_dataset_shard("members").iter_batches(
@@ -106,12 +107,16 @@ class Members:
         for chunk in self._chunks:
             rows = chunk.to_pylist()
             for row in rows:
+                self._choose_caption(row)
                 self._check(row)
             held.extend(rows)
             while len(held) >= size:
                 yield self._batch(held[:size])
                 held = held[size:]
         raise RunError("the stream of training samples ended early")
+
+    def _choose_caption(self, row: dict[str, Any]) -> None:
+        row["caption"] = caption_of_epoch(row["captions"], self._captions, self._seed, row["sample_id"], row["epoch"])
 
     def _check(self, row: dict[str, Any]) -> None:
         if row["reject"]:

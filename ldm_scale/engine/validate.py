@@ -124,7 +124,8 @@ def _facts(checked: Checked) -> Iterator[str]:
     labels = [label for _, label in found.conditions if label is not None]
     classes = f"; classes {min(labels)} to {max(labels)}, the manifest names {len(manifest.classes)}" if labels else ""
     captions = sum(count for (caption, _), count in found.conditions.items() if caption)
-    yield f"  captions: {captions}{classes}"
+    each = f", {found.captions[0]} to {found.captions[1]} a sample" if found.captions else ""
+    yield f"  captions: {captions}{each}{classes}"
     if manifest.classes:
         yield f"  class names: {describe_table(manifest.classes)}"
 

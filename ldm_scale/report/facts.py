@@ -84,10 +84,13 @@ def describe_lora(record: RunRecord) -> list[tuple[str, str]]:
 
 
 def describe_conditioning(config: AuditConfig) -> list[tuple[str, str]]:
-    """What the denoiser was given in place of each sample's own caption or class, if anything."""
+    """What the denoiser was given in place of each sample's own first caption or class, if anything."""
     match config.conditioning:
-        case "sample":
+        case "sample" if config.captions == "first":
             return []
+        case "sample":
+            chosen = {"random": "a random one of each sample's", "all": "all of each sample's, in turn over timesteps"}
+            return [("Captions", chosen[config.captions])]
         case "none":
             return [("Conditioning", "none for any sample: the empty prompt, or the null class")]
         case number:

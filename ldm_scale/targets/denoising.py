@@ -1,18 +1,51 @@
 """A target's predictions at many timesteps of a batch, as many rows at a time as memory holds. Torch only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ldm_scale.device.budget import Budget
 from ldm_scale.targets.base import Condition, Target, condition_of
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What the denoiser is given of n samples, each of which has one condition or several that take turns.
+
+    Attributes:
+        values: one after the other, those of a sample together.
+        first: the place of each sample's first one.
+        count: how many each sample has.
+        turns: of each timestep t of the schedule: at t, a sample has its condition turns[t] mod count.
+    """
+
+    values: Condition
+    first: Int[Tensor, " n"]
+    count: Int[Tensor, " n"]
+    turns: Int[Tensor, " steps"]
+
+    @classmethod
+    def of(
+        cls, values: Condition, counts: Sequence[int], evaluated: Iterable[int], alphas_cumprod: Float[Tensor, " steps"]
+    ) -> "Conditions":
+        """Conditions that take turns over the timesteps that are evaluated, in ascending order."""
+        count = torch.tensor(counts, device=alphas_cumprod.device)
+        turns = torch.zeros(len(alphas_cumprod), dtype=torch.long, device=count.device)
+        for place, t in enumerate(sorted(set(evaluated))):
+            turns[t] = place
+        return cls(values, count.cumsum(0) - count, count, turns)
+
+    def at(self, times: Int[Tensor, " rows"], samples: Int[Tensor, " rows"]) -> Condition:
+        """The condition of rows, each of a sample at a timestep."""
+        return condition_of(self.values, self.first[samples] + self.turns[times] % self.count[samples])
+
+
 def predict_noises(
     target: Target,
-    condition: Condition,
+    conditions: Conditions,
     budget: Budget,
     x: Float[Tensor, "t n c h w"],
     timesteps: Sequence[int],
@@ -21,7 +54,7 @@ def predict_noises(
 
     Args:
         target: whose denoiser predicts.
-        condition: c of the samples, as from `target.condition`.
+        conditions: c of the samples, with values as from `target.condition`.
         budget: of rows, a sample at a timestep each. How it splits them changes the result by rounding alone.
         x: x_t, the noisy latents at each timestep.
         timesteps: training timesteps t.
@@ -33,6 +66,6 @@ def predict_noises(
     times = torch.tensor(timesteps, device=x.device).repeat_interleave(x.shape[1])
 
     def predict(some: slice) -> Tensor:
-        return target.predict_noise(rows[some], times[some], condition_of(condition, samples[some]))
+        return target.predict_noise(rows[some], times[some], conditions.at(times[some], samples[some]))
 
     return torch.cat(budget.run(predict, len(rows))).unflatten(0, x.shape[:2])

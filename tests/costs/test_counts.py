@@ -54,8 +54,7 @@ def test_products_are_those_that_an_audit_takes(
     for name in ("push", "pull"):
         monkeypatch.setattr(Jacobian, name, counted(getattr(Jacobian, name)))
     geometry = {"influence": estimator, "probes": 4, "distortion": distortion}
-    nothing = [None] * 2
-    make_auditor(tiny_target, geometry=geometry).audit(PIXELS[:2], KEYS[:2], nothing, nothing)
+    make_auditor(tiny_target, geometry=geometry).audit(PIXELS[:2], KEYS[:2], [()] * 2, [None] * 2)
     assert taken == 2 * decoder_products(GeometryConfig.model_validate(geometry), 64)
 
 

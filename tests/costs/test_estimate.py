@@ -18,7 +18,7 @@ from ldm_scale.costs.flops import Arithmetic, count_flops, measure_pass, measure
 from ldm_scale.device.budget import Budget
 from ldm_scale.geometry.pullback import Jacobian, product_bytes
 from ldm_scale.targets.base import Target
-from ldm_scale.targets.denoising import predict_noises
+from ldm_scale.targets.denoising import Conditions, predict_noises
 from ldm_scale.targets.load import load_target
 from tests.auditing import KEYS, PIXELS, make_auditor
 
@@ -65,11 +65,11 @@ def test_the_geometry_takes_what_an_audit_is_seen_to_take(
     memory = room * product_bytes(load_target(tiny_target, "cpu").decode, torch.zeros(1, 4, 4, 4))
     geometry = {"influence": estimator, "probes": 4, "distortion": distortion, "memory": memory}
     expected, _ = estimate(tiny_target, geometry=geometry, compute={"batch_size": BATCH})
-    auditor, nothing = make_auditor(tiny_target, geometry=geometry), [None] * BATCH
-    auditor.audit(PIXELS[:BATCH], KEYS[:BATCH], nothing, nothing)  # which traces the products
+    auditor, nothing = make_auditor(tiny_target, geometry=geometry), ([()] * BATCH, [None] * BATCH)
+    auditor.audit(PIXELS[:BATCH], KEYS[:BATCH], *nothing)  # which traces the products
     for name in ("push", "pull"):
         monkeypatch.setattr(Jacobian, name, counted(getattr(Jacobian, name)))
-    auditor.audit(PIXELS[:BATCH], KEYS[:BATCH], nothing, nothing)
+    auditor.audit(PIXELS[:BATCH], KEYS[:BATCH], *nothing)
     sample = expected.sample()
     assert seen == BATCH * (sample.influence.flops + sample.distortion.flops + sample.passes.flops)
     assert sample.influence.count + sample.distortion.count == products
@@ -100,9 +100,9 @@ def test_evaluations_take_what_the_attacks_are_seen_to_ask(tiny_target: Path) ->
 
     def attack() -> None:
         z = torch.zeros(1, 4, 4, 4)
-        rows = Budget(64, "row")
+        rows, nothing = Budget(64, "row"), Conditions.of(None, [1], (), target.alphas_cumprod)
         evaluations = Evaluations(
-            z, target.alphas_cumprod, lambda x, steps: predict_noises(target, None, rows, x, steps), lambda _: z
+            z, target.alphas_cumprod, lambda x, steps: predict_noises(target, nothing, rows, x, steps), lambda _: z
         )
         for name, options in config.attacks.items():
             make_attack(name, options).vectors(evaluations)

@@ -56,7 +56,7 @@ def aligned(kind: str) -> list[Sample]:
 def unaligned(kind: str) -> list[Sample]:
     """Samples of several files, all of odd sizes."""
     images = payload(kind, [1, 701, 9_999, 500_001, 77])
-    return [Sample(f"a/{number}", image, "png", f"caption {number}", number) for number, image in enumerate(images)]
+    return [Sample(f"a/{number}", image, "png", (f"caption {number}",), number) for number, image in enumerate(images)]
 
 
 @pytest.fixture(scope="module")

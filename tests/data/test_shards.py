@@ -17,11 +17,11 @@ from ldm_scale.files.storage import Location
 from tests.shards import tar
 
 SAMPLES = [
-    Sample("a", b"first image" * 70, "jpg", "a caption", 3),
-    Sample("b", b"second image", "webp", "naïve 猫 🐱\nsecond line", 0),
-    Sample("cat/0001", b"third", "png", None, 12),
-    Sample("dog/with space-é", b"fourth", "jpeg", "", None),
-    Sample("e", b"fifth", "webp", "the last caption", 7, {"Male": -1, "where": "Zürich \ud800", "more": [None]}),
+    Sample("a", b"first image" * 70, "jpg", ("a caption",), 3),
+    Sample("b", b"second image", "webp", ("naïve 猫 🐱\nsecond line",), 0),
+    Sample("cat/0001", b"third", "png", (), 12),
+    Sample("dog/with space-é", b"fourth", "jpeg", ("",), None),
+    Sample("e", b"fifth", "webp", ("the last caption",), 7, {"Male": -1, "where": "Zürich \ud800", "more": [None]}),
 ]
 
 
@@ -63,7 +63,7 @@ def test_webdataset_reads_the_same_keys_and_bytes(tmp_path: Path) -> None:
 
 
 def test_long_file_names_are_kept(tmp_path: Path) -> None:
-    samples = [Sample("x" * 200 + str(number), b"image", "jpg", "caption") for number in range(2)]
+    samples = [Sample("x" * 200 + str(number), b"image", "jpg", ("caption",)) for number in range(2)]
     assert read(write(tmp_path, samples), 2) == samples
 
 

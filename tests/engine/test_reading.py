@@ -39,7 +39,7 @@ def test_a_block_holds_what_the_shard_holds(tiny_shards: Path, shard: ShardInfo)
     assert all(key.startswith(f"{shard.stem}/") for key in table["sample_id"].to_pylist())
     assert table["member"].to_pylist() == [True] * shard.samples
     number = int(table["sample_id"][0].as_py()[-3:])
-    assert table["caption"][0].as_py() == f"picture {number}"
+    assert table["captions"][0].as_py() == [f"picture {number}"]
     assert table["label"][0].as_py() == (0 if number % 2 else 1)
 
 
@@ -70,7 +70,7 @@ def test_bad_images_keep_their_row_and_get_a_reason(tmp_path: Path) -> None:
     good = Path(tmp_path / "good.png")
     make_image(3, 20).save(good)
     samples = [
-        Sample("good", good.read_bytes(), "png", "a caption", 2),
+        Sample("good", good.read_bytes(), "png", ("a caption",), 2),
         Sample("broken", b"no image at all", "png"),
         Sample("large", good.read_bytes(), "png"),
     ]

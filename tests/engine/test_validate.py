@@ -31,7 +31,7 @@ def test_a_good_folder_and_target_are_described(
     assert status == 0
     assert "48 samples; by their folders 24 members, 24 held-out" in out
     assert "files: 48 cls, 48 png, 48 txt; 48 images decoded, sides of 16 to 16 px" in out
-    assert "captions: 48; classes 0 to 1, the manifest names 2" in out
+    assert "captions: 48, 1 to 1 a sample; classes 0 to 1, the manifest names 2" in out
     assert "UnconditionalTarget: 16 px images, 4 x 4 x 4 latents (64 dimensions), 1000 timesteps" in out
     assert "8 images: mean error of reconstruction" in out
     assert out.endswith("no problem was found\n")
@@ -149,7 +149,7 @@ def test_no_manifest_is_written_of_shards_that_cannot_be_read(
 def test_a_manifest_is_written_of_shards_with_a_bad_sample(
     undescribed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shard = write_shard([Sample("a", b"no image", "png", "one")], Location.of(undescribed), "members/extra.tar")
+    shard = write_shard([Sample("a", b"no image", "png", ("one",))], Location.of(undescribed), "members/extra.tar")
     status, out, _ = validate(capsys, "--shards", undescribed, "--write-manifest", "--decode-share", 1)
     assert status == 1
     assert "members/extra.tar a" in out

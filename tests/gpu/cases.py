@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 TARGET = DEMO / "target"
 COUNT, BINS = 4, 8
 KEYS = [f"shard/{number:03d}" for number in range(COUNT)]
-CAPTIONS, LABELS = ["a cat", "a dog", "do", "cat"], [0, 4, 2, 1]
+CAPTIONS, LABELS = [["a cat"], ["a dog"], ["do"], ["cat"]], [0, 4, 2, 1]
 ATTACKS = ("sima", "loss", "pia", "pian", "secmi", "pfami", "epsilon")
 
 

@@ -207,7 +207,7 @@ def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Res
 
 def _shards(folder: Location) -> str:
     """Two shards of three members, one of them hostile and one broken; returns what the run record knows of them."""
-    captions = (ATTACK, "a quiet picture", None)
+    captions = ((ATTACK,), ("a quiet picture",), ())
     samples = [
         Sample(f"m{i}", _png(i) if i != 4 else b"no picture", "png", captions[i % 3], label=i % 2) for i in range(6)
     ]
