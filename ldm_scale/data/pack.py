@@ -165,7 +165,7 @@ def _load(item: Item, config: PackConfig, classes: dict[str | int, int]) -> Samp
         image = decode(item, config.max_pixels).resize((config.size, config.size), FILTERS["bicubic"])
         data, suffix = encode_png(image), "png"
     label = None if item.label is None else classes[item.label]
-    return Sample(item.key, data, suffix, next(iter(item.captions), None), label, item.metadata)
+    return Sample(item.key, data, suffix, item.captions, label, item.metadata)
 
 
 def _commit_of(out: Location, name: str) -> Location:

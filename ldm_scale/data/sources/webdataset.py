@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from ldm_scale.data.manifest import MANIFEST, Manifest
-from ldm_scale.data.samples import IMAGE_SUFFIXES, as_label, as_metadata, split_name
+from ldm_scale.data.samples import IMAGE_SUFFIXES, as_captions, as_label, as_metadata, split_name
 from ldm_scale.data.sources.items import UNUSED, Item, Listing, Stored, key_of, list_files
 from ldm_scale.data.sources.tars import TarredFile, tarred_files
 from ldm_scale.data.sources.text import BadText, decode_text
@@ -40,16 +40,16 @@ def _by_key(listing: Listing, shard: str, entries: list[TarredFile]) -> dict[str
 
 def _item(key: str, image: Stored, small: dict[str, bytes]) -> Item:
     """A sample; it is rejected if what is beside its image cannot be read, for it would lose that in silence."""
-    captions: tuple[str, ...] = ()
     fault, label = None, as_label(small.get("cls"))
+    captions, metadata = as_captions(None, as_metadata(small.get("json")))
     try:
         if "txt" in small:
-            captions = (decode_text(small["txt"]),)
+            captions, metadata = as_captions(decode_text(small["txt"]), metadata)
     except BadText as error:
         fault = f"its caption: {error}"
     if "cls" in small and label is None:
         fault = fault or "its class is no number"
-    return Item(key, image, captions, label, metadata=as_metadata(small.get("json")), fault=fault)
+    return Item(key, image, captions, label, metadata=metadata, fault=fault)
 
 
 def _read_shard(listing: Listing, shard: str, tar: Location) -> Iterator[Item]:
