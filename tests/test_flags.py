@@ -26,10 +26,11 @@ FLAGS = {
         --attacks.epsilon.p --attacks.epsilon.timesteps --attacks.loss.p --attacks.loss.timesteps --attacks.pfami.crops
         --attacks.pfami.p --attacks.pfami.timesteps --attacks.pia.p --attacks.pia.timesteps --attacks.pian.p
         --attacks.pian.timesteps --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps --attacks.sima.p
-        --attacks.sima.timesteps --compute.actors --compute.batch-size --compute.channels-last --compute.compile
-        --compute.cpus-per-actor --compute.cpus-per-decoder --compute.cpus-per-reader --compute.device
-        --compute.evaluations --compute.gpus --compute.gpus-per-actor --compute.initial-actors --compute.rows-per-part
-        --conditioning --config --dry-run --geometry.calibration --geometry.distortion --geometry.distortion-share
+        --attacks.sima.timesteps --captions --compute.actors --compute.batch-size --compute.channels-last
+        --compute.compile --compute.cpus-per-actor --compute.cpus-per-decoder --compute.cpus-per-reader
+        --compute.device --compute.evaluations --compute.gpus --compute.gpus-per-actor --compute.initial-actors
+        --compute.rows-per-part --conditioning --config --dry-run --geometry.calibration --geometry.distortion
+        --geometry.distortion-share
         --geometry.influence --geometry.memory --geometry.probes --gpus --hardware.bandwidth --hardware.flops
         --hardware.gpus --help --images.crop --images.filter --images.max-pixels --images.size --latent
         --leakage.attack --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking
@@ -53,11 +54,11 @@ FLAGS = {
     "completion": "--help -h SHELL",
     "pack": """
         --caption-column --heldout --help --image-column --label-column --max-pixels --max-reject-fraction --max-samples
-        --members --near-duplicates --seed --shard-samples --size --split -h DATASET OUT SOURCE
+        --members --near-duplicates --order --seed --shard-samples --size --split -h DATASET OUT SOURCE
     """,
     "train": """
         --autoencoder.batch --autoencoder.channels --autoencoder.epochs --autoencoder.kl-weight --autoencoder.layers
-        --autoencoder.pretrained --autoencoder.rate --base --checkpoint-steps --config --denoiser.attention
+        --autoencoder.pretrained --autoencoder.rate --base --captions --checkpoint-steps --config --denoiser.attention
         --denoiser.batch --denoiser.channels --denoiser.classes --denoiser.ema --denoiser.epochs --denoiser.layers
         --denoiser.rate --device --failures --half --help --images.crop --images.filter --images.max-pixels
         --images.size --lora-rank --manifest --out --precision --preset --seed --shards --size --workers -h

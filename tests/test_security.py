@@ -243,7 +243,7 @@ def test_pickles_in_a_source_of_parquet_are_not_looked_at(tmp_path: Path, mark: 
     images = pa.StructArray.from_arrays([pa.array([b"image"]), hidden], ["bytes", "path"])
     (tmp_path / "source").mkdir()
     pq.write_table(pa.table({"image": images}), tmp_path / "source/a.parquet")
-    (item,) = read_parquet(Location.of(tmp_path / "source"))
+    (item,) = read_parquet(Location.of(tmp_path / "source")).items
     assert item.location.read_bytes() == b"image"
     pq.write_table(extended(mark, "image"), tmp_path / "source/a.parquet")
     with pytest.raises(UsageError, match="needs a column 'image'"):

@@ -8,7 +8,10 @@ from ldm_scale.config.base import ELSEWHERE, SHARDS, Config
 from ldm_scale.config.values import Address, Metavar, Names
 
 # What can be packed; data/sources says how each is read.
-DATASETS = ("cifar10", "celeba", "imagenet", "coco", "flickr30k", "parquet", "webdataset", "folder", "emoji")
+DATASETS = ("cifar10", "celeba", "imagenet", "coco", "flickr30k", "parquet", "arrow", "webdataset", "folder", "emoji")
+# Those whose images lie in columns, and those whose images lie in files of many, which come in some order.
+IN_COLUMNS = ("parquet", "arrow")
+IN_FILES = (*IN_COLUMNS, "webdataset")
 
 # Unrelated images correlate by less.
 LEAST_CORRELATION = 0.5
@@ -32,6 +35,11 @@ class PackConfig(Config):
     split: Address | None = Field(
         None, description="JSON of keys, or a paper's .npz of numbers; by default random halves"
     )
+    order: Names = Field(
+        (),
+        description="how files or their folders begin, in the order in which an .npz numbers their images "
+        "(parquet, arrow, webdataset); by default train, validation, test by their names, then by name",
+    )
     members: Names = Field((), description="members are the keys that begin so, such as train/; by default all others")
     heldout: Names = Field((), description="held-out are the keys that begin so, such as val/ or valid-,test-")
     seed: int = Field(0, description="seed of the random halves, and of the draw of max-samples")
@@ -49,10 +57,12 @@ class PackConfig(Config):
     shard_samples: int = Field(10_000, gt=0, description="samples in a shard, at most (and at most about 256 MB)")
     max_pixels: int = Field(64_000_000, gt=0, description="larger images are rejected, if images are decoded")
     max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected images than this fail the pack")
-    image_column: str = Field("image", description="column of images (parquet)")
-    caption_column: str | None = Field(None, description="column of captions (parquet); by default text, if any")
+    image_column: str = Field("image", description="column of images (parquet, arrow)")
+    caption_column: str | None = Field(
+        None, description="column of captions (parquet, arrow); by default text, if any; '' for none"
+    )
     label_column: str | None = Field(
-        None, description="column of classes (parquet); by default label, if any; '' for none"
+        None, description="column of classes (parquet, arrow); by default label, if any; '' for none"
     )
 
     @field_validator("near_duplicates")
@@ -68,6 +78,8 @@ class PackConfig(Config):
             raise ValueError("members: give heldout too, the keys of the other side")
         if self.split is not None and self.heldout:
             raise ValueError("split: give a split file or heldout, not both")
+        if self.order and self.dataset not in IN_FILES:
+            raise ValueError(f"order: it is for {', '.join(IN_FILES)}")
         return self
 
     def science(self) -> dict[str, Any]:

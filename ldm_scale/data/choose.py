@@ -3,16 +3,18 @@
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from ldm_scale.config.data import PackConfig
+from ldm_scale.config.data import IN_COLUMNS, IN_FILES, PackConfig
 from ldm_scale.data.duplicates import Gallery, Look
 from ldm_scale.data.images import PACKED, BadImage, on_white, open_image
 from ldm_scale.data.samples import LIMITS
 from ldm_scale.data.sources import ORDERED, SOURCES
+from ldm_scale.data.sources.columns import Columns
 from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
 from ldm_scale.data.work import Run
@@ -64,8 +66,10 @@ def read_source(config: PackConfig) -> Listing:
     source = Location.of(config.source)
     if not source.is_dir():
         raise UsageError(f"source folder {source} does not exist")
-    columns = {"image": config.image_column, "caption": config.caption_column, "label": config.label_column}
-    listing = SOURCES[config.dataset](source, **(columns if config.dataset == "parquet" else {}))
+    options: dict[str, Any] = {"order": config.order} if config.dataset in IN_FILES else {}
+    if config.dataset in IN_COLUMNS:
+        options["columns"] = Columns(config.image_column, config.caption_column, config.label_column)
+    listing = SOURCES[config.dataset](source, **options)
     if not listing.items:
         raise UsageError(f"source folder {source} holds no images")
     _check_keys_differ(listing.items, source)
@@ -88,7 +92,7 @@ def _check_keys_differ(items: Sequence[Item], source: Location) -> None:
             )
 
 
-def read_given_split(items: Sequence[Item], config: PackConfig) -> Split | None:
+def read_given_split(listing: Listing, config: PackConfig) -> Split | None:
     """The split that `config.split` names, if it does.
 
     Raises:
@@ -101,9 +105,14 @@ def read_given_split(items: Sequence[Item], config: PackConfig) -> Split | None:
             raise UsageError(
                 f"{config.split} numbers images, but a {config.dataset} source has no fixed order; give keys as JSON"
             )
-        return read_index_split(Location.of(config.split), [item.key for item in items])
+        if listing.doubt:
+            raise UsageError(
+                f"{config.split} numbers images, but the order of the files in {config.source} is not known: "
+                f"{listing.doubt}; say it with --order (train,test, say, or each file's name)"
+            )
+        return read_index_split(Location.of(config.split), _keys(listing.items))
     split = read_split(Location.of(config.split))
-    check_keys(split, {item.key for item in items}, f"source folder {config.source}")
+    check_keys(split, {item.key for item in listing.items}, f"source folder {config.source}")
     return split
 
 
@@ -194,6 +203,18 @@ def _at_random(keys: list[str], config: PackConfig) -> Split:
     return random_halves(drawn, config.seed)
 
 
+def _numbers(items: list[Item], given: Split, config: PackConfig) -> str:
+    """How a split file's numbers were read, so that who knows the data can tell whether that is right."""
+    places = {item.key: number for number, item in enumerate(items)}
+    root = f"{Location.of(config.source)}/"
+
+    def say(number: int) -> str:
+        return f"image {number} is {items[number].key} ({str(items[number].location).removeprefix(root)})"
+
+    first, other = (say(places[side[0]]) for side in (given.members, given.heldout))
+    return f"a split file of numbers: {say(0)}; of the members the first {first}; of the held-out the first {other}"
+
+
 def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run) -> Sides:
     """Who is a member: as a split file says, or by how keys begin, or by random halves, of no near-duplicates.
 
@@ -204,7 +225,8 @@ def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run)
         RunError: Too many images are bad or one cannot be read.
     """
     if given is not None:
-        return Sides(given, "a split file")
+        assert config.split is not None
+        return Sides(given, _numbers(items, given, config) if config.split.endswith(".npz") else "a split file")
     how = f"random halves, seed {config.seed}"
     if config.heldout:
         wanted = split_by_prefix(_keys(items), config.members, config.heldout).membership()

@@ -265,7 +265,7 @@ def pack(config: PackConfig, run: Run = one_by_one) -> Manifest:
     items = listing.items
     places = {item.label: item.location for item in reversed(items) if item.label is not None}
     classes, names = number_classes(places, listing.classes)
-    given = read_given_split(items, config)
+    given = read_given_split(listing, config)
     request = {**config.science(), "listing": _listing_digest(items), "split": given.sha256 if given else None}
     plan = _read_plan(out, request) or _begin(out, request, choose(items, given, config, run))
     if (out / MANIFEST).is_file():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ldm_scale.data.sources.arrow import read_arrow
 from ldm_scale.data.sources.celeba import read_celeba
 from ldm_scale.data.sources.cifar10 import read_cifar10
 from ldm_scale.data.sources.coco import read_coco
@@ -15,6 +16,7 @@ from ldm_scale.data.sources.webdataset import read_webdataset
 from ldm_scale.files.storage import Location
 
 SOURCES: dict[str, Callable[[Location], Listing]] = {
+    "arrow": read_arrow,
     "celeba": read_celeba,
     "cifar10": read_cifar10,
     "coco": read_coco,

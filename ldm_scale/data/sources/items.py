@@ -74,7 +74,8 @@ class Listing:
 
     items: the images, in the source's order. classes: the name of each class number, if the source has such a table.
     seen: files, and images and entries inside of files. read: those that are no image but say something of images or
-    hold them. skipped: how many by each rule, and the first. left: what is none of these yet, by its path.
+    hold them. skipped: how many by each rule, and the first. left: what is none of these yet, by its path. doubt: why
+    the order of the items is not known, if it is not, so that no number can name one.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -83,6 +84,7 @@ class Listing:
     read: int = 0
     skipped: dict[str, tuple[int, str]] = field(default_factory=dict)
     left: dict[str, Stored] = field(default_factory=dict)
+    doubt: str = ""
 
     def see(self, path: str, stored: Stored) -> None:
         """One more file: it is left to be looked at, unless a system or a program has left it there."""

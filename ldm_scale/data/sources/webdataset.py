@@ -1,15 +1,17 @@
 """WebDataset shards that somebody else wrote, img2dataset say: `.tar` files with an image a key, `txt`, `cls`, `json`.
 
-Keys are `<shard>/<key>`, for only within a shard they are sure to differ; items come by shard and place in it.
+Keys are `<shard>/<key>`, for only within a shard they are sure to differ; items come in the order of shards (see
+order.py) and places in them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import ValidationError
 
 from ldm_scale.data.manifest import MANIFEST, Manifest
 from ldm_scale.data.samples import IMAGE_SUFFIXES, as_captions, as_label, as_metadata, split_name
 from ldm_scale.data.sources.items import UNUSED, Item, Listing, Stored, key_of, list_files
+from ldm_scale.data.sources.order import order_files
 from ldm_scale.data.sources.tars import TarredFile, tarred_files
 from ldm_scale.data.sources.text import BadText, decode_text
 from ldm_scale.errors import UsageError
@@ -40,15 +42,14 @@ def _by_key(listing: Listing, shard: str, entries: list[TarredFile]) -> dict[str
 
 def _item(key: str, image: Stored, small: dict[str, bytes]) -> Item:
     """A sample; it is rejected if what is beside its image cannot be read, for it would lose that in silence."""
-    fault, label = None, as_label(small.get("cls"))
-    captions, metadata = as_captions(None, as_metadata(small.get("json")))
+    caption, fault, label = None, None, as_label(small.get("cls"))
     try:
-        if "txt" in small:
-            captions, metadata = as_captions(decode_text(small["txt"]), metadata)
+        caption = decode_text(small["txt"]) if "txt" in small else None
     except BadText as error:
         fault = f"its caption: {error}"
     if "cls" in small and label is None:
         fault = fault or "its class is no number"
+    captions, metadata = as_captions(caption, as_metadata(small.get("json")))
     return Item(key, image, captions, label, metadata=metadata, fault=fault)
 
 
@@ -73,8 +74,10 @@ def _class_names(listing: Listing) -> tuple[str, ...]:
     return names
 
 
-def read_webdataset(folder: Location) -> Listing:
+def read_webdataset(folder: Location, order: Sequence[str] = ()) -> Listing:
     """Every sample of every .tar file below the folder; what lies beside them (statistics, Parquet) is skipped.
+
+    order: how files begin, if their names do not say their order.
 
     Raises:
         UsageError: There is no shard, or one is incomplete or names a file twice.
@@ -83,6 +86,7 @@ def read_webdataset(folder: Location) -> Listing:
     paths = [path for path in listing.left if path.endswith(".tar")]
     if not paths:
         raise UsageError(f"{folder} holds no .tar shards")
+    paths, listing.doubt = order_files(paths, order)
     listing.classes = _class_names(listing)
     for path in paths:
         listing.use(path)

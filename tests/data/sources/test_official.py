@@ -166,7 +166,7 @@ def test_parquet_rows_without_an_image_are_rejected(tmp_path: Path, value: bytes
         ({"picture": [b"x"]}, r"needs a column 'image'.*it has \['picture'\]"),
         ({"image": ["a/path.png"]}, "needs a column 'image'"),
         ({"image": [{"path": "a.png"}]}, "needs a column 'image'"),
-        ({"image": [b"x"], "text": [["one", "two"]]}, "column 'text' must hold one caption a row"),
+        ({"image": [b"x"], "text": [[["one"], ["two"]]]}, "column 'text' must hold captions, a string or a list of"),
     ],
 )
 def test_parquet_columns_of_another_kind_are_named(tmp_path: Path, columns: dict, message: str) -> None:

@@ -1,0 +1,208 @@
+"""Columns of images, captions and classes, as Parquet and Arrow files hold them."""
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ldm_scale.data.sources.items import Item, Listing
+from ldm_scale.errors import UsageError
+from ldm_scale.files.storage import Location
+
+# How encoded images begin.
+_SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp"}
+# A file, a column and a part of the file, by number -> the part's images, in arrays of few bytes.
+ReadPart = Callable[[Location, str, int], Iterator[pa.Array]]
+
+
+class _Cursor:
+    """A part of a file that is read forwards; asked for a row that has passed, it begins again."""
+
+    def __init__(self, begin: Callable[[], Iterator[pa.Array]]) -> None:
+        self._begin = begin
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self._arrays, self._first, self._held = self._begin(), 0, pa.nulls(0)
+
+    def read(self, row: int) -> bytes:
+        if row < self._first:
+            self._rewind()
+        while row >= self._first + len(self._held):
+            self._first += len(self._held)
+            # Not two at a time.
+            self._held = pa.nulls(0)
+            try:
+                self._held = next(self._arrays)
+            except StopIteration:
+                self._rewind()
+                raise OSError("it has fewer rows than when it was listed") from None
+            except (OSError, pa.ArrowException):
+                self._rewind()
+                raise
+        return self._held[row - self._first].as_py() or b""
+
+
+@functools.lru_cache(maxsize=1)
+def _cursor(read: ReadPart, file: Location, column: str, part: int) -> _Cursor:
+    """Rows are asked for in order, so one part is open."""
+    return _Cursor(functools.partial(read, file, column, part))
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedImage:
+    """One image of a column: its row in the file, and the part, which begins at row `start`, that `read` finds it in.
+
+    length: about how many bytes it has.
+    """
+
+    read: ReadPart
+    file: Location
+    column: str
+    part: int
+    start: int
+    row: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.file} row {self.row}"
+
+    @property
+    def name(self) -> str:
+        data = self.read_bytes()
+        # Other bytes are no image under any suffix, and are rejected when images are decoded.
+        suffix = next((name for start, name in _SIGNATURES.items() if data.startswith(start)), "jpg")
+        return f"{self.row}.{suffix}"
+
+    def size(self) -> int:
+        return self.length
+
+    def read_bytes(self) -> bytes:
+        return _cursor(self.read, self.file, self.column, self.part).read(self.row - self.start)
+
+
+def images_of(column: pa.Array) -> pa.Array:
+    """The encoded images of a column that `Columns.of` has seen: values of an extension type may be pickles."""
+    return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether it is a type of lists, in one of their layouts."""
+    tests = (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    )
+    return any(test(kind) for test in tests)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_class(kind: pa.DataType) -> bool:
+    kind = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
+    return _is_text(kind) or bool(pa.types.is_integer(kind))
+
+
+def _captions(value: Any) -> tuple[str, ...]:
+    """All captions in a value: none, a string or a list of them."""
+    texts = value if isinstance(value, list) else [value]
+    return tuple(text for text in texts if text is not None)
+
+
+def class_names(schema: pa.Schema, column: str | None) -> tuple[str, ...]:
+    """The table of names that Hugging Face's metadata hold for a column of class numbers, if they do."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(map(str, features[column]["names"]))
+    except (ValueError, KeyError, TypeError):
+        return ()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of a file's columns of images, captions and classes; None if it has none of these."""
+
+    image: str = "image"
+    caption: str | None = None
+    label: str | None = None
+
+    def of(self, schema: pa.Schema, file: Location) -> "Columns":
+        """The columns of one file: captions are in `text` and classes in `label`, if these are there.
+
+        An empty name is none.
+
+        Raises:
+            UsageError: A column is missing or of another type.
+        """
+        names = schema.names
+        kinds = dict(zip(names, schema.types, strict=True))
+        caption, label = (
+            (default if default in names else None) if name is None else (name or None)
+            for name, default in ((self.caption, "text"), (self.label, "label"))
+        )
+        image = kinds.get(self.image, pa.null())
+        if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
+            image = image.field("bytes").type
+        if not _is_bytes(image):
+            raise UsageError(f"{file} needs a column {self.image!r}, binary or a struct with bytes; it has {names}")
+        text = kinds.get(caption, pa.null())
+        if caption is not None and not _is_text(text.value_type if is_list(text) else text):
+            raise UsageError(f"{file}: the column {caption!r} must hold captions, a string or a list of them a row")
+        if label is not None and not _is_class(kinds.get(label, pa.null())):
+            raise UsageError(
+                f"{file}: the column {label!r} must hold one class a row, a number or a name; --label-column names "
+                "another, or none: ''"
+            )
+        return Columns(self.image, caption, label)
+
+    @property
+    def beside(self) -> list[str]:
+        """The columns that are read at once."""
+        return [name for name in (self.caption, self.label) if name is not None]
+
+    def said(self, batch: pa.RecordBatch) -> Iterator[tuple[tuple[str, ...], str | int | None]]:
+        """The captions and the class of each row; -1 is Hugging Face's number of no class."""
+        nothing = [None] * len(batch)
+        captions = batch.column(self.caption).to_pylist() if self.caption else nothing
+        labels = batch.column(self.label).to_pylist() if self.label else nothing
+        for value, label in zip(captions, labels, strict=True):
+            yield _captions(value), None if label == -1 else label
+
+
+# As the hub names them.
+USUAL = Columns()
+
+
+def make_item(key: str, image: EmbeddedImage, said: tuple[tuple[str, ...], str | int | None]) -> Item:
+    """The item of a row; `key` is that of the file."""
+    captions, label = said
+    return Item(f"{key}-{image.row:06d}", image, captions, label)
+
+
+def take_files(listing: Listing, files: dict[str, tuple[list[Item], tuple[str, ...]]]) -> None:
+    """Add files, in their order, with the items of each and the names of their classes, to what a source holds.
+
+    Raises:
+        UsageError: Two files have other tables of classes.
+    """
+    first = next(iter(files))
+    for path, (items, names) in files.items():
+        if names != files[first][1]:
+            raise UsageError(f"{listing.left[path]} has another table of classes than {first}")
+        listing.use(path)
+        listing.items += items
+        listing.seen += len(items)
+    listing.classes = files[first][1]

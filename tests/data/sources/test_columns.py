@@ -1,0 +1,139 @@
+"""Columns of images and captions of every type, in Parquet and in Arrow files, read in little memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ldm_scale.data.pack import pack
+from ldm_scale.data.sources import SOURCES
+from ldm_scale.data.sources.columns import Columns
+from ldm_scale.data.sources.items import Item
+from ldm_scale.errors import UsageError
+from ldm_scale.files.storage import Location
+from tests.data.packing import config, packed
+from tests.data.sources.official import odd_jpeg
+from tests.data.sources.saved import save_to_disk
+
+IMAGES = [odd_jpeg(number) for number in range(3)]
+STRUCT = [("path", pa.string())]
+
+
+def write(folder: Path, dataset: str, table: pa.Table) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    if dataset == "parquet":
+        pq.write_table(table, folder / "a.parquet", row_group_size=7)
+        return folder
+    return save_to_disk(folder, [table])
+
+
+def read(folder: Path, dataset: str, **columns: str) -> list[Item]:
+    return SOURCES[dataset](Location.of(folder), Columns(**columns)).items  # type: ignore[call-arg]
+
+
+@pytest.fixture(params=["parquet", "arrow"])
+def dataset(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)
+@pytest.mark.parametrize("in_struct", [False, True])
+def test_images_of_every_type_are_read(tmp_path: Path, dataset: str, kind: pa.DataType, in_struct: bool) -> None:
+    values = [*IMAGES, None]
+    column = pa.array(values, kind)
+    if in_struct:
+        rows = [{"bytes": value, "path": "a.jpg"} for value in values]
+        column = pa.array([*rows, None], pa.struct([("bytes", kind), *STRUCT]))
+        values = [*values, None]
+    items = read(write(tmp_path, dataset, pa.table({"image": column})), dataset)
+    assert [item.location.read_bytes() for item in items] == [value or b"" for value in values]
+    assert all(item.location.size() > 0 for item in items[:3])
+
+
+TEXTS = ["a", "b", "a"]
+LISTS = [["a", "c"], [], ["b", None, "d"]]
+KINDS = {
+    "string": (pa.array(TEXTS), [("a",), ("b",), ("a",)]),
+    "large": (pa.array(TEXTS, pa.large_string()), [("a",), ("b",), ("a",)]),
+    "view": (pa.array(TEXTS, pa.string_view()), [("a",), ("b",), ("a",)]),
+    "dictionary": (pa.array(TEXTS).dictionary_encode(), [("a",), ("b",), ("a",)]),
+    "null": (pa.array(["a", None, ""]), [("a",), (), ("",)]),
+    "list": (pa.array(LISTS), [("a", "c"), (), ("b", "d")]),
+    "large list": (pa.array(LISTS, pa.large_list(pa.string_view())), [("a", "c"), (), ("b", "d")]),
+    "list of large": (pa.array(LISTS, pa.list_(pa.large_string())), [("a", "c"), (), ("b", "d")]),
+    "fixed list": (pa.array([["a", "c"]] * 3, pa.list_(pa.string(), 2)), [("a", "c")] * 3),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_captions_of_every_type_are_all_read(tmp_path: Path, dataset: str, kind: str) -> None:
+    column, expected = KINDS[kind]
+    folder = write(tmp_path, dataset, pa.table({"image": IMAGES, "text": column}))
+    assert [item.captions for item in read(folder, dataset)] == expected
+    assert [item.captions for item in read(folder, dataset, caption="")] == [()] * 3
+
+
+@pytest.mark.parametrize("column", [[1, 2, 3], [[1], [2], [3]], [b"a", b"b", b"c"], [{"a": "b"}] * 3])
+def test_other_captions_are_refused(tmp_path: Path, dataset: str, column: list[object]) -> None:
+    folder = write(tmp_path, dataset, pa.table({"image": IMAGES, "text": column}))
+    with pytest.raises(UsageError, match="the column 'text' must hold captions"):
+        read(folder, dataset)
+
+
+def test_rows_are_read_in_any_order(tmp_path: Path, dataset: str) -> None:
+    """A cursor goes forwards, and begins again for a row that has passed, in this file or after another."""
+    images = [odd_jpeg(number) for number in range(40)]
+    folders = [
+        write(tmp_path / name, dataset, pa.table({"image": images[::step]})) for name, step in (("a", 1), ("b", -1))
+    ]
+    one, other = ([item.location for item in read(folder, dataset)] for folder in folders)
+    for row in (0, 39, 5, 5, 6, 38, 0, 17):
+        assert one[row].read_bytes() == images[row]
+        assert other[row].read_bytes() == images[39 - row]
+
+
+def test_a_file_that_has_become_shorter_is_named(tmp_path: Path, dataset: str) -> None:
+    items = read(write(tmp_path, dataset, pa.table({"image": IMAGES})), dataset)
+    write(tmp_path, dataset, pa.table({"image": IMAGES[:1]}))
+    for _ in range(2):
+        with pytest.raises((OSError, pa.ArrowException)):
+            items[1].location.read_bytes()
+    write(tmp_path, dataset, pa.table({"image": IMAGES}))
+    assert items[1].location.read_bytes() == IMAGES[1]
+
+
+def test_all_captions_are_packed(tmp_path: Path, dataset: str) -> None:
+    table = pa.table({"image": [odd_jpeg(n) for n in range(4)], "text": [["one", f"two {n}"] for n in range(4)]})
+    pack(config(write(tmp_path / "source", dataset, table), tmp_path / "out", dataset=dataset))
+    sides = packed(tmp_path / "out")
+    found = {sample.captions for side in sides.values() for sample in side.values()}
+    assert found == {("one", f"two {n}") for n in range(4)}
+
+
+@contextmanager
+def counted() -> Iterator[pa.MemoryPool]:
+    """Counts what Arrow holds meanwhile."""
+    usual = pa.default_memory_pool()
+    pool = pa.proxy_memory_pool(usual)
+    pa.set_memory_pool(pool)
+    yield pool
+    pa.set_memory_pool(usual)
+
+
+def test_a_large_row_group_is_not_held(tmp_path: Path) -> None:
+    """Of one row group of 100 MB a buffer, a few pages and a batch are."""
+    image = np.random.default_rng(0).bytes(250_000)
+    kind = pa.struct([("bytes", pa.binary()), *STRUCT])
+    rows = pa.array([{"bytes": image, "path": "a.jpg"}] * 400, kind)
+    # A page, here of 4 rows, is the least that can be read.
+    options = {"use_dictionary": False, "compression": "none", "write_batch_size": 4}
+    pq.write_table(pa.table({"image": rows}), tmp_path / "a.parquet", **options)
+    assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 1
+    items = read(tmp_path, "parquet")
+    with counted() as pool:
+        assert sum(len(item.location.read_bytes()) for item in items) == 400 * len(image)
+        assert 1_000_000 < pool.max_memory() < 32_000_000
