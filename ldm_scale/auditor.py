@@ -14,7 +14,6 @@ from ldm_scale.attacks.base import Attack, Evaluations
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
 from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig
-from ldm_scale.data.captions import offered
 from ldm_scale.device.budget import Budget
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.device.stopwatch import Stopwatch
@@ -30,6 +29,7 @@ from ldm_scale.geometry.truncated import truncated_distortion
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.schema import Order, spectrum_column
 from ldm_scale.targets.base import Target, to_images
+from ldm_scale.targets.captions import offered
 from ldm_scale.targets.denoising import Conditions, predict_noises
 
 AUTO_EXACT_DIMENSIONS = 1024

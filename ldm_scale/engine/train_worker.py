@@ -17,10 +17,10 @@ from ray.util.queue import Queue
 from torch import nn
 
 from ldm_scale.config.train import StageConfig, TrainConfig
-from ldm_scale.data.captions import caption_of_epoch
 from ldm_scale.data.pixels import as_pixels
 from ldm_scale.errors import RunError
 from ldm_scale.targets.base import to_images
+from ldm_scale.targets.captions import caption_of_epoch
 from ldm_scale.training.conditions import Batch, Condition
 from ldm_scale.training.losses import AutoencoderLoss, DenoiserLoss
 from ldm_scale.training.models import Models, make_models

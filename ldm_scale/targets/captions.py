@@ -1,4 +1,4 @@
-"""Which of a sample's captions it is audited or trained with."""
+"""Which of a sample's captions a target is given, in an audit or in training."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ def offered(
 ) -> tuple[str, ...]:
     """The captions that take turns: the first alone, a random one alone, keyed by seed, sample and purpose, or all.
 
-    >>> [offered(("a", "b", "c"), choice, 0, "shard-000000/cat") for choice in ("first", "random", "all")]
+    >>> [offered(("a", "b", "c"), choice, 0, "shard-000000/cow") for choice in ("first", "random", "all")]
     [('a',), ('b',), ('a', 'b', 'c')]
     """
     if choice == "random" and len(captions) > 1:
