@@ -21,6 +21,7 @@ from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.inspection import inspect_shard
 from ldm_scale.data.manifest import MANIFEST, read_manifest
 from ldm_scale.data.shards import read_shard
+from ldm_scale.data.sources.folder import read_folder
 from ldm_scale.data.sources.parquet import read_parquet
 from ldm_scale.data.split import read_index_split, read_split
 from ldm_scale.data.task import ReadTask
@@ -248,6 +249,18 @@ def test_pickles_in_a_source_of_parquet_are_not_looked_at(tmp_path: Path, mark: 
     pq.write_table(extended(mark, "image"), tmp_path / "source/a.parquet")
     with pytest.raises(UsageError, match="needs a column 'image'"):
         read_parquet(Location.of(tmp_path / "source"))
+    for name in ("label", "text"):
+        table = pa.table({"image": [b"image"]}).append_column(name, extended(mark, name)[name])
+        pq.write_table(table, tmp_path / "source/a.parquet")
+        with pytest.raises(UsageError, match=f"the column '{name}' must hold one"):
+            read_parquet(Location.of(tmp_path / "source"))
+
+
+def test_pickles_in_metadata_of_a_folder_are_refused(tmp_path: Path, mark: Path) -> None:
+    table = pa.table({"file_name": ["a.png"]}).append_column("text", extended(mark, "text")["text"])
+    pq.write_table(table, tmp_path / "metadata.parquet")
+    with pytest.raises(RunError, match="the column 'text' is of an extension type"):
+        read_folder(Location.of(tmp_path))
 
 
 # Names, numbers, secrets, the terminal

@@ -33,6 +33,8 @@ def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> I
     config = inputs.config
     split = "by folder" if config.split is None else f"by {config.split}"
     yield "Target", f"{config.target}: {describe(inputs.target)}"
+    if variants := inputs.weights.describe():
+        yield "Weights", variants
     yield from describe_conditioning(config)
     if difference := table_difference(inputs.manifest.classes, read_class_names(inputs.weights.target.path)):
         yield "Warning", f"the target was trained on another table of classes: {difference}"

@@ -5,7 +5,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL.Image import Image
@@ -158,7 +158,9 @@ def _try(config: ValidateConfig, weights: Weights, samples: Sequence[tuple[Sampl
         with contextlib.suppress(BadImage):
             tried.append((sample, preprocess(image, config.images, target.image_size)))
     captions, labels = [sample.caption for sample, _ in tried], [sample.label for sample, _ in tried]
-    return try_target(target, [pixels for _, pixels in tried], captions, labels, config.seed)
+    trial = try_target(target, [pixels for _, pixels in tried], captions, labels, config.seed)
+    read = weights.describe()
+    return replace(trial, facts=(*trial.facts, f"  weights: {read}")) if read else trial
 
 
 def run_validation(config: ValidateConfig) -> Validation:

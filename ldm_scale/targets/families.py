@@ -94,7 +94,8 @@ def _find_conditional(config: Mapping[str, Any]) -> Family | None:
     if added == {"addition_embed_type": "text_time"}:
         texts = (_clip(), _clip("_2", CLIPTextModelWithProjection))
         return Family(UNet2DConditionModel, StableDiffusionXLTarget, texts)
-    blocks = (*config["down_block_types"], config["mid_block_type"], *config["up_block_types"])
+    kinds = (config.get(name) for name in ("down_block_types", "mid_block_type", "up_block_types"))
+    blocks = [name for kind in kinds for name in (kind if isinstance(kind, list) else [kind])]
     if added.keys() == {"num_class_embeds"} and not any("CrossAttn" in str(name) for name in blocks):
         return Family(UNet2DConditionModel, ClassConditionalTarget)
     return None

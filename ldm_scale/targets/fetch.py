@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from huggingface_hub import is_offline_mode, snapshot_download
 from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location
-from ldm_scale.targets.layout import COMPONENTS, DESCRIBED, HALF, LORA_WEIGHTS, READ, half_precision
+from ldm_scale.targets.layout import COMPONENTS, DESCRIBED, LORA_WEIGHTS, OTHERS, READ
 
 CACHE = "LDM_SCALE_CACHE"
 HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -32,14 +33,14 @@ class Kind:
         form: "folder", or "file or folder".
         depth: how many names a file's path below the folder has at most.
         patterns: of the files.
-        more: patterns that are added in view of the names that the first ones found.
+        more: each gives patterns that are added in view of the names that were found until then.
     """
 
     what: str
     form: str
     depth: int
     patterns: tuple[str, ...]
-    more: Callable[[Collection[str]], tuple[str, ...]]
+    more: tuple[Callable[[Collection[str]], tuple[str, ...]], ...] = ()
 
     @property
     def deeper(self) -> str:
@@ -47,15 +48,16 @@ class Kind:
         return "/".join("*" * (self.depth + 1))
 
 
-def _half_precision_parts(names: Collection[str]) -> tuple[str, ...]:
-    """The fp16 weights of the components that have no others."""
+def _for_bare_parts(patterns: tuple[str, ...], names: Collection[str]) -> tuple[str, ...]:
+    """The patterns for each component of a target that has no weights yet."""
     weighted = {name.split("/")[0] for name in names if name.endswith(".safetensors")}
     bare = [part for part in COMPONENTS if f"{part}/config.json" in names and part not in weighted]
-    return tuple(f"{part}/{HALF}" for part in bare)
+    return tuple(f"{part}/{pattern}" for part in bare for pattern in patterns)
 
 
-def _any_weights(names: Collection[str]) -> tuple[str, ...]:
-    return () if names else ("*.safetensors",)
+def _if_bare(patterns: tuple[str, ...], names: Collection[str]) -> tuple[str, ...]:
+    """The patterns if there are no weights yet."""
+    return () if any(name.endswith(".safetensors") for name in names) else patterns
 
 
 TARGET = Kind(
@@ -63,13 +65,13 @@ TARGET = Kind(
     "folder",
     2,
     ("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in READ)),
-    _half_precision_parts,
+    tuple(partial(_for_bare_parts, patterns) for patterns in OTHERS),
 )
 # The same without its weights: what its shapes follow from.
 OUTLINE = replace(
     TARGET,
     patterns=("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in DESCRIBED)),
-    more=lambda _: (),
+    more=(),
 )
 # An autoencoder by itself, not in a target's folder.
 AUTOENCODER = Kind(
@@ -77,9 +79,9 @@ AUTOENCODER = Kind(
     "folder",
     1,
     ("config.json", *(pattern for pattern in READ if "diffusion" in pattern)),
-    half_precision,
+    tuple(partial(_if_bare, patterns) for patterns in OTHERS),
 )
-LORA = Kind("lora", "file or folder", 1, (LORA_WEIGHTS,), _any_weights)
+LORA = Kind("lora", "file or folder", 1, (LORA_WEIGHTS,), (partial(_if_bare, ("*.safetensors",)),))
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,13 @@ def _from_hub(name: str, revision: str | None, kind: Kind) -> Path:
 
     try:
         folder = download(revision, kind.patterns)
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        if more := kind.more(_matching(names, kind.patterns, kind)):
-            # By the commit: a branch may have moved since.
-            download(folder.name, more)
+        patterns = kind.patterns
+        for further in kind.more:
+            names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+            if more := further(_matching(names, patterns, kind)):
+                # By the commit: a branch may have moved since.
+                download(folder.name, more)
+                patterns += more
     except Exception as error:
         # The library raises errors of three packages; each means that the hub does not have this, or refuses it.
         asked = f"{name}@{revision}" if revision else name
@@ -179,7 +184,7 @@ def _cache() -> Path:
 def _from_s3(root: Location, kind: Kind) -> Path:
     """The copy of a file or folder in this node's cache, named by its address and the versions of its files."""
     if root.name.endswith(".safetensors"):
-        one_file = replace(kind, depth=1, patterns=(glob.escape(root.name),), more=lambda _: ())
+        one_file = replace(kind, depth=1, patterns=(glob.escape(root.name),), more=())
         return _from_s3_folder(Location(root.uri.rsplit("/", 1)[0]), one_file) / root.name
     return _from_s3_folder(root, kind)
 
@@ -201,8 +206,9 @@ def _from_s3_folder(root: Location, kind: Kind) -> Path:
 def _listing(root: Location, kind: Kind) -> dict[str, tuple[int, int]]:
     """Size and modification time of each file that is read, by its name below the folder."""
     found = root.versions()
-    first = _matching(found, kind.patterns, kind)
-    names = first | _matching(found, kind.more(first), kind)
+    names = _matching(found, kind.patterns, kind)
+    for further in kind.more:
+        names |= _matching(found, further(names), kind)
     # Below the folder in name only: a key may say "..".
     return {name: found[name] for name in sorted(names) if ".." not in name.split("/")}
 

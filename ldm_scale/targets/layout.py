@@ -1,6 +1,7 @@
 """The files of a target and of a LoRA, by the names that diffusers and transformers give them."""
 
-from collections.abc import Collection
+import re
+from collections.abc import Iterable
 
 COMPONENTS = (
     *("vae", "vqvae", "unet", "transformer", "scheduler"),
@@ -15,10 +16,28 @@ READ = (
     *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors"),
     *("model.safetensors", "model-*-of-*.safetensors"),
 )
-HALF = "*.fp16*.safetensors"
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
+# Weights by the names that the libraries give them: a variant and the number of a part may be among them.
+WEIGHTS = re.compile(
+    r"(?:diffusion_pytorch_model|model)(?:\.(?P<before>\w+))?(?:-\d+-of-\d+)?(?:\.(?P<after>\w+))?\.safetensors"
+)
+# The variants of a component's weights, the best one first; plain weights have no name.
+VARIANTS = ("", "fp32", "fp16", "bf16")
+# Where there are no plain weights, what is fetched, one after the other until there are some.
+OTHERS = (
+    *((f"*.{variant}*.safetensors",) for variant in VARIANTS[1:]),
+    ("diffusion_pytorch_model*.safetensors", "model*.safetensors"),
+)
 
 
-def half_precision(names: Collection[str]) -> tuple[str, ...]:
-    """The pattern of fp16 weights, where the files of one component hold no others."""
-    return () if any(name.endswith(".safetensors") for name in names) else (HALF,)
+def variant_of(name: str) -> str | None:
+    """The variant that a file of weights is of; None if it is no such file."""
+    match = WEIGHTS.fullmatch(name)
+    return None if match is None else match["before"] or match["after"] or ""
+
+
+def choose_variant(names: Iterable[str]) -> str | None:
+    """The variant that is read of a component with these files: the best, or the only one; None if there is none."""
+    found = {variant for name in names if (variant := variant_of(name)) is not None}
+    known = [variant for variant in VARIANTS if variant in found]
+    return known[0] if known else found.pop() if len(found) == 1 else None

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,7 +18,7 @@ from ldm_scale.errors import UsageError, one_line
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
 from ldm_scale.targets.families import SUPPORTED, Family, Text, find_family
-from ldm_scale.targets.layout import READ, half_precision
+from ldm_scale.targets.layout import DESCRIBED, VARIANTS, choose_variant, variant_of
 from ldm_scale.targets.lora import Lora, fuse_lora
 from ldm_scale.targets.text import TextEncoder
 
@@ -119,9 +120,52 @@ def outline_model(component: Path, kind: Any, what: str) -> Any:
         with torch.device("meta"):
             if issubclass(kind, PreTrainedModel):
                 return kind(kind.config_class.from_pretrained(component, local_files_only=True)).float()
-            return kind.from_config(kind.load_config(component, local_files_only=True)).float()
+            config = kind.load_config(component, local_files_only=True)
+            return kind.from_config(config, **_square_size(component, kind, what)).float()
+    except UsageError:
+        raise
     except Exception as error:
         raise _cannot_load(component, what, error) from error
+
+
+def _find_variant(component: Path, what: str) -> str:
+    """The variant of a component's weights that is read; "" are plain ones."""
+    names = sorted(path.name for path in component.iterdir() if path.suffix == ".safetensors")
+    variant = choose_variant(names)
+    if variant is not None:
+        return variant
+    if not names:
+        raise UsageError(f"target {what} {component} has no .safetensors file; other weight formats are not read")
+    raise UsageError(
+        f"target {what} {component} has {', '.join(names)}, of which none is plain or of one of {VARIANTS[1:]}; leave "
+        "the one to be audited there alone"
+    )
+
+
+def variants(folder: Path) -> dict[str, str]:
+    """The components of a target's folder whose weights are not plain ones, and the variant that is read."""
+    parts = _find_parts(folder).folders
+    models = [part for part in parts if any(path.suffix == ".safetensors" for path in part.iterdir())]
+    found = {part.name: _find_variant(part, part.name) for part in models}
+    return {name: variant for name, variant in found.items() if variant}
+
+
+def _square_size(component: Path, kind: Any, what: str) -> dict[str, int]:
+    """The option that makes a `sample_size` of [n, n] the one number that every class takes."""
+    if issubclass(kind, PreTrainedModel):
+        return {}
+    path = component / "config.json"
+    config = _read_config(path, "_class_name")
+    size = config.get("sample_size")
+    sides = size if isinstance(size, list) else [size, size]
+    # Of the classes, an autoencoder alone cannot be without.
+    if "sample_size" not in config or (size is None and kind is not AutoencoderKL):
+        return {}
+    if len(sides) == 2 and sides[0] == sides[1] and type(sides[0]) is int and sides[0] > 0:
+        return {"sample_size": sides[0]}
+    raise UsageError(
+        f"target {what} {path}: sample_size = {json.dumps(size)}: only square images are audited; set one number"
+    )
 
 
 def load_model(component: Path, kind: Any, what: str, device: str | torch.device) -> Any:
@@ -138,18 +182,16 @@ def load_model(component: Path, kind: Any, what: str, device: str | torch.device
     """
     if device == "meta":
         return outline_model(component, kind, what)
-    weights = [path.name for path in component.glob("*.safetensors")]
-    if not weights:
-        raise UsageError(f"target {what} {component} has no .safetensors file; other weight formats are not read")
+    variant = _find_variant(component, what)
     model, found = load_component(
         component,
         kind,
         what,
         use_safetensors=True,
         low_cpu_mem_usage=False,
-        # If the folder has both precisions, the full one.
-        variant="fp16" if all(".fp16" in name for name in weights) else None,
+        variant=variant or None,
         output_loading_info=True,
+        **_square_size(component, kind, what),
     )
     # The libraries would put random numbers in their place.
     if missing := sorted(found["missing_keys"]):
@@ -165,9 +207,22 @@ def load_autoencoder(component: Path, device: str | torch.device) -> Autoencoder
     name = config["_class_name"]
     if config.get("latents_mean") is not None:
         raise UsageError(f"target autoencoder {component} scales its latents by channel, which is not supported")
+    for key, fallback in (("scaling_factor", 1), ("shift_factor", None)):
+        _check_factor(component / "config.json", key, config.get(key, fallback))
     if name not in AUTOENCODER_KINDS:
         raise UsageError(f"target autoencoder {component} is a {name}; supported are {', '.join(AUTOENCODER_KINDS)}")
     return load_model(component, AUTOENCODER_KINDS[name], "autoencoder", device)
+
+
+def _check_factor(path: Path, key: str, value: Any) -> None:
+    """Raise UsageError if a factor of the latents is no number; there need not be a shift."""
+    if value is None and key == "shift_factor":
+        return
+    if type(value) not in (int, float) or not math.isfinite(value) or (key == "scaling_factor" and value <= 0):
+        raise UsageError(
+            f"target autoencoder {path}: {key} = {json.dumps(value)} is no number that latents can be scaled with; set "
+            "the model's own: 0.18215 for Stable Diffusion 1.x and 2.x, 0.13025 for XL"
+        )
 
 
 def _load_schedule(component: Path, flow: bool) -> SchedulerMixin:
@@ -265,8 +320,9 @@ def target_digest(folder: str | Path) -> str:
 
 
 def _read_files(component: Path) -> list[Path]:
-    """The files that a component is made of, as they are fetched: half precision only if there is no other."""
+    """The files that a component is made of: its descriptions and one variant of its weights."""
     names = [path.name for path in component.iterdir()]
-    read = [name for name in names if any(fnmatch(name, pattern) for pattern in READ)]
-    read += [name for name in names if any(fnmatch(name, pattern) for pattern in half_precision(read))]
-    return [component / name for name in sorted(read)]
+    variant = choose_variant(names)
+    described = {name for name in names if any(fnmatch(name, pattern) for pattern in DESCRIBED)}
+    weights = {name for name in names if variant is not None and variant_of(name) == variant}
+    return [component / name for name in sorted(described | weights)]

@@ -1,6 +1,8 @@
 """Low-rank adaptations (LoRA) of a target, fused into its weights before anything is measured."""
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,15 @@ from diffusers.loaders import (
     StableDiffusionLoraLoaderMixin,
     StableDiffusionXLLoraLoaderMixin,
 )
+from diffusers.utils import logging as diffusers_logging
 from safetensors import safe_open
 from torch import nn
 
-from ldm_scale.errors import UsageError, one_line
+from ldm_scale.errors import UsageError, printable
 from ldm_scale.targets.layout import LORA_WEIGHTS
+
+# Characters of a library's message that are shown.
+LONGEST = 300
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,8 @@ def find_weights(path: Path) -> Path:
         return path
     if (path / LORA_WEIGHTS).is_file():
         return path / LORA_WEIGHTS
-    found = sorted(path.glob("*.safetensors"))
+    # Not by a pattern: pathlib would take a folder that cannot be listed for an empty one.
+    found = [file for file in path.iterdir() if file.suffix == ".safetensors"]
     if len(found) != 1:
         raise UsageError(f"lora {path} has {len(found)} .safetensors files; give the address of one")
     return found[0]
@@ -58,16 +65,42 @@ def fuse_lora(lora: Lora, models: Mapping[str, nn.Module]) -> None:
     pipeline = _make_pipeline(lora.file, models)
     try:
         given = _count_weights(lora.file)
-        pipeline.load_lora_weights(
-            str(lora.file.parent), weight_name=lora.file.name, use_safetensors=True, local_files_only=True
-        )
+        with _quiet():
+            pipeline.load_lora_weights(
+                str(lora.file.parent), weight_name=lora.file.name, use_safetensors=True, local_files_only=True
+            )
         _check_loaded(given, pipeline.components)
         # safe: weights that are not finite are refused.
         pipeline.fuse_lora(list(pipeline.components), lora_scale=lora.scale, safe_fusing=True)
     except Exception as error:
         # The libraries raise many kinds; each means that this file does not fit this target.
-        raise UsageError(f"lora {lora.file} cannot be applied to this target: {one_line(error)}") from error
+        said = textwrap.shorten(printable(" ".join(str(error).split())), LONGEST, placeholder=" ...")
+        raise UsageError(
+            f"lora {lora.file} cannot be applied to this target{_first_name(lora.file)}: {said}; give a LoRA of this "
+            "base model in diffusers' or kohya's format (LoHa, LoKr, DoRA and embeddings are none)"
+        ) from error
     pipeline.unload_lora_weights()
+
+
+def _first_name(file: Path) -> str:
+    """What a file's first tensor is called, in words, if it can be read."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return f", its first weight is {printable(min(tensors.keys()))!r}"
+    except Exception:
+        # What is wrong with it is said already.
+        return ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep diffusers from logging, in many lines, what its errors say."""
+    before = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity(diffusers_logging.CRITICAL)
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before)
 
 
 def _count_weights(file: Path) -> int:

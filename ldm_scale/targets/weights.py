@@ -9,7 +9,7 @@ from ldm_scale.files.storage import Location
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.fetch import LORA, OUTLINE, TARGET, Source, fetch
-from ldm_scale.targets.load import load_target, target_digest
+from ldm_scale.targets.load import load_target, target_digest, variants
 from ldm_scale.targets.lora import Lora, find_weights
 
 
@@ -45,6 +45,10 @@ class Weights:
                     f"{name} {self.addresses[name]} is not the one the run began with: on this node it is {found}, "
                     f"it was {science[name]}"
                 )
+
+    def describe(self) -> str:
+        """Which variants of the target's weights are read, in words; empty if all are plain ones."""
+        return ", ".join(f"{name} in {variant}" for name, variant in variants(self.target.path).items())
 
     def load(self, device: str, size: int | None = None, execution: Execution = PLAIN) -> Target:
         """The target with its LoRA, as `load_target` loads it."""

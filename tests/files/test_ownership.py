@@ -44,7 +44,7 @@ def plant(root: Location, owner: Owner, number: int = 1) -> Location:
 
 
 def numbers(root: Location) -> list[str]:
-    return [file.name for file in (root / "owners").files()]
+    return [file.name for file in (root / "owners").files(".json")]
 
 
 class Job:

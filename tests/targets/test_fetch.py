@@ -236,6 +236,39 @@ def test_half_precision_comes_from_the_hub_too(hub: Hub, littered: Path, target:
     assert found == set(tree(target)) - {plain} | {plain.replace(".safe", ".fp16.safe")}
 
 
+@pytest.mark.parametrize("where", ["hub", "s3"])
+@pytest.mark.parametrize("names", [("bf16",), ("bf16", "non_ema"), ("fp32", "fp16"), ("non_ema",)])
+def test_the_best_variant_is_fetched_alone(
+    names: tuple[str, ...], where: str, hub: Hub, target: Path, tmp_path: Path, bucket: str
+) -> None:
+    folder = Path(shutil.copytree(target, tmp_path / "variants"))
+    plain = folder / "unet/diffusion_pytorch_model.safetensors"
+    for name in names:
+        shutil.copy(plain, plain.with_suffix(f".{name}.safetensors"))
+    plain.unlink()
+    hub.commits[NEXT], hub.branches["main"] = folder, NEXT
+    source = fetch.fetch(NAME if where == "hub" else upload(folder, bucket), TARGET)
+    best = f"unet/diffusion_pytorch_model.{names[0]}.safetensors"
+    assert {name for name in tree(source.path) if name.startswith("unet/") and "safe" in name} == {best}
+    assert load_target(source.path, "cpu").latent_shape == (4, 4, 4)
+
+
+def test_a_cache_that_cannot_be_made_is_named_with_the_remedy(
+    bucket: str, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(CACHE, str(tmp_path / "file/cache"))
+    refused(upload(target, bucket), f"no copies can be kept in {tmp_path}/file/cache (Not a directory); set {CACHE}")
+
+
+def test_a_hub_cache_that_cannot_be_written_is_named_with_the_remedy(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file/hub"))
+    refused(NAME, "set HF_HOME to a folder that can be written")
+
+
 def test_the_outline_of_a_target_comes_without_weights(hub: Hub, target: Path) -> None:
     described = {name for name in tree(target) if not name.endswith(".safetensors")}
     source = fetch.fetch(NAME, OUTLINE)

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from ldm_scale.errors import UsageError
-from ldm_scale.targets.load import load_target, target_digest
+from ldm_scale.targets.load import load_target, target_digest, variants
+from ldm_scale.targets.weights import fetch_weights
 from tests.targets import tiny
 
 
@@ -170,6 +171,104 @@ def test_full_precision_is_read_where_there_are_both(text_target: Path) -> None:
             zeros = {key: torch.zeros_like(value) for key, value in load_file(path).items()}
             save_file(zeros, path.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
     torch.testing.assert_close(noise_of(text_target), expected)
+
+
+def as_variant(folder: Path, name: str, keep: bool = False) -> None:
+    """Rename the U-Net's weights, or put zeros beside them, as a variant."""
+    plain = folder / "unet/diffusion_pytorch_model.safetensors"
+    if keep:
+        zeros = {key: torch.zeros_like(value) for key, value in load_file(plain).items()}
+        save_file(zeros, plain.with_suffix(f".{name}.safetensors"), metadata={"format": "pt"})
+    else:
+        plain.rename(plain.with_suffix(f".{name}.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16", "fp32", "non_ema"])
+def test_the_only_variant_is_read_and_said(text_target: Path, name: str) -> None:
+    expected = noise_of(text_target)
+    assert variants(text_target) == {}
+    as_variant(text_target, name)
+    torch.testing.assert_close(noise_of(text_target), expected)
+    assert variants(text_target) == {"unet": name}
+    assert fetch_weights(str(text_target)).describe() == f"unet in {name}"
+    before = target_digest(text_target)
+    with (text_target / f"unet/diffusion_pytorch_model.{name}.safetensors").open("ab") as file:
+        file.write(b" ")
+    assert target_digest(text_target) != before
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [("fp16", "non_ema"), ("fp16", "bf16"), ("fp32", "fp16"), ("bf16", "non_ema"), ("fp32", "non_ema")],
+)
+def test_the_best_variant_is_read(text_target: Path, better: str, worse: str) -> None:
+    expected = noise_of(text_target)
+    as_variant(text_target, worse, keep=True)
+    torch.testing.assert_close(noise_of(text_target), expected)
+    as_variant(text_target, better)
+    torch.testing.assert_close(noise_of(text_target), expected)
+    assert variants(text_target) == {"unet": better}
+
+
+def test_weights_of_which_none_is_known_are_named(text_target: Path) -> None:
+    as_variant(text_target, "ema", keep=True)
+    as_variant(text_target, "non_ema")
+    refused(text_target, "diffusion_pytorch_model.ema.safetensors, diffusion_pytorch_model.non_ema.safetensors")
+    for path in text_target.glob("unet/*.safetensors"):
+        path.rename(path.with_name(f"mine-{path.name}"))
+    refused(text_target, "mine-diffusion_pytorch_model.ema.safetensors")
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("make", "part", "size"),
+    [
+        (tiny.vq_ldm, "unet", [4, 4]),
+        (tiny.stable_diffusion, "unet", [4, 4]),
+        (tiny.dit, "transformer", [4, 4]),
+        (tiny.flux, "vae", [16, 16]),
+    ],
+)
+def test_a_square_may_be_given_by_both_sides(
+    make: Callable[[Path], Path], part: str, size: list[int], device: str, tmp_path: Path
+) -> None:
+    folder = make(tmp_path)
+    expected = load_target(folder, device)
+    change(folder / part / "config.json", sample_size=size)
+    found = load_target(folder, device)
+    assert (found.latent_shape, found.image_size) == (expected.latent_shape, expected.image_size)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("size", [[4, 8], [4], [4, 4, 4], "4", 4.5, [None, None], {}, 0, True])
+def test_another_sample_size_is_named_with_file_and_key(copy: Path, size: object, device: str) -> None:
+    change(copy / "unet/config.json", sample_size=size)
+    with pytest.raises(UsageError, match=rf"{copy}/unet/config\.json: sample_size = .*; set one number") as caught:
+        load_target(copy, device)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_autoencoder_without_a_size_is_named(tmp_path: Path) -> None:
+    folder = tiny.flux(tmp_path)
+    change(folder / "vae/config.json", sample_size=None)
+    refused(folder, "vae/config.json: sample_size = null: only square images are audited; set one number")
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("scaling_factor", value) for value in (None, "0.18", [0.18], 0, -1.0, True, float("nan"), float("inf"))),
+        *(("shift_factor", value) for value in ("0", [], float("nan"))),
+    ],
+)
+def test_a_factor_that_is_no_number_is_named_with_file_and_key(
+    copy: Path, key: str, value: object, device: str
+) -> None:
+    change(copy / "vqvae/config.json", **{key: value})
+    with pytest.raises(UsageError, match=rf"{copy}/vqvae/config\.json: {key} = .*; set the model's own") as caught:
+        load_target(copy, device)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

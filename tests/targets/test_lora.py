@@ -195,6 +195,43 @@ def test_files_that_are_no_lora_are_refused(target: Path, tmp_path: Path) -> Non
     refused(target, file, "cannot be applied")
 
 
+MODULE = UNET[0].replace(".", "_")
+# Files that are trained otherwise, or on other models, and the first name in each.
+OTHER_KINDS = {
+    "loha": [f"lora_unet_{MODULE}.hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b")],
+    "lokr": [f"lora_unet_{MODULE}.lokr_{name}" for name in ("w1", "w2")],
+    "embedding": ["emb_params"],
+    "whole model": ["conv_in.weight"],
+    "of flux": [f"transformer.single_transformer_blocks.0.attn.to_q.lora_{name}.weight" for name in "AB"],
+    "of peft": [f"base_model.model.x.lora_{name}.weight" for name in "AB"],
+    "of sdxl": [
+        f"lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_k.lora_{name}.weight" for name in ("down", "up")
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_a_lora_of_another_kind_is_refused_in_one_whole_sentence(
+    kind: str, target: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "lora.safetensors"
+    save_file({name: torch.zeros(2, 2) for name in OTHER_KINDS[kind]}, file)
+    capfd.readouterr()
+    with pytest.raises(UsageError) as caught:
+        load_target(target, "cpu", lora=Lora(file, 1.0))
+    line = str(caught.value)
+    assert line.startswith(
+        f"lora {file} cannot be applied to this target, its first weight is {OTHER_KINDS[kind][0]!r}: "
+    )
+    assert re.search(r": [^:;\n]{20,}.*; give a LoRA of this base model in diffusers' or kohya's format", line)
+    assert capfd.readouterr().err == ""
+
+
+def test_sizes_that_do_not_fit_are_told_whole(target: Path, tmp_path: Path) -> None:
+    weights = {key: (a.repeat(1, 40), b) for key, (a, b) in make_weights(target, text=(), unet=UNET[:1]).items()}
+    refused(target, diffusers_file(tmp_path / "lora.safetensors", weights), "size mismatch for ")
+
+
 def test_a_dora_is_refused_and_not_taken_for_a_lora(target: Path, tmp_path: Path) -> None:
     weights = make_weights(target, text=())
     file = kohya_file(tmp_path / "lora.safetensors", weights)

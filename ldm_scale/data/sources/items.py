@@ -112,6 +112,11 @@ class Listing:
         del self.left[path]
         self._count(rule, path)
 
+    def pass_over(self, rule: str, path: str) -> None:
+        """What a listing finds that is neither a file nor a folder, by the rule that says so."""
+        self.seen += 1
+        self._count(rule, path)
+
     def _count(self, rule: str, path: str) -> None:
         count, first = self.skipped.get(rule, (0, shown(path)))
         self.skipped[rule] = (count + 1, first)
@@ -123,9 +128,9 @@ class Listing:
 
 
 def list_files(folder: Location) -> Listing:
-    """Every file below a folder."""
+    """Every file below a folder; links that lead nowhere, pipes and the like are skipped."""
     listing = Listing()
-    for path, location in sub_locations(folder, ""):
+    for path, location in sub_locations(folder, "", listing.pass_over):
         listing.see(path, location)
     return listing
 

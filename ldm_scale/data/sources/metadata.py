@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from ldm_scale.data.sources.items import Listing, Stored, check_present, composed
+from ldm_scale.data.sources.items import Listing, check_present, composed
 from ldm_scale.data.sources.text import read_text
 from ldm_scale.errors import UsageError, one_line
-from ldm_scale.files.storage import Location
+from ldm_scale.files.storage import Location, read_table
 
 FILE_NAME = "file_name"
 CAPTIONS = ("caption", "text")
@@ -37,7 +36,7 @@ Rows = dict[str, Known]
 Row = tuple[str, dict[str, Any]]
 
 
-def _csv_rows(file: Stored) -> Iterator[Row]:
+def _csv_rows(file: Location) -> Iterator[Row]:
     # Strict: a quote that nothing closes would swallow all rows that follow.
     reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
     try:
@@ -49,7 +48,7 @@ def _csv_rows(file: Stored) -> Iterator[Row]:
         raise UsageError(f"{file} line {reader.reader.line_num}: {one_line(error)}") from None
 
 
-def _json_rows(file: Stored) -> Iterator[Row]:
+def _json_rows(file: Location) -> Iterator[Row]:
     for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
@@ -62,17 +61,16 @@ def _json_rows(file: Stored) -> Iterator[Row]:
         yield f"line {number}", row
 
 
-def _parquet_rows(file: Stored) -> Iterator[Row]:
+def _parquet_rows(file: Location) -> Iterator[Row]:
     try:
-        parquet = pq.ParquetFile(io.BytesIO(file.read_bytes()))
-        wanted = [name for name in (FILE_NAME, *CAPTIONS, LABEL) if name in parquet.schema_arrow.names]
-        rows = parquet.read(wanted).to_pylist()
+        table = read_table(file)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{file} is no Parquet file: {one_line(error)}") from None
+    rows = table.select([name for name in (FILE_NAME, *CAPTIONS, LABEL) if name in table.column_names]).to_pylist()
     yield from ((f"row {number}", row) for number, row in enumerate(rows))
 
 
-READERS: dict[str, Callable[[Stored], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Location], Iterator[Row]]] = {
     "metadata.csv": _csv_rows,
     "metadata.jsonl": _json_rows,
     "metadata.parquet": _parquet_rows,
@@ -95,7 +93,7 @@ def _label_of(row: dict[str, Any]) -> str | int | None:
     return label if type(label) is int else str(label).strip()
 
 
-def _read_file(path: str, file: Stored) -> Iterator[tuple[str, str, Known]]:
+def _read_file(path: str, file: Location) -> Iterator[tuple[str, str, Known]]:
     """Path of the image, place of the row, and what it says, for each row."""
     for place, row in READERS[path.rsplit("/", 1)[-1]](file):
         name = row.get(FILE_NAME)
@@ -105,7 +103,7 @@ def _read_file(path: str, file: Stored) -> Iterator[tuple[str, str, Known]]:
         yield composed(relative), place, Known(tuple(_captions_of(row)), _label_of(row))
 
 
-def _merge(found: Iterator[tuple[str, str, Known]], file: Stored) -> Rows:
+def _merge(found: Iterator[tuple[str, str, Known]], file: Location) -> Rows:
     """All captions of an image, in the order of rows, and its one label."""
     merged: Rows = {}
     for path, place, known in found:
@@ -129,7 +127,8 @@ def read_metadata(listing: Listing, folder: Location) -> Rows:
     for path in paths:
         if (other := folders.setdefault(posixpath.dirname(path), path)) != path:
             raise UsageError(f"{folder} has {other} and {path}; a folder needs one of them")
-        file = listing.use(path)
+        listing.use(path)
+        file = folder / path
         found = _merge(_read_file(path, file), file)
         images = {composed(path): path for path in listing.left}
         check_present(found, images, file, folder)

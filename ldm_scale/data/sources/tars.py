@@ -12,13 +12,17 @@ from ldm_scale.files.storage import Location
 
 @dataclass(frozen=True, slots=True)
 class TarredFile:
-    """One file inside a tar: its bytes lie there as they are, from `offset` on; small ones may be kept as `content`."""
+    """One file inside a tar: its bytes lie there as they are, from `offset` on; small ones may be kept as `content`.
+
+    is_plain: whether it is no link, device or sparse file, which stand for no bytes.
+    """
 
     tar: Location
     name: str
     offset: int
     length: int
     content: bytes | None = None
+    is_plain: bool = True
 
     def __str__(self) -> str:
         return f"{self.tar} {self.name}"
@@ -41,8 +45,9 @@ class TarredFile:
 def _walk(tar: Location, file: IO[bytes], start: int, nested: bool, keep: tuple[str, ...]) -> Iterator[TarredFile]:
     """The files of the tar that begins at byte `start` of `tar` and is all of `file`."""
     for archive, member in walk_tar(file, "r:"):
-        content = archive.extractfile(member) if member.isfile() else None
+        content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
         if content is None:
+            yield TarredFile(tar, member.name, 0, 0, b"", is_plain=False)
             continue
         offset = start + member.offset_data
         if nested:
@@ -55,7 +60,7 @@ def _walk(tar: Location, file: IO[bytes], start: int, nested: bool, keep: tuple[
 
 
 def tarred_files(tar: Location, nested: bool = False, keep: tuple[str, ...] = ()) -> list[TarredFile]:
-    """Every file of an uncompressed tar in its order; those whose names end with one of `keep` with their content.
+    """Everything but the folders of an uncompressed tar in its order, with the content of names that end as in `keep`.
 
     nested: it is a tar of tars, each of which stands for a folder.
 

@@ -18,6 +18,7 @@ from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 
 NAMELESS = "an entry without key or suffix"
+LINK = "one of its files is a link, a device or a sparse file"
 SMALL = (".txt", ".cls", ".json")
 
 
@@ -40,13 +41,13 @@ def _by_key(listing: Listing, shard: str, entries: list[TarredFile]) -> dict[str
     return samples
 
 
-def _item(key: str, image: Stored, small: dict[str, bytes]) -> Item:
+def _item(key: str, image: Stored, small: dict[str, bytes], fault: str | None) -> Item:
     """A sample; it is rejected if what is beside its image cannot be read, for it would lose that in silence."""
-    caption, fault, label = None, None, as_label(small.get("cls"))
+    caption, label = None, as_label(small.get("cls"))
     try:
         caption = decode_text(small["txt"]) if "txt" in small else None
     except BadText as error:
-        fault = f"its caption: {error}"
+        fault = fault or f"its caption: {error}"
     if "cls" in small and label is None:
         fault = fault or "its class is no number"
     captions, metadata = as_captions(caption, as_metadata(small.get("json")))
@@ -54,12 +55,15 @@ def _item(key: str, image: Stored, small: dict[str, bytes]) -> Item:
 
 
 def _read_shard(listing: Listing, shard: str, tar: Location) -> Iterator[Item]:
-    for key, files in _by_key(listing, shard, tarred_files(tar, keep=SMALL)).items():
+    entries = tarred_files(tar, keep=SMALL)
+    odd = {f"{shard}/{entry.name}" for entry in entries if not entry.is_plain}
+    for key, files in _by_key(listing, shard, entries).items():
         image = next((listing.take(files[suffix]) for suffix in IMAGE_SUFFIXES if suffix in files), None)
         # A download that failed has no image: it is seen, and rejected when it is read.
         listing.seen += image is None
         small = {suffix: listing.use(path).read_bytes() for suffix, path in files.items() if f".{suffix}" in SMALL}
-        yield _item(f"{key_of(shard)}/{key}", image or TarredFile(tar, key, 0, 0), small)
+        fault = LINK if odd.intersection(files.values()) else None
+        yield _item(f"{key_of(shard)}/{key}", image or TarredFile(tar, key, 0, 0), small, fault)
 
 
 def _class_names(listing: Listing) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import pytest
 from ldm_scale.cli import main
 from ldm_scale.data.pack import pack
 from ldm_scale.data.sources import SOURCES
+from ldm_scale.files.storage import BROKEN_LINK, SPECIAL
 from tests.conftest import make_folder, make_image
 from tests.data.packing import config, packed, rejected
 from tests.data.sources.official import COUNT, LAYOUTS, add, odd_jpeg
@@ -126,6 +127,38 @@ def test_entries_of_a_tar_that_belong_to_no_sample_are_counted(tmp_path: Path) -
             "macOS's own file": {"count": 2, "first": "0.tar/._a.jpg"},
             "of no use to this kind of source": {"count": 1, "first": "0.tar/a.npy"},
         },
+    }
+
+
+def test_links_in_a_tar_reject_their_samples(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    with tarfile.open(tmp_path / "source/0.tar", "w") as tar:
+        for name in ("a.jpg", "b.jpg", "c.jpg"):
+            add(tar, name, odd_jpeg(len(name)))
+        for name in ("c.txt", "d.jpg", "README"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, "a.jpg"
+            tar.addfile(link)
+    pack(config(tmp_path / "source", tmp_path / "out", dataset="webdataset", max_reject_fraction=0.5))
+    counts = json.loads((tmp_path / "out/counts.json").read_text())
+    reason = "one of its files is a link, a device or a sparse file"
+    assert rejected(tmp_path / "out") == {"0/c": reason, "0/d": reason}
+    assert (counts["seen"], counts["taken"], counts["rejected"], counts["read"]) == (7, 2, 2, 2)
+    assert counts["skipped"] == {"an entry without key or suffix": {"count": 1, "first": "0.tar/README"}}
+
+
+def test_links_that_lead_nowhere_and_pipes_are_counted(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 4)
+    (source / "cat/gone.png").symlink_to(tmp_path / "nowhere.png")
+    (source / "cat/whole.png").symlink_to(source / "dog/000.png")
+    os.mkfifo(source / "dog/pipe.png")
+    (source / "again").symlink_to(source)
+    assert pack(config(source, tmp_path / "out")).samples == 5
+    counts = json.loads((tmp_path / "out/counts.json").read_text())
+    assert (counts["seen"], counts["read"]) == (11, 4)
+    assert counts["skipped"] == {
+        BROKEN_LINK: {"count": 1, "first": "cat/gone.png"},
+        SPECIAL: {"count": 1, "first": "dog/pipe.png"},
     }
 
 
