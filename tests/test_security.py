@@ -252,7 +252,7 @@ def test_pickles_in_a_source_of_parquet_are_not_looked_at(tmp_path: Path, mark: 
     for name in ("label", "text"):
         table = pa.table({"image": [b"image"]}).append_column(name, extended(mark, name)[name])
         pq.write_table(table, tmp_path / "source/a.parquet")
-        with pytest.raises(UsageError, match=f"the column '{name}' must hold one"):
+        with pytest.raises(UsageError, match=f"the column '{name}' must hold"):
             read_parquet(Location.of(tmp_path / "source"))
 
 

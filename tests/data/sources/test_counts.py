@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,6 +20,7 @@ from ldm_scale.files.storage import BROKEN_LINK, SPECIAL
 from tests.conftest import make_folder, make_image
 from tests.data.packing import config, packed, rejected
 from tests.data.sources.official import COUNT, LAYOUTS, add, odd_jpeg
+from tests.data.sources.saved import save_to_disk
 from tests.data.sources.test_cifar10 import write_binary, write_python
 from tests.data.sources.test_emoji import emoji, write_emoji
 from tests.data.sources.test_imagenet import write_devkit, write_folders, write_tar, write_validation
@@ -49,6 +51,9 @@ def put(path: Path, data: bytes) -> None:
 
 def inside(path: Path) -> int:
     """How many files, rows or arrays are inside of a file that holds many."""
+    if path.suffix == ".arrow":
+        with pa.ipc.open_stream(path) as stream:
+            return stream.read_all().num_rows
     if path.suffix == ".parquet":
         return pq.ParquetFile(path).metadata.num_rows
     if path.suffix == ".tar":
@@ -65,6 +70,11 @@ def imagenet_tars(folder: Path) -> None:
     write_validation(folder, "tar")
 
 
+def write_arrow(folder: Path) -> None:
+    tables = [pa.table({"image": [odd_jpeg(number) for number in range(start, start + 3)]}) for start in (0, 3)]
+    save_to_disk(folder, tables)
+
+
 EMOJI = [emoji(code) for code in ("1F600", "1F601", "1F602")]
 # Source, what writes it, its images, and how many files it holds that it does not look at (Parquet beside tars is
 # counted as one file, for it is not opened).
@@ -78,6 +88,7 @@ SOURCES_WRITTEN: dict[str, tuple[str, Callable[[Path], object], int, int]] = {
     "emoji": ("emoji", lambda folder: write_emoji(folder, *EMOJI), 3, 1),
     "imagenet folders": ("imagenet", lambda folder: write_folders(folder / "train"), 12, 0),
     "imagenet tars": ("imagenet", imagenet_tars, 17, 0),
+    "arrow": ("arrow", write_arrow, 6, 0),
     "folder": ("folder", lambda folder: make_folder(folder, 6), 6, 0),
 }
 
