@@ -13,8 +13,6 @@ from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 
-# How encoded images begin.
-_SIGNATURES = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"RIFF": "webp"}
 # A file, a column and a part of the file, by number -> the part's images, in arrays of few bytes.
 ReadPart = Callable[[Location, str, int], Iterator[pa.Array]]
 
@@ -73,10 +71,7 @@ class EmbeddedImage:
 
     @property
     def name(self) -> str:
-        data = self.read_bytes()
-        # Other bytes are no image under any suffix, and are rejected when images are decoded.
-        suffix = next((name for start, name in _SIGNATURES.items() if data.startswith(start)), "jpg")
-        return f"{self.row}.{suffix}"
+        return str(self.row)
 
     def size(self) -> int:
         return self.length

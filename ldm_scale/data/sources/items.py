@@ -25,7 +25,7 @@ class Stored(Protocol):
 
     @property
     def name(self) -> str:
-        """A file name; its suffix says how the image is encoded."""
+        """A file name; its suffix is kept if it is one of shards, and tells nothing: bytes do."""
 
     def size(self) -> int:
         """About how many bytes it has, without reading it: shards are cut by these."""

@@ -142,10 +142,13 @@ def test_parquet_images_keep_their_format_and_need_no_captions(tmp_path: Path) -
     for kind in ("png", "webp", "jpeg"):
         make_image(0).save(tmp_path / f"image.{kind}")
         images.append((tmp_path / f"image.{kind}").read_bytes())
-    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
-    items = read("parquet", tmp_path)
-    assert [item.location.name.rsplit(".")[-1] for item in items] == ["png", "webp", "jpg"]
-    assert [item.captions for item in items] == [()] * 3
+    (tmp_path / "source").mkdir()
+    pq.write_table(pa.table({"image": images}), tmp_path / "source/a.parquet")
+    pack(config(tmp_path / "source", tmp_path / "out", dataset="parquet"))
+    samples = [sample for side in packed(tmp_path / "out").values() for _, sample in side.items()]
+    kept = dict(zip(("png", "webp", "jpg"), images, strict=True))
+    assert {sample.suffix: sample.image for sample in samples} == kept
+    assert [sample.caption for sample in samples] == [None] * 3
 
 
 @pytest.mark.parametrize("value", [None, b"", b"no image"])
