@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 THUMBNAIL = 32
 # Frequencies of the descriptor add up to at most this many half waves a side: few enough to bear a shift of a pixel.
-HALF_WAVES = 5
+HALF_WAVES = 6
 # The check sees detail between these widths, in pixels of a thumbnail: between the loss of a JPEG and even grounds.
 FINE, COARSE = 0.7, 2.0
 # It compares what lies within this many pixels of the centre, so that the rest may move out of the picture.
@@ -29,7 +29,7 @@ def thumbnail(image: Image.Image) -> Image.Image:
 
 
 def _frequencies() -> tuple[np.ndarray, np.ndarray]:
-    """Half waves down and across, each (20,)."""
+    """Half waves down and across, each (27,)."""
     down, across = np.indices((THUMBNAIL, THUMBNAIL)).reshape(2, -1)
     low = (down + across > 0) & (down + across <= HALF_WAVES)
     return down[low], across[low]
@@ -38,19 +38,30 @@ def _frequencies() -> tuple[np.ndarray, np.ndarray]:
 DIMENSIONS = len(_frequencies()[0])
 
 
-def descriptors(thumbnails: np.ndarray) -> np.ndarray:
-    """The low frequencies of grey thumbnails (n, 32, 32) without the mean, as float32 unit vectors (n, 20).
+def _waves() -> np.ndarray:
+    """The waves whose weights make a descriptor, orthogonal to an even ground, float32 (1024, 27).
 
-    So brightness and contrast do not count. Higher frequencies weigh more, against their smaller share of a photograph.
+    They fade towards the edges: what a shift or a crop brings in or takes out there changes little, and of a texture
+    finer than the waves nothing is left over.
     """
     down, across = _frequencies()
-    waves = dct(np.eye(THUMBNAIL), axis=0, norm="ortho")
-    basis = np.einsum("fy,fx->yxf", waves[down], waves[across]) * np.hypot(down, across) ** 0.5
-    basis = basis.reshape(-1, DIMENSIONS).astype(np.float32)
+    fading = np.sin(np.pi * (np.arange(THUMBNAIL) + 0.5) / THUMBNAIL) ** 0.5
+    window = np.outer(fading, fading)
+    cosines = dct(np.eye(THUMBNAIL), axis=0, norm="ortho")
+    waves = np.einsum("fy,fx,yx->fyx", cosines[down], cosines[across], window)
+    waves -= waves.sum(axis=(1, 2), keepdims=True) * window / window.sum()
+    # Higher frequencies weigh more, against their smaller share of a photograph.
+    waves *= (np.hypot(down, across) ** 0.5 / np.linalg.norm(waves, axis=(1, 2)))[:, None, None]
+    return waves.reshape(DIMENSIONS, -1).T.astype(np.float32)
+
+
+def descriptors(thumbnails: np.ndarray) -> np.ndarray:
+    """The low frequencies of grey thumbnails (n, 32, 32), float32 unit vectors (n, 27): no brightness, no contrast."""
+    waves = _waves()
     found = np.empty((len(thumbnails), DIMENSIONS), np.float32)
     for start in range(0, len(thumbnails), _CHUNK):
         chunk = thumbnails[start : start + _CHUNK].reshape(-1, THUMBNAIL**2).astype(np.float32)
-        found[start : start + _CHUNK] = chunk @ basis
+        found[start : start + _CHUNK] = chunk @ waves
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
 
 
