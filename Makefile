@@ -48,8 +48,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-## Shards like the shipped ones: Noto emoji from npm, near-duplicates removed, halves drawn. Needs npm. (The shipped ones
-## were made when near-duplicates were thumbnails closer than RMS 0.1, and stay as they are.)
+## Shards like the shipped ones, but for the measure of near-duplicates: Noto emoji from npm, halves drawn. Needs npm.
 demo-data: $(STAMP)
 	mkdir -p .cache/emoji
 	cd .cache/emoji && npm pack --silent emoji-datasource-google@16.0.0 && tar xzf emoji-datasource-google-16.0.0.tgz
