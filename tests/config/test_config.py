@@ -162,6 +162,7 @@ CHANGES: dict[str, Any] = {
     "compute.compile": "default",
     "compute.channels_last": True,
     "compute.batch_size": 3,
+    "captions": "random",
     "compute.actors": 3,
     "compute.gpus": "0..3",
     "compute.initial_actors": 2,
@@ -195,6 +196,16 @@ def test_rows_depend_on_everything_but_addresses_memory_compute_and_analysis(nam
         "masks.ranking",
     }
     assert (changed.science() == audit().science()) == bool({name, section} & apart)
+
+
+def test_the_first_caption_is_what_it_was_before_there_was_a_choice() -> None:
+    """No fingerprint and no recipe names it; the others do."""
+    train = {"shards": "s", "out": "o"}
+    for make in (lambda **some: audit(**some).science(), lambda **some: build(TrainConfig, train | some).recipe()):
+        first, chosen = make(captions="first"), make(captions="all")
+        assert make() == first
+        assert "captions" not in first
+        assert chosen == first | {"captions": "all"}
 
 
 def test_science_is_plain_json_and_survives_it() -> None:

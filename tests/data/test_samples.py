@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -199,6 +200,29 @@ def test_captions_are_kept_as_they_are_or_not_at_all() -> None:
         "a".encode("utf-16"),
     ):
         assert caption_of(bad) == (None, (UNREADABLE_CAPTION,))
+
+
+@pytest.mark.parametrize(
+    ("text", "listed", "captions"),
+    [
+        ("a", ["a", "b", "a"], ("a", "b", "a")),
+        ("a", ["b", "a"], ("a",)),
+        ("a", ["a", 1], ("a",)),
+        ("a", ["a", "\ud800"], ("a",)),
+        ("a", ["a", "x" * (64 << 10) + "x"], ("a",)),
+        ("a", "a", ("a",)),
+        ("a", [], ("a",)),
+        (None, ["a", "b"], ()),
+        ("", ["", "b"], ("", "b")),
+    ],
+)
+def test_several_captions_begin_with_the_txt(text: str | None, listed: object, captions: tuple[str, ...]) -> None:
+    """Any other list, or one of what no `txt` could hold, is metadata."""
+    files = [("a.jpg", b"1"), ("a.json", json.dumps({"captions": listed, "x": 1}).encode())]
+    (sample,) = parse(tar(files + ([] if text is None else [("a.txt", text.encode())])))
+    assert (sample.captions, sample.caption) == (captions, captions[0] if captions else None)
+    assert sample.metadata == ({"x": 1} if len(captions) > 1 else {"captions": listed, "x": 1})
+    assert (sample.fault, sample.flaws) == (None, ())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Shards and manifests: what is written is read back, and nothing is lost without an error."""
 
 import hashlib
+import io
 import json
 import tarfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 import webdataset
 
 from ldm_scale.data.manifest import Manifest, ShardInfo, read_manifest, write_manifest
-from ldm_scale.data.samples import Sample
+from ldm_scale.data.samples import Sample, read_entries
 from ldm_scale.data.shards import read_shard, write_shard
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.storage import Location
@@ -47,6 +48,19 @@ def manifest_of(*names: str, samples: int = 2) -> Manifest:
 
 def test_samples_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     assert read(write(tmp_path)) == SAMPLES
+
+
+def test_several_captions_lie_in_txt_and_json(tmp_path: Path) -> None:
+    samples = [
+        Sample("a", b"1", "png", ("one", "two 猫", "one"), 7),
+        Sample("b", b"2", "png", ("one", ""), None, {"Male": 1}),
+        Sample("c", b"3", "png", ("one",), None, {"captions": ["other"]}),
+    ]
+    path = write(tmp_path, samples)
+    assert read(path, 3) == samples
+    found = {entry.name: entry.data for entry in read_entries(io.BytesIO(path.read_bytes()))}
+    assert (found["a.txt"], json.loads(found["a.json"] or b"")) == (b"one", {"captions": ["one", "two 猫", "one"]})
+    assert json.loads(found["b.json"] or b"") == {"Male": 1, "captions": ["one", ""]}
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pytest
 import ray
 import torch
@@ -21,10 +22,14 @@ from ldm_scale.config.data import PackConfig
 from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.pack import pack
+from ldm_scale.engine import train_worker
 from ldm_scale.engine.train import _epochs, _member_shards, _position
+from ldm_scale.engine.train_worker import Job, Members
 from ldm_scale.files.storage import Location
+from ldm_scale.randomness import keyed_generator
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.load import load_target
+from ldm_scale.training.conditions import Unconditional
 from tests.addresses import upload
 from tests.conftest import make_folder, tiny_recipe
 from tests.targets import tiny
@@ -236,6 +241,51 @@ def test_only_members_are_trained_on_and_often_enough(tiny_shards: Path) -> None
     assert stream == _epochs(config, shards, position=0)
     assert stream != _epochs(config, shards, position=10)
     assert {task.shard.name for task in stream[: len(shards)]} == {task.shard.name for task in shards}
+    # Steps of 8 in the first stage, then of 16: 3 take one epoch of 24 samples, 9 take 7 * 8 + 2 * 16 samples.
+    for position, first in ((0, 0), (2, 0), (3, 1), (9, 3)):
+        begun = [task.epoch for task in _epochs(config, shards, position)]
+        assert begun == [first + place // len(shards) for place in range(len(begun))]
+
+
+@pytest.mark.parametrize("choice", ["first", "random", "all"])
+def test_a_member_is_trained_with_the_caption_of_its_epoch(monkeypatch: pytest.MonkeyPatch, choice: str) -> None:
+    """Whatever batch it is in."""
+    captions = [["a", "b", "c"], ["d"], ["e", "f"]]
+    expected = [
+        [["a", "d", "e"], ["a", "d", "e"], ["a", "d", "e"]],
+        [["a", "d", "e"], ["b", "d", "f"], ["c", "d", "e"]],
+    ][choice == "all"]
+    if choice == "random":
+        expected = [
+            [
+                some[keyed_generator(3, f"s/{n}", f"caption {epoch}").integers(len(some))]
+                for n, some in enumerate(captions)
+            ]
+            for epoch in range(3)
+        ]
+        assert len({tuple(some) for some in expected}) > 1
+    rows = [
+        {"sample_id": f"s/{n}", "captions": some, "label": None, "reject": None, "epoch": epoch, "pixels": bytes(12)}
+        for epoch in range(3)
+        for n, some in enumerate(captions)
+    ]
+    monkeypatch.setattr(ray.train, "get_dataset_shard", lambda _: Stream(rows))
+    monkeypatch.setattr(train_worker, "get_device", lambda: torch.device("cpu"))
+    config = tiny_recipe(captions=choice, seed=3).model_copy(update={"size": 2})
+    for size in (1, 3, 9):
+        batches = Members(Job(config, 3, 0, {}), Unconditional(), 0).batches(size)
+        found = [text for _ in range(9 // size) for text in next(batches).captions]
+        assert found == [text for some in expected for text in some]
+
+
+class Stream:
+    """A worker's part of the stream, in this order."""
+
+    def __init__(self, rows: list[dict[str, object]]) -> None:
+        self._rows = rows
+
+    def iter_batches(self, **_: object) -> Iterator[pa.Table]:
+        yield from (pa.Table.from_pylist(self._rows[start : start + 4]) for start in range(0, len(self._rows), 4))
 
 
 def test_an_out_folder_in_use_is_refused(tmp_path: Path, tiny_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:

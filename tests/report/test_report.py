@@ -428,6 +428,9 @@ def test_facts_name_a_conditioning_that_is_not_the_samples_own(run: RunDirectory
     results = read_results(run)
     assert "Conditioning" not in _facts(run, results)
     assert _facts(run, results, conditioning="none")["Conditioning"].startswith("none for any sample")
+    assert "Captions" not in _facts(run, results)
+    assert _facts(run, results, captions="random")["Captions"] == "a random one of each sample's"
+    assert _facts(run, results, captions="all")["Captions"].startswith("all of each sample's")
     assert _facts(run, results, conditioning=1000)["Conditioning"] == "class 1000 for every sample"
 
 
