@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tests.conftest import make_image
+from tests.data.sources.saved import save_dict
 
 CAPTIONS = ("A dog runs.", "Un café à Zürich, “déjà vu”", "猫が座っている", "two | bars, a comma and\u2028a separator")
 COUNT = 8
@@ -167,6 +168,27 @@ def binary_parquet(folder: Path) -> list[Expected]:
     return [Expected(f"part_{n // 4}-{n % 4:06d}", odd_jpeg(n), caption(n)) for n in range(COUNT)]
 
 
+def saved(folder: Path) -> list[Expected]:
+    """Two splits that `datasets` saved to disk; the one that comes last by name is the first."""
+    numbers = {"train": range(5), "test": range(5, COUNT)}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    tables = {
+        split: pa.table(
+            {
+                "image": pa.array([{"bytes": odd_jpeg(n), "path": None} for n in some], kind),
+                "text": [caption(n) for n in some],
+            }
+        )
+        for split, some in numbers.items()
+    }
+    save_dict(folder, {split: [table] for split, table in tables.items()})
+    return [
+        Expected(f"{split}/data-00000-of-00001-{place:06d}", odd_jpeg(n), caption(n))
+        for split, some in numbers.items()
+        for place, n in enumerate(some)
+    ]
+
+
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(data)
@@ -213,6 +235,7 @@ LAYOUTS = {
     "flickr csv": ("flickr30k", flickr_csv),
     "pokemon": ("parquet", pokemon),
     "parquet binary": ("parquet", binary_parquet),
+    "saved to disk": ("arrow", saved),
     "img2dataset": ("webdataset", img2dataset),
     "webdataset with labels": ("webdataset", labelled_webdataset),
 }

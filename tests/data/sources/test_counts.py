@@ -56,6 +56,8 @@ def inside(path: Path) -> int:
             return stream.read_all().num_rows
     if path.suffix == ".parquet":
         return pq.ParquetFile(path).metadata.num_rows
+    if path.suffix == ".arrow":
+        return len(pa.ipc.open_stream(path).read_all())
     if path.suffix == ".tar":
         with tarfile.open(path) as tar:
             files = [member for member in tar if member.isfile()]
