@@ -81,6 +81,10 @@ def local_ray(s3_server: None) -> Iterator[None]:
     ray.shutdown()
 
 
+# Begins as a PNG, so that it is packed; no decoder takes it.
+BROKEN = b"\x89PNG\r\n\x1a\nbroken"
+
+
 def make_image(seed: int, size: int = 16) -> Image.Image:
     """A smooth random picture."""
     rng = np.random.default_rng(seed)

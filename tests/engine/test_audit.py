@@ -24,7 +24,7 @@ from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
 from ldm_scale.schema import REJECT
 from tests.addresses import upload
-from tests.conftest import make_folder
+from tests.conftest import BROKEN, make_folder
 from tests.engine.runs import ATTACKS, BRIEF, assert_same_rows, column, make_config, read_rows
 from tests.targets import tiny
 from tests.targets.loras import diffusers_file, make_weights
@@ -145,7 +145,7 @@ def test_a_run_does_not_go_on_with_other_draws(
 def damaged(tmp_path: Path) -> Path:
     """Forty pictures, of which one is broken and one is large."""
     source = make_folder(tmp_path / "source", 40)
-    (source / "dog/000.png").write_bytes(b"broken")
+    (source / "dog/000.png").write_bytes(BROKEN)
     make_folder(tmp_path / "large", 2, size=40)
     shutil.copy(tmp_path / "large/cat/001.png", source / "cat/001.png")
     out = tmp_path / "shards"

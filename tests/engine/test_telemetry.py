@@ -21,7 +21,7 @@ from ldm_scale.engine.audit import run_audit
 from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
-from tests.conftest import make_folder
+from tests.conftest import BROKEN, make_folder
 from tests.engine.runs import make_config
 
 DASHBOARD = Path(__file__).parents[2] / "clusters" / "grafana.json"
@@ -73,8 +73,8 @@ def test_the_metrics_of_a_running_audit_move_and_end_as_what_was_done(
     local_ray: None, tmp_path: Path, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_folder(tmp_path / "source", 60)
-    (source / "dog/000.png").write_bytes(b"broken")
-    (source / "dog/002.png").write_bytes(b"broken, too")
+    (source / "dog/000.png").write_bytes(BROKEN)
+    (source / "dog/002.png").write_bytes(BROKEN + b", too")
     shards = tmp_path / "shards"
     pack(PackConfig(dataset="folder", source=str(source), out=str(shards), near_duplicates=0, shard_samples=10))
     config = make_config(
