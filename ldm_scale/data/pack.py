@@ -250,8 +250,8 @@ def pack(config: PackConfig, run: Run = one_by_one) -> Manifest:
     """Write `config.source` as shards below `config.out`, members and held-out apart, and the manifest last.
 
     Images are copied byte for byte, unless `config.size` asks for PNGs of that size; of formats that shards do not hold
-    they become PNGs. `run` does the work, here or on a
-    cluster, with the same result. The same call again resumes a pack, and leaves a finished one as it is.
+    they become PNGs. `run` does the work, here or on a cluster, with the same result. The same call again resumes a
+    pack, and leaves a finished one as it is.
 
     Raises:
         UsageError: The source, split or output folder cannot be used; nothing is overwritten.

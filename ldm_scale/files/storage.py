@@ -355,24 +355,24 @@ def _entries(folder: str, skip: Skip) -> Iterator[tuple[str, os.stat_result]]:
 
 def _stats(folder: str, recursive: bool, skip: Skip) -> Iterator[tuple[str, os.stat_result]]:
     """Path and status of every file in a local folder or, if that is asked for, below it."""
-    # Folders to be listed, each with the real ones on the way to it.
-    waiting: list[tuple[str, tuple[tuple[int, int] | None, ...]]] = [(folder, (_identity(folder),))]
+    # Folders to be listed, each with the real ones on the way to it, by device and inode.
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(folder, _identity(folder))]
     while waiting:
         place, way = waiting.pop()
         for path, status in _entries(place, skip):
             if stat.S_ISREG(status.st_mode):
                 yield path, status
-            elif recursive and (here := _identity(path)) not in way:
+            elif recursive and (here := (status.st_dev, status.st_ino)) not in way:
                 waiting.append((path, (*way, here)))
 
 
-def _identity(folder: str) -> tuple[int, int] | None:
-    """What all paths to a folder have in common; None if there is none."""
+def _identity(folder: str) -> tuple[tuple[int, int], ...]:
+    """What all paths to a folder have in common; nothing if there is none."""
     try:
         status = os.stat(folder)
     except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
+        return ()
+    return ((status.st_dev, status.st_ino),)
 
 
 def sub_locations(folder: Location, suffix: str, skip: Skip = refuse) -> Iterator[tuple[str, Location]]:

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from ldm_scale.data.images import SIGNATURE, format_of
 from ldm_scale.data.sources.items import Item, Listing, Stored, composed, key_of, list_files
 from ldm_scale.data.sources.metadata import Rows, read_metadata
+from ldm_scale.data.sources.order import SPLITS
 from ldm_scale.data.sources.text import read_text
 from ldm_scale.files.storage import Location
 
 NO_IMAGE = "no image by its bytes"
 # Files that count as images without a look: their bytes are looked at when they are packed.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp")
-# Folders that Hugging Face takes for the sides of a split, and not for classes.
-SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test", "testing", "eval", "evaluation"}
 
 
 def _is_image(file: Location) -> bool:
