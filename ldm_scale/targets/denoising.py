@@ -33,9 +33,10 @@ class Conditions:
     ) -> "Conditions":
         """Conditions that take turns over the timesteps that are evaluated, in ascending order."""
         count = torch.tensor(counts, device=alphas_cumprod.device)
+        times = torch.tensor(sorted(set(evaluated)), dtype=torch.long, device=count.device)
         turns = torch.zeros(len(alphas_cumprod), dtype=torch.long, device=count.device)
-        for place, t in enumerate(sorted(set(evaluated))):
-            turns[t] = place
+        # At once: each assignment of its own would be a launch on the device, for every batch.
+        turns[times] = torch.arange(len(times), device=count.device)
         return cls(values, count.cumsum(0) - count, count, turns)
 
     def at(self, times: Int[Tensor, " rows"], samples: Int[Tensor, " rows"]) -> Condition:
