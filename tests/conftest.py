@@ -11,11 +11,17 @@ os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAY_worker_
 
 import uuid
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+
+# Libraries before the hook: below it their bytecode is not found, and 3,400 modules are compiled in each process.
+LIBRARIES = ("diffusers.models.unets", "diffusers.pipelines.stable_diffusion", "peft", "scipy.stats", "sklearn.metrics")
+for library in LIBRARIES:
+    import_module(library)
 
 # Shapes of tensor functions are checked while the tests run.
 CHECKED = ("analysis", "attacks", "auditor", "device", "geometry", "randomness", "targets", "training")
@@ -74,8 +80,8 @@ def local_ray(s3_server: None) -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
-        # Metrics every second, for a test not to wait for them.
-        _system_config={"metrics_report_interval_ms": 1000},
+        # Metrics every second, for a test not to wait for them; a worker that one test leaves serves the next.
+        _system_config={"metrics_report_interval_ms": 1000, "idle_worker_killing_time_threshold_ms": 600_000},
     )
     yield
     ray.shutdown()

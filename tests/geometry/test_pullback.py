@@ -23,20 +23,27 @@ def decoder(request: pytest.FixtureRequest) -> TracedDecoder:
     return DECODERS[request.param]
 
 
+def with_each(first: int, *others: int) -> list[tuple[str, int]]:
+    """Every decoder with the first number, one of them with the others: each of these pairs is traced anew."""
+    return [(name, first) for name in DECODERS] + [("AutoencoderKL", other) for other in others]
+
+
 def assert_near(found: Tensor, expected: Tensor, share: float = 1e-5) -> None:
     """Equal up to this share of the largest entry: what float32 leaves of a sum of unlike terms."""
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=share * expected.abs().max().item())
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 5, 100])
-def test_push_is_jacobian_times_tangent(decoder: TracedDecoder, at_once: int) -> None:
+@pytest.mark.parametrize(("name", "at_once"), with_each(2, 1, 5, 100))
+def test_push_is_jacobian_times_tangent(name: str, at_once: int) -> None:
+    decoder = DECODERS[name]
     z, tangents = latents(), normal(5, 3, *SHAPE, seed=3)
     expected = torch.einsum("nmd,knd->knm", jacobians(decoder, z), tangents.flatten(2).double())
     assert_near(Jacobian(decoder, z, at_once).push(tangents).flatten(2), expected)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 5, 100])
-def test_pull_is_transposed_jacobian_times_cotangent(decoder: TracedDecoder, at_once: int) -> None:
+@pytest.mark.parametrize(("name", "at_once"), with_each(2, 1, 5, 100))
+def test_pull_is_transposed_jacobian_times_cotangent(name: str, at_once: int) -> None:
+    decoder = DECODERS[name]
     z, cotangents = latents(), normal(5, 3, *IMAGE, seed=3)
     expected = torch.einsum("nmd,knm->knd", jacobians(decoder, z), cotangents.flatten(2).double())
     assert_near(Jacobian(decoder, z, at_once).pull(cotangents).flatten(2), expected)
@@ -82,10 +89,10 @@ def test_metric_is_gram_of_the_full_jacobian(decoder: TracedDecoder) -> None:
     assert_near(pullback_metric(decoder, z, memory=2**30), full.mT @ full)
 
 
-@pytest.mark.parametrize("products", [1, 3, 50])
-def test_the_memory_budget_changes_nothing(decoder: TracedDecoder, products: int) -> None:
+@pytest.mark.parametrize(("name", "products"), with_each(3, 1, 50))
+def test_the_memory_budget_changes_nothing(name: str, products: int) -> None:
     """One product at a time, a few, or samples together: the same G as one sample at a time."""
-    z = latents(5)
+    decoder, z = DECODERS[name], latents(5)
     alone = torch.cat([pullback_metric(decoder, sample, 2**30) for sample in z.split(1)])
     assert_near(pullback_metric(decoder, z, memory=products * product_bytes(decoder, z[:1])), alone)
 

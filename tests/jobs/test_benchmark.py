@@ -1,36 +1,36 @@
 """The benchmark's job: its parts by name, one table and one JSON document, on little of everything."""
 
 import json
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
 
-from tests.jobs.cluster import clean_environment
+from ldm_scale.cli import run_benchmarks
 from tests.jobs.conftest import ROOT
 
 
-def run(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, ROOT / "jobs/benchmark.py", *flags]
-    return subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=300)
+def run(*flags: str) -> int:
+    job = runpy.run_path(str(ROOT / "jobs/benchmark.py"))
+    return run_benchmarks(job["__doc__"], job["RECIPE"], flags)
 
 
-@pytest.mark.xdist_group("ray")
-def test_the_parts_asked_for_are_one_table_and_one_document(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("local_ray")
+def test_the_parts_asked_for_are_one_table_and_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers, little = tmp_path / "numbers.json", ("--reduce.rows", "200", "--reduce.analysis.bootstrap", "20")
-    done = run("--parts", "reduce", *little, "--json", str(numbers))
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert run("--parts", "reduce", *little, "--json", str(numbers)) == 0
+    printed = capsys.readouterr().out
     document = json.loads(numbers.read_bytes())
     assert {line["part"] for line in document["lines"]} == {"reduce"}
     assert document["machine"]["cores"] >= 1
     assert "torch" in document["versions"]
-    *_, heading, first = (line for line in done.stdout.splitlines() if line.startswith(("part ", "reduce ")))
+    *_, heading, first = (line for line in printed.splitlines() if line.startswith(("part ", "reduce ")))
     assert heading.split() == ["part", "what", "value", "unit", "share", "bound", "ratio", "note"]
     assert document["lines"][0]["what"].split()[0] in first
 
 
-def test_an_unknown_part_is_refused() -> None:
-    done = run("--parts", "reduced")
-    assert done.returncode == 2
-    assert "did you mean 'reduce'?" in done.stderr
+def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        run("--parts", "reduced")
+    assert refused.value.code == 2
+    assert "did you mean 'reduce'?" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The demo job, submitted with its working directory to a real Ray of the test's own; and packing as a job."""
+"""Jobs submitted with their working directory to a real Ray of the test's own: packing, and the demo."""
 
 import json
 import os
@@ -27,6 +27,7 @@ def test_a_job_file_is_executable_and_says_how() -> None:
         assert path.read_text().startswith("#!/usr/bin/env python\n")
 
 
+@pytest.mark.slow
 def test_submitted_with_its_working_directory(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
     """`ray job submit --working-dir . -- python jobs/demo.py --out DIR`."""
     job = (
@@ -72,10 +73,11 @@ def test_submitted_with_uv_run(cluster: dict[str, str], checkout: Path, tmp_path
 
 
 def test_a_pack_is_a_job_too(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
-    """`ray job submit jobs/pack.py -- folder SOURCE OUT`."""
+    """`ray job submit --working-dir . -- python jobs/pack.py folder SOURCE OUT`."""
     source = make_folder(tmp_path / "source", 12)
     flags = ("--near-duplicates", "0.94", "--shard-samples", "4")
-    done = submit(cluster, checkout, "jobs/pack.py", "--", "folder", str(source), str(tmp_path / "out"), *flags)
+    job = ("python", "jobs/pack.py", "folder", str(source), str(tmp_path / "out"), *flags)
+    done = submit(cluster, checkout, "--working-dir", ".", "--", *job)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert f"{tmp_path / 'out'}: 12 samples in 4 shards; random halves, seed 0" in done.stdout
     assert read_manifest(Location.of(tmp_path / "out")).samples == 12
