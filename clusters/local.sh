@@ -17,7 +17,7 @@ options:
 It listens on 127.0.0.1 alone, on free ports, and other Rays of the machine are left alone. Jobs that are submitted by
 their path run in the repository. `ray` is the one on the PATH, or else that of the repository's .venv.
 
-exit status: 0 done or running; 1 failed or not running; 2 the command is to be mended
+exit status: 0 done or running; 1 failed or not running; 2 the command is to be fixed
 TEXT
 }
 
@@ -153,10 +153,10 @@ status() {
     source "$exports"
     export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 RAY_ADDRESS
     RAY_ADDRESS=$(<"$folder/ray/ray_current_cluster")
-    local told has
-    told=$(ray status 2>/dev/null) || fail "the Ray in $folder does not answer"
+    local answer has
+    answer=$(ray status 2>/dev/null) || fail "the Ray in $folder does not answer"
     # Ray takes some seconds to count.
-    has=$(grep -o '[0-9.]*/[0-9.]* [CG]PU' <<<"$told" | xargs || true)
+    has=$(grep -o '[0-9.]*/[0-9.]* [CG]PU' <<<"$answer" | xargs || true)
     echo "a Ray runs in $folder at $RAY_API_SERVER_ADDRESS; in use: ${has:-not known yet}"
     echo "what is not submitted finds it by RAY_ADDRESS=$RAY_ADDRESS RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0"
 }

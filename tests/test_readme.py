@@ -33,7 +33,7 @@ README = ROOT / "README.md"
 FILES = [
     README,
     *sorted((ROOT / ".github").glob("*.md")),
-    *sorted(file for room in ("clusters", "jobs", "ldm_scale") for file in (ROOT / room).rglob("README.md")),
+    *sorted(file for room in ("clusters", "jobs", "ldm_scale", "tests") for file in (ROOT / room).rglob("README.md")),
 ]
 BLOCKS = [block for file in FILES for block in blocks(file)]
 MARKS = {"", "slow", "needs: cloud", "needs: gpu", "needs: data", "needs: network"}

@@ -118,7 +118,7 @@ def _unseen(pairs: np.ndarray, seen: np.ndarray, count: int) -> np.ndarray:
 
 
 class Gallery:
-    """The pictures of a data set in their order, 1 KB each; equal ones are told at once."""
+    """The pictures of a data set in their order, 1 KB each; equal ones are found at once."""
 
     def __init__(self, capacity: int) -> None:
         self._greys = np.empty((capacity, THUMBNAIL, THUMBNAIL), np.uint8)

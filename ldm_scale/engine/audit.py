@@ -85,7 +85,7 @@ def compute_rows(
     _check_rejects(progress.rejected, record, run)
     calibration = calibrate(plan, run)
     left = record.samples - sum(done.values())
-    say(f"{run.root}: {record.samples} samples ({record.members} members), {left} left in {len(tasks)} shards")
+    say(f"{run.root}: {record.samples:,} samples ({record.members:,} members), {left:,} left in {len(tasks):,} shards")
     if tasks:
         pool = plan_pool(record.config.compute, left)
         say(str(pool))

@@ -67,8 +67,8 @@ class Progress:
         left = samples - done
         soon = f"{duration(left / rate)} to go" if rate else "none came lately"
         return (
-            f"{done} of {samples} samples, {shards} of {len(self._expected)} shards, {rate:.1f} samples/s, "
-            f"{left} left, {soon}, {self.rejected} rejected, {pool_size} auditors"
+            f"{done:,} of {samples:,} samples, {shards:,} of {len(self._expected):,} shards, {rate:,.1f} samples/s, "
+            f"{left:,} left, {soon}, {self.rejected:,} rejected, {pool_size} auditors"
         )
 
 

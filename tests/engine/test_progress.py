@@ -38,6 +38,16 @@ def test_a_line_says_how_far_the_run_is_and_when_it_will_have_ended() -> None:
     )
 
 
+def test_large_numbers_are_written_with_commas() -> None:
+    clock = iter((0, 10))
+    run = Progress({"a": 50_000}, {}, 0, lambda: next(clock))
+    run.add("a", rows=13_000, rejects=1_000)
+    assert run.line(8) == (
+        "14,000 of 50,000 samples, 0 of 1 shards, 1,400.0 samples/s, 36,000 left, 26 s to go, 1,000 rejected, "
+        "8 auditors"
+    )
+
+
 def test_before_anything_comes_no_end_is_promised() -> None:
     assert made(0, 10).line(0) == (
         "4 of 30 samples, 0 of 2 shards, 0.0 samples/s, 26 left, none came lately, 1 rejected, 0 auditors"
