@@ -28,9 +28,8 @@ from ldm_scale.targets.execution import Execution
 from ldm_scale.targets.weights import fetch_weights
 
 PART = "audit"
-ATTACKS = ("sima", "pia", "loss", "secmi")
 TIMESTEPS = tuple(range(0, 200, 10))
-PROBES, DROP, BINS = 8, 0.4, 20
+PROBES, BINS = 8, 20
 TANGENTS = ESTIMATORS["truncated"][0]
 # Batch sizes that the bare models are tried at, and the timestep that the denoiser is tried at.
 SIZES, STEP = (8, 16, 32, 64, 128), 100
@@ -41,7 +40,7 @@ def audit_config(seed: int, **changes: object) -> AuditConfig:
     values = {
         "out": "unused",
         "seed": seed,
-        "attacks": {name: {"timesteps": TIMESTEPS} for name in ATTACKS},
+        "attacks": {name: {"timesteps": TIMESTEPS} for name in published.ATTACKS},
         "geometry": {"influence": "hutchinson", "probes": PROBES, "distortion": "truncated"},
         "masks": {"bins": BINS},
     }
@@ -168,13 +167,13 @@ def make_draws(seed: int, ids: tuple[str, ...], target: Target) -> dict[str, Ten
 
 def our_statistics(batches: list[AuditedBatch]) -> dict[tuple[str, str], Float[Tensor, "n t"]]:
     """Of each attack: plain, with the lowest influences dropped, and with as many dropped at random."""
-    dropped = dropped_bins(DROP, BINS)
+    dropped = dropped_bins(published.DROP, BINS)
 
     def spectra(column: str) -> Tensor:
         return torch.from_numpy(np.concatenate([batch.spectra[column] for batch in batches]))
 
     statistics = {}
-    for name in ATTACKS:
+    for name in published.ATTACKS:
         statistics[name, "plain"] = spectra(name).sum(2)
         statistics[name, "lowest"] = spectra(name)[:, :, dropped:].sum(2)
         statistics[name, "random"] = spectra(spectrum_column(name, "random"))[:, :, dropped:].sum(2)
@@ -191,7 +190,8 @@ def compare(batches: list[AuditedBatch], reference: published.Published) -> Iter
     mine = our_statistics(batches)
     for mask, what in (("plain", "plain"), ("lowest", "lowest 40% dropped"), ("random", "random 40% dropped")):
         ours, theirs = (
-            torch.cat([found[name, mask].cpu().T for name in ATTACKS]) for found in (mine, reference.statistics)
+            torch.cat([found[name, mask].cpu().T for name in published.ATTACKS])
+            for found in (mine, reference.statistics)
         )
         ranks = rank_correlation(ours, theirs).min().item()
         note = f"largest relative difference; samples' rank correlation at least {ranks:.4f}"
@@ -200,7 +200,7 @@ def compare(batches: list[AuditedBatch], reference: published.Published) -> Iter
     theirs = reference.influence.cpu()
     ranks, overlap = (
         rank_correlation(influence, theirs).min().item(),
-        mask_overlap(influence, theirs, DROP).min().item(),
+        mask_overlap(influence, theirs, published.DROP).min().item(),
     )
     note = f"largest difference; rank correlation and mask overlap at least {ranks:.4f} and {overlap:.4f}"
     yield Line(PART, "agreement: influence", (influence - theirs).abs().max().item(), note=note)

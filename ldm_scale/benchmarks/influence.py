@@ -1,6 +1,6 @@
 """How long the estimators of influence take, and how well their masks agree with the exact one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
@@ -10,22 +10,21 @@ from ldm_scale.auditor import products_memory
 from ldm_scale.benchmarks.lines import SECONDS, Line
 from ldm_scale.benchmarks.options import InfluenceBenchmarkConfig
 from ldm_scale.benchmarks.pictures import demo_pictures
+from ldm_scale.benchmarks.published import DROP
 from ldm_scale.benchmarks.timing import least_seconds
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.pooled import Profile, pooled_influence
 from ldm_scale.geometry.pullback import TracedDecoder, pullback_metric
-from ldm_scale.geometry.stability import mask_overlap
+from ldm_scale.geometry.stability import Estimator, mask_overlap
 from ldm_scale.targets.base import Target, to_images
 from ldm_scale.targets.weights import fetch_weights
 
 PART = "influence"
-DROP = 0.4
 HUTCHINSON, POOLED = (2, 4, 8, 16, 64), (2, 4, 8)
-Estimate = Callable[[Tensor], Tensor]
 
 
 def accuracy(
-    squares: Float[Tensor, "m n d"], exact: Float[Tensor, "n d"], probes: int, estimate: Estimate
+    squares: Float[Tensor, "m n d"], exact: Float[Tensor, "n d"], probes: int, estimate: Estimator
 ) -> Float[Tensor, " n"]:
     """Overlap of each sample's mask with the exact one, the mean over its m // probes estimates from so many probes."""
     groups = [some for some in squares.split(probes) if len(some) == probes]
@@ -70,7 +69,7 @@ def run_influence_benchmark(config: InfluenceBenchmarkConfig) -> Iterator[Line]:
     found, known = in_batches(judged, max(HUTCHINSON)), in_batches(others, max(POOLED))
     batch = judged[: config.batch_size]
 
-    def lines(name: str, probes: int, estimate: Estimate, overlaps: Tensor) -> Iterator[Line]:
+    def lines(name: str, probes: int, estimate: Estimator, overlaps: Tensor) -> Iterator[Line]:
         took = least_seconds(lambda: estimate(squares(batch, probes)), device, config.repeats) / len(batch)
         yield Line(PART, f"{name}, {probes} probes", took, SECONDS)
         mean, error = with_error(overlaps)

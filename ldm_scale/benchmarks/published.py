@@ -84,7 +84,7 @@ def distortion(decode: Callable[[Tensor], Tensor], z: Tensor, tangents: Tensor) 
 
 # An attack: the denoiser (x, t) -> eps, latents, abar and Loss's noise; the vectors S_t come timestep by timestep.
 Denoiser = Callable[[Tensor, int], Tensor]
-Attack = Callable[[Denoiser, Tensor, list[float], Tensor], Iterator[Tensor]]
+PublishedAttack = Callable[[Denoiser, Tensor, list[float], Tensor], Iterator[Tensor]]
 
 
 def mixed(z: Tensor, e: Tensor, abar: float) -> Tensor:
@@ -126,7 +126,12 @@ def secmi(eps: Denoiser, z: Tensor, abar: list[float], noise: Tensor) -> Iterato
         x = ahead
 
 
-ATTACKS: dict[str, tuple[Attack, float]] = {"sima": (sima, 4), "pia": (pia, 4), "loss": (loss, 4), "secmi": (secmi, 2)}
+ATTACKS: dict[str, tuple[PublishedAttack, float]] = {
+    "sima": (sima, 4),
+    "pia": (pia, 4),
+    "loss": (loss, 4),
+    "secmi": (secmi, 2),
+}
 
 
 def kept(scores: Tensor) -> Tensor:
@@ -137,7 +142,7 @@ def kept(scores: Tensor) -> Tensor:
 
 
 def run_pass(
-    target: Any, images: Tensor, attack: Attack, p: float, mask: Tensor, noise: Tensor, batch_size: int
+    target: Any, images: Tensor, attack: PublishedAttack, p: float, mask: Tensor, noise: Tensor, batch_size: int
 ) -> Tensor:
     """sum over kept dimensions of |S_t|^p for each sample and timestep, (n, T): one pass over the images."""
     abar = target.alphas_cumprod.tolist()

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ldm_scale.geometry.pullback import Jacobian, TracedDecoder, product_bytes
-from ldm_scale.targets.base import Condition, Target
+from ldm_scale.targets.base import ConditionTensors, Target
 
 
 class _LiveBytes(TorchDispatchMode):
@@ -119,7 +119,7 @@ def count_products(multiply: Callable[[Tensor], object], vector: Tensor) -> Prod
     return Products(each=both - first, shared=2 * first - both)
 
 
-def measure_target(target: Target, condition: Callable[[], Condition]) -> Arithmetic:
+def measure_target(target: Target, condition: Callable[[], ConditionTensors]) -> Arithmetic:
     """What the parts of a target on the device "meta" take, one sample at a time; no number is computed.
 
     Args:

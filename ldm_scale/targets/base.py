@@ -10,7 +10,9 @@ from torch import Tensor
 
 # What a target's condition() returns and its predict_noise() takes: None, or a tensor (classes, text embeddings) or a
 # tuple of tensors, whose first dimension are the samples.
-Condition = Any
+ConditionTensors = Any
+# That of captions, if text encoders give an embedding a token and a pooled one.
+Embeddings = tuple[Float[Tensor, "n tokens width"], Float[Tensor, "n pooled"]]
 
 
 @runtime_checkable
@@ -48,7 +50,7 @@ class Target(Protocol):
         """Why a sample with this caption and label has no condition of its own; None if it has one."""
         ...
 
-    def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
+    def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> ConditionTensors:
         """What predict_noise takes for these samples; no caption is the empty prompt, no label the null class.
 
         Raises:
@@ -57,20 +59,20 @@ class Target(Protocol):
         ...
 
     def predict_noise(
-        self, z: Float[Tensor, "n c h w"], t: Int[Tensor, " n"], condition: Condition
+        self, z: Float[Tensor, "n c h w"], t: Int[Tensor, " n"], condition: ConditionTensors
     ) -> Float[Tensor, "n c h w"]:
         """eps(z, t, c): the noise predicted at each row's training timestep t, float32."""
         ...
 
 
-def each_part(change: Callable[[Tensor], Tensor], condition: Condition) -> Condition:
+def each_part(change: Callable[[Tensor], Tensor], condition: ConditionTensors) -> ConditionTensors:
     """A condition with a change made to each of its tensors."""
     if isinstance(condition, tuple):
         return tuple(change(part) for part in condition)
     return None if condition is None else change(condition)
 
 
-def condition_of(condition: Condition, samples: Int[Tensor, " rows"]) -> Condition:
+def condition_of(condition: ConditionTensors, samples: Int[Tensor, " rows"]) -> ConditionTensors:
     """The condition of rows; row i is one of sample samples[i]."""
     return each_part(lambda part: part[samples], condition)
 

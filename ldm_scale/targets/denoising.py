@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ldm_scale.device.budget import Budget
-from ldm_scale.targets.base import Condition, Target, condition_of
+from ldm_scale.targets.base import ConditionTensors, Target, condition_of
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,18 @@ class Conditions:
         turns: of each timestep t of the schedule: at t, a sample has its condition turns[t] mod count.
     """
 
-    values: Condition
+    values: ConditionTensors
     first: Int[Tensor, " n"]
     count: Int[Tensor, " n"]
     turns: Int[Tensor, " steps"]
 
     @classmethod
     def of(
-        cls, values: Condition, counts: Sequence[int], evaluated: Iterable[int], alphas_cumprod: Float[Tensor, " steps"]
+        cls,
+        values: ConditionTensors,
+        counts: Sequence[int],
+        evaluated: Iterable[int],
+        alphas_cumprod: Float[Tensor, " steps"],
     ) -> "Conditions":
         """Conditions that take turns over the timesteps that are evaluated, in ascending order."""
         count = torch.tensor(counts, device=alphas_cumprod.device)
@@ -39,7 +43,7 @@ class Conditions:
         turns[times] = torch.arange(len(times), device=count.device)
         return cls(values, count.cumsum(0) - count, count, turns)
 
-    def at(self, times: Int[Tensor, " rows"], samples: Int[Tensor, " rows"]) -> Condition:
+    def at(self, times: Int[Tensor, " rows"], samples: Int[Tensor, " rows"]) -> ConditionTensors:
         """The condition of rows, each of a sample at a timestep."""
         return condition_of(self.values, self.first[samples] + self.turns[times] % self.count[samples])
 

@@ -7,10 +7,9 @@ from diffusers import AutoencoderKL, VQModel
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from ldm_scale.targets.base import Embeddings
 from ldm_scale.targets.text import TextConditionalTarget
 
-# T5's embeddings, and CLIP's pooled one.
-Embeddings = tuple[Float[Tensor, "n tokens width"], Float[Tensor, "n pooled"]]
 T5_TOKENS = 512  # as in diffusers' pipeline
 PACK = 2
 # The scale of no guidance, at which a guidance-distilled model is fine-tuned (diffusers' scripts).

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ldm_scale.errors import UsageError
 from ldm_scale.targets.autoencoder import freeze, make_autoencoder
-from ldm_scale.targets.base import Condition, each_part
+from ldm_scale.targets.base import ConditionTensors, each_part
 from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.schedules import make_schedule
 
@@ -68,11 +68,11 @@ class LatentDiffusion(ABC):
         return None
 
     @abstractmethod
-    def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> Condition:
+    def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> ConditionTensors:
         """What _denoise takes for these samples."""
 
     def predict_noise(
-        self, z: Float[Tensor, "n c h w"], t: Int[Tensor, " n"], condition: Condition
+        self, z: Float[Tensor, "n c h w"], t: Int[Tensor, " n"], condition: ConditionTensors
     ) -> Float[Tensor, "n c h w"]:
         taken = each_part(self._execution.take, condition)
 
@@ -84,7 +84,7 @@ class LatentDiffusion(ABC):
 
     @abstractmethod
     def _denoise(
-        self, z: Float[Tensor, "n c h w"], steps: Num[Tensor, " n"], condition: Condition
+        self, z: Float[Tensor, "n c h w"], steps: Num[Tensor, " n"], condition: ConditionTensors
     ) -> Float[Tensor, "n c h w"]:
         """The network's output as it is; z, output and a condition of floats are in the network's precision."""
 

@@ -6,10 +6,9 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from ldm_scale.targets.base import Embeddings
 from ldm_scale.targets.text import TextConditionalTarget
 
-# Text embeddings, and the pooled ones of both CLIPs.
-Embeddings = tuple[Float[Tensor, "n tokens width"], Float[Tensor, "n pooled"]]
 T5_TOKENS = 256  # as in diffusers' pipeline
 
 

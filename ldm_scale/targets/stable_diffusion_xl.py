@@ -6,10 +6,8 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from ldm_scale.targets.base import Embeddings
 from ldm_scale.targets.text import TextConditionalTarget
-
-# Text embeddings, and the pooled one of the second encoder.
-Embeddings = tuple[Float[Tensor, "n tokens width"], Float[Tensor, "n pooled"]]
 
 
 class StableDiffusionXLTarget(TextConditionalTarget):

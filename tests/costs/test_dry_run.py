@@ -17,7 +17,7 @@ from ldm_scale.files.storage import Location
 from ldm_scale.flags import ENVIRONMENT, ROOT
 from ldm_scale.report.labels import scaled
 from ldm_scale.schema import row_bytes, row_schema
-from ldm_scale.targets.base import Condition, Target
+from ldm_scale.targets.base import ConditionTensors, Target
 from ldm_scale.targets.fetch import CACHE
 from ldm_scale.targets.load import load_target
 from tests.addresses import upload
@@ -44,7 +44,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def _counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test has counted of a target of such shapes, another need not count again."""
 
-    def counted(target: Target, condition: Callable[[], Condition]) -> Arithmetic:
+    def counted(target: Target, condition: Callable[[], ConditionTensors]) -> Arithmetic:
         shapes = (type(target), target.latent_shape, *(weight.shape for weight in target.weights()))
         if shapes not in COUNTED:
             COUNTED[shapes] = measure_target(target, condition)
