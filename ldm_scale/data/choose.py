@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from ldm_scale.config.data import IN_COLUMNS, IN_FILES, PackConfig
 from ldm_scale.data.duplicates import Gallery, Look
 from ldm_scale.data.images import PACKED, BadImage, on_white, open_image
-from ldm_scale.data.samples import LIMITS
+from ldm_scale.data.samples import LIMITS, TOO_LONG, TOO_MUCH, encode_metadata
 from ldm_scale.data.sources import ORDERED, SOURCES
 from ldm_scale.data.sources.columns import Columns
 from ldm_scale.data.sources.items import Item, Listing
@@ -23,7 +23,6 @@ from ldm_scale.files.storage import Location
 
 # Items that one task looks at.
 LOOKED_AT = 512
-TOO_LONG = f"a caption of more than {LIMITS['txt']} bytes"
 
 
 class Reject(BaseModel):
@@ -73,14 +72,16 @@ def read_source(config: PackConfig) -> Listing:
     if not listing.items:
         raise UsageError(f"source folder {source} holds no images")
     _check_keys_differ(listing.items, source)
-    listing.items = [replace(item, fault=TOO_LONG) if _is_long(item) else item for item in listing.items]
+    listing.items = [replace(item, fault=item.fault or _excess(item)) for item in listing.items]
     return listing
 
 
-def _is_long(item: Item) -> bool:
-    """Whether an item has a caption that no reader of shards takes."""
+def _excess(item: Item) -> str | None:
+    """What of an item no reader of shards takes."""
     # A character has four bytes at most.
-    return any(len(text) > LIMITS["txt"] // 4 and len(text.encode()) > LIMITS["txt"] for text in item.captions)
+    if any(len(text) > LIMITS["txt"] // 4 and len(text.encode()) > LIMITS["txt"] for text in item.captions):
+        return TOO_LONG
+    return TOO_MUCH if len(encode_metadata(item.captions, item.metadata) or b"") > LIMITS["json"] else None
 
 
 def _check_keys_differ(items: Sequence[Item], source: Location) -> None:

@@ -15,7 +15,7 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -25,6 +25,8 @@ IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 # The most bytes of a file that are read, by its suffix; others are not read at all. A tokenizer reads a whole caption
 # before it cuts it: CLIP's takes 0.2 s for 64 KiB and 4 s for 1 MB.
 LIMITS = {**dict.fromkeys(IMAGE_SUFFIXES, 128 << 20), "txt": 64 << 10, "cls": 64, "json": 1 << 20}
+TOO_LONG = f"a caption of more than {LIMITS['txt']} bytes"
+TOO_MUCH = f"captions and metadata of more than {LIMITS['json']} bytes"
 MAX_KEY = 1000
 # The name of all captions in a sample's json, if there are several.
 CAPTIONS = "captions"
@@ -34,7 +36,7 @@ CAPTIONS = "captions"
 class Sample:
     """One image as stored: its key, encoded bytes and their suffix, and what is known about it.
 
-    captions: all of them; a shard holds the first in `txt` and several in its json, too (see as_captions). fault: why
+    captions: all of them; a shard holds the first in `txt` and several in its json, too (see as_said). fault: why
     the sample is rejected as it is read; its image is then left out. flaws: why it has no caption or no label although
     its shard holds one, which only matters to a target that asks for it.
     """
@@ -75,6 +77,15 @@ class EntryGroup:
     key: str
     files: dict[str, bytes | None]
     fault: str | None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a sample's `txt` and `json` say; flaw: why its captions are not known, and are none, if that is so."""
+
+    captions: tuple[str, ...]
+    metadata: dict[str, Any] | None
+    flaw: str | None = None
 
 
 def split_name(name: str) -> tuple[str | None, str | None]:
@@ -141,15 +152,6 @@ def group_entries(entries: Iterable[Entry]) -> Iterator[EntryGroup]:
         yield EntryGroup(key, files, fault)
 
 
-def as_metadata(data: bytes | None) -> dict[str, Any] | None:
-    """The JSON object in some bytes, or None: nothing rests on metadata, so bad ones are no reason to lose a sample."""
-    try:
-        content = json.loads(data or b"")
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def as_label(data: bytes | None) -> int | None:
     """The class index in some bytes, or None if they are no number of 64 bits."""
     digits = (data or b"").strip()
@@ -159,23 +161,52 @@ def as_label(data: bytes | None) -> int | None:
 def as_caption(data: bytes | None) -> str | None:
     """The caption in some bytes, or None if they are not UTF-8 or too many: another caption is another sample."""
     try:
-        return None if data is None or len(data) > LIMITS["txt"] else data.decode()
+        # A mark of UTF-8 is none of the caption.
+        return None if data is None or len(data) > LIMITS["txt"] else data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return None
 
 
-def as_captions(caption: str | None, metadata: dict[str, Any] | None) -> tuple[tuple[str, ...], dict[str, Any] | None]:
-    """All captions of a sample with the caption and the metadata of its files, and the metadata without them.
+def encode_metadata(captions: tuple[str, ...], metadata: dict[str, Any] | None) -> bytes | None:
+    """The `json` of a sample: its metadata, and all captions if there are several; None if there is neither."""
+    listed = {CAPTIONS: captions} if len(captions) > 1 else {}
+    if metadata is None and not listed:
+        return None
+    return json.dumps({**(metadata or {}), **listed}, sort_keys=True).encode()
 
-    A list `captions` in the metadata whose first is the caption itself holds all of them. Another one is metadata: the
-    caption would be none of them, or not the first.
+
+def as_said(caption: str | None, files: Mapping[str, bytes | None]) -> Said:
+    """All captions of a sample and its metadata without them; `caption` is that of its `txt`.
+
+    A list `captions` in the json whose first is the caption itself holds all of them. Another one is metadata: the
+    caption would be none of them, or not the first. A json that cannot be read may hold such a list.
     """
-    if caption is None:
-        return (), metadata
+    known = () if caption is None else (caption,)
+    if "json" not in files:
+        return Said(known, None)
+    try:
+        content = json.loads(_within_limit(files, "json"))
+    except (ValueError, RecursionError):
+        return Said((), None, f"its json is none, or of more than {LIMITS['json']} bytes")
+    metadata = content if isinstance(content, dict) else None
     listed = (metadata or {}).get(CAPTIONS)
-    if not isinstance(listed, list) or listed[:1] != [caption] or not all(map(_is_caption, listed)):
-        return (caption,), metadata
-    return tuple(listed), {name: value for name, value in (metadata or {}).items() if name != CAPTIONS} or None
+    listed = [_unmarked(text) for text in listed] if isinstance(listed, list) else []
+    if not known or listed[:1] != [caption]:
+        return Said(known, metadata)
+    if not all(map(_is_caption, listed)):
+        return Said((), metadata, "its json lists a caption that is no text, or too long")
+    return Said(tuple(listed), {name: value for name, value in content.items() if name != CAPTIONS} or None)
+
+
+def _unmarked(text: object) -> object:
+    """A caption without the mark of UTF-8, which `txt` loses as well."""
+    return text.removeprefix("\ufeff") if isinstance(text, str) else text
+
+
+def _within_limit(files: Mapping[str, bytes | None], suffix: str) -> bytes:
+    """A file's bytes; none if they are too many."""
+    data = files[suffix] or b""
+    return data if len(data) <= LIMITS[suffix] else b""
 
 
 def _is_caption(value: object) -> bool:
@@ -189,13 +220,13 @@ def as_sample(group: EntryGroup) -> Sample:
     suffix = next((name for name in IMAGE_SUFFIXES if name in files), "")
     image = files.get(suffix) if group.fault is None else None
     caption, label = as_caption(files.get("txt")), as_label(files.get("cls"))
-    captions, metadata = as_captions(caption, as_metadata(files.get("json")))
-    flaws = []
+    said = as_said(caption, files)
+    flaws = [said.flaw] if said.flaw else []
     if "txt" in files and caption is None:
         flaws.append(f"its caption is not UTF-8, or of more than {LIMITS['txt']} bytes")
     if "cls" in files and label is None:
         flaws.append("its class is no number")
-    return Sample(group.key, image or b"", suffix, captions, label, metadata, group.fault, tuple(flaws))
+    return Sample(group.key, image or b"", suffix, said.captions, label, said.metadata, group.fault, tuple(flaws))
 
 
 def parse_samples(stream: IO[bytes]) -> Iterator[Sample]:

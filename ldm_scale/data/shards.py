@@ -9,13 +9,12 @@ reads without any error.
 
 import hashlib
 import io
-import json
 import tarfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ldm_scale.data.manifest import ShardInfo
-from ldm_scale.data.samples import CAPTIONS, Sample, parse_samples
+from ldm_scale.data.samples import Sample, encode_metadata, parse_samples
 from ldm_scale.errors import RunError, one_line
 from ldm_scale.files.storage import Location
 
@@ -26,9 +25,8 @@ def _encode(sample: Sample) -> dict[str, Any]:
         entry["txt"] = sample.caption.encode()
     if sample.label is not None:
         entry["cls"] = str(sample.label).encode()
-    listed = {CAPTIONS: sample.captions} if len(sample.captions) > 1 else {}
-    if sample.metadata is not None or listed:
-        entry["json"] = json.dumps({**(sample.metadata or {}), **listed}, sort_keys=True).encode()
+    if (said := encode_metadata(sample.captions, sample.metadata)) is not None:
+        entry["json"] = said
     return entry
 
 

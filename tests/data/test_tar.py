@@ -121,7 +121,7 @@ def test_a_gap_in_a_tar_inside_of_a_tar_is_an_error(tmp_path: Path) -> None:
 def test_files_are_found_where_they_lie(tmp_path: Path) -> None:
     content = [(f"{number}.jpg", bytes([number]) * (number * 100)) for number in range(1, 20)]
     (tmp_path / "a.tar").write_bytes(tar([("n.tar", tar(content)), ("m.tar", tar([("last.txt", b"end")]))]))
-    found = tarred_files(Location.of(tmp_path / "a.tar"), nested=True, keep=(".txt",))
+    found = tarred_files(Location.of(tmp_path / "a.tar"), nested=True, keep={"txt": 100})
     assert {file.name: file.read_bytes() for file in found} == {
         **{f"n/{name}": data for name, data in content},
         "m/last.txt": b"end",

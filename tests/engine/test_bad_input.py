@@ -103,6 +103,9 @@ def bad_files() -> tuple[Files, dict[str, tuple[str, str]]]:
         add(key, "decode", reason, sample(key, image))
     for key, caption in BAD_CAPTIONS.items():
         add(key, "condition", UNREADABLE, sample(key, caption=caption))
+    # It may list more captions, one of which was meant.
+    large = json.dumps({"captions": ["cat", "a cat"], "x": "x" * (1 << 20)}).encode()
+    add("listed", "condition", "no caption (its json is none, or of ", [*sample("listed"), ("listed.json", large)])
     add("uncaptioned", "condition", "no caption", [("uncaptioned.png", PNG)])
     add("imageless", "read", "no image", [("imageless.txt", b"cat")])
     add("doubled", "read", "two files of one suffix", [("doubled.png", PNG), ("doubled.PNG", PNG)])

@@ -1,8 +1,9 @@
 """Tar files that are read without unpacking: where each file lies in them, however deep."""
 
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import IO
 
 from ldm_scale.data.tar import walk_tar
@@ -42,7 +43,7 @@ class TarredFile:
         return data
 
 
-def _walk(tar: Location, file: IO[bytes], start: int, nested: bool, keep: tuple[str, ...]) -> Iterator[TarredFile]:
+def _walk(tar: Location, file: IO[bytes], start: int, nested: bool, keep: Mapping[str, int]) -> Iterator[TarredFile]:
     """The files of the tar that begins at byte `start` of `tar` and is all of `file`."""
     for archive, member in walk_tar(file, "r:"):
         content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
@@ -55,14 +56,18 @@ def _walk(tar: Location, file: IO[bytes], start: int, nested: bool, keep: tuple[
             for inner in _walk(tar, content, offset, False, keep):
                 yield replace(inner, name=f"{folder}/{inner.name}")
         else:
-            kept = content.read() if member.name.endswith(keep) else None
+            suffix = member.name.rsplit(".", 1)[-1].lower()
+            kept = content.read() if member.size <= keep.get(suffix, -1) else None
             yield TarredFile(tar, member.name, offset, member.size, kept)
 
 
-def tarred_files(tar: Location, nested: bool = False, keep: tuple[str, ...] = ()) -> list[TarredFile]:
-    """Everything but the folders of an uncompressed tar in its order, with the content of names that end as in `keep`.
+def tarred_files(
+    tar: Location, nested: bool = False, keep: Mapping[str, int] = MappingProxyType({})
+) -> list[TarredFile]:
+    """Everything but the folders of an uncompressed tar, in its order.
 
-    nested: it is a tar of tars, each of which stands for a folder.
+    nested: it is a tar of tars, each of which stands for a folder. keep: suffixes of files whose content is kept if it
+    has at most so many bytes.
 
     Raises:
         UsageError: The tar, or one within, is none or is incomplete.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import ValidationError
 
 from ldm_scale.data.manifest import MANIFEST, Manifest
-from ldm_scale.data.samples import IMAGE_SUFFIXES, as_captions, as_label, as_metadata, split_name
+from ldm_scale.data.samples import IMAGE_SUFFIXES, LIMITS, TOO_LONG, as_label, as_said, split_name
 from ldm_scale.data.sources.items import UNUSED, Item, Listing, Stored, key_of, list_files
 from ldm_scale.data.sources.order import order_files
 from ldm_scale.data.sources.tars import TarredFile, tarred_files
@@ -19,7 +19,9 @@ from ldm_scale.files.storage import Location
 
 NAMELESS = "an entry without key or suffix"
 LINK = "one of its files is a link, a device or a sparse file"
-SMALL = (".txt", ".cls", ".json")
+SEVERAL = "more than one image"
+# The most bytes of the files beside an image; longer ones are not read, here as in the readers of shards.
+SMALL = {suffix: LIMITS[suffix] for suffix in ("txt", "cls", "json")}
 
 
 def _by_key(listing: Listing, shard: str, entries: list[TarredFile]) -> dict[str, dict[str, str]]:
@@ -41,29 +43,45 @@ def _by_key(listing: Listing, shard: str, entries: list[TarredFile]) -> dict[str
     return samples
 
 
-def _item(key: str, image: Stored, small: dict[str, bytes], fault: str | None) -> Item:
+def _caption(text: bytes | None) -> str:
+    """The caption in a file; raises BadText if it is none, or too long to be read."""
+    if text is None:
+        raise BadText(TOO_LONG)
+    try:
+        return decode_text(text)
+    except BadText as error:
+        raise BadText(f"its caption: {error}") from None
+
+
+def _item(key: str, image: Stored, small: dict[str, bytes | None], fault: str | None) -> Item:
     """A sample; it is rejected if what is beside its image cannot be read, for it would lose that in silence."""
     caption, label = None, as_label(small.get("cls"))
     try:
-        caption = decode_text(small["txt"]) if "txt" in small else None
+        caption = _caption(small["txt"]) if "txt" in small else None
     except BadText as error:
-        fault = fault or f"its caption: {error}"
+        fault = fault or str(error)
     if "cls" in small and label is None:
         fault = fault or "its class is no number"
-    captions, metadata = as_captions(caption, as_metadata(small.get("json")))
-    return Item(key, image, captions, label, metadata=metadata, fault=fault)
+    said = as_said(caption, small)
+    return Item(key, image, said.captions, label, metadata=said.metadata, fault=fault or said.flaw)
+
+
+def _read_small(listing: Listing, files: dict[str, str]) -> dict[str, bytes | None]:
+    """What is beside an image, by suffix; None for files that are too long."""
+    stored = {suffix: listing.use(path) for suffix, path in files.items() if suffix in SMALL}
+    return {suffix: file.read_bytes() if file.size() <= SMALL[suffix] else None for suffix, file in stored.items()}
 
 
 def _read_shard(listing: Listing, shard: str, tar: Location) -> Iterator[Item]:
     entries = tarred_files(tar, keep=SMALL)
     odd = {f"{shard}/{entry.name}" for entry in entries if not entry.is_plain}
     for key, files in _by_key(listing, shard, entries).items():
-        image = next((listing.take(files[suffix]) for suffix in IMAGE_SUFFIXES if suffix in files), None)
+        images = [files[suffix] for suffix in IMAGE_SUFFIXES if suffix in files]
         # A download that failed has no image: it is seen, and rejected when it is read.
-        listing.seen += image is None
-        small = {suffix: listing.use(path).read_bytes() for suffix, path in files.items() if f".{suffix}" in SMALL}
-        fault = LINK if odd.intersection(files.values()) else None
-        yield _item(f"{key_of(shard)}/{key}", image or TarredFile(tar, key, 0, 0), small, fault)
+        listing.seen += not images
+        image = listing.take(images[0]) if images else TarredFile(tar, key, 0, 0)
+        fault = LINK if odd.intersection(files.values()) else SEVERAL if len(images) > 1 else None
+        yield _item(f"{key_of(shard)}/{key}", image, _read_small(listing, files), fault)
 
 
 def _class_names(listing: Listing) -> tuple[str, ...]:

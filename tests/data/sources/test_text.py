@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -115,6 +116,18 @@ def test_a_caption_that_no_reader_of_shards_takes_rejects_its_image(tmp_path: Pa
     assert rejected(tmp_path / "out") == {"cat/003": "a caption of more than 65536 bytes"}
 
 
+@pytest.mark.parametrize(("size", "rejects"), [(61_000, 0), (62_000, 1)])
+def test_captions_that_together_no_reader_takes_reject_their_image(tmp_path: Path, size: int, rejects: int) -> None:
+    source = make_folder(tmp_path / "source", 4)
+    texts = [f"{number:02d}".ljust(size, "x") for number in range(17)]
+    (source / "metadata.jsonl").write_text(json.dumps({"file_name": "cat/001.png", "text": texts}))
+    pack(config(source, tmp_path / "out", max_reject_fraction=0.25))
+    captions = {key: sample.captions for side in packed(tmp_path / "out").values() for key, sample in side.items()}
+    assert captions.get("cat/001") == (None if rejects else tuple(texts))
+    if rejects:
+        assert rejected(tmp_path / "out") == {"cat/001": "captions and metadata of more than 1048576 bytes"}
+
+
 @pytest.mark.parametrize("layout", sorted({layout for layout, _ in TEXTS}))
 def test_every_list_may_name_files_in_the_other_unicode_form(tmp_path: Path, layout: str) -> None:
     dataset, write = LAYOUTS[layout]
@@ -140,11 +153,18 @@ def test_a_sample_of_a_shard_whose_text_cannot_be_read_is_rejected(tmp_path: Pat
             add(tar, f"{key}.txt", text)
         add(tar, "e.png", buffer.getvalue())
         add(tar, "e.cls", b"seven")
-    pack(config(tmp_path / "source", tmp_path / "out", dataset="webdataset", max_reject_fraction=0.7))
+        add(tar, "f.png", buffer.getvalue())
+        add(tar, "f.txt", b"first")
+        add(tar, "f.json", json.dumps({"captions": ["first", "second"], "x": "x" * (1 << 20)}).encode())
+        add(tar, "g.png", buffer.getvalue())
+        add(tar, "g.jpg", buffer.getvalue())
+    pack(config(tmp_path / "source", tmp_path / "out", dataset="webdataset", max_reject_fraction=0.8))
     captions = {key: sample.caption for side in packed(tmp_path / "out").values() for key, sample in side.items()}
     assert captions == {"0/a": TEXT, "0/b": TEXT}
     assert {key: reason[:19] for key, reason in rejected(tmp_path / "out").items()} == {
         "0/c": "its caption: line 1",
         "0/d": "a caption of more t",
         "0/e": "its class is no num",
+        "0/f": "its json is none, o",
+        "0/g": "more than one image",
     }
