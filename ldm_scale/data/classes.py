@@ -78,8 +78,9 @@ def number_classes(places: Places, table: Sequence[str] = ()) -> tuple[Numbers, 
     Raises:
         UsageError: Some labels are names and others numbers, two are one number, or one is in no table.
     """
-    given = {name: number for number, name in enumerate(table)}
-    numbers = {label: given.get(str(label), as_integer(label)) for label in places}
+    given: Numbers = {name: number for number, name in enumerate(table)}
+    # A number is a place in the table, whose names may be digits in another order: "0", "1", "10", "2".
+    numbers = {label: given.get(label, as_integer(label)) for label in places}
     if table or any(number is not None for number in numbers.values()):
         found = _check_numbers(numbers, places)
         return found, tuple(table) or _digits(max(found.values()) + 1)

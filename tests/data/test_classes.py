@@ -102,6 +102,8 @@ DIGITS = tuple(map(str, range(11)))
         (pa.array([7, 10, 2]), None, [7, 10, 2], DIGITS),
         (pa.array([10**9, 3]), None, [10**9, 3], ()),
         (pa.array([1, 0, -1]), ["no", "yes"], [1, 0, None], ("no", "yes")),
+        # As datasets infers a table from folders named by numbers.
+        (pa.array([0, 2, 1]), ["0", "1", "10", "2"], [0, 2, 1], ("0", "1", "10", "2")),
         (pa.array(["dog", "cat", None]), None, [1, 0, None], ("cat", "dog")),
         (pa.array(["dog", "cat", "dog"]).dictionary_encode(), None, [1, 0, 1], ("cat", "dog")),
         (pa.array(["7", "10", "2"]), None, [7, 10, 2], DIGITS),

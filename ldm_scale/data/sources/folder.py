@@ -1,11 +1,12 @@
 """An image folder, by the conventions of torchvision's and Hugging Face's ImageFolder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from ldm_scale.data.classes import as_integer, imagenet_wnids
 from ldm_scale.data.images import SIGNATURE, format_of
 from ldm_scale.data.sources.items import Item, Listing, Stored, composed, key_of, list_files
 from ldm_scale.data.sources.metadata import Rows, read_metadata
-from ldm_scale.data.sources.order import SPLITS
+from ldm_scale.data.sources.order import splits_of
 from ldm_scale.data.sources.text import read_text
 from ldm_scale.files.storage import Location
 
@@ -19,12 +20,20 @@ def _is_image(file: Location) -> bool:
         return format_of(stream.read(SIGNATURE)) is not None
 
 
+def _is_text(path: str) -> bool:
+    return path.lower().endswith(".txt")
+
+
+def _stem(path: str) -> str:
+    return composed(path.rsplit(".", 1)[0])
+
+
 def _images(listing: Listing, folder: Location, named: Rows) -> list[str]:
     """The paths of the images: those that metadata name, those of an image's suffix, and those that begin as one."""
     known = {path for path in listing.left if path in named or path.lower().endswith(SUFFIXES)}
-    stems = {composed(path.rsplit(".", 1)[0]) for path in known}
+    stems = {_stem(path) for path in known}
     for path in listing.left:
-        beside = path.endswith(".txt") and composed(path.removesuffix(".txt")) in stems
+        beside = _is_text(path) and _stem(path) in stems
         if path not in known and not beside and _is_image(folder / path):
             known.add(path)
     return sorted(known)
@@ -33,21 +42,43 @@ def _images(listing: Listing, folder: Location, named: Rows) -> list[str]:
 def _texts(listing: Listing, images: list[str]) -> dict[str, Stored]:
     """The text beside each image that has one."""
     known = set(images)
-    texts = {composed(path): path for path in listing.left if path.endswith(".txt") and path not in known}
-    beside = {path: texts.get(composed(path.rsplit(".", 1)[0]) + ".txt") for path in images}
+    texts = {_stem(path): path for path in listing.left if _is_text(path) and path not in known}
+    beside = {path: texts.get(_stem(path)) for path in images}
     used = {text: listing.use(text) for text in set(beside.values()) if text is not None}
     return {path: used[text] for path, text in beside.items() if text is not None}
 
 
-def _class_level(images: list[str]) -> int:
-    """The level of the folders that are classes: the first, or the second if the first are the sides of a split."""
-    first = {path.split("/")[0] for path in images if "/" in path}
-    return 1 if first and first.issubset(SPLITS) else 0
+def _are_sides(names: Iterable[str], below: Iterable[str]) -> bool:
+    """Whether folders of one level are the sides of a split, not classes, of which one may be called `train`.
+
+    They say two splits or more, and each says one, or there are folders below some that do.
+    """
+    said = {name: splits_of(name) for name in names}
+    return len(set().union(*said.values())) > 1 and (all(said.values()) or any(said[name] for name in below))
 
 
-def _class_of(path: str, level: int) -> str | None:
+def _class_level(images: list[str]) -> int | None:
+    """The level of the folders that are classes: the first that is no side of a split, nor one folder around all.
+
+    None if all images lie in one folder: that is a class only if its name is a number or an id, which tells its index.
+    """
+    folders = [path.split("/")[:-1] for path in images]
+    for level in range(max(map(len, folders), default=0)):
+        names = {folder[level] for folder in folders if len(folder) > level}
+        below = {folder[level] for folder in folders if len(folder) > level + 1}
+        is_around = len(names) == 1 and all(len(folder) > level for folder in folders) and not _tells_index(*names)
+        if not is_around and not _are_sides(names, below):
+            return level
+    return None
+
+
+def _tells_index(name: str) -> bool:
+    return as_integer(name) is not None or name in imagenet_wnids()
+
+
+def _class_of(path: str, level: int | None) -> str | None:
     folders = path.split("/")[:-1]
-    return composed(folders[level]) if len(folders) > level else None
+    return composed(folders[level]) if level is not None and len(folders) > level else None
 
 
 def _items(listing: Listing, images: list[str], named: Rows) -> Iterator[Item]:
@@ -66,8 +97,8 @@ def read_folder(folder: Location) -> Listing:
     """Every image below a folder; its bytes say whether a file is one.
 
     Captions come from metadata.csv, .jsonl or .parquet in any folder (`file_name` relative to it; all rows of a file,
-    in order), or else from a .txt beside the image; labels from metadata, or else from the folders: the first level,
-    or the second if the first are `train`, `test` and the like.
+    in order), or else from a .txt beside the image; labels from metadata, or else from the folders: the first level
+    that is neither `train`, `test` and the like nor one folder around all.
 
     Raises:
         UsageError: Metadata cannot be read or name what is not there, or a text is not UTF-8.

@@ -10,20 +10,23 @@ from collections.abc import Iterable, Sequence
 from ldm_scale.errors import UsageError
 
 SPLITS = {
-    **dict.fromkeys(("train", "training"), 0),
-    **dict.fromkeys(("validation", "valid", "val", "dev"), 1),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), 2),
+    **dict.fromkeys(("train", "training", "trainset"), 0),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "valset", "devset"), 1),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation", "testset"), 2),
 }
+# Also those of names like cifarTrain.
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
-def _splits(name: str) -> set[int]:
-    return {SPLITS[word] for word in re.findall("[a-z]+", name.lower()) if word in SPLITS}
+def splits_of(name: str) -> set[int]:
+    """The places of the splits that the words of a name say."""
+    return {SPLITS[word.lower()] for word in _WORDS.findall(name) if word.lower() in SPLITS}
 
 
 def _above(path: str) -> str:
     """The folder above the first part that says a split: that of a configuration, on the hub."""
     parts = path.split("/")
-    first = next((place for place, part in enumerate(parts) if _splits(part)), len(parts))
+    first = next((place for place, part in enumerate(parts) if splits_of(part)), len(parts))
     return "/".join(parts[:first])
 
 
@@ -32,11 +35,17 @@ def _by_value(path: str) -> list[str | int]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]
 
 
+def _wording(path: str) -> str:
+    """What is left of a path without its numbers: files that are numbered have it in common."""
+    return re.sub(r"\d+", "", path)
+
+
 def _rank_by_split(paths: Sequence[str]) -> tuple[dict[str, int], str]:
     """The place of each file's split, and why it is not known, if it is not."""
-    splits = {path: _splits(path) for path in paths}
+    splits = {path: splits_of(path) for path in paths}
     if not any(splits.values()):
-        return dict.fromkeys(paths, 0), ""
+        other = next((path for path in paths if _wording(path) != _wording(paths[0])), None)
+        return dict.fromkeys(paths, 0), f"{paths[0]!r} and {other!r} name no split that is known" if other else ""
     if unknown := [path for path, found in splits.items() if len(found) != 1]:
         return dict.fromkeys(paths, 0), f"{unknown[0]!r} says no split, or two, while others say theirs"
     ranks = {path: found.pop() for path, found in splits.items()}

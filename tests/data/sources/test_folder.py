@@ -217,6 +217,37 @@ def test_sides_of_a_split_are_no_classes(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        {"Train/cat": "cat", "TEST/dog": "dog"},
+        {"training_set/cat": "cat", "test_set/dog": "dog"},
+        {"train2017/cat": "cat", "val2017/dog": "dog"},
+        {"data/train/cat": "cat", "data/train/dog": "dog", "data/test/cat": "cat"},
+        {"all/images/cat": "cat", "all/images/dog": "dog"},
+        {"train/cat": "cat", "val/dog": "dog", "docs": None},
+        {"seg_train/seg_train/sea": "sea", "seg_test/seg_test/ice": "ice", "seg_pred/seg_pred": None},
+        {"training_set": None, "test_set": None},
+        {"images": None},
+        {"images/all": None},
+        {"cat": "cat", "": None},
+        {"7": "7"},
+        {"n01440764/images": "n01440764"},
+        {"train": "train", "bus": "bus"},
+        {"bullet train": "bullet train", "test tube": "test tube", "cat": "cat"},
+        {"bullet train": "bullet train", "steam train": "steam train"},
+        {"cat/indoor": "cat", "dog": "dog", "": None},
+    ],
+)
+def test_classes_are_folders_that_are_neither_sides_nor_around_all(
+    tmp_path: Path, folders: dict[str, str | None]
+) -> None:
+    names = {str(Path(folder) / f"{number}.png"): label for number, (folder, label) in enumerate(folders.items())}
+    add(tmp_path, *names)
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name", *names]))
+    assert {f"{key}.png": item.label for key, item in read(tmp_path).items()} == names
+
+
 def test_a_list_in_composed_form_names_files_in_decomposed_form(tmp_path: Path) -> None:
     names = [unicodedata.normalize("NFD", "élan.png"), unicodedata.normalize("NFC", "Zürich.png")]
     add(tmp_path, *names)
@@ -232,6 +263,13 @@ def test_a_text_in_composed_form_is_beside_an_image_in_decomposed_form(tmp_path:
     add(tmp_path, unicodedata.normalize("NFD", "élan.png"))
     write(tmp_path / unicodedata.normalize("NFC", "élan.txt"), "beside")
     assert read(tmp_path)[unicodedata.normalize("NFC", "élan")].captions == ("beside",)
+
+
+@pytest.mark.parametrize("suffix", [".TXT", ".Txt"])
+def test_a_text_beside_may_have_a_suffix_in_capitals(tmp_path: Path, suffix: str) -> None:
+    add(tmp_path, "a.png")
+    write(tmp_path / f"a{suffix}", "beside")
+    assert read(tmp_path)["a"].captions == ("beside",)
 
 
 def test_keys_have_no_dots(tmp_path: Path) -> None:

@@ -29,12 +29,13 @@ from tests.data.sources.official import add, odd_jpeg
         ["data/train-0.parquet", "test/0.parquet"],
         ["part-0.parquet", "part-1.parquet"],
         ["00000/a.tar", "00001/a.tar"],
-        ["latest.parquet", "trainer.parquet"],
+        ["trainset.parquet", "testset.parquet"],
+        ["cifarTrain.parquet", "cifarVAL.parquet", "CIFARTest.parquet"],
         ["x1.parquet", "x2.parquet"],
     ],
 )
 def test_splits_come_as_train_validation_test(expected: list[str]) -> None:
-    """Only whole words are splits; files that name none come by name."""
+    """Files that name none come by name if that differs in numbers alone."""
     assert order_files(expected[::-1]) == (expected, "")
 
 
@@ -45,6 +46,8 @@ def test_splits_come_as_train_validation_test(expected: list[str]) -> None:
         (["train/test-0.parquet", "train/train-0.parquet"], "train/test-0.parquet"),
         (["a/train-0.parquet", "b/train-0.parquet"], "'a' and 'b'"),
         (["b/test-0.parquet", "test-0.parquet"], "'.' and 'b'"),
+        (["latest.parquet", "trainer.parquet"], "'latest.parquet' and 'trainer.parquet'"),
+        (["gallery/0.tar", "query/0.tar"], "'gallery/0.tar' and 'query/0.tar'"),
         (["part-10.parquet", "part-2.parquet"], "'part-10.parquet' comes before 'part-2.parquet'"),
         (["train/10.tar", "train/9.tar", "test/1.tar"], "train/10.tar"),
     ],
