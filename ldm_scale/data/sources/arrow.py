@@ -20,8 +20,8 @@ from ldm_scale.errors import UsageError, one_line
 from ldm_scale.files.storage import Location
 
 STATE = "state.json"
-# What else belongs to such a folder.
-DESCRIPTIONS = ("dataset_info.json", "dataset_dict.json")
+# What else belongs to such a folder, and to a folder of splits.
+INFO, SPLITS = "dataset_info.json", "dataset_dict.json"
 # How older versions call the files of row numbers that stand between a data set and its rows.
 INDICES = ("_indices_data_files", "_indices_files")
 
@@ -86,6 +86,18 @@ def _data_files(listing: Listing, path: str) -> list[str]:
     return names
 
 
+def _check_splits(listing: Listing, path: str) -> None:
+    """Raise UsageError if one of the splits that a dataset_dict.json names is not there."""
+    file = listing.use(path)
+    try:
+        names = [str(name) for name in json.loads(read_text(file))["splits"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UsageError(f"{file} is no list of the splits of save_to_disk") from None
+    above = path.removesuffix(SPLITS)
+    if absent := next((name for name in names if f"{above}{name}/{STATE}" not in listing.left), None):
+        raise UsageError(f"{file} names the split {absent!r}, whose {STATE} is not there")
+
+
 def read_arrow(folder: Location, columns: Columns = USUAL, order: Sequence[str] = ()) -> Listing:
     """Every row of a data set that was saved to disk; images stay in their files until they are asked for.
 
@@ -98,11 +110,13 @@ def read_arrow(folder: Location, columns: Columns = USUAL, order: Sequence[str] 
     states = [path for path in listing.left if path.split("/")[-1] == STATE]
     if not states:
         raise UsageError(f"{folder} holds no {STATE}, which save_to_disk of a data set writes")
+    for path in [path for path in listing.left if path.split("/")[-1] == SPLITS]:
+        _check_splits(listing, path)
     folders, listing.doubt = order_files([path.removesuffix(STATE) for path in states], order)
     paths = [f"{part}{name}" for part in folders for name in _data_files(listing, f"{part}{STATE}")]
     if absent := next((path for path in paths if path not in listing.left), None):
         raise UsageError(f"{folder / absent} is named in {STATE} and is not there")
-    for path in [path for path in listing.left if path.split("/")[-1] in DESCRIPTIONS]:
+    for path in [path for path in listing.left if path.split("/")[-1] == INFO]:
         listing.use(path)
     take_files(listing, {path: _read_file(path, folder / path, columns) for path in paths})
     listing.skip_rest(UNUSED)

@@ -4,6 +4,7 @@ Keys are `train-000001` and so on: partition (train, valid, test) and file. Item
 forty attributes (1 or -1), if their list is there, are the items' metadata.
 """
 
+from collections import Counter
 from typing import Any
 
 from ldm_scale.data.sources.items import (
@@ -11,9 +12,8 @@ from ldm_scale.data.sources.items import (
     Item,
     Listing,
     Stored,
-    by_name,
-    check_present,
     composed,
+    find_by_name,
     key_of,
     list_files,
 )
@@ -44,6 +44,8 @@ def _read_partitions(file: Stored) -> dict[str, str]:
     rows = [row for row in _read_rows(file) if row != HEADER]
     if bad := next((row for row in rows if len(row) != 2 or row[1] not in PARTITIONS), None):
         raise UsageError(f"{file} has a line {' '.join(bad)!r}; each is a file name and 0, 1 or 2")
+    if twice := next((name for name, count in Counter(name for name, _ in rows).items() if count > 1), None):
+        raise UsageError(f"{file} lists {twice!r} twice")
     return {name: PARTITIONS[number] for name, number in rows}
 
 
@@ -68,9 +70,9 @@ def read_celeba(folder: Location) -> Listing:
         raise UsageError(f"{folder / 'list_eval_partition.txt'} (or .csv) does not exist; it comes with CelebA")
     attributes = _find(listing, *ATTRIBUTE_LISTS)
     known = {} if attributes is None else _read_attributes(attributes)
-    paths = by_name(path for path in listing.left if path.startswith(f"{IMAGES}/"))
+    images = {path: file for path, file in listing.left.items() if path.startswith(f"{IMAGES}/")}
     partitions = _read_partitions(partition_list)
-    check_present(partitions, paths, partition_list, folder / IMAGES)
+    paths = find_by_name(partitions, images, partition_list, folder / IMAGES)
     listing.items = [
         Item(f"{side}-{key_of(name)}", listing.take(paths[name]), metadata=known.get(name))
         for name, side in partitions.items()

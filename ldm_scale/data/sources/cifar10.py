@@ -88,6 +88,10 @@ def _binary_batch(location: Stored) -> tuple[np.ndarray, np.ndarray]:
     return records[:, 1:], records[:, 0].astype(int)
 
 
+def _read_batch(batch: Stored) -> tuple[np.ndarray, np.ndarray]:
+    return _binary_batch(batch) if batch.name.endswith(".bin") else _python_batch(batch)
+
+
 def _class_names(meta: Stored) -> list[str]:
     if meta.name.endswith(".txt"):
         return read_text(meta).split()
@@ -97,10 +101,14 @@ def _class_names(meta: Stored) -> list[str]:
         raise UsageError(f"{meta} does not hold the list label_names") from None
 
 
-def _read_side(side: str, batches: list[Stored], classes: int) -> Iterator[Item]:
+def _read_side(side: str, batches: list[Stored], size: int, classes: int) -> Iterator[Item]:
     count = 0
     for batch in batches:
-        pixels, labels = _binary_batch(batch) if batch.name.endswith(".bin") else _python_batch(batch)
+        pixels, labels = _read_batch(batch)
+        if len(labels) != size:
+            raise UsageError(
+                f"{batch} has {len(labels)} images and {TRAIN[0]} {size}; all batches of CIFAR-10 have as many"
+            )
         if not all(0 <= label < classes for label in labels):
             raise UsageError(f"{batch} has a label outside 0 to {classes - 1}")
         for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
@@ -113,7 +121,8 @@ def read_cifar10(folder: Location) -> Listing:
     """The images of the training batches, then those of the test batch; labels are the ten classes.
 
     Raises:
-        UsageError: A batch is missing, broken, or a pickle of anything but plain containers and arrays.
+        UsageError: A batch is missing, broken, not as long as the others, or a pickle of anything but plain containers
+            and arrays.
     """
     listing = list_files(folder)
     suffix, meta = (".bin", "batches.meta.txt") if "data_batch_1.bin" in listing.left else ("", "batches.meta")
@@ -123,9 +132,10 @@ def read_cifar10(folder: Location) -> Listing:
             f"{folder / absent} does not exist; SOURCE must be cifar-10-batches-bin or cifar-10-batches-py, complete"
         )
     listing.classes = tuple(_class_names(listing.use(meta)))
+    size = len(_read_batch(listing.left[TRAIN[0] + suffix])[1])
     for side, batches in {"train": TRAIN, "test": TEST}.items():
         files = [listing.use(name + suffix) for name in batches]
-        listing.items += _read_side(side, files, len(listing.classes))
+        listing.items += _read_side(side, files, size, len(listing.classes))
     listing.seen += len(listing.items)
     listing.skip_rest(UNUSED)
     return listing

@@ -21,13 +21,17 @@ def _read_captions(file: Stored) -> dict[str, tuple[str, ...]]:
     text = read_text(file)
     try:
         content = json.loads(text)
-        names = {image["id"]: composed(str(image["file_name"])) for image in content["images"]}
+        pairs = {(image["id"], composed(str(image["file_name"]))) for image in content["images"]}
+        names = dict(pairs)
         captions = defaultdict(list)
         for entry in content["annotations"]:
             captions[entry["image_id"]].append(entry["caption"].strip())
-        return {names[number]: tuple(captions[number]) for number in sorted(names)}
+        found = {names[number]: tuple(captions[number]) for number in sorted(names)}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{file} is no file of COCO captions: it needs images and annotations") from None
+    if len(found) < len(pairs):
+        raise UsageError(f"{file} has two images of one id or of one file_name")
+    return found
 
 
 def _read_part(listing: Listing, folder: Location, part: str, file: Stored) -> Iterator[Item]:

@@ -11,9 +11,8 @@ from ldm_scale.data.sources.items import (
     Item,
     Listing,
     Stored,
-    by_name,
-    check_present,
     composed,
+    find_by_name,
     key_of,
     list_files,
 )
@@ -69,13 +68,13 @@ def _read_captions(file: Stored) -> dict[str, list[str]]:
 def read_flickr30k(folder: Location) -> Listing:
     """The images that the list of captions names, wherever below the folder they lie, each with its captions."""
     listing = list_files(folder)
-    paths = by_name(listing.left)
-    name = next((name for name in LISTS if name in paths), None)
+    there = {path.rsplit("/", 1)[-1] for path in listing.left}
+    name = next((name for name in LISTS if name in there), None)
     if name is None:
         raise UsageError(f"{folder} holds no list of captions: {', '.join(LISTS)}")
-    file = listing.use(paths.pop(name))
+    file = listing.use(find_by_name([name], listing.left, folder, folder)[name])
     captions = _read_captions(file)
-    check_present(captions, paths, file, folder)
+    paths = find_by_name(captions, listing.left, file, folder)
     listing.items = [Item(key_of(name), listing.take(paths[name]), tuple(captions[name])) for name in sorted(captions)]
     listing.skip_rest(UNLISTED)
     return listing

@@ -145,12 +145,23 @@ def key_of(relative: str) -> str:
     return composed(relative.rsplit(".", 1)[0].replace(".", "_"))
 
 
-def by_name(paths: Iterable[str]) -> dict[str, str]:
-    """The paths by the files' names, whichever folder they lie in."""
-    return {composed(path.rsplit("/", 1)[-1]): path for path in paths}
-
-
 def check_present(names: Iterable[str], present: Mapping[str, object], origin: object, folder: Location) -> None:
     """Raise UsageError for the first of `names` in the list `origin` that is not among the files of `folder`."""
     if absent := next((name for name in names if name not in present), None):
         raise UsageError(f"{origin} names {absent!r}, which is not in {folder}")
+
+
+def find_by_name(names: Iterable[str], files: Mapping[str, Stored], origin: object, folder: Location) -> dict[str, str]:
+    """The path of each of `names` in the list `origin` among `files`, whichever folder it lies in.
+
+    Raises:
+        UsageError: One is not there, or in two folders with different sizes: which one is meant, nothing tells.
+    """
+    found: dict[str, list[str]] = {}
+    for path in files:
+        found.setdefault(composed(path.rsplit("/", 1)[-1]), []).append(path)
+    check_present(names, found, origin, folder)
+    for first, *others in map(found.__getitem__, names):
+        if other := next((path for path in others if files[path].size() != files[first].size()), None):
+            raise UsageError(f"{files[first]} and {files[other]} have one name and are not one file; remove one")
+    return {name: found[name][0] for name in names}

@@ -1,6 +1,7 @@
 """Data sets saved to disk by Hugging Face's `datasets`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,4 +109,14 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         read_arrow(Location.of(source))
     (source / "state.json").unlink()
     with pytest.raises(UsageError, match=r"holds no state\.json"):
+        read_arrow(Location.of(source))
+
+
+def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
+    source = save_dict(tmp_path / "source", {"train": [table(0)], "test": [table(1)]})
+    shutil.rmtree(source / "train")
+    with pytest.raises(UsageError, match=r"dataset_dict\.json names the split 'train', whose state\.json is not there"):
+        read_arrow(Location.of(source))
+    (source / "dataset_dict.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"dataset_dict\.json is no list of the splits"):
         read_arrow(Location.of(source))

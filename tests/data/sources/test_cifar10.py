@@ -166,6 +166,15 @@ def test_a_broken_binary_batch_is_named(tmp_path: Path, content: bytes) -> None:
         read(folder)
 
 
+@pytest.mark.parametrize("name", [*TRAIN, *TEST])
+def test_a_batch_that_is_cut_between_two_images_is_refused(tmp_path: Path, name: str) -> None:
+    """It would shift the numbers of all that follow."""
+    file = write_binary(tmp_path / "cifar") / f"{name}.bin"
+    file.write_bytes(file.read_bytes()[:-3073])
+    with pytest.raises(UsageError, match=f"has {COUNT} images and data_batch_1 2" if name == TRAIN[0] else name):
+        read(file.parent)
+
+
 @pytest.mark.parametrize("version", WRITERS)
 def test_the_batches_are_packed_by_a_papers_index_file(tmp_path: Path, version: str) -> None:
     WRITERS[version](tmp_path / "cifar")

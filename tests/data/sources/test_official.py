@@ -137,6 +137,42 @@ def test_flickr_images_outside_the_list_are_left_out(tmp_path: Path) -> None:
     assert listing.skipped == {"not in the listing": (1, "flickr30k-images/7.jpg")}
 
 
+@pytest.mark.parametrize("layout", ["flickr token", "celeba original"])
+def test_another_image_of_the_same_name_is_never_taken_in_its_place(tmp_path: Path, layout: str) -> None:
+    """A copy elsewhere is one that is not listed; of two that differ nothing tells which is meant."""
+    dataset, write = LAYOUTS[layout]
+    write(tmp_path)
+    image = next(path for path in sorted(tmp_path.rglob("*.jpg")))
+    copy = image.parent / "thumbnails" / image.name
+    copy.parent.mkdir()
+    copy.write_bytes(image.read_bytes())
+    listing = SOURCES[dataset](Location.of(tmp_path))
+    assert len(listing.items) == COUNT
+    assert listing.skipped == {"not in the listing": (1, str(copy.relative_to(tmp_path)))}
+    copy.write_bytes(b"smaller")
+    with pytest.raises(UsageError, match=rf"{image.name} and .*thumbnails/{image.name} have one name"):
+        read(dataset, tmp_path)
+
+
+def test_a_list_that_says_two_things_of_an_image_is_refused(tmp_path: Path) -> None:
+    dataset, write = LAYOUTS["celeba original"]
+    write(tmp_path / "celeba")
+    partitions = next((tmp_path / "celeba").rglob("list_eval_partition.txt"))
+    name = partitions.read_text().split()[0]
+    partitions.write_text(f"{partitions.read_text().rstrip()}\n{name} 2\n")
+    with pytest.raises(UsageError, match=f"list_eval_partition.txt lists '{name}' twice"):
+        read(dataset, tmp_path / "celeba")
+    dataset, write = LAYOUTS["coco"]
+    write(tmp_path / "coco")
+    file = tmp_path / "coco/annotations/captions_val2017.json"
+    content = json.loads(file.read_text())
+    for changes in ({"id": 10**6}, {"file_name": content["images"][1]["file_name"]}):
+        again = {**content, "images": [*content["images"], content["images"][0] | changes]}
+        file.write_text(json.dumps(again))
+        with pytest.raises(UsageError, match=r"captions_val2017\.json has two images of one id or of one file_name"):
+            read(dataset, tmp_path / "coco")
+
+
 def test_parquet_images_keep_their_format_and_need_no_captions(tmp_path: Path) -> None:
     images = []
     for kind in ("png", "webp", "jpeg"):
