@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,25 +12,29 @@ import numpy as np
 from PIL.Image import Image
 
 from ldm_scale.config.data import ValidateConfig
-from ldm_scale.data.addresses import Shards, find_manifest, list_shards, open_shards
+from ldm_scale.data.addresses import TAR, Shards, find_manifest, list_shards, open_shards
 from ldm_scale.data.classes import describe_table, table_difference
 from ldm_scale.data.images import BadImage, open_image, preprocess
 from ldm_scale.data.inspection import Inspection, inspect_shard
 from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard
+from ldm_scale.data.sources.items import leftover_rule
 from ldm_scale.data.split import HELDOUT, MEMBERS, read_split
 from ldm_scale.engine.parallel import in_parallel
 from ldm_scale.engine.session import session
 from ldm_scale.errors import ExistsError, UsageError
 from ldm_scale.files.digests import digest
-from ldm_scale.files.storage import Location
+from ldm_scale.files.storage import Location, sub_locations
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.trial import Trial, try_target
 from ldm_scale.targets.weights import Weights, fetch_weights
 
 # The first images, on which the target is tried.
 TRIED = 8
+LEFT_OUT = f"cannot be read, for it does not end with {TAR}, but may be a shard"
+# Downloads that were cut, and tars that are packed; not what an interrupted write of ours leaves.
+_LIKE_SHARDS = re.compile(r"\.(tar|tgz)\b(?!.*\.partial$)")
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,33 @@ def _inspect_all(
 
 @dataclass(frozen=True)
 class Checked:
-    """The shards, what was found in them, and the place of their manifest, in words."""
+    """The shards, what was found in them, the place of their manifest, in words, and how many other files lie there."""
 
     shards: Shards
     found: Inspection
     manifest: str
+    others: int
+
+
+def _look_beside(address: str, folder: Location, names: set[str], found: Inspection) -> int:
+    """How many other files lie in a folder of shards; it is a problem if one may be a shard that is left out.
+
+    Whoever gives a pattern has chosen: then none is looked for.
+    """
+    if Location.of(address).uri != folder.uri:
+        return 0
+    others = 0
+    for path, _ in sub_locations(folder, "", found.complain):
+        if path in names or path == MANIFEST:
+            continue
+        others += 1
+        if leftover_rule(path) is not None:
+            continue
+        if path.endswith(TAR):
+            found.complain("is a shard that the manifest beside it does not name", path)
+        elif _LIKE_SHARDS.search(path.lower()):
+            found.complain(LEFT_OUT, path)
+    return others
 
 
 def _check_shards(config: ValidateConfig) -> Checked:
@@ -78,7 +105,11 @@ def _check_shards(config: ValidateConfig) -> Checked:
         return _describe(config, config.shards)
     shards = open_shards(config.shards, config.manifest)
     found = _inspect_all(shards.folder, shards.manifest.shards, len(shards.manifest.classes), config)
-    return Checked(shards, found, str(file))
+    others = 0
+    # Who gives a manifest that lies elsewhere has chosen, too.
+    if config.manifest is None:
+        others = _look_beside(config.shards, shards.folder, {shard.name for shard in shards.manifest.shards}, found)
+    return Checked(shards, found, str(file), others)
 
 
 def _describe(config: ValidateConfig, address: str) -> Checked:
@@ -88,6 +119,7 @@ def _describe(config: ValidateConfig, address: str) -> Checked:
     if config.write_manifest:
         file.check_place()
     found = _inspect_all(folder, names, 0, config)
+    others = _look_beside(address, folder, set(names), found)
     manifest = Manifest(
         shards=tuple(found.shards),
         split="by folder",
@@ -97,12 +129,12 @@ def _describe(config: ValidateConfig, address: str) -> Checked:
     where = "none"
     if not config.write_manifest:
         found.complain("has no manifest, and audits need one; --write-manifest makes it", folder.uri)
-    elif len(found.shards) < len(names):
+    elif len(found.shards) < len(names) or LEFT_OUT in found.problems:
         found.complain("a manifest is not written if shards cannot be read or hold no samples", folder.uri)
     else:
         file.create(manifest.encode())
         where = f"{file}, written now"
-    return Checked(Shards(folder, manifest), found, where)
+    return Checked(Shards(folder, manifest), found, where, others)
 
 
 def _facts(checked: Checked) -> Iterator[str]:
@@ -116,6 +148,8 @@ def _facts(checked: Checked) -> Iterator[str]:
         + (f", {other} in neither folder" if other else "")
     )
     yield f"  manifest: {checked.manifest}"
+    if checked.others:
+        yield f"  other files there, which are not read: {checked.others}"
     files = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.files.items()))
     pixels = (
         f"; {found.decoded} images decoded, sides of {found.sides[0]} to {found.sides[1]} px" if found.sides else ""

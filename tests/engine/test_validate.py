@@ -146,6 +146,27 @@ def test_no_manifest_is_written_of_shards_that_cannot_be_read(
     assert "problem: a manifest is not written if shards cannot be read or hold no samples" in out
 
 
+@pytest.mark.parametrize("name", ["0.tar.part", "0.tar.gz", "0.TAR", "0.tgz", "0.tar"])
+def test_what_may_be_a_shard_and_is_left_out_is_a_problem(
+    undescribed: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (undescribed / "stats.json").write_text("{}")
+    others = 2 + sum(not path.endswith(".tar") for path in tree(undescribed))
+    if name == "0.tar":
+        assert validate(capsys, "--shards", undescribed, "--write-manifest")[0] == 0
+    (undescribed / "members" / name).write_bytes(b"")
+    (undescribed / "members" / f"._{name}").write_bytes(b"")
+    before = tree(undescribed)
+    flags = () if name == "0.tar" else ("--write-manifest",)
+    status, out, _ = validate(capsys, "--shards", undescribed, *flags)
+    assert (status, tree(undescribed)) == (1, before)
+    assert f"(1; the first: members/{name})" in out
+    assert f"  other files there, which are not read: {others}\n" in out
+    # A pattern chooses.
+    if name == "0.tar":
+        assert validate(capsys, "--shards", f"{undescribed}/members/members-{{000000..000001}}.tar")[0] == 0
+
+
 def test_a_manifest_is_written_of_shards_with_a_bad_sample(
     undescribed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
