@@ -29,6 +29,10 @@ _SIGNATURES = {
 # Bytes that tell a format; the sizes of a BMP's second header, without which text that begins with BM would be one.
 SIGNATURE = 18
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+# Formats that nothing here reads, which are images all the same: the beginning of JPEG XL's and JPEG 2000's files, and
+# the brands of HEIF's and AVIF's.
+_FOREIGN = (b"\xff\n", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ", b"8BPS")
+_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 # Modes that a PNG holds as they are.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
@@ -48,6 +52,12 @@ def format_of(start: bytes) -> str | None:
     if start[:2] == b"BM" and int.from_bytes(start[14:18], "little") in _BMP_HEADERS:
         return "BMP"
     return next((name for signature, name in _SIGNATURES.items() if start.startswith(signature)), None)
+
+
+def is_image(start: bytes) -> bool:
+    """Whether some first bytes are those of an image, also of a format that is only rejected."""
+    is_foreign = start.startswith(_FOREIGN) or (start[4:8] == b"ftyp" and start[8:12] in _BRANDS)
+    return is_foreign or format_of(start) is not None
 
 
 def _names(formats: tuple[str, ...]) -> str:
@@ -80,8 +90,9 @@ def open_image(data: bytes, max_pixels: int, formats: tuple[str, ...] = STORED) 
         # Pillow names the buffer by its address, which no two runs share.
         detail = f"no {_names(formats)}" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise BadImage(f"cannot be decoded: {detail}") from error
-    if image.mode == "F":
-        raise BadImage("pixels of floating-point numbers, whose black and white nothing tells")
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        kind = "floating-point" if image.mode == "F" else "32-bit"
+        raise BadImage(f"pixels of {kind} numbers, whose black and white nothing tells")
     return _in_8_bits(image, stored)
 
 

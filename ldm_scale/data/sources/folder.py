@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from ldm_scale.data.classes import as_integer, imagenet_wnids
-from ldm_scale.data.images import SIGNATURE, format_of
+from ldm_scale.data.images import SIGNATURE, is_image
 from ldm_scale.data.sources.items import Item, Listing, Stored, composed, key_of, list_files
 from ldm_scale.data.sources.metadata import Rows, read_metadata
 from ldm_scale.data.sources.order import splits_of
@@ -17,7 +17,7 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", 
 
 def _is_image(file: Location) -> bool:
     with file.open() as stream:
-        return format_of(stream.read(SIGNATURE)) is not None
+        return is_image(stream.read(SIGNATURE))
 
 
 def _is_text(path: str) -> bool:

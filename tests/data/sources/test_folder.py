@@ -17,7 +17,7 @@ from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 from tests.conftest import make_folder, make_image
-from tests.data.packing import config, packed
+from tests.data.packing import config, packed, rejected
 
 
 def read(folder: Path) -> dict[str, Item]:
@@ -97,6 +97,26 @@ def test_bytes_and_no_suffix_say_what_is_an_image(tmp_path: Path) -> None:
     assert (listing.seen, listing.read) == (15, 1)
 
 
+@pytest.mark.parametrize(("kind", "words"), [(np.int32, "32-bit"), (np.float32, "floating-point")])
+def test_pixels_of_no_known_white_are_rejected(tmp_path: Path, kind: type, words: str) -> None:
+    """They would become white."""
+    add(tmp_path / "source", "a.png", "b.png")
+    Image.fromarray((np.arange(64).reshape(8, 8) * 10_000).astype(kind)).save(tmp_path / "source/c.tif")
+    pack(config(tmp_path / "source", tmp_path / "out", max_reject_fraction=0.5))
+    reason = f"pixels of {words} numbers, whose black and white nothing tells"
+    assert rejected(tmp_path / "out") == {"c": reason}
+
+
+@pytest.mark.parametrize("start", [b"\0\0\0\x18ftypheic", b"\0\0\0\x1cftypavif", b"\xff\n", b"\0\0\0\x0cjP  \r\n"])
+def test_images_of_formats_that_are_not_read_are_rejected_whatever_their_suffix(tmp_path: Path, start: bytes) -> None:
+    add(tmp_path / "source", "a.png", "b.png")
+    for name in ("c.heic", "d.jpg"):
+        (tmp_path / "source" / name).write_bytes(start + bytes(100))
+    pack(config(tmp_path / "source", tmp_path / "out", max_reject_fraction=0.5))
+    reason = "cannot be decoded: no JPEG, PNG, WebP, TIFF, GIF or BMP"
+    assert rejected(tmp_path / "out") == {"c": reason, "d": reason}
+
+
 MODES = {
     "TIFF": ("RGB", "L", "P", "1", "RGBA", "CMYK", "I;16"),
     "GIF": ("RGB", "L", "P", "1", "RGBA"),
@@ -140,7 +160,7 @@ def write_metadata(folder: Path, kind: str, rows: list[dict[str, object]]) -> No
         write(folder / "metadata.csv", "\n".join([",".join(rows[0]), *lines]))
 
 
-@pytest.mark.parametrize("column", ["caption", "text"])
+@pytest.mark.parametrize("column", ["caption", "text", "captions"])
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_metadata_of_every_kind_and_folder_give_all_captions_in_order(tmp_path: Path, kind: str, column: str) -> None:
     add(tmp_path, "a.png", "deep/b.tif", "deep/er/c.png")
@@ -164,6 +184,18 @@ def test_a_list_of_captions_is_kept(tmp_path: Path) -> None:
     assert read(tmp_path)["a"].captions == ("one", "two")
 
 
+def test_columns_of_a_spreadsheet_may_have_spaces_around_their_names(tmp_path: Path) -> None:
+    add(tmp_path, "a.png")
+    write(tmp_path / "metadata.csv", "file_name, text ,label\na.png, kept as it is,\n")
+    assert (read(tmp_path)["a"].captions, read(tmp_path)["a"].label) == ((" kept as it is",), None)
+
+
+def test_a_cell_of_nan_says_nothing(tmp_path: Path) -> None:
+    add(tmp_path, "a.png", "b.png")
+    write(tmp_path / "metadata.jsonl", '{"file_name": "a.png", "text": NaN, "caption": NaN, "label": NaN}')
+    assert (read(tmp_path)["a"].captions, read(tmp_path)["a"].label) == ((), None)
+
+
 def test_a_file_that_metadata_name_is_an_image_whatever_its_suffix(tmp_path: Path) -> None:
     add(tmp_path, "a.png")
     (tmp_path / "a.png").rename(tmp_path / "a.raw")
@@ -181,6 +213,16 @@ def test_a_file_that_metadata_name_is_an_image_whatever_its_suffix(tmp_path: Pat
         ("metadata.jsonl", '{"file_name": "a.png"}\n\n{"file_name"}\n', "metadata.jsonl line 3: "),
         ("metadata.jsonl", "[1]", "metadata.jsonl line 1: no JSON object"),
         ("metadata.jsonl", '{"file_name": 3}', "metadata.jsonl line 1: needs a column file_name"),
+        ("metadata.csv", "file_name,text,text\na.png,one,two\n", "metadata.csv has two columns 'text'"),
+        (
+            "metadata.csv",
+            "file_name,prompt\na.png,one\n",
+            "metadata.csv has the columns prompt; captions are read from",
+        ),
+        ("metadata.jsonl", '{"file_name": "a.png", "prompt": "one"}', "metadata.jsonl has the columns prompt"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": {"en": "one"}}', "metadata.jsonl line 1: text must hold"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": [["one"]]}', "metadata.jsonl line 1: text must hold"),
+        ("metadata.jsonl", '{"file_name": "a.png", "label": [1, 2]}', "metadata.jsonl line 1: label must hold"),
         ("metadata.parquet", "none", "metadata.parquet is no Parquet file"),
         ("deep/metadata.jsonl", '{"file_name": "a.png"}', "metadata.jsonl names 'deep/a.png'"),
     ],
