@@ -59,7 +59,8 @@ class PackConfig(Config):
     max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected images than this fail the pack")
     image_column: str = Field("image", description="column of images (parquet, arrow)")
     caption_column: str | None = Field(
-        None, description="column of captions (parquet, arrow); by default text, if any; '' for none"
+        None,
+        description="column of captions (parquet, arrow); by default text, caption or captions, if any; '' for none",
     )
     label_column: str | None = Field(
         None, description="column of classes (parquet, arrow); by default label, if any; '' for none"

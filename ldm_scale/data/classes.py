@@ -9,6 +9,7 @@ from ldm_scale.errors import UsageError
 
 # As spreadsheets and pandas write integers, too. Shards hold classes of 64 bits.
 _INTEGER = re.compile(r"(-?\d{1,18})(\.0)?")
+LARGEST = 10**18 - 1
 # Higher numbers are no classes but other ids, and have no table.
 MOST = 100_000
 # Some of ImageNet's classes in words, as targets name them (`tench, Tinca tinca`), by their official index.
@@ -51,6 +52,8 @@ def _check_numbers(numbers: Mapping[str | int, int | None], places: Places) -> N
     for label, number in known.items():
         if number < 0:
             raise UsageError(f"{places[label]}: the class {label!r} is below 0; leave out the labels of what has none")
+        if number > LARGEST:
+            raise UsageError(f"{places[label]}: the class {label!r} has more digits than the 18 that shards hold")
         if (other := labels.setdefault(number, label)) != label:
             raise UsageError(
                 f"the classes {other!r} ({places[other]}) and {label!r} ({places[label]}) are one number; rename one"

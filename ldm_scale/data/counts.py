@@ -19,12 +19,13 @@ class Skipped(BaseModel):
 
 
 class Counts(BaseModel):
-    """counts.json: `seen` is the sum of all others.
+    """counts.json: `seen` is the sum of all others but `captioned` and `classed`.
 
     seen: files, and images and entries inside of files that hold many. taken: images that are packed. rejected: images
     with a reason in rejects.json. near_duplicates: images that are removed because they show what another shows.
     not_drawn: images that neither side takes. read: files and entries that say something of images or hold them.
-    skipped: all else, by rule.
+    skipped: all else, by rule. captioned, classed: how many of those taken have a caption and a class; None if an
+    older release has packed them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,6 +37,8 @@ class Counts(BaseModel):
     not_drawn: int
     read: int
     skipped: dict[str, Skipped]
+    captioned: int | None = None
+    classed: int | None = None
 
     def check(self) -> None:
         """Raise AssertionError if something that was seen is nowhere: that is a fault of ours."""
@@ -59,5 +62,7 @@ def describe(folder: Location) -> Iterator[str]:
         f"  seen {counts.seen}: {counts.taken} taken, {counts.rejected} rejected, {counts.near_duplicates} "
         f"near-duplicates, {counts.not_drawn} not drawn, {counts.read} read for what they say or hold, {total} skipped"
     )
+    if counts.captioned is not None:
+        yield f"  of those taken {counts.captioned} with a caption, {counts.classed} with a class"
     for rule, found in counts.skipped.items():
         yield f"    skipped, {rule}: {found.count} (the first: {found.first})"

@@ -209,16 +209,20 @@ def _write_all(
     return [done[_commit_of(out, task.name)] for task in tasks]
 
 
-def _count(listing: Listing, plan: PackPlan, rejected: int, taken: int) -> Counts:
+def _count(listing: Listing, plan: PackPlan, left_out: set[str]) -> Counts:
+    keys = {*plan.members, *plan.heldout} - left_out
+    taken = [item for item in listing.items if item.key in keys]
     chosen = len(plan.members) + len(plan.heldout) + len(plan.rejects) + len(plan.removed)
     counts = Counts(
         seen=listing.seen,
-        taken=taken,
-        rejected=rejected,
+        taken=len(taken),
+        rejected=len(left_out),
         near_duplicates=len(plan.removed),
         not_drawn=len(listing.items) - chosen,
         read=listing.read,
         skipped=skipped(listing.skipped),
+        captioned=sum(bool(item.captions) for item in taken),
+        classed=sum(item.label is not None for item in taken),
     )
     counts.check()
     return counts
@@ -240,7 +244,8 @@ def _finish(
         split=how,
         split_sha256=Split(*sides).sha256,
     )
-    counts = _count(listing, plan, len(rejects), manifest.samples)
+    counts = _count(listing, plan, left_out)
+    assert counts.taken == manifest.samples
     (out / COUNTS).replace(counts.model_dump_json(indent=1).encode())
     write_manifest(out, manifest)
     return manifest

@@ -70,6 +70,7 @@ def test_names_are_numbered_as_torchvision_sorts_them(tmp_path: Path) -> None:
         ([3, "cat"], "'cat' is no number, and 3 "),
         (["01", "1"], "'01' .* and '1' .* are one number"),
         (["-1", "2"], "'-1' is below 0"),
+        ([10**18, 2], "1000000000000000000 has more digits"),
     ],
 )
 def test_labels_of_two_kinds_are_refused(found: list[str | int], message: str) -> None:

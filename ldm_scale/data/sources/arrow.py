@@ -55,7 +55,7 @@ def _read_file(path: str, file: Location, columns: Columns) -> tuple[list[Item],
             columns = columns.of(batches.schema, file)
             for batch in batches:
                 lengths = _lengths(images_of(batch.column(columns.image)))
-                for length, said in zip(lengths, columns.said(batch), strict=True):
+                for length, said in zip(lengths, columns.said(batch, file, len(items)), strict=True):
                     image = EmbeddedImage(_read_images, file, columns.image, 0, 0, len(items), length)
                     items.append(make_item(key, image, said))
             _check_end(stream)

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ldm_scale.data.sources.items import Item, Listing
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import UsageError, one_line
 from ldm_scale.files.storage import Location
 
+# What columns of captions and of classes are called.
+CAPTIONS = ("text", "caption", "captions")
+LABELS = ("label",)
 # A file, a column and a part of the file, by number -> the part's images, in arrays of few bytes.
 ReadPart = Callable[[Location, str, int], Iterator[pa.Array]]
 
@@ -126,6 +129,33 @@ def class_names(schema: pa.Schema, column: str | None) -> tuple[str, ...]:
         return ()
 
 
+def _usual(usual: Sequence[str], names: Sequence[str], file: Location) -> str | None:
+    """The one of the usual names that is there, if one is."""
+    found = [name for name in usual if name in names]
+    if len(found) > 1:
+        raise UsageError(
+            f"{file} has the columns {' and '.join(found)}; say by --caption-column which holds the captions"
+        )
+    return next(iter(found), None)
+
+
+def _values(column: pa.Array, name: str, file: Location, first: int) -> list[Any]:
+    """The values of a column, whose first is in row `first`; Arrow does not look whether its texts are any."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError as error:
+        row = next(number for number, value in enumerate(column) if not _is_read(value))
+        raise UsageError(f"{file} row {first + row}: {name!r} is no UTF-8: {one_line(error)}") from None
+
+
+def _is_read(value: pa.Scalar) -> bool:
+    try:
+        value.as_py()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Columns:
     """The names of a file's columns of images, captions and classes; None if it has none of these."""
@@ -135,18 +165,18 @@ class Columns:
     label: str | None = None
 
     def of(self, schema: pa.Schema, file: Location) -> "Columns":
-        """The columns of one file: captions are in `text` and classes in `label`, if these are there.
+        """The columns of one file: captions are in `text`, `caption` or `captions` and classes in `label`, if any are.
 
         An empty name is none.
 
         Raises:
-            UsageError: A column is missing or of another type.
+            UsageError: A column is missing or of another type, or several may hold the captions.
         """
         names = schema.names
         kinds = dict(zip(names, schema.types, strict=True))
         caption, label = (
-            (default if default in names else None) if name is None else (name or None)
-            for name, default in ((self.caption, "text"), (self.label, "label"))
+            _usual(usual, names, file) if name is None else (name or None)
+            for name, usual in ((self.caption, CAPTIONS), (self.label, LABELS))
         )
         image = kinds.get(self.image, pa.null())
         if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
@@ -168,11 +198,18 @@ class Columns:
         """The columns that are read at once."""
         return [name for name in (self.caption, self.label) if name is not None]
 
-    def said(self, batch: pa.RecordBatch) -> Iterator[tuple[tuple[str, ...], str | int | None]]:
-        """The captions and the class of each row; -1 is Hugging Face's number of no class."""
-        nothing = [None] * len(batch)
-        captions = batch.column(self.caption).to_pylist() if self.caption else nothing
-        labels = batch.column(self.label).to_pylist() if self.label else nothing
+    def said(
+        self, batch: pa.RecordBatch, file: Location, first: int
+    ) -> Iterator[tuple[tuple[str, ...], str | int | None]]:
+        """The captions and the class of each row of a file from `first` on; -1 is Hugging Face's number of no class.
+
+        Raises:
+            UsageError: A text is not UTF-8.
+        """
+        captions, labels = (
+            _values(batch.column(name), name, file, first) if name else [None] * len(batch)
+            for name in (self.caption, self.label)
+        )
         for value, label in zip(captions, labels, strict=True):
             yield _captions(value), None if label == -1 else label
 

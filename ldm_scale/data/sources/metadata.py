@@ -73,7 +73,10 @@ def _parquet_rows(file: Location) -> Iterator[Row]:
     # Other columns may hold images; their names are enough.
     read = [name for name in (FILE_NAME, *CAPTIONS, LABEL) if name in table.column_names]
     others = dict.fromkeys(name for name in table.column_names if name not in read)
-    rows = ({**row, **others} for row in table.select(read).to_pylist())
+    try:
+        rows = [{**row, **others} for row in table.select(read).to_pylist()]
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} holds text that is no UTF-8: {one_line(error)}") from None
     yield from ((f"row {number}", row) for number, row in enumerate(rows))
 
 

@@ -66,8 +66,9 @@ def _read_file(path: str, file: Location, columns: Columns) -> tuple[list[Item],
             parquet = _open(stream)
             columns = columns.of(parquet.schema_arrow, file)
             images = list(_images(file, columns.image, parquet))
-            batches = parquet.iter_batches(ROWS, columns=columns.beside, use_threads=False)
-            said = [row for batch in batches for row in columns.said(batch)]
+            said: list[tuple[tuple[str, ...], str | int | None]] = []
+            for batch in parquet.iter_batches(ROWS, columns=columns.beside, use_threads=False):
+                said.extend(columns.said(batch, file, len(said)))
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{file} is no Parquet file: {one_line(error)}") from None
     key = key_of(path)
@@ -84,7 +85,7 @@ def read_parquet(folder: Location, columns: Columns = USUAL, order: Sequence[str
         UsageError: A file cannot be used, or two have other tables of classes.
     """
     listing = list_files(folder)
-    paths = [path for path in listing.left if path.endswith(".parquet")]
+    paths = [path for path in listing.left if path.lower().endswith(".parquet")]
     if not paths:
         raise UsageError(f"{folder} holds no .parquet file")
     paths, listing.doubt = order_files(paths, order)

@@ -74,6 +74,8 @@ def _read_small(listing: Listing, files: dict[str, str]) -> dict[str, bytes | No
 
 def _read_shard(listing: Listing, shard: str, tar: Location) -> Iterator[Item]:
     entries = tarred_files(tar, keep=SMALL)
+    if not entries:
+        raise UsageError(f"{tar} holds no samples; remove it, or fetch it again if it should")
     odd = {f"{shard}/{entry.name}" for entry in entries if not entry.is_plain}
     for key, files in _by_key(listing, shard, entries).items():
         images = [files[suffix] for suffix in IMAGE_SUFFIXES if suffix in files]
@@ -105,7 +107,7 @@ def read_webdataset(folder: Location, order: Sequence[str] = ()) -> Listing:
         UsageError: There is no shard, or one is incomplete or names a file twice.
     """
     listing = list_files(folder)
-    paths = [path for path in listing.left if path.endswith(".tar")]
+    paths = [path for path in listing.left if path.lower().endswith(".tar")]
     if not paths:
         raise UsageError(f"{folder} holds no .tar shards")
     paths, listing.doubt = order_files(paths, order)

@@ -76,6 +76,29 @@ def test_captions_of_every_type_are_all_read(tmp_path: Path, dataset: str, kind:
     assert [item.captions for item in read(folder, dataset, caption="")] == [()] * 3
 
 
+@pytest.mark.parametrize("name", ["text", "caption", "captions"])
+def test_captions_are_found_by_their_usual_names(tmp_path: Path, dataset: str, name: str) -> None:
+    folder = write(tmp_path, dataset, pa.table({"image": IMAGES, name: TEXTS, "prompt": ["x"] * 3}))
+    assert [item.captions for item in read(folder, dataset)] == [("a",), ("b",), ("a",)]
+    assert [item.captions for item in read(folder, dataset, caption="prompt")] == [("x",)] * 3
+
+
+def test_two_columns_that_may_hold_the_captions_are_refused(tmp_path: Path, dataset: str) -> None:
+    folder = write(tmp_path, dataset, pa.table({"image": IMAGES, "text": TEXTS, "caption": ["x"] * 3}))
+    with pytest.raises(UsageError, match="has the columns text and caption; say by --caption-column"):
+        read(folder, dataset)
+    assert [item.captions for item in read(folder, dataset, caption="caption")] == [("x",)] * 3
+
+
+@pytest.mark.parametrize("name", ["text", "label"])
+def test_text_that_is_no_utf8_is_refused_by_its_row(tmp_path: Path, dataset: str, name: str) -> None:
+    """Arrow takes any bytes for text."""
+    texts = pa.array([b"caf\xc3\xa9"] * 9 + [b"caf\xe9"] + [b"b"] * 10).cast(pa.string(), safe=False)
+    folder = write(tmp_path, dataset, pa.table({"image": IMAGES[:1] * 20, name: texts}))
+    with pytest.raises(UsageError, match=rf"a.*row 9: '{name}' is no UTF-8"):
+        read(folder, dataset)
+
+
 @pytest.mark.parametrize("column", [[1, 2, 3], [[1], [2], [3]], [b"a", b"b", b"c"], [{"a": "b"}] * 3])
 def test_other_captions_are_refused(tmp_path: Path, dataset: str, column: list[object]) -> None:
     folder = write(tmp_path, dataset, pa.table({"image": IMAGES, "text": column}))

@@ -111,6 +111,9 @@ def test_the_counts_add_up_in_every_source(tmp_path: Path, name: str) -> None:
     manifest = pack(config(source, tmp_path / "out", dataset=dataset))
     counts = json.loads((tmp_path / "out/counts.json").read_text())
     skipped = {rule: found["count"] for rule, found in counts.pop("skipped").items()}
+    said = [sample for side in packed(tmp_path / "out").values() for sample in side.values()]
+    assert counts.pop("captioned") == sum(sample.caption is not None for sample in said)
+    assert counts.pop("classed") == sum(sample.label is not None for sample in said)
     assert manifest.samples == counts["taken"] == images
     assert counts.pop("seen") == len(files) + opened + len(LEFTOVERS) + 1
     rules = list(LEFTOVERS.values())
@@ -140,6 +143,8 @@ def test_entries_of_a_tar_that_belong_to_no_sample_are_counted(tmp_path: Path) -
             "macOS's own file": {"count": 2, "first": "0.tar/._a.jpg"},
             "of no use to this kind of source": {"count": 1, "first": "0.tar/a.npy"},
         },
+        "captioned": 1,
+        "classed": 0,
     }
 
 
@@ -239,6 +244,7 @@ def test_a_messy_folder_is_counted_to_the_last_file(tmp_path: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert re.search(r"seen 28: 9 taken, 3 rejected, 1 near-duplicates, 1 not drawn, 4 read .*, 10 skipped", printed)
     assert "class names: 0 cat, 1 dog" in printed
+    assert "of those taken 5 with a caption, 9 with a class" in printed
     counts = json.loads((out / "counts.json").read_text())
     assert {rule: found["count"] for rule, found in counts["skipped"].items()} == {
         "Jupyter's copy": 1,

@@ -285,6 +285,14 @@ def test_a_failed_download_is_rejected(tmp_path: Path) -> None:
     assert rejected(tmp_path / "out") == {"0/d": "no image"}
 
 
+def test_a_tar_of_nothing_is_refused_as_validate_refuses_it(tmp_path: Path) -> None:
+    dataset, write = LAYOUTS["img2dataset"]
+    write(tmp_path / "source")
+    (tmp_path / "source/zeros.TAR").write_bytes(bytes(10_240))
+    with pytest.raises(UsageError, match=r"zeros\.TAR holds no samples"):
+        read(dataset, tmp_path / "source")
+
+
 def test_a_shard_that_names_a_file_twice_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for name in ("a.jpg", "a.JPG"):
