@@ -79,7 +79,7 @@ def _data_files(listing: Listing, path: str) -> list[str]:
     try:
         state = json.loads(text)
         names = [str(entry["filename"]) for entry in state["_data_files"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(f"{file} is no state of save_to_disk: it needs _data_files") from None
     if any(state.get(name) for name in INDICES):
         raise UsageError(f"{file} chooses rows by a file of numbers, which is not read; save flatten_indices() of it")

@@ -27,7 +27,7 @@ def _read_captions(file: Stored) -> dict[str, tuple[str, ...]]:
         for entry in content["annotations"]:
             captions[entry["image_id"]].append(entry["caption"].strip())
         found = {names[number]: tuple(captions[number]) for number in sorted(names)}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{file} is no file of COCO captions: it needs images and annotations") from None
     if len(found) < len(pairs):
         raise UsageError(f"{file} has two images of one id or of one file_name")

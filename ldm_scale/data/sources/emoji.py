@@ -34,7 +34,7 @@ def read_emoji(folder: Location) -> Listing:
         entries = {f"{IMAGES}/{entry['image']}": entry for entry in json.loads(text) if entry["has_img_google"]}
         check_present(entries, listing.left, file, folder)
         listing.items = [_emoji_item(listing.take(path), entry) for path, entry in entries.items()]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{file} is not the emoji list of the package emoji-datasource-google") from None
     listing.skip_rest(UNLISTED)
     return listing

@@ -58,7 +58,7 @@ def _read_captions(file: Stored) -> dict[str, list[str]]:
     text = read_text(file)
     try:
         captions = _by_image(LISTS[file.name](text))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         captions = {}
     if not captions:
         raise UsageError(f"{file} is no list of Flickr30k captions")

@@ -96,7 +96,9 @@ def test_a_missing_listing_says_what_is_wanted(tmp_path: Path, layout: str, list
         read(dataset, tmp_path / "source")
 
 
-@pytest.mark.parametrize("content", [b"a line of prose\n" * 3, b'{"images": [{}]}', b"[1, 2]", b"\xff\xfe\xff"])
+@pytest.mark.parametrize(
+    "content", [b"a line of prose\n" * 3, b'{"images": [{}]}', b"[1, 2]", b"\xff\xfe\xff", b"[" * 100_000]
+)
 @pytest.mark.parametrize(("layout", "listing"), LISTINGS)
 def test_a_broken_listing_is_named(tmp_path: Path, layout: str, listing: str, content: bytes) -> None:
     dataset, write = LAYOUTS[layout]
