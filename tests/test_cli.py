@@ -22,6 +22,7 @@ from ldm_scale.config.audit import AuditConfig
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.errors import RunError
 from ldm_scale.files.ownership import Owner
+from ldm_scale.files.parts import Expected
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.flags import ENVIRONMENT
@@ -74,8 +75,7 @@ def make_run(folder: Path, fingerprint: str = "f") -> RunDirectory:
         config=AuditConfig(out="o"),
         latent_shape=(1, 2, 2),
         timesteps={"sima": (0,)},
-        members=5,
-        heldout=4,
+        expected=Expected(members={"s": 5}, heldout={"h": 4}),
         versions={},
     )
     run.begin(record)
@@ -307,6 +307,9 @@ def test_reduce_refuses_a_drop_share_between_two_bins(tmp_path: Path, fails: Fai
     assert "drop = 0.41 is not a multiple of 1 /" in fails("reduce", make_run(tmp_path / "out").root, "--drop", "0.41")
 
 
+FINGERPRINT = {"fingerprint": "f"}
+
+
 def make_rows(*sample_ids: str) -> pa.Table:
     """A row for each sample, of a latent of four dimensions."""
     content = {
@@ -314,10 +317,10 @@ def make_rows(*sample_ids: str) -> pa.Table:
         "distortion": None,
         "influence": [0.0] * 4,
         "leakage": [0.0] * 4,
-        "sima": [1.0] * 2,
-        "sima_random": [1.0] * 2,
+        "sima": [1.0] * 20,
+        "sima_random": [1.0] * 20,
     }
-    schema = row_schema(4, {"sima": 1}, 2, {}, one_ranking=False)
+    schema = row_schema(4, {"sima": 1}, 20, FINGERPRINT, one_ranking=False)
     return pa.Table.from_pylist([{"sample_id": sample_id} | content for sample_id in sample_ids], schema=schema)
 
 
@@ -325,7 +328,7 @@ def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixt
     run = make_run(tmp_path / "out")
     rows = make_rows("s/0", "s/1", "s/2")
     rejects = [{"sample_id": f"s/x{i}", "stage": "decode", "reason": f"cannot be decoded: {i}"} for i in range(2)]
-    run.commit(rows, pa.Table.from_pylist(rejects, schema=REJECT))
+    run.commit(rows, pa.Table.from_pylist(rejects, schema=REJECT.with_metadata(FINGERPRINT)))
     (run.root / "results.json").replace(b"{}")
     assert main(["status", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()

@@ -7,6 +7,8 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ldm_scale.analysis.results import DistortionGroup, Results
+from ldm_scale.files.ownership import Ownership
+from ldm_scale.files.reductions import REPORT, Reduction, publish, stamp_of
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.report.facts import facts, missing
@@ -72,9 +74,10 @@ def _plots(results: Results, maps: LatentMaps) -> dict[str, Plot]:
     return figures
 
 
-def _context(run: RunDirectory, record: RunRecord, results: Results) -> dict[str, Any]:
+def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict[str, Any]:
     """Everything the template names."""
-    maps = LatentMaps.of(run.read_ranking(), record.latent_shape)
+    results = read_results(reduction)
+    maps = LatentMaps.of(reduction.read_ranking(), record.latent_shape)
     by_distortion = _by_distortion(results)
     return {
         "agreement": maps.agreement(),
@@ -101,6 +104,7 @@ def _context(run: RunDirectory, record: RunRecord, results: Results) -> dict[str
         "results": results,
         "roles": ROLES,
         "row_label": row_label,
+        "stamp": stamp_of(reduction.read_results()),
         "step_label": step_label,
         "styles": STYLES,
         "verdict": verdict(results),
@@ -123,19 +127,20 @@ def _environment() -> Environment:
     return environment
 
 
-def write_report(run: RunDirectory) -> Location:
-    """Write report.html beside the results, in place of an older one; the same directory gives the same bytes.
+def write_report(run: RunDirectory, owner: Ownership) -> Location:
+    """Add report.html to the reduction that readers see, and put copies of its files beside run.json.
 
-    If shards cannot be reached, only the pictures are missing.
+    The same directory gives the same bytes. If shards cannot be reached, only the pictures are missing.
 
     Returns:
-        Its location.
+        The page's location beside run.json.
 
     Raises:
         UsageError: if the directory holds no results.
+        RunError: if another job has taken over the run.
     """
-    record, results = run.read_record(), read_results(run)
-    html = _environment().get_template("report.html").render(_context(run, record, results))
-    location = run.root / "report.html"
-    location.replace(html.encode())
-    return location
+    record, reduction = run.read_record(), run.reduction()
+    html = _environment().get_template("report.html").render(_context(run, record, reduction))
+    reduction.write_report(owner, html.encode())
+    publish(owner)
+    return run.root / REPORT

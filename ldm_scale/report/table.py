@@ -49,7 +49,7 @@ def _headline_table(results: Results) -> Table:
 
 def print_results(run: RunDirectory) -> None:
     """Print the headline table, what all attacks say together, rejects and warnings."""
-    results = read_results(run)
+    results = read_results(run.reduction())
     console = Console()
     if not console.is_terminal:
         console.width = LOG_WIDTH
