@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from ldm_scale.errors import ContentError, UsageError
+from ldm_scale.errors import ContentError, ExistsError, UsageError
 from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.storage import Location, encode_table, read_table, sub_locations
 
@@ -98,7 +98,12 @@ def write_reduction(owner: Ownership, results: bytes, tables: Mapping[str, pa.Ta
     contents = {name: encode_table(table.replace_schema_metadata(metadata)) for name, table in tables.items()}
     for name, content in (*contents.items(), (RESULTS, results)):
         owner.check()
-        (folder / name).create(content)
+        try:
+            (folder / name).create(content)
+        except ExistsError:
+            # The number is that of the job, most likely, which has just taken over.
+            owner.check()
+            raise
 
 
 def publish(owner: Ownership) -> None:
