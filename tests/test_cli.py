@@ -27,6 +27,7 @@ from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.flags import ENVIRONMENT
 from ldm_scale.schema import REJECT, row_schema
+from tests import made_up
 from tests.conftest import make_folder
 from tests.files.users import as_another_user, open_to_all
 
@@ -410,6 +411,51 @@ def test_status_counts_a_row_that_was_written_twice_once(tmp_path: Path, capsys:
         run.commit(rows, REJECT.empty_table())
     main(["status", str(tmp_path / "out")])
     assert ": 1 of 9 samples done" in capsys.readouterr().out
+
+
+def test_status_names_a_foreign_file_among_the_owners(tmp_path: Path, fails: Fails) -> None:
+    run = make_run(tmp_path / "out")
+    (run.root / "owners/readme.json").create(b"{}")
+    assert f"{tmp_path}/out/owners/readme.json is not the record of a job" in fails("status", run.root)
+
+
+def test_the_name_of_an_owners_host_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "out")
+    owner = Owner(host="\x1b]0;gone\x07\x1b[2J\u202eevil", pid=12, since="now\x1b[31m")
+    (run.root / "owners/000001.json").create(owner.model_dump_json().encode())
+    assert main(["status", str(run.root)]) == 0
+    printed = capsys.readouterr().out
+    assert "\\x1b]0;gone\\x07\\x1b[2J\\u202eevil, process 12, since now\\x1b[31m" in printed
+    assert printed.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("command", ["status", "reduce", "report"])
+@pytest.mark.parametrize("size", [0, 1, 300])
+def test_a_truncated_record_is_named(command: str, size: int, tmp_path: Path, fails: Fails) -> None:
+    run = make_run(tmp_path / "out")
+    os.truncate((run.root / "run.json").uri, size)
+    assert "out/run.json is not a run record" in fails(command, run.root)
+
+
+def test_a_record_that_is_too_long_is_not_read(tmp_path: Path, fails: Fails) -> None:
+    run = make_run(tmp_path / "out")
+    os.truncate((run.root / "run.json").uri, 1 << 40)
+    assert "out/run.json is not a run record: it has 1099511627776 bytes" in fails("status", run.root)
+
+
+def test_a_run_that_cannot_be_written_to_is_only_read(
+    fails: Fails, inline: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_to_all() as folder:
+        run = made_up.make_run(Location.of(folder / "out"))
+        assert main(["reduce", str(run.root)]) == 0
+        before = tree(folder)
+        with as_another_user():
+            capsys.readouterr()
+            for command in ("reduce", "report"):
+                assert f"{run.root} cannot be written" in fails(command, run.root)
+            assert main(["status", str(run.root)]) == 0
+        assert tree(folder) == before
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,9 +165,9 @@ def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> Reduction:
         run.check_free(record.fingerprint, record.science)
         run.begin(record)
         started = time.monotonic()
-        deque(in_parallel(partial(_write_part, run, config), range(parts), "made-up parts"), maxlen=0)
-        made, peaks = time.monotonic(), _Peaks()
         with own(run.root, say) as owner:
+            deque(in_parallel(partial(_write_part, run, config), range(parts), "made-up parts"), maxlen=0)
+            made, peaks = time.monotonic(), _Peaks()
             with peaks.watched():
                 results = reduce_run(run, config.analysis, owner)
             seconds = time.monotonic() - made

@@ -33,6 +33,11 @@ class Expected(BaseModel):
         """Those of one side."""
         return self.members if member else self.heldout
 
+    @property
+    def total(self) -> int:
+        """Those of all shards."""
+        return sum(self.members.values()) + sum(self.heldout.values())
+
     def both(self) -> Counter[str]:
         """Those of both sides together."""
         return Counter(self.members) + Counter(self.heldout)
@@ -96,15 +101,17 @@ class Plan:
 
     def read_rows(self, files: Sequence[Location], columns: list[str], ahead: int) -> Iterator[ReadPart]:
         """Some columns of parts of rows, in their order; sample_id and member are among them."""
-        return read_ahead(partial(self._read, schema=self.schema, columns=columns), files, ahead)
+        most = self.expected.total
+        return read_ahead(partial(self._read, schema=self.schema, columns=columns, most=most), files, ahead)
 
     def read_rejects(self, files: Sequence[Location], ahead: int) -> Iterator[ReadPart]:
         """Parts of rejects, in their order."""
-        return read_ahead(partial(self._read, schema=self.reject_schema, columns=REJECT.names), files, ahead)
+        schema, most = self.reject_schema, self.expected.total
+        return read_ahead(partial(self._read, schema=schema, columns=REJECT.names, most=most), files, ahead)
 
-    def _read(self, file: Location, schema: pa.Schema, columns: list[str]) -> ReadPart:
+    def _read(self, file: Location, schema: pa.Schema, columns: list[str], most: int) -> ReadPart:
         try:
-            table = read_table(file, columns, schema)
+            table = read_table(file, columns, schema, most)
         except ContentError as error:
             return ReadPart(file, None, str(error))
         fault = self._stranger(table)

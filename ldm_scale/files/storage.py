@@ -397,13 +397,16 @@ def _is_extended(kind: pa.DataType) -> bool:
     )
 
 
-def read_table(location: Location, columns: list[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
+def read_table(
+    location: Location, columns: list[str] | None = None, schema: pa.Schema | None = None, most: int | None = None
+) -> pa.Table:
     """Read one Parquet file, or some of its columns.
 
     Args:
         location: of the file.
         columns: to read; all by default.
         schema: what the file must have at least: these columns, of these types, and these metadata.
+        most: rows that it may say it has.
 
     Raises:
         ContentError: It is no whole Parquet file, has another schema, or names a type of values that may be pickles:
@@ -417,6 +420,9 @@ def read_table(location: Location, columns: list[str] | None = None, schema: pa.
                 raise ContentError(f"{location}: the column {extended!r} is of an extension type, which is not read")
             if schema is not None and (fault := _differs(found, schema)):
                 raise ContentError(f"{location}: {fault}")
+            groups = (file.metadata.row_group(number).num_rows for number in range(file.num_row_groups))
+            if most is not None and (rows := max(sum(groups), file.metadata.num_rows)) > most:
+                raise ContentError(f"{location}: it has {rows} rows, of {most} that there can be")
             return file.read(columns)
         except (pa.ArrowException, OSError) as error:
             raise ContentError(f"{location} is no whole Parquet file: {one_line(error)}") from error
@@ -452,12 +458,17 @@ def read_ahead(read: Callable[[Location], T], locations: Sequence[Location], ahe
             yield pending.popleft().result()
 
 
-def read_model(location: Location, kind: type[M], what: str) -> M:
-    """The record in a JSON file; raises UsageError if it is not `what`."""
+def read_record(location: Location, what: str) -> bytes:
+    """The bytes of a file of modest size; raises UsageError if it has more than `what` can have."""
     if (size := location.size()) > RECORD:
         raise UsageError(f"{location} is not {what}: it has {size} bytes")
+    return location.read_bytes()
+
+
+def read_model(location: Location, kind: type[M], what: str) -> M:
+    """The record in a JSON file; raises UsageError if it is not `what`."""
     try:
-        return kind.model_validate_json(location.read_bytes())
+        return kind.model_validate_json(read_record(location, what))
     except ValidationError as error:
         raise UsageError(f"{location} is not {what}: {error.errors()[0]['msg']}") from None
 

@@ -11,7 +11,7 @@ from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.reductions import REPORT, Reduction, publish, stamp_of
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
-from ldm_scale.report.facts import facts, missing
+from ldm_scale.report.facts import facts, warnings_of
 from ldm_scale.report.figures import STYLES, Plot
 from ldm_scale.report.headline import attacks_of, read_results, rows_of
 from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, share_label, step_label
@@ -47,12 +47,6 @@ def _by_distortion(results: Results) -> dict[str, dict[str, list[DistortionGroup
     for group in sorted(results.by_distortion, key=lambda group: (-group.groups, group.group)):
         lines.setdefault(group.attack, {}).setdefault(group.row, []).append(group)
     return lines
-
-
-def _warnings(results: Results) -> list[str]:
-    absent = missing(results)
-    unfinished = f"{absent:,} samples have neither a row nor a reject: run the audit again to finish it, then reduce"
-    return [*results.warnings, *([unfinished] if absent else [])]
 
 
 def _shortened(text: str) -> str:
@@ -108,7 +102,7 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
         "step_label": step_label,
         "styles": STYLES,
         "verdict": verdict(results),
-        "warnings": _warnings(results),
+        "warnings": warnings_of(results),
     }
 
 

@@ -81,6 +81,10 @@ FAULTS: dict[str, tuple[Callable[[RunDirectory], Location], int]] = {
     "another shard": (lambda run: commit(run, make_rows(ids_of("x-0"), True)), 0),
     "no shard": (lambda run: commit(run, make_rows(["m-0", ""], True)), 0),
     "too many samples": (lambda run: commit(run, make_rows(["m-0/extra"], True)), 0),
+    "more rows than samples": (
+        lambda run: commit(run, make_rows(["m-0/0"] * (SAMPLES + 1), True)),
+        0,
+    ),
     "no ids": (nothing_in("sample_id"), EACH),
     "no sides": (nothing_in("member"), EACH),
     "rejects of another run": (
@@ -135,7 +139,9 @@ def test_parts_that_a_listing_forgets_are_missing_by_their_shards(
     )
     assert not (run.root / "results.json").is_file()
     assert main(["reduce", str(run.root), "--partial"]) == 0
-    assert f"{EACH} samples have neither a row nor a reject" in (run.root / "report.html").read_text()
+    said = f"{EACH} samples have neither a row nor a reject"
+    assert f"warning: {said}" in capsys.readouterr().out
+    assert said in (run.root / "report.html").read_text()
 
 
 def test_rejects_make_a_run_whole(run: RunDirectory, inline: None, capsys: pytest.CaptureFixture[str]) -> None:
