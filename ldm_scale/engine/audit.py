@@ -49,8 +49,9 @@ def run_audit(config: AuditConfig) -> Results:
             say(line)
         run.begin(plan.record)
         with own(run.root, say) as owner:
-            owner.check()
-            run.keep_split(plan.split())
+            if split := plan.split():
+                owner.check()
+                run.keep_split(split)
             compute_rows(plan, run, owner, AuditorActor, plan.record.schema)
             results = reduce_run(run, config.analysis, owner)
             write_report(run, owner)

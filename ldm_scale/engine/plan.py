@@ -54,15 +54,11 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
         config=inputs.config,
         latent_shape=inputs.target.latent_shape,
         timesteps={name: attack.timesteps for name, attack in inputs.attacks.items()},
-        expected=Expected(members=_some(members), heldout=_some(heldout)),
+        expected=Expected(members=members, heldout=heldout),
         versions={name: version(name) for name in VERSIONED},
     )
     check_sides(inputs, record.members, record.heldout)
     return AuditPlan(record, tasks, inputs.target.image_size, inputs.ranking)
-
-
-def _some(counts: dict[str, int]) -> dict[str, int]:
-    return {stem: count for stem, count in counts.items() if count}
 
 
 @ray.remote(num_cpus=0.5)

@@ -210,7 +210,7 @@ def _read_index(run: RunDirectory, record: RunRecord, partial: bool) -> tuple[ra
     if not files:
         raise RunError(f"{run.root} has no rows yet; run the audit first")
     rejects, reject_parts = run.read_rejects(plan)
-    reference = _build_index.remote(files, plan, set(rejects), reject_parts)
+    reference = _build_index.remote(files, plan, list(rejects), reject_parts)
     index: Index = ray.get(reference)
     index.balance.check_own()
     if not partial:
@@ -218,8 +218,7 @@ def _read_index(run: RunDirectory, record: RunRecord, partial: bool) -> tuple[ra
     members, heldout = int(index.member.sum()), int((~index.member).sum())
     if min(members, heldout) < FEWEST:
         raise RunError(f"{run.root} has rows of {members} members and {heldout} held-out; {FEWEST} of each are needed")
-    without_row = rejects.keys() - set(index.sample_id.to_pylist()) if rejects else ()
-    return reference, index, by_reason(rejects[sample_id] for sample_id in without_row)
+    return reference, index, by_reason(rejects[sample_id] for sample_id in index.rejected)
 
 
 def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, partial: bool = False) -> Results:

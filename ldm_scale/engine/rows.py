@@ -40,10 +40,11 @@ class Part:
 class Index:
     """The samples, sorted by id, with the small columns of each, and where their rows are.
 
-    balance: how they and the rejects that they were compared with make up what the run was asked for.
+    rejected: ids of samples with a reject and no row, sorted. balance: how they make up what the run was asked for.
     """
 
     balance: Balance
+    rejected: list[str]
     parts: list[Part]
     sample_id: pa.StringArray
     member: np.ndarray
@@ -51,7 +52,7 @@ class Index:
     stability: np.ndarray
 
 
-def build_index(files: list[Location], plan: Plan, rejected: set[str], reject_parts: list[ReadPart]) -> Index:
+def build_index(files: list[Location], plan: Plan, rejected: list[str], reject_parts: list[ReadPart]) -> Index:
     """Read the small columns of every row of the run; of equal ids the first one counts, as rows are pure.
 
     Args:
@@ -83,8 +84,11 @@ def build_index(files: list[Location], plan: Plan, rejected: set[str], reject_pa
             parts.append(Part(file, position[here] - start, here))
     table = table.take(pa.array(position))
     ids = ids.filter(pa.array(first))
+    refused = pa.array(sorted(rejected), pa.string())
+    rejected = refused.filter(pc.invert(pc.is_in(refused, value_set=ids))).to_pylist()
     return Index(
-        plan.balance(ids, rejected.difference(ids.to_pylist()), [*read, *reject_parts]),
+        plan.balance(ids, rejected, [*read, *reject_parts]),
+        rejected,
         parts,
         ids,
         table["member"].to_numpy(),

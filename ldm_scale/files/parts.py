@@ -11,12 +11,14 @@ from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, field_validator
 
 from ldm_scale.errors import ContentError, RunError
 from ldm_scale.files.storage import Location, read_ahead, read_table
 from ldm_scale.schema import REJECT, split_id
 
+# Columns in which every sample has something.
+NEVER_EMPTY = ("sample_id", "member", "stage", "reason")
 # What is said of many: the first few.
 NAMED = 3
 
@@ -28,6 +30,18 @@ class Expected(BaseModel):
 
     members: dict[str, NonNegativeInt]
     heldout: dict[str, NonNegativeInt]
+
+    @classmethod
+    def of(cls, split: Mapping[str, Mapping[str, bool]]) -> "Expected":
+        """What a split asks for."""
+        members = {stem: sum(listed.values()) for stem, listed in split.items()}
+        heldout = {stem: len(listed) - members[stem] for stem, listed in split.items()}
+        return cls(members=members, heldout=heldout)
+
+    @field_validator("members", "heldout")
+    @classmethod
+    def _some(cls, counts: dict[str, int]) -> dict[str, int]:
+        return {stem: count for stem, count in counts.items() if count}
 
     def side(self, member: bool) -> dict[str, int]:
         """Those of one side."""
@@ -119,6 +133,8 @@ class Plan:
 
     def _stranger(self, table: pa.Table) -> str | None:
         """What samples of a table are not the run's, or not on this side; rejects have none."""
+        if empty := next((name for name in NEVER_EMPTY if name in table.schema.names and table[name].null_count), None):
+            return f"some samples have no {empty}"
         sides = table.column_names.count("member") * ["member"]
         counted = table.select(sides).append_column("stem", stems(table["sample_id"]))
         for found in counted.group_by(["stem", *sides]).aggregate([([], "count_all")]).to_pylist():
@@ -160,8 +176,8 @@ class Plan:
         return Balance(dict(sorted((expected - held).items())), tuple(foreign))
 
 
-def _side(member: bool | None) -> str:
-    return {True: "members", False: "held-out", None: "of no side"}[member]
+def _side(member: bool) -> str:
+    return "members" if member else "held-out"
 
 
 def stems(ids: pa.Array) -> pa.Array:

@@ -213,12 +213,15 @@ class RunDirectory:
 
         Raises:
             UsageError: The folder holds no run.
-            RunError: It has lost what its split file said.
+            RunError: split.parquet is not what it was.
         """
         record = self.read_record()
         split = self.read_split()
-        if record.config.split is not None and not split:
-            raise RunError(f"{self.root} has no split.parquet, by which sides are checked; run the audit again")
+        if record.config.split is not None and Expected.of(split) != record.expected:
+            raise RunError(
+                f"{self.root}/split.parquet is missing or does not say what run.json counts; move it away and run the "
+                "audit again"
+            )
         return Plan(record.schema, record.expected, split or None)
 
     def read_rejects(self, plan: Plan) -> tuple[dict[str, dict[str, str]], list[ReadPart]]:

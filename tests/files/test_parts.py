@@ -92,6 +92,12 @@ FAULTS: dict[str, tuple[Callable[[RunDirectory], Location], int]] = {
         0,
     ),
     "rejects of another shard": (lambda run: reject_part(run, make_rejects("x-0/0")), 0),
+    "rejects without a reason": (
+        lambda run: reject_part(
+            run, make_rejects("m-0/0").set_column(2, REJECT.field("reason"), pa.nulls(1, pa.string()))
+        ),
+        0,
+    ),
     "too many rejects": (lambda run: reject_part(run, make_rejects("m-0/extra")), 0),
 }
 
@@ -187,7 +193,10 @@ def test_sides_are_those_of_the_split(sides: dict[str, bool], drawn: RunDirector
 
 def test_a_run_that_lost_its_split_is_not_believed(drawn: RunDirectory) -> None:
     os.unlink((drawn.root / "split.parquet").uri)
-    with pytest.raises(RunError, match=r"has no split\.parquet"):
+    with pytest.raises(RunError, match=r"split\.parquet is missing"):
+        drawn.progress()
+    drawn.keep_split(SPLIT | {"m-0": SPLIT["m-0"] | {"0": False}})
+    with pytest.raises(RunError, match=r"split\.parquet .* does not say what run\.json counts"):
         drawn.progress()
 
 
