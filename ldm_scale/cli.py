@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ldm_scale.benchmarks.options import PARTS, BenchmarkConfig
-from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, dropped_bins
+from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, ReduceConfig, dropped_bins
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.data import PackConfig, ValidateConfig
 from ldm_scale.config.train import TrainConfig
@@ -120,7 +120,6 @@ def _benchmark_suite(config: BenchmarkConfig) -> None:
 
 
 def _reduce(arguments: argparse.Namespace) -> None:
-    from ldm_scale.engine.progress import say
     from ldm_scale.engine.reduce import reduce_run
     from ldm_scale.engine.session import session
     from ldm_scale.files.ownership import own
@@ -129,19 +128,29 @@ def _reduce(arguments: argparse.Namespace) -> None:
     run = _open_run(arguments.run)
     recorded = run.read_record().config
     analysis = build(AnalysisConfig, collect(arguments, AnalysisConfig, recorded.analysis.model_dump()))
+    partial = build(ReduceConfig, given_flags(arguments, ReduceConfig)).partial
     dropped_bins(analysis.drop, recorded.masks.bins)
-    with session(), own(run.root, say):
-        reduce_run(run, analysis)
-        write_report(run)
+    run.root.check_place()
+    with session(), own(run.root, _say) as owner:
+        reduce_run(run, analysis, owner, partial)
+        write_report(run, owner)
     _print_outcome(run)
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from ldm_scale.files.ownership import own
     from ldm_scale.report.page import write_report
 
     run = _open_run(arguments.run)
-    write_report(run)
+    run.reduction()
+    run.root.check_place()
+    with own(run.root, _say) as owner:
+        write_report(run, owner)
     _print_outcome(run)
+
+
+def _say(line: str) -> None:
+    print(printable(line), flush=True)
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -150,10 +159,9 @@ def _status(arguments: argparse.Namespace) -> None:
     run = _open_run(arguments.run)
     record = run.read_record()
     progress, owner = run.progress(), latest_owner(run.root)
-    done = progress.rows + sum(progress.rejects.values())
-    left = record.samples - done
+    left = progress.left
     members = f"{record.members} members are expected"
-    print(f"{run.root}: {done} of {record.samples} samples done, {left} left ({members})")
+    print(f"{run.root}: {record.samples - left} of {record.samples} samples done, {left} left ({members})")
     if progress.latest is not None:
         print(f"  last rows: {progress.latest:%Y-%m-%d %H:%M:%S} UTC")
     if progress.pace is not None:
@@ -163,7 +171,11 @@ def _status(arguments: argparse.Namespace) -> None:
     for name in ("results.json", "report.html"):
         print(f"  {name}: {'written' if (run.root / name).is_file() else 'not yet'}")
     if owner is not None:
-        print(f"  last job: {owner}; {'ended' if owner.ended else 'running, or dead without a word'}")
+        print(f"  last job: {printable(str(owner))}; {'ended' if owner.ended else 'running, or dead without a word'}")
+    for fault in progress.foreign:
+        print(f"  not of this run: {printable(fault)}")
+    if progress.foreign:
+        raise RunError(f"{run.root}: {len(progress.foreign)} files or shards are not as this run left them")
 
 
 def _complete(arguments: argparse.Namespace) -> None:
@@ -252,6 +264,7 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
         commands, "reduce", _reduce, "make results and report again from a run's rows, without a GPU"
     )
     add_flags(reduce, AnalysisConfig)
+    add_flags(reduce, ReduceConfig)
     _add_run_command(commands, "report", _report, "make the report again from a run's results")
     _add_run_command(commands, "status", _status, "say how far a run is, from its directory alone")
     _add_completion(commands)

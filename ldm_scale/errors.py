@@ -42,6 +42,10 @@ class RunError(Exception):
     exit_status = 1
 
 
+class ContentError(RunError):
+    """A file that is broken, or whose content is not what a file of this name holds."""
+
+
 class UnforeseenError(RunError):
     """An error that no check foresaw: its message says where it came up, and its traceback is worth keeping."""
 

@@ -99,7 +99,7 @@ def _read_ranking(config: AuditConfig, target: Target) -> np.ndarray | None:
     shape = other.read_record().latent_shape
     if shape != target.latent_shape:
         raise UsageError(f"masks.ranking: the latents of {other.root} are {shape}, the target's {target.latent_shape}")
-    table = other.read_ranking().sort_by("dimension")
+    table = other.reduction().read_ranking().sort_by("dimension")
     return table["mean"].to_numpy()
 
 

@@ -22,10 +22,12 @@ from ldm_scale.config.audit import AuditConfig
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.errors import RunError
 from ldm_scale.files.ownership import Owner
+from ldm_scale.files.parts import Expected
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.flags import ENVIRONMENT
 from ldm_scale.schema import REJECT, row_schema
+from tests import made_up
 from tests.conftest import make_folder
 from tests.files.users import as_another_user, open_to_all
 
@@ -74,8 +76,7 @@ def make_run(folder: Path, fingerprint: str = "f") -> RunDirectory:
         config=AuditConfig(out="o"),
         latent_shape=(1, 2, 2),
         timesteps={"sima": (0,)},
-        members=5,
-        heldout=4,
+        expected=Expected(members={"s": 5}, heldout={"h": 4}),
         versions={},
     )
     run.begin(record)
@@ -307,6 +308,9 @@ def test_reduce_refuses_a_drop_share_between_two_bins(tmp_path: Path, fails: Fai
     assert "drop = 0.41 is not a multiple of 1 /" in fails("reduce", make_run(tmp_path / "out").root, "--drop", "0.41")
 
 
+FINGERPRINT = {"fingerprint": "f"}
+
+
 def make_rows(*sample_ids: str) -> pa.Table:
     """A row for each sample, of a latent of four dimensions."""
     content = {
@@ -314,10 +318,10 @@ def make_rows(*sample_ids: str) -> pa.Table:
         "distortion": None,
         "influence": [0.0] * 4,
         "leakage": [0.0] * 4,
-        "sima": [1.0] * 2,
-        "sima_random": [1.0] * 2,
+        "sima": [1.0] * 20,
+        "sima_random": [1.0] * 20,
     }
-    schema = row_schema(4, {"sima": 1}, 2, {}, one_ranking=False)
+    schema = row_schema(4, {"sima": 1}, 20, FINGERPRINT, one_ranking=False)
     return pa.Table.from_pylist([{"sample_id": sample_id} | content for sample_id in sample_ids], schema=schema)
 
 
@@ -325,7 +329,7 @@ def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixt
     run = make_run(tmp_path / "out")
     rows = make_rows("s/0", "s/1", "s/2")
     rejects = [{"sample_id": f"s/x{i}", "stage": "decode", "reason": f"cannot be decoded: {i}"} for i in range(2)]
-    run.commit(rows, pa.Table.from_pylist(rejects, schema=REJECT))
+    run.commit(rows, pa.Table.from_pylist(rejects, schema=REJECT.with_metadata(FINGERPRINT)))
     (run.root / "results.json").replace(b"{}")
     assert main(["status", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
@@ -407,6 +411,51 @@ def test_status_counts_a_row_that_was_written_twice_once(tmp_path: Path, capsys:
         run.commit(rows, REJECT.empty_table())
     main(["status", str(tmp_path / "out")])
     assert ": 1 of 9 samples done" in capsys.readouterr().out
+
+
+def test_status_names_a_foreign_file_among_the_owners(tmp_path: Path, fails: Fails) -> None:
+    run = make_run(tmp_path / "out")
+    (run.root / "owners/readme.json").create(b"{}")
+    assert f"{tmp_path}/out/owners/readme.json is not the record of a job" in fails("status", run.root)
+
+
+def test_the_name_of_an_owners_host_steers_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "out")
+    owner = Owner(host="\x1b]0;gone\x07\x1b[2J\u202eevil", pid=12, since="now\x1b[31m")
+    (run.root / "owners/000001.json").create(owner.model_dump_json().encode())
+    assert main(["status", str(run.root)]) == 0
+    printed = capsys.readouterr().out
+    assert "\\x1b]0;gone\\x07\\x1b[2J\\u202eevil, process 12, since now\\x1b[31m" in printed
+    assert printed.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("command", ["status", "reduce", "report"])
+@pytest.mark.parametrize("size", [0, 1, 300])
+def test_a_truncated_record_is_named(command: str, size: int, tmp_path: Path, fails: Fails) -> None:
+    run = make_run(tmp_path / "out")
+    os.truncate((run.root / "run.json").uri, size)
+    assert "out/run.json is not a run record" in fails(command, run.root)
+
+
+def test_a_record_that_is_too_long_is_not_read(tmp_path: Path, fails: Fails) -> None:
+    run = make_run(tmp_path / "out")
+    os.truncate((run.root / "run.json").uri, 1 << 40)
+    assert "out/run.json is not a run record: it has 1099511627776 bytes" in fails("status", run.root)
+
+
+def test_a_run_that_cannot_be_written_to_is_only_read(
+    fails: Fails, inline: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_to_all() as folder:
+        run = made_up.make_run(Location.of(folder / "out"))
+        assert main(["reduce", str(run.root)]) == 0
+        before = tree(folder)
+        with as_another_user():
+            capsys.readouterr()
+            for command in ("reduce", "report"):
+                assert f"{run.root} cannot be written" in fails(command, run.root)
+            assert main(["status", str(run.root)]) == 0
+        assert tree(folder) == before
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,8 @@ import ray.data  # noqa: F401  # registers Arrow types whose values are pickles
 from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
 
 import ldm_scale
+from ldm_scale.benchmarks.options import ReduceBenchmarkConfig
+from ldm_scale.benchmarks.reduce import make_record
 from ldm_scale.cli import main
 from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.inspection import inspect_shard
@@ -218,17 +220,24 @@ def test_the_planted_arrow_type_is_live(tmp_path: Path) -> None:
 
 def test_pickles_in_results_are_refused(tmp_path: Path, mark: Path, planted: bytes) -> None:
     run = RunDirectory(Location.of(tmp_path / "run"))
-    for name in ("run.json", "calibration.json", "results.json"):
+    for name in ("run.json", "calibration.json", "reductions/000001/results.json"):
         (run.root / name).replace(planted)
-    for read in (run.read_record, run.read_calibration, lambda: read_results(run)):
+    for read in (run.read_record, run.read_calibration, lambda: read_results(run.reduction())):
         with pytest.raises(UsageError, match=r"is not a|holds no results"):
             read()
+    (tmp_path / "run/run.json").unlink()
+    (run.root / "run.json").create(make_record(ReduceBenchmarkConfig(), "o").model_dump_json().encode())
+    names = ("sample_id", "stage", "reason")
     for folder in ("samples", "rejects"):
         (tmp_path / "run" / folder).mkdir()
-        pq.write_table(extended(mark, "sample_id", "stage", "reason"), tmp_path / "run" / folder / "part.parquet")
-    for look in (run.progress, run.committed, run.rejects):
+        pq.write_table(extended(mark, *names), tmp_path / "run" / folder / "part.parquet")
+    pq.write_table(extended(mark, "mean"), tmp_path / "run/reductions/000001/ranking.parquet")
+    for look in (lambda: run.holdings().committed(), run.rejects):
         with pytest.raises(RunError, match="the column 'sample_id' is of an extension type"):
             look()
+    assert len(run.progress().foreign) == 2
+    with pytest.raises(RunError, match="the column 'mean' is of an extension type"):
+        run.reduction().read_ranking()
 
 
 def test_an_extension_type_is_seen_at_any_depth(tmp_path: Path, mark: Path) -> None:

@@ -20,11 +20,17 @@ from ldm_scale.benchmarks.options import ReduceBenchmarkConfig
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import build
 from ldm_scale.engine.parallel import in_parallel
+from ldm_scale.engine.progress import say
 from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import check_local, session
+from ldm_scale.files.ownership import own
+from ldm_scale.files.parts import Expected
+from ldm_scale.files.reductions import publish
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location, write_table
 from ldm_scale.schema import orders, row_schema, spectrum_column
+
+SHARD, FINGERPRINT = "made-up", "made up"
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,12 @@ def make_record(config: ReduceBenchmarkConfig, out: str) -> RunRecord:
     }
     made_up = dict.fromkeys(("shards", "split", "target"), "made up")
     return RunRecord(
-        fingerprint="made up",
+        fingerprint=FINGERPRINT,
         science=made_up,
         config=build(AuditConfig, values),
         latent_shape=(1, 1, config.dimensions),
         timesteps=dict.fromkeys(config.attacks, tuple(range(0, 10 * config.timesteps, 10))),
-        members=config.rows // 2,
-        heldout=config.rows - config.rows // 2,
+        expected=Expected(members={SHARD: config.rows // 2}, heldout={SHARD: config.rows - config.rows // 2}),
         versions={},
     )
 
@@ -119,7 +124,7 @@ def make_rows(config: ReduceBenchmarkConfig, part: int) -> pa.Table:
 
     level = normal(1, 1)
     columns = {
-        "sample_id": pa.array([f"made-up/{i:09d}" for i in number]),
+        "sample_id": pa.array([f"{SHARD}/{i:09d}" for i in number]),
         "member": pa.array(member),
         "distortion": pa.array(normal(1)[:, 0]),
         "influence": lists((normal(config.dimensions) + level[:, 0]).astype(np.float16)),
@@ -129,8 +134,8 @@ def make_rows(config: ReduceBenchmarkConfig, part: int) -> pa.Table:
     }
     for name in config.attacks:
         columns |= {spectrum_column(name, order): spectra(level) for order in orders(config.ranking)}
-    steps = dict.fromkeys(config.attacks, config.timesteps)
-    return pa.table(columns).cast(row_schema(config.dimensions, steps, config.bins, {}, config.ranking))
+    steps, metadata = dict.fromkeys(config.attacks, config.timesteps), {"fingerprint": FINGERPRINT}
+    return pa.table(columns).cast(row_schema(config.dimensions, steps, config.bins, metadata, config.ranking))
 
 
 def _write_part(run: RunDirectory, config: ReduceBenchmarkConfig, part: int) -> None:
@@ -160,11 +165,13 @@ def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> Reduction:
         run.check_free(record.fingerprint, record.science)
         run.begin(record)
         started = time.monotonic()
-        deque(in_parallel(partial(_write_part, run, config), range(parts), "made-up parts"), maxlen=0)
-        made, peaks = time.monotonic(), _Peaks()
-        with peaks.watched():
-            results = reduce_run(run, config.analysis)
-        seconds = time.monotonic() - made
+        with own(run.root, say) as owner:
+            deque(in_parallel(partial(_write_part, run, config), range(parts), "made-up parts"), maxlen=0)
+            made, peaks = time.monotonic(), _Peaks()
+            with peaks.watched():
+                results = reduce_run(run, config.analysis, owner)
+            seconds = time.monotonic() - made
+            publish(owner)
         return Reduction(
             rows=results.members + results.heldout,
             parts=parts,

@@ -26,7 +26,7 @@ from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import write_shard
 from ldm_scale.device.transfer import Arriving, Transfer
 from ldm_scale.engine.actor import Actor, AuditorActor
-from ldm_scale.engine.audit import compute_rows, rows_of
+from ldm_scale.engine.audit import compute_rows
 from ldm_scale.engine.plan import plan_audit
 from ldm_scale.engine.progress import say
 from ldm_scale.engine.session import check_local, session, whole_pool
@@ -164,7 +164,7 @@ def run_graph(config: AuditConfig, actor: type[AuditorActor]) -> RunDirectory:
     plan = plan_audit(check_inputs(config), run)
     run.begin(plan.record)
     with own(run.root, say) as owner:
-        compute_rows(plan, run, owner, actor, rows_of(plan.record).append(pa.field(DONE, pa.float64())))
+        compute_rows(plan, run, owner, actor, plan.record.schema.append(pa.field(DONE, pa.float64())))
     return run
 
 

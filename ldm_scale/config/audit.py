@@ -242,3 +242,9 @@ class DryRunConfig(Config):
         if "hardware" in self.model_fields_set and not self.dry_run:
             raise ValueError("hardware: its numbers are for --dry-run")
         return self
+
+
+class ReduceConfig(Config):
+    """What a reduction may do without; no part of an audit's configuration, nor of its run."""
+
+    partial: bool = Field(False, description="make results of a run that is not finished, from the rows that it has")

@@ -26,7 +26,6 @@ from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
 from ldm_scale.report.page import write_report
-from ldm_scale.schema import row_schema
 
 # Reasons of rejects, most frequent first, that a failed run names.
 REASONS_NAMED = 3
@@ -49,11 +48,13 @@ def run_audit(config: AuditConfig) -> Results:
         for line in ("audit", *briefing(inputs, plan.record, len(plan.tasks))):
             say(line)
         run.begin(plan.record)
-        run.keep_split(plan.split())
         with own(run.root, say) as owner:
-            compute_rows(plan, run, owner, AuditorActor, rows_of(plan.record))
-            results = reduce_run(run, config.analysis)
-            write_report(run)
+            if split := plan.split():
+                owner.check()
+                run.keep_split(split)
+            compute_rows(plan, run, owner, AuditorActor, plan.record.schema)
+            results = reduce_run(run, config.analysis, owner)
+            write_report(run, owner)
     return results
 
 
@@ -78,12 +79,13 @@ def compute_rows(
     """
     record = plan.record
     retry = record.config.retry_rejects
-    committed = run.committed(rejects=not retry)
+    held = run.holdings()
+    committed = held.committed(rejects=not retry)
     tasks = _remaining(plan, committed)
     done = {stem: len(keys) for stem, keys in committed.items()}
-    progress = Progress(plan.expected(), done, 0 if retry else len(run.rejects()), time.monotonic)
+    progress = Progress(plan.expected(), done, 0 if retry else len(held.rejects), time.monotonic)
     _check_rejects(progress.rejected, record, run)
-    calibration = calibrate(plan, run)
+    calibration = calibrate(plan, run, owner)
     left = record.samples - sum(done.values())
     say(f"{run.root}: {record.samples:,} samples ({record.members:,} members), {left:,} left in {len(tasks):,} shards")
     if tasks:
@@ -91,12 +93,12 @@ def compute_rows(
         say(str(pool))
         with reported(progress, partial(pool_size, actor)):
             audited = _audited(plan, tasks, pool, actor, calibration)
-            commits = commit_stream(audited, run, schema, record.config.compute, owner.number)
+            commits = commit_stream(audited, run, schema, record.config.compute, owner.claim)
             for counts in commits:
                 owner.check()
                 progress.add(**counts)
                 _check_rejects(progress.rejected, record, run)
-    if missing := [task.shard.name for task in _remaining(plan, run.committed())]:
+    if missing := [task.shard.name for task in _remaining(plan, run.holdings().committed())]:
         raise RunError(f"{len(missing)} shards are incomplete after the run, the first is {missing[0]}; run it again")
 
 
@@ -117,11 +119,3 @@ def _audited(
     record = plan.record
     images = stream_images(tasks, record.config.images, plan.image_size, record.config.compute)
     return audit_images(images, pool, record.config.compute, actor, record, plan.image_size, calibration)
-
-
-def rows_of(record: RunRecord) -> pa.Schema:
-    """The schema of a run's rows."""
-    steps = {name: len(timesteps) for name, timesteps in record.timesteps.items()}
-    masks = record.config.masks
-    metadata = {"fingerprint": record.fingerprint}
-    return row_schema(record.dimensions, steps, masks.bins, metadata, masks.ranking is not None)

@@ -13,12 +13,13 @@ from ldm_scale.engine.pool import audit_images, plan_pool
 from ldm_scale.engine.progress import say
 from ldm_scale.engine.reading import stream_images
 from ldm_scale.errors import RunError
+from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.rundir import CalibrationRecord, RunDirectory
 from ldm_scale.geometry.pooled import Profile
 from ldm_scale.randomness import keyed_generator
 
 
-def calibrate(plan: AuditPlan, run: RunDirectory) -> Calibration:
+def calibrate(plan: AuditPlan, run: RunDirectory, owner: Ownership) -> Calibration:
     """What the auditors must know of all samples: read back if the run has it, measured if not.
 
     Raises:
@@ -31,6 +32,7 @@ def calibrate(plan: AuditPlan, run: RunDirectory) -> Calibration:
     record = run.read_calibration()
     if record is None:
         record = _measure(plan)
+        owner.check()
         run.write_calibration(record)
     mean = np.array(record.mean, dtype=np.float64)
     profile = Profile(torch.from_numpy(mean).float(), record.variance) if pooled else None

@@ -9,23 +9,26 @@ from ray.data import Dataset
 
 from ldm_scale.config.audit import ComputeConfig
 from ldm_scale.engine import telemetry
+from ldm_scale.files.ownership import Claim
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.schema import REJECT, split_id
 
 
 def commit_stream(
-    audited: Dataset, run: RunDirectory, schema: pa.Schema, compute: ComputeConfig, writer: int
+    audited: Dataset, run: RunDirectory, schema: pa.Schema, compute: ComputeConfig, claim: Claim
 ) -> Iterator[dict[str, Any]]:
-    """Commit rows and rejects as they come, in parts of a writer's number; yields each part's counts of each shard."""
+    """Commit rows and rejects as they come, in parts of a claim's number; yields each part's counts of each shard."""
+    reject_schema = REJECT.with_metadata(schema.metadata)
 
     # Ray's dashboard shows this name.
     def commit_rows(batch: pa.Table) -> pa.Table:
-        rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names).cast(REJECT)
+        rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names).cast(reject_schema)
         # Of a batch without rows there are not even their columns.
         found = batch.filter(batch["reason"].is_null())
         rows = found.select(schema.names).cast(schema) if len(found) else schema.empty_table()
         with telemetry.timed("commit"):
-            run.commit(rows, rejects, writer)
+            claim.check()
+            run.commit(rows, rejects, claim.number)
         telemetry.committed(rows, rejects)
         return _counts(rows, rejects)
 

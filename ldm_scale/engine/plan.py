@@ -10,6 +10,7 @@ from ldm_scale.data.manifest import ShardInfo
 from ldm_scale.data.shards import read_shard
 from ldm_scale.data.split import check_keys
 from ldm_scale.data.task import ReadTask
+from ldm_scale.files.parts import Expected
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import Inputs, by_folder, check_sides, members_of, wanted
@@ -45,15 +46,15 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
         UsageError: Members or held-out are empty.
     """
     tasks = by_folder(inputs) if inputs.split is None else _by_key(inputs, run.read_split() or _look_up(inputs))
-    members = sum(members_of(task) for task in tasks)
+    members = {task.shard.stem: members_of(task) for task in tasks}
+    heldout = {task.shard.stem: wanted(task) - members[task.shard.stem] for task in tasks}
     record = RunRecord(
         fingerprint=inputs.fingerprint,
         science=inputs.science,
         config=inputs.config,
         latent_shape=inputs.target.latent_shape,
         timesteps={name: attack.timesteps for name, attack in inputs.attacks.items()},
-        members=members,
-        heldout=sum(map(wanted, tasks)) - members,
+        expected=Expected(members=members, heldout=heldout),
         versions={name: version(name) for name in VERSIONED},
     )
     check_sides(inputs, record.members, record.heldout)

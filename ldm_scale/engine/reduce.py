@@ -26,8 +26,9 @@ from ldm_scale.analysis.together import combine
 from ldm_scale.config.audit import AnalysisConfig, dropped_bins
 from ldm_scale.engine.rows import Index, Part, StoredRows, build_index, stream
 from ldm_scale.errors import RunError
-from ldm_scale.files.rundir import RunDirectory, RunRecord
-from ldm_scale.files.storage import Location, write_table
+from ldm_scale.files.ownership import Ownership
+from ldm_scale.files.reductions import METRICS, RANKING, write_reduction
+from ldm_scale.files.rundir import RunDirectory, RunRecord, by_reason
 
 # Rows of a side: half of them are reported on, and a variance needs two.
 FEWEST = 4
@@ -203,35 +204,44 @@ def _stability(measured: np.ndarray, probes: int) -> Stability | None:
     return Stability(correlation=correlation, overlap=overlap, probes=probes)
 
 
-def _read_index(run: RunDirectory, files: list[Location]) -> tuple[ray.ObjectRef, Index]:
+def _read_index(run: RunDirectory, record: RunRecord, partial: bool) -> tuple[ray.ObjectRef, Index, dict[str, int]]:
+    """The index of the run's rows, and its rejects by reason."""
+    files, plan = run.parts(), run.plan()
     if not files:
         raise RunError(f"{run.root} has no rows yet; run the audit first")
-    reference = _build_index.remote(files)
+    rejects, reject_parts = run.read_rejects(plan)
+    reference = _build_index.remote(files, plan, list(rejects), reject_parts)
     index: Index = ray.get(reference)
+    index.balance.check_own()
+    if not partial:
+        index.balance.check_whole(record.samples)
     members, heldout = int(index.member.sum()), int((~index.member).sum())
     if min(members, heldout) < FEWEST:
         raise RunError(f"{run.root} has rows of {members} members and {heldout} held-out; {FEWEST} of each are needed")
-    return reference, index
+    return reference, index, by_reason(rejects[sample_id] for sample_id in index.rejected)
 
 
-def reduce_run(run: RunDirectory, config: AnalysisConfig) -> Results:
-    """Reduce the rows of a run and write results.json, metrics.parquet and ranking.parquet beside them.
+def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, partial: bool = False) -> Results:
+    """Reduce the rows of a run to results.json, metrics.parquet and ranking.parquet, a set of their own.
 
     Needs a session (engine.session).
 
     Args:
         run: a run directory with run.json and samples/.
         config: how to reduce; it may differ from what run.json says.
+        owner: of the run.
+        partial: whether samples may be missing.
 
     Returns:
         What results.json holds.
 
     Raises:
-        RunError: if either side has fewer than FEWEST rows.
+        RunError: if samples are missing, if there are rows or rejects of others, if either side has fewer than FEWEST
+            rows, or if another job has taken over the run.
     """
     record = run.read_record()
     task = _Reduction(record, config)
-    reference, index = _read_index(run, run.parts())
+    reference, index, rejected = _read_index(run, record, partial)
     samples = len(index.member)
     leaks = [
         _measure_leakage.remote(reference, some, task)
@@ -258,7 +268,7 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig) -> Results:
         members=members,
         heldout=heldout,
         expected=record.samples,
-        rejected=run.reject_counts(),
+        rejected=rejected,
         distortion_measured=int(np.isfinite(index.distortion).sum()),
         stability=_stability(index.stability, record.config.geometry.probes),
         repeats=config.repeats,
@@ -276,7 +286,9 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig) -> Results:
         warnings=tuple(level_warnings(heldout)),
         versions=record.versions,
     )
-    write_table(run.root / "metrics.parquet", pa.concat_tables([summary.grid for summary in summaries]))
-    write_table(run.root / "ranking.parquet", ranking_table(ranking, record.latent_shape, jackknifed[0]))
-    (run.root / "results.json").replace(results.model_dump_json(indent=1).encode())
+    tables = {
+        METRICS: pa.concat_tables([summary.grid for summary in summaries]),
+        RANKING: ranking_table(ranking, record.latent_shape, jackknifed[0]),
+    }
+    write_reduction(owner, results.model_dump_json(indent=1).encode(), tables)
     return results

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,9 @@ import pyarrow.compute as pc
 from jaxtyping import Float
 
 from ldm_scale.analysis.scores import Candidate, Mask, averaged, mask_score
-from ldm_scale.files.storage import Location, read_tables
+from ldm_scale.errors import RunError
+from ldm_scale.files.parts import Balance, Plan, ReadPart, first_of
+from ldm_scale.files.storage import Location, read_ahead, read_table
 from ldm_scale.schema import Order, spectrum_column
 
 # Parts that are fetched while another is worked on, and held meanwhile.
@@ -35,8 +38,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Index:
-    """The samples, sorted by id, with the small columns of each, and where their rows are."""
+    """The samples, sorted by id, with the small columns of each, and where their rows are.
 
+    rejected: ids of samples with a reject and no row, sorted. balance: how they make up what the run was asked for.
+    """
+
+    balance: Balance
+    rejected: list[str]
     parts: list[Part]
     sample_id: pa.StringArray
     member: np.ndarray
@@ -44,9 +52,20 @@ class Index:
     stability: np.ndarray
 
 
-def build_index(files: list[Location]) -> Index:
-    """Read the small columns of every row; of equal ids the first one counts, as rows are pure."""
-    tables = list(read_tables(files, ["sample_id", "member", "distortion", *MEASURED], AHEAD))
+def build_index(files: list[Location], plan: Plan, rejected: list[str], reject_parts: list[ReadPart]) -> Index:
+    """Read the small columns of every row of the run; of equal ids the first one counts, as rows are pure.
+
+    Args:
+        files: parts of rows.
+        plan: what they may hold.
+        rejected: ids of samples with a reject.
+        reject_parts: those of rejects, as they were read.
+    """
+    read = list(plan.read_rows(files, ["sample_id", "member", "distortion", *MEASURED], AHEAD))
+    own = [(part.file, part.table) for part in read if part.table is not None]
+    tables = [table for _, table in own]
+    if not tables:
+        raise RunError(first_of([part.fault or "" for part in read]))
     starts = np.cumsum([0, *map(len, tables)])
     table = pa.concat_tables(tables).combine_chunks()
     ids = table["sample_id"].combine_chunks()
@@ -57,16 +76,21 @@ def build_index(files: list[Location]) -> Index:
     position = order.to_numpy()[first].astype(np.int64)
     number = np.searchsorted(starts, position, side="right") - 1
     places = np.argsort(number, kind="stable")
-    bounds = np.searchsorted(number[places], np.arange(len(files) + 1))
+    bounds = np.searchsorted(number[places], np.arange(len(own) + 1))
     parts = []
-    for file, start, begin, end in zip(files, starts, bounds, bounds[1:], strict=False):
+    for (file, _), start, begin, end in zip(own, starts, bounds, bounds[1:], strict=False):
         if begin < end:
             here = places[begin:end]
             parts.append(Part(file, position[here] - start, here))
     table = table.take(pa.array(position))
+    ids = ids.filter(pa.array(first))
+    refused = pa.array(sorted(rejected), pa.string())
+    rejected = refused.filter(pc.invert(pc.is_in(refused, value_set=ids))).to_pylist()
     return Index(
+        plan.balance(ids, rejected, [*read, *reject_parts]),
+        rejected,
         parts,
-        ids.filter(pa.array(first)),
+        ids,
         table["member"].to_numpy(),
         table["distortion"].to_numpy(),
         np.stack([table[name].to_numpy() for name in MEASURED], axis=1),
@@ -81,7 +105,10 @@ def as_array(table: pa.Table, column: str) -> np.ndarray:
 
 def stream(parts: Sequence[Part], columns: Sequence[str]) -> Iterator[tuple[Part, list[np.ndarray]]]:
     """Columns of fixed-size lists, part by part: the arrays (rows, values) of the rows that count."""
-    for part, table in zip(parts, read_tables([part.file for part in parts], list(columns), AHEAD), strict=True):
+    tables = read_ahead(partial(read_table, columns=list(columns)), [part.file for part in parts], AHEAD)
+    for part, table in zip(parts, tables, strict=True):
+        if empty := next((name for name in columns if table[name].null_count), None):
+            raise RunError(f"{part.file}: some rows have no {empty}")
         yield part, [as_array(table, column)[part.rows] for column in columns]
 
 

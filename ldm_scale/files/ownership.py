@@ -7,12 +7,14 @@ makes the next number. No clocks are compared between machines and no file is re
 """
 
 import os
+import re
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,26 +44,53 @@ class Owner(BaseModel):
         return f"{self.host}, process {self.pid}, since {self.since}"
 
 
+@dataclass(frozen=True)
+class Claim:
+    """A number of a run that a job has taken; it travels to whoever writes for that job."""
+
+    root: Location
+    number: int
+    token: str
+
+    def check(self) -> None:
+        """Look whether the run is still this job's; to be asked before each write.
+
+        Raises:
+            RunError: Another job has taken it, as this one was silent for too long, or the sign of this one is gone.
+        """
+        number, latest = _latest(self.root)
+        if number > self.number:
+            raise RunError(
+                f"{self.root}: this job was silent for too long and another one has taken over the run ({latest}); "
+                "nothing more is written"
+            )
+        if latest is None or latest.token != self.token:
+            sign = _file(self.root, self.number)
+            raise RunError(f"{sign}, the sign of this job, is gone or another job's; nothing more is written")
+
+
 class Ownership:
     """A run that this process owns, kept by a thread that beats."""
 
     def __init__(self, root: Location, number: int, owner: Owner) -> None:
-        self.number = number
-        self._root = root
+        self.claim = Claim(root, number, owner.token)
         self._owner = owner
-        self._lost = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
+    @property
+    def number(self) -> int:
+        """The run's number while it is this job's."""
+        return self.claim.number
+
     def begin(self) -> None:
         """Take the number; raises ExistsError if another job was faster."""
-        _file(self._root, self.number).create(self._owner.model_dump_json().encode())
+        _file(self.claim.root, self.number).create(self._owner.model_dump_json().encode())
         self._thread.start()
 
     def check(self) -> None:
-        """Raise RunError if another job has taken the run since: this one was silent for longer than a lease."""
-        if self._lost:
-            raise RunError(f"{self._root}: this job was silent for too long and another one has taken over the run")
+        """Raise RunError if the run is no longer this job's; to be asked before each write."""
+        self.claim.check()
 
     def end(self) -> None:
         """Say that nothing more is written, so that the next job need not wait."""
@@ -70,15 +99,17 @@ class Ownership:
         self._write(ended=True)
 
     def _beat(self) -> None:
-        while not self._stop.wait(BEAT) and not self._lost:
+        while not self._stop.wait(BEAT):
             self._write(beat=self._owner.beat + 1)
 
     def _write(self, **change: int) -> None:
         self._owner = self._owner.model_copy(update=change)
+        sign = _file(self.claim.root, self.number)
         # A beat that does not get through is a beat missed: what keeps it from the storage also stops the commits.
+        # A sign that is gone stays gone: another job may have the number by now.
         with suppress(UsageError, RunError, OSError):
-            _file(self._root, self.number).replace(self._owner.model_dump_json().encode())
-            self._lost = _file(self._root, self.number + 1).is_file()
+            if _read(sign).token == self.claim.token:
+                sign.replace(self._owner.model_dump_json().encode())
 
 
 @contextmanager
@@ -110,8 +141,19 @@ def latest_owner(root: Location) -> Owner | None:
 
 
 def _latest(root: Location) -> tuple[int, Owner | None]:
-    files = (root / "owners").files(".json")
-    return (int(files[-1].name.removesuffix(".json")), _read(files[-1])) if files else (0, None)
+    """The highest number taken, and by whom.
+
+    Raises:
+        UsageError: A file there is none of a job.
+    """
+    numbers = [_number(file) for file in (root / "owners").files(".json")]
+    return (max(numbers), _read(_file(root, max(numbers)))) if numbers else (0, None)
+
+
+def _number(file: Location) -> int:
+    if not (found := re.fullmatch(r"(\d{6}|[1-9]\d{6,17})\.json", file.name, re.ASCII)):
+        raise UsageError(f"{file} is not the record of a job; move it away")
+    return int(found[1])
 
 
 def _file(root: Location, number: int) -> Location:

@@ -1,20 +1,19 @@
 """The run directory: what a run was asked, its rows and rejects, and everything derived from them.
 
-run.json, samples/*.parquet and rejects/*.parquet are only ever added to; results.json, metrics.parquet,
-ranking.parquet and report.html are derived from them and can be made again at any time. calibration.json, if
-the configuration asks for a calibration set, and split.parquet, if there is a split file, are written once before
-the first row. owners/*.json: see ownership.
+run.json, samples/*.parquet and rejects/*.parquet are only ever added to; what is derived from them can be made again at
+any time, in sets of files: see reductions. calibration.json, if the configuration asks for a calibration set, and
+split.parquet, if there is a split file, are written once before the first row. owners/*.json: see ownership. What lies
+in samples/ and rejects/ is compared with what run.json asked for: see parts.
 
 Whatever dies between two files of one commit, or writes one twice, leaves nothing to fix: a row and a reject are pure
 functions of their sample, so what is missing is computed again, and of what is there twice one is counted.
 """
 
-import itertools
 import json
 import math
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,10 +23,12 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from ldm_scale.config.audit import AuditConfig
-from ldm_scale.errors import ExistsError, UsageError
+from ldm_scale.errors import ExistsError, RunError, UsageError
 from ldm_scale.files.digests import differences
-from ldm_scale.files.storage import Location, encode_table, read_model, read_table, read_tables
-from ldm_scale.schema import REJECT, SPLIT, split_id
+from ldm_scale.files.parts import Balance, Expected, Plan, ReadPart
+from ldm_scale.files.reductions import Reduction, latest_reduction
+from ldm_scale.files.storage import Location, encode_table, read_model, read_table
+from ldm_scale.schema import REJECT, SPLIT, row_schema, split_id
 
 # Parts of which the ids are read before they are asked for.
 AHEAD = 8
@@ -38,14 +39,13 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[2] = 2
+    format: Literal[3] = 3
     fingerprint: str
     science: dict[str, Any]
     config: AuditConfig
     latent_shape: tuple[int, int, int]
     timesteps: dict[str, tuple[int, ...]]
-    members: int
-    heldout: int
+    expected: Expected
     versions: dict[str, str]
 
     @property
@@ -54,8 +54,24 @@ class RunRecord(BaseModel):
         return math.prod(self.latent_shape)
 
     @property
+    def members(self) -> int:
+        return sum(self.expected.members.values())
+
+    @property
+    def heldout(self) -> int:
+        return sum(self.expected.heldout.values())
+
+    @property
     def samples(self) -> int:
         return self.members + self.heldout
+
+    @property
+    def schema(self) -> pa.Schema:
+        """That of the rows."""
+        steps = {name: len(timesteps) for name, timesteps in self.timesteps.items()}
+        masks = self.config.masks
+        metadata = {"fingerprint": self.fingerprint}
+        return row_schema(self.dimensions, steps, masks.bins, metadata, masks.ranking is not None)
 
 
 class CalibrationRecord(BaseModel):
@@ -70,16 +86,41 @@ class CalibrationRecord(BaseModel):
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is: samples with a row, and rejects by stage and reason, most frequent first.
+    """How far a run is: samples that are done and left, and rejects by stage and reason, most frequent first.
 
-    latest: when the last part of rows appeared. pace: samples a second of the last job that wrote two parts or more
-    of them, from its first part to its last.
+    rows: samples with a row. latest: when the last part of rows appeared. pace: samples a second of the last job that
+    wrote two parts or more of them, from its first part to its last. foreign: what lies there and is not the run's.
     """
 
     rows: int
     rejects: dict[str, int]
+    left: int
     latest: datetime | None
     pace: float | None
+    foreign: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What a run holds, each sample once: ids of rows, and the latest reject of each sample without a row."""
+
+    ids: list[str]
+    rejects: dict[str, dict[str, str]]
+    parts: list[ReadPart]
+    balance: Balance
+
+    def committed(self, rejects: bool = True) -> dict[str, frozenset[str]]:
+        """The keys that have a row or, if these count, a reject, by shard stem.
+
+        Raises:
+            RunError: Something there is not the run's.
+        """
+        self.balance.check_own()
+        keys: dict[str, set[str]] = defaultdict(set)
+        for sample_id in (*self.ids, *(self.rejects if rejects else ())):
+            stem, key = split_id(sample_id)
+            keys[stem].add(key)
+        return {stem: frozenset(found) for stem, found in keys.items()}
 
 
 @dataclass(frozen=True)
@@ -106,12 +147,9 @@ class RunDirectory:
             raise UsageError(f"{self.root} holds no run.json; give the run directory of an audit")
         return read_model(self._record, RunRecord, "a run record")
 
-    def read_ranking(self) -> pa.Table:
-        """ranking.parquet; raises UsageError if it is missing."""
-        location = self.root / "ranking.parquet"
-        if not location.is_file():
-            raise UsageError(f"{self.root} has no ranking.parquet; run `ldm-scale reduce RUN` first")
-        return read_table(location)
+    def reduction(self) -> Reduction:
+        """What readers see of all that is derived; raises UsageError if nothing is."""
+        return latest_reduction(self.root)
 
     def read_calibration(self) -> CalibrationRecord | None:
         """calibration.json, if this run has one; raises UsageError if it is of another format."""
@@ -150,7 +188,7 @@ class RunDirectory:
         location = self.root / "split.parquet"
         found: dict[str, dict[str, bool]] = defaultdict(dict)
         if location.is_file():
-            columns = (column.to_pylist() for column in read_table(location).select(SPLIT.names))
+            columns = (column.to_pylist() for column in read_table(location, SPLIT.names, SPLIT))
             for stem, key, member in zip(*columns, strict=True):
                 found[stem][key] = member
         return found
@@ -170,51 +208,74 @@ class RunDirectory:
             if len(table):
                 (self.root / folder / name).create(encode_table(table))
 
-    def _row_ids(self) -> Iterator[str]:
-        for table in read_tables(self.parts(), ["sample_id"], AHEAD):
-            yield from table["sample_id"].to_pylist()
+    def plan(self) -> Plan:
+        """What the parts may hold.
+
+        Raises:
+            UsageError: The folder holds no run.
+            RunError: split.parquet is not what it was.
+        """
+        record = self.read_record()
+        split = self.read_split()
+        if record.config.split is not None and Expected.of(split) != record.expected:
+            raise RunError(
+                f"{self.root}/split.parquet is missing or does not say what run.json counts; move it away and run the "
+                "audit again"
+            )
+        return Plan(record.schema, record.expected, split or None)
+
+    def read_rejects(self, plan: Plan) -> tuple[dict[str, dict[str, str]], list[ReadPart]]:
+        """The latest reject of each sample, by its id, and the parts they are of."""
+        parts = list(plan.read_rejects(self.reject_parts(), AHEAD))
+        return {
+            row["sample_id"]: row for part in parts if part.table is not None for row in part.table.to_pylist()
+        }, parts
+
+    def holdings(self) -> Holdings:
+        """What the run holds, from the files alone; a row that a retry wrote twice counts once."""
+        plan = self.plan()
+        parts = list(plan.read_rows(self.parts(), ["sample_id", "member"], AHEAD))
+        tables = [part.table["sample_id"] for part in parts if part.table is not None]
+        ids = pa.chunked_array([chunk for table in tables for chunk in table.chunks], pa.string()).unique()
+        found = ids.to_pylist()
+        rejects, reject_parts = self.read_rejects(plan)
+        for sample_id in found:
+            rejects.pop(sample_id, None)
+        return Holdings(found, rejects, parts, plan.balance(ids, rejects, [*parts, *reject_parts]))
 
     def progress(self) -> RunState:
-        """How far the run is, from the files alone; a row that a retry wrote twice counts once."""
-        parts = self.parts()
-        tables = read_tables(parts, ["sample_id"], AHEAD)
-        ids = [table["sample_id"].to_pylist() for table in tables]
-        found = set(itertools.chain.from_iterable(ids))
-        rejects = [row for key, row in self._reject_rows().items() if key not in found]
+        """How far the run is; what is not the run's is not counted."""
+        held = self.holdings()
         changed = {name: when / 1e9 for name, (_, when) in (self.root / "samples").versions().items()}
-        written = [(part.name, changed[part.name], len(some)) for part, some in zip(parts, ids, strict=True)]
+        # A part that is not the job's may be gone by now.
+        written = [
+            (part.file.name, changed[part.file.name], len(part.table))
+            for part in held.parts
+            if part.table is not None and part.file.name in changed
+        ]
         latest = max((when for _, when, _ in written), default=None)
         return RunState(
-            len(found),
-            _by_reason(rejects),
-            None if latest is None else datetime.fromtimestamp(latest, UTC),
-            _pace(written),
+            rows=len(held.ids),
+            rejects=by_reason(held.rejects.values()),
+            left=sum(held.balance.missing.values()),
+            latest=None if latest is None else datetime.fromtimestamp(latest, UTC),
+            pace=_pace(written),
+            foreign=held.balance.foreign,
         )
 
-    def committed(self, rejects: bool = True) -> dict[str, frozenset[str]]:
-        """The keys already in samples/ or, if they count, in rejects/, by shard stem."""
-        keys: dict[str, set[str]] = defaultdict(set)
-        for sample_id in (*self._row_ids(), *(self._reject_rows() if rejects else ())):
-            stem, key = split_id(sample_id)
-            keys[stem].add(key)
-        return {stem: frozenset(found) for stem, found in keys.items()}
-
-    def _reject_rows(self) -> dict[str, dict[str, str]]:
-        """The latest reject of each sample, by its id."""
-        tables = read_tables(self.reject_parts(), None, AHEAD)
-        return {row["sample_id"]: row for table in tables for row in table.to_pylist()}
-
     def rejects(self) -> pa.Table:
-        """The latest reject of each sample without a row, by sample id; a retry may have given it one."""
-        rejects = self._reject_rows()
-        if rejects:
-            for sample_id in self._row_ids():
-                rejects.pop(sample_id, None)
-        return pa.Table.from_pylist([rejects[key] for key in sorted(rejects)], schema=REJECT)
+        """The latest reject of each sample without a row, by sample id; a retry may have given it one.
+
+        Raises:
+            RunError: Something there is not the run's.
+        """
+        held = self.holdings()
+        held.balance.check_own()
+        return pa.Table.from_pylist([held.rejects[key] for key in sorted(held.rejects)], schema=REJECT)
 
     def reject_counts(self) -> dict[str, int]:
         """Rejects by stage and reason, most frequent first; details after a colon or in parentheses are left out."""
-        return _by_reason(self.rejects().to_pylist())
+        return by_reason(self.rejects().to_pylist())
 
 
 def brief(reason: str) -> str:
@@ -222,7 +283,8 @@ def brief(reason: str) -> str:
     return reason.split(":")[0].split(" (")[0]
 
 
-def _by_reason(rejects: Iterable[dict[str, str]]) -> dict[str, int]:
+def by_reason(rejects: Iterable[dict[str, str]]) -> dict[str, int]:
+    """How many rejects there are of each stage and reason, most frequent first."""
     counts = Counter(f"{row['stage']}: {brief(row['reason'])}" for row in rejects)
     return dict(counts.most_common())
 

@@ -22,13 +22,17 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
-from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
+from ldm_scale.errors import ContentError, ExistsError, RunError, UsageError, one_line
 from ldm_scale.files import s3
 
 # Bytes that one request for a part of a stream asks for.
 BUFFER = 8 << 20
 
+# Bytes of the largest record that is read: a manifest of a million shards has 200 MB.
+RECORD = 1 << 28
+
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 # What a file system without hard links (exFAT, some of NFS and FUSE) says to one.
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 # Hears of what a listing passes over: the rule, and the name.
@@ -393,35 +397,78 @@ def _is_extended(kind: pa.DataType) -> bool:
     )
 
 
-def read_table(location: Location, columns: list[str] | None = None) -> pa.Table:
+def read_table(
+    location: Location, columns: list[str] | None = None, schema: pa.Schema | None = None, most: int | None = None
+) -> pa.Table:
     """Read one Parquet file, or some of its columns.
 
+    Args:
+        location: of the file.
+        columns: to read; all by default.
+        schema: what the file must have at least: these columns, of these types, and these metadata.
+        most: rows that it may say it has.
+
     Raises:
-        RunError: The file names a type of values that may be pickles: looking at them would run them.
+        ContentError: It is no whole Parquet file, has another schema, or names a type of values that may be pickles:
+            looking at them would run them.
     """
     with location.open() as stream:
-        table = pq.read_table(stream, columns=columns)
-    if extended := next((field.name for field in table.schema if _is_extended(field.type)), None):
-        raise RunError(f"{location}: the column {extended!r} is of an extension type, which is not read")
-    return table
+        try:
+            file = pq.ParquetFile(stream)
+            found = file.schema_arrow
+            if extended := next((field.name for field in found if _is_extended(field.type)), None):
+                raise ContentError(f"{location}: the column {extended!r} is of an extension type, which is not read")
+            if schema is not None and (fault := _differs(found, schema)):
+                raise ContentError(f"{location}: {fault}")
+            groups = (file.metadata.row_group(number).num_rows for number in range(file.num_row_groups))
+            if most is not None and (rows := max(sum(groups), file.metadata.num_rows)) > most:
+                raise ContentError(f"{location}: it has {rows} rows, of {most} that there can be")
+            return file.read(columns)
+        except (pa.ArrowException, OSError) as error:
+            raise ContentError(f"{location} is no whole Parquet file: {one_line(error)}") from error
 
 
-def read_tables(locations: Sequence[Location], columns: list[str] | None, ahead: int) -> Iterator[pa.Table]:
-    """Read Parquet files in this order, `ahead` of them before they are asked for: each costs S3 a few round trips."""
+def _differs(found: pa.Schema, wanted: pa.Schema) -> str | None:
+    """What a schema lacks of another one."""
+    for column in wanted:
+        place = found.get_field_index(column.name)
+        if place < 0:
+            return f"it has no column {column.name!r}"
+        if found.field(place).type != column.type:
+            return f"the column {column.name!r} is {found.field(place).type}, not {column.type}"
+    for key, value in (wanted.metadata or {}).items():
+        if (other := (found.metadata or {}).get(key)) != value:
+            return f"its {key.decode()} is {_shown(other)}, not {_shown(value)}"
+    return None
+
+
+def _shown(value: bytes | None) -> str:
+    return "missing" if value is None else value[:12].decode(errors="replace")
+
+
+def read_ahead(read: Callable[[Location], T], locations: Sequence[Location], ahead: int) -> Iterator[T]:
+    """Read files in this order, `ahead` of them before they are asked for: each costs S3 a few round trips."""
     with ThreadPoolExecutor(ahead) as threads:
-        pending: deque[Future[pa.Table]] = deque()
+        pending: deque[Future[T]] = deque()
         for location in locations:
-            pending.append(threads.submit(read_table, location, columns))
+            pending.append(threads.submit(read, location))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
 
 
+def read_record(location: Location, what: str) -> bytes:
+    """The bytes of a file of modest size; raises UsageError if it has more than `what` can have."""
+    if (size := location.size()) > RECORD:
+        raise UsageError(f"{location} is not {what}: it has {size} bytes")
+    return location.read_bytes()
+
+
 def read_model(location: Location, kind: type[M], what: str) -> M:
     """The record in a JSON file; raises UsageError if it is not `what`."""
     try:
-        return kind.model_validate_json(location.read_bytes())
+        return kind.model_validate_json(read_record(location, what))
     except ValidationError as error:
         raise UsageError(f"{location} is not {what}: {error.errors()[0]['msg']}") from None
 

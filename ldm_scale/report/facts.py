@@ -97,9 +97,11 @@ def describe_conditioning(config: AuditConfig) -> list[tuple[str, str]]:
             return [("Conditioning", f"class {number} for every sample")]
 
 
-def missing(results: Results) -> int:
-    """Samples that have neither a row nor a reject."""
-    return max(results.expected - results.members - results.heldout - sum(results.rejected.values()), 0)
+def warnings_of(results: Results) -> list[str]:
+    """Numbers not to trust and why, and how many samples have neither a row nor a reject."""
+    absent = max(results.expected - results.members - results.heldout - sum(results.rejected.values()), 0)
+    unfinished = f"{absent:,} samples have neither a row nor a reject: run the audit again to finish it, then reduce"
+    return [*results.warnings, *([unfinished] if absent else [])]
 
 
 def facts(results: Results, record: RunRecord) -> list[tuple[str, str]]:

@@ -4,24 +4,17 @@ from pydantic import ValidationError
 
 from ldm_scale.analysis.results import Headline, Results
 from ldm_scale.errors import UsageError
-from ldm_scale.files.rundir import RunDirectory
-
-REDUCE = "run `ldm-scale reduce RUN` first"
+from ldm_scale.files.reductions import Reduction
 
 
-def read_results(run: RunDirectory) -> Results:
-    """results.json.
-
-    Raises:
-        UsageError: if it is missing or of another format.
-    """
-    location = run.root / "results.json"
-    if not location.is_file():
-        raise UsageError(f"{run.root} has no results.json; {REDUCE}")
+def read_results(reduction: Reduction) -> Results:
+    """results.json of a reduction; raises UsageError if it is of another format."""
     try:
-        return Results.model_validate_json(location.read_bytes())
+        return Results.model_validate_json(reduction.read_results())
     except ValidationError as error:
-        raise UsageError(f"{location} holds no results ({error.errors()[0]['msg']}); {REDUCE}") from None
+        raise UsageError(
+            f"{reduction.folder} holds no results ({error.errors()[0]['msg']}); run `ldm-scale reduce RUN` first"
+        ) from None
 
 
 def attacks_of(results: Results) -> list[str]:

@@ -7,9 +7,11 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ldm_scale.analysis.results import DistortionGroup, Results
+from ldm_scale.files.ownership import Ownership
+from ldm_scale.files.reductions import REPORT, Reduction, publish, stamp_of
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
-from ldm_scale.report.facts import facts, missing
+from ldm_scale.report.facts import facts, warnings_of
 from ldm_scale.report.figures import STYLES, Plot
 from ldm_scale.report.headline import attacks_of, read_results, rows_of
 from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, share_label, step_label
@@ -47,12 +49,6 @@ def _by_distortion(results: Results) -> dict[str, dict[str, list[DistortionGroup
     return lines
 
 
-def _warnings(results: Results) -> list[str]:
-    absent = missing(results)
-    unfinished = f"{absent:,} samples have neither a row nor a reject: run the audit again to finish it, then reduce"
-    return [*results.warnings, *([unfinished] if absent else [])]
-
-
 def _shortened(text: str) -> str:
     return text if len(text) <= CAPTION_SHOWN else text[: CAPTION_SHOWN - 1] + "\u2026"
 
@@ -72,9 +68,10 @@ def _plots(results: Results, maps: LatentMaps) -> dict[str, Plot]:
     return figures
 
 
-def _context(run: RunDirectory, record: RunRecord, results: Results) -> dict[str, Any]:
+def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict[str, Any]:
     """Everything the template names."""
-    maps = LatentMaps.of(run.read_ranking(), record.latent_shape)
+    results = read_results(reduction)
+    maps = LatentMaps.of(reduction.read_ranking(), record.latent_shape)
     by_distortion = _by_distortion(results)
     return {
         "agreement": maps.agreement(),
@@ -101,10 +98,11 @@ def _context(run: RunDirectory, record: RunRecord, results: Results) -> dict[str
         "results": results,
         "roles": ROLES,
         "row_label": row_label,
+        "stamp": stamp_of(reduction.read_results()),
         "step_label": step_label,
         "styles": STYLES,
         "verdict": verdict(results),
-        "warnings": _warnings(results),
+        "warnings": warnings_of(results),
     }
 
 
@@ -123,19 +121,20 @@ def _environment() -> Environment:
     return environment
 
 
-def write_report(run: RunDirectory) -> Location:
-    """Write report.html beside the results, in place of an older one; the same directory gives the same bytes.
+def write_report(run: RunDirectory, owner: Ownership) -> Location:
+    """Add report.html to the reduction that readers see, and put copies of its files beside run.json.
 
-    If shards cannot be reached, only the pictures are missing.
+    The same directory gives the same bytes. If shards cannot be reached, only the pictures are missing.
 
     Returns:
-        Its location.
+        The page's location beside run.json.
 
     Raises:
         UsageError: if the directory holds no results.
+        RunError: if another job has taken over the run.
     """
-    record, results = run.read_record(), read_results(run)
-    html = _environment().get_template("report.html").render(_context(run, record, results))
-    location = run.root / "report.html"
-    location.replace(html.encode())
-    return location
+    record, reduction = run.read_record(), run.reduction()
+    html = _environment().get_template("report.html").render(_context(run, record, reduction))
+    reduction.write_report(owner, html.encode())
+    publish(owner)
+    return run.root / REPORT

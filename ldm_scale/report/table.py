@@ -6,6 +6,7 @@ from rich.table import Table
 from ldm_scale.analysis.results import Estimate, Headline, Results
 from ldm_scale.errors import printable
 from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.report.facts import warnings_of
 from ldm_scale.report.headline import read_results
 from ldm_scale.report.labels import at_step, p_label, row_label, step_label
 
@@ -49,7 +50,7 @@ def _headline_table(results: Results) -> Table:
 
 def print_results(run: RunDirectory) -> None:
     """Print the headline table, what all attacks say together, rejects and warnings."""
-    results = read_results(run)
+    results = read_results(run.reduction())
     console = Console()
     if not console.is_terminal:
         console.width = LOG_WIDTH
@@ -65,5 +66,5 @@ def print_results(run: RunDirectory) -> None:
     )
     for reason, count in results.rejected.items():
         console.print(f"rejected {count}: {printable(reason)}", markup=False)
-    for warning in results.warnings:
+    for warning in warnings_of(results):
         console.print(f"warning: {warning}", markup=False)

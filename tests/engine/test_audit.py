@@ -184,7 +184,8 @@ def test_rejects_are_kept_until_they_are_retried(
     part.unlink()
     rejects = [{"sample_id": key, "stage": "audit", "reason": "a number is not finite"} for key in lost]
     run = RunDirectory(Location.of(out))
-    run.commit(read_rows(out)[:0], pa.Table.from_pylist(rejects, REJECT))
+    schema = REJECT.with_metadata(run.read_record().schema.metadata)
+    run.commit(read_rows(out)[:0], pa.Table.from_pylist(rejects, schema))
     config = make_config(out, tiny_shards, tiny_target)
     with pytest.raises(RunError, match=f"{len(lost)} of 48 samples were rejected"):
         run_audit(config)

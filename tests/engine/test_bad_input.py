@@ -21,6 +21,8 @@ from ldm_scale.config.base import build
 from ldm_scale.data.inspection import inspect_shard
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.engine.audit import run_audit
+from ldm_scale.files.ownership import own
+from ldm_scale.files.reductions import RANKING, write_reduction
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.conftest import make_image
@@ -232,7 +234,9 @@ def test_reasons_are_text_on_the_terminal(tmp_path: Path, finished: Path, capsys
     out = Path(shutil.copytree(finished, tmp_path / "run"))
     results = Results.model_validate_json((out / "results.json").read_bytes())
     hostile = results.model_copy(update={"rejected": {"decode: [red]x[/red] \x1b[31m": 3}})
-    (out / "results.json").write_text(hostile.model_dump_json())
+    run = RunDirectory(Location.of(out))
+    with own(run.root, pytest.fail) as owner:
+        write_reduction(owner, hostile.model_dump_json().encode(), {RANKING: run.reduction().read_ranking()})
     assert main(["report", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "rejected 3: decode: [red]x[/red] \\x1b[31m" in printed

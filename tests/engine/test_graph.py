@@ -9,6 +9,7 @@ import pytest
 from ldm_scale.analysis.results import Results
 from ldm_scale.engine.audit import run_audit
 from ldm_scale.engine.reduce import reduce_run
+from ldm_scale.files.ownership import own
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.engine.runs import assert_same_rows, make_config, raw_rows
@@ -38,6 +39,7 @@ def test_results_of_the_same_rows_do_not_depend_on_workers(
 ) -> None:
     run = RunDirectory(Location.of(shutil.copytree(undisturbed, tmp_path / "run")))
     expected = Results.model_validate_json((run.root / "results.json").read_bytes())
-    ranking = run.read_ranking()
-    assert reduce_run(run, run.read_record().config.analysis) == expected
-    np.testing.assert_allclose(run.read_ranking()["mean"], ranking["mean"], rtol=1e-12)
+    ranking = run.reduction().read_ranking()
+    with own(run.root, pytest.fail) as owner:
+        assert reduce_run(run, run.read_record().config.analysis, owner) == expected
+    np.testing.assert_allclose(run.reduction().read_ranking()["mean"], ranking["mean"], rtol=1e-12)

@@ -14,6 +14,7 @@ from ldm_scale.config.base import build
 from ldm_scale.engine.actor import load_auditor
 from ldm_scale.engine.pool import Pool, plan_pool, pool_size
 from ldm_scale.errors import UsageError
+from ldm_scale.files.parts import Expected
 from ldm_scale.files.rundir import RunRecord
 from ldm_scale.targets.execution import Execution
 from ldm_scale.targets.weights import fetch_weights
@@ -79,8 +80,7 @@ def record_of(target: Path, **changes: Any) -> RunRecord:
         config=build(AuditConfig, {"out": "o", "shards": "s", "target": str(target), **changes}),
         latent_shape=(4, 4, 4),
         timesteps={"sima": (0,)},
-        members=1,
-        heldout=1,
+        expected=Expected(members={"m": 1}, heldout={"h": 1}),
         versions={},
     )
 

@@ -18,6 +18,8 @@ from ldm_scale.benchmarks.reduce import make_record, make_rows
 from ldm_scale.cli import main
 from ldm_scale.config.audit import AnalysisConfig
 from ldm_scale.engine import reduce
+from ldm_scale.files.ownership import own
+from ldm_scale.files.reductions import publish
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.inline import inline_ray
@@ -87,6 +89,13 @@ def write_parts(folder: Path, pieces: list[pa.Table]) -> RunDirectory:
     return run
 
 
+def reduce_parts(run: RunDirectory) -> Results:
+    with own(run.root, pytest.fail) as owner:
+        results = reduce.reduce_run(run, MADE_UP.analysis, owner)
+        publish(owner)
+    return results
+
+
 @pytest.fixture(scope="module")
 def rows() -> pa.Table:
     return make_rows(MADE_UP, 0)
@@ -97,7 +106,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, rows: pa.Table) -> tuple[Pat
     """The results of all rows in one part."""
     folder = tmp_path_factory.mktemp("whole")
     with inline_ray():
-        return folder, reduce.reduce_run(write_parts(folder, [rows]), MADE_UP.analysis)
+        return folder, reduce_parts(write_parts(folder, [rows]))
 
 
 def test_results_are_those_of_all_rows_in_memory(whole: tuple[Path, Results], rows: pa.Table) -> None:
@@ -142,7 +151,7 @@ def test_results_depend_neither_on_parts_nor_on_repeated_rows_nor_on_memory(
     bounds = np.unique(np.concatenate([rng.choice(2300, 40), np.arange(100, 110)]))
     run = write_parts(tmp_path, [rows.take(some) for some in np.split(order, bounds) if len(some)])
     monkeypatch.setattr(reduce, "MEMORY", 1)
-    results = reduce.reduce_run(run, MADE_UP.analysis)
+    results = reduce_parts(run)
     folder, expected = whole
     assert results == expected
     metrics, ranking = (pq.read_table(tmp_path / name) for name in ("metrics.parquet", "ranking.parquet"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -191,6 +192,83 @@ def test_an_owner_that_was_taken_for_dead_stops(root: Location) -> None:
         before = later.read_bytes()
     assert later.read_bytes() == before
     assert json.loads((root / "owners/000001.json").read_bytes())["ended"]
+
+
+@pytest.mark.parametrize(
+    "name", ["notes.json", "1.json", "000001.json.json", "-00001.json", "0000001.json", "१२३४५६.json"]
+)
+def test_a_foreign_file_among_the_owners_is_named(name: str, root: Location) -> None:
+    with own(root, pytest.fail):
+        pass
+    file = root / "owners" / name
+    file.create(DEAD.model_dump_json().encode())
+    for ask in (lambda: latest_owner(root), lambda: own(root, pytest.fail).__enter__()):
+        with pytest.raises(UsageError, match="is not the record of a job; move it away") as caught:
+            ask()
+        assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"<html></html>", b"[" * 100_000, b'{"host": 1}'])
+def test_a_broken_record_of_an_owner_is_named(content: bytes, root: Location) -> None:
+    (root / "owners/000003.json").create(content)
+    with pytest.raises(UsageError, match=r"owners/000003\.json is not the record of a job") as caught:
+        latest_owner(root)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_are_counted_not_spelled(root: Location, said: list[str]) -> None:
+    plant(root, DEAD.model_copy(update={"ended": True}), 999_999)
+    for number in (1_000_000, 1_000_001):
+        with own(root, said.append) as owner:
+            assert owner.number == number
+            owner.check()
+    assert said == []
+
+
+def test_a_job_sees_at_once_that_it_was_overtaken(root: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the first write after it was stopped, before any beat of its own."""
+    monkeypatch.setattr(ownership, "BEAT", 1000.0)
+    with own(root, print) as owner:
+        for ask in (owner.check, owner.claim.check):
+            ask()
+        # Not the next number: who looked at the same time may have taken that, and died.
+        plant(root, DEAD, 3)
+        for ask in (owner.check, owner.claim.check):
+            with pytest.raises(RunError, match=r"another one has taken over the run \(elsewhere, process 7"):
+                ask()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_job_whose_sign_is_removed_writes_nothing_more(gone: bool, tmp_path: Path) -> None:
+    """Its folder is gone, or another job has begun there anew by the same number."""
+    root = Location.of(tmp_path / "run")
+    with own(root, print) as owner:
+        shutil.rmtree(tmp_path / "run")
+        if not gone:
+            plant(root, DEAD)
+        with pytest.raises(RunError, match=r"owners/000001\.json, the sign of this job, is gone or another job's"):
+            owner.check()
+        # Some beats.
+        time.sleep(0.3)
+    assert (tmp_path / "run").exists() != gone
+    assert latest_owner(root) == (None if gone else DEAD)
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_jumps_neither_kills_a_job_nor_keeps_a_dead_one_alive(
+    hours: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, root = time.time, Location.of(tmp_path)
+    with own(root, print) as owner:
+        monkeypatch.setattr(time, "time", lambda: now() + 3600 * hours)
+        with pytest.raises(UsageError, match="is running here"):
+            own(root, print).__enter__()
+        owner.check()
+    plant(root, DEAD, 2)
+    began = time.monotonic()
+    with own(root, print) as owner:
+        assert owner.number == 3
+    assert 1 <= time.monotonic() - began < 30
 
 
 @pytest.fixture

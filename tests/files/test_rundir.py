@@ -9,14 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.audit import AuditConfig, MaskConfig
 from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import digest
+from ldm_scale.files.parts import Expected
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
-from ldm_scale.schema import REJECT, row_schema
-
-SCHEMA = row_schema(4, {"sima": 1}, 2, {"fingerprint": "f"}, one_ranking=False)
+from ldm_scale.schema import REJECT
 
 
 def make_record(**science: Any) -> RunRecord:
@@ -29,13 +28,16 @@ def make_record(**science: Any) -> RunRecord:
     return RunRecord(
         fingerprint=digest(content),
         science=content,
-        config=AuditConfig(out="o", attacks={"sima": {"p": 4.0}}),
+        config=AuditConfig(out="o", attacks={"sima": {"p": 4.0}}, masks=MaskConfig(bins=5)),
         latent_shape=(1, 2, 2),
-        timesteps={"sima": (0, 10)},
-        members=3,
-        heldout=5,
+        timesteps={"sima": (0,)},
+        expected=Expected(members={"a": 1, **{f"s-{number}": 20 for number in range(5)}}, heldout={"h": 5}),
         versions={"numpy": "2"},
     )
+
+
+SCHEMA = make_record().schema
+REJECTS = REJECT.with_metadata(SCHEMA.metadata)
 
 
 def rows(*names: str) -> pa.Table:
@@ -44,15 +46,15 @@ def rows(*names: str) -> pa.Table:
         "distortion": 1.0,
         "influence": [0.0] * 4,
         "leakage": [0.0] * 4,
-        "sima": [1.0] * 2,
-        "sima_random": [1.0] * 2,
+        "sima": [1.0] * 5,
+        "sima_random": [1.0] * 5,
     }
     return pa.Table.from_pylist([{"sample_id": name} | content for name in names], schema=SCHEMA)
 
 
 def rejects(**reasons: str) -> pa.Table:
     content = [{"sample_id": name, "stage": "decode", "reason": reason} for name, reason in reasons.items()]
-    return pa.Table.from_pylist(content, schema=REJECT)
+    return pa.Table.from_pylist(content, schema=REJECTS)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -64,10 +66,16 @@ def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory(Location.of(tmp_path / "run"))
 
 
+@pytest.fixture
+def begun(run: RunDirectory) -> RunDirectory:
+    run.begin(make_record())
+    return run
+
+
 def test_a_run_is_begun_in_a_new_or_an_empty_folder(run: RunDirectory, tmp_path: Path) -> None:
     run.begin(make_record())
     assert run.read_record() == make_record()
-    assert run.read_record().samples == 8
+    assert run.read_record().samples == 106
     (tmp_path / "empty").mkdir()
     RunDirectory(Location.of(tmp_path / "empty")).begin(make_record())
     assert sorted(tree(tmp_path)) == ["empty/run.json", "run/run.json"]
@@ -125,7 +133,7 @@ def test_a_folder_without_a_record_is_no_run(run: RunDirectory) -> None:
         run.read_record()
 
 
-@pytest.mark.parametrize("change", [{"surprise": 1}, {"members": None}, {"config": {"out": "o", "gone": 1}}])
+@pytest.mark.parametrize("change", [{"surprise": 1}, {"expected": None}, {"config": {"out": "o", "gone": 1}}])
 def test_a_record_of_another_kind_is_named(run: RunDirectory, change: dict[str, Any]) -> None:
     content = make_record().model_dump(mode="json") | change
     (run.root / "run.json").replace(json.dumps(content).encode())
@@ -141,52 +149,57 @@ def test_a_damaged_record_is_named_in_one_line(run: RunDirectory) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_commits_add_parts_that_are_counted_and_listed(run: RunDirectory) -> None:
-    run.commit(rows("s-0/a", "s-0/b"), rejects(**{"s-0/c": "no image"}))
-    run.commit(rows("s-1/deep/er/key"), REJECT.empty_table())
-    run.commit(rows(), rejects(**{"s-1/b": "no image", "s-1/c": "9 x 9 is more"}))
-    run.commit(rows(), REJECT.empty_table())
-    assert (len(run.parts()), len(run.reject_parts())) == (2, 2)
-    assert run.progress().rows == 3
-    assert run.committed() == {"s-0": {"a", "b", "c"}, "s-1": {"deep/er/key", "b", "c"}}
-    assert run.rejects()["sample_id"].to_pylist() == ["s-0/c", "s-1/b", "s-1/c"]
-    assert run.reject_counts() == {"decode: no image": 2, "decode: 9 x 9 is more": 1}
+def test_commits_add_parts_that_are_counted_and_listed(begun: RunDirectory) -> None:
+    begun.commit(rows("s-0/a", "s-0/b"), rejects(**{"s-0/c": "no image"}))
+    begun.commit(rows("s-1/deep/er/key"), REJECT.empty_table())
+    begun.commit(rows(), rejects(**{"s-1/b": "no image", "s-1/c": "9 x 9 is more"}))
+    begun.commit(rows(), REJECT.empty_table())
+    assert (len(begun.parts()), len(begun.reject_parts())) == (2, 2)
+    assert begun.progress().rows == 3
+    assert begun.holdings().committed() == {"s-0": {"a", "b", "c"}, "s-1": {"deep/er/key", "b", "c"}}
+    assert begun.rejects()["sample_id"].to_pylist() == ["s-0/c", "s-1/b", "s-1/c"]
+    assert begun.reject_counts() == {"decode: no image": 2, "decode: 9 x 9 is more": 1}
 
 
-def test_nothing_committed_is_nothing(run: RunDirectory) -> None:
-    assert (run.parts(), run.progress().rows, run.committed(), run.reject_counts()) == ([], 0, {}, {})
-    assert run.rejects().schema == REJECT
+def test_nothing_committed_is_nothing(begun: RunDirectory) -> None:
+    assert (begun.parts(), begun.progress().rows, begun.holdings().committed(), begun.reject_counts()) == (
+        [],
+        0,
+        {},
+        {},
+    )
+    assert begun.rejects().schema == REJECT
 
 
-def test_a_repeated_commit_counts_once(run: RunDirectory) -> None:
+def test_a_repeated_commit_counts_once(begun: RunDirectory) -> None:
     for _ in range(2):
-        run.commit(rows("s-0/a"), rejects(**{"s-0/b": "no image"}))
-    assert len(run.parts()) == 2
-    assert run.committed() == {"s-0": {"a", "b"}}
-    assert len(run.rejects()) == 1
-    assert run.reject_counts() == {"decode: no image": 1}
+        begun.commit(rows("s-0/a"), rejects(**{"s-0/b": "no image"}))
+    assert len(begun.parts()) == 2
+    assert begun.holdings().committed() == {"s-0": {"a", "b"}}
+    assert len(begun.rejects()) == 1
+    assert begun.reject_counts() == {"decode: no image": 1}
 
 
-def test_a_sample_with_a_row_is_no_reject_whatever_was_written_first(run: RunDirectory) -> None:
-    run.commit(rows("s-0/a"), rejects(**{"s-0/b": "no image", "s-0/c": "no image"}))
-    run.commit(rows("s-0/b"), rejects(**{"s-0/a": "no image"}))
-    assert run.progress().rows == 2
-    assert run.rejects()["sample_id"].to_pylist() == ["s-0/c"]
-    assert run.reject_counts() == {"decode: no image": 1}
-    assert run.committed() == {"s-0": {"a", "b", "c"}}
-    assert run.committed(rejects=False) == {"s-0": {"a", "b"}}
+def test_a_sample_with_a_row_is_no_reject_whatever_was_written_first(begun: RunDirectory) -> None:
+    begun.commit(rows("s-0/a"), rejects(**{"s-0/b": "no image", "s-0/c": "no image"}))
+    begun.commit(rows("s-0/b"), rejects(**{"s-0/a": "no image"}))
+    assert begun.progress().rows == 2
+    assert begun.rejects()["sample_id"].to_pylist() == ["s-0/c"]
+    assert begun.reject_counts() == {"decode: no image": 1}
+    assert begun.holdings().committed() == {"s-0": {"a", "b", "c"}}
+    assert begun.holdings().committed(rejects=False) == {"s-0": {"a", "b"}}
 
 
-def test_of_several_rejects_of_a_sample_the_latest_writer_counts(run: RunDirectory) -> None:
+def test_of_several_rejects_of_a_sample_the_latest_writer_counts(begun: RunDirectory) -> None:
     for writer in (10, 2, 9):
         for key in ("s-0/a", f"s-0/{writer}"):
-            run.commit(rows(), rejects(**{key: f"as of {writer}"}), writer)
-    reasons = {row["sample_id"]: row["reason"] for row in run.rejects().to_pylist()}
+            begun.commit(rows(), rejects(**{key: f"as of {writer}"}), writer)
+    reasons = {row["sample_id"]: row["reason"] for row in begun.rejects().to_pylist()}
     assert reasons == {"s-0/a": "as of 10", "s-0/2": "as of 2", "s-0/9": "as of 9", "s-0/10": "as of 10"}
 
 
 def test_a_writer_that_dies_between_the_two_parts_of_a_commit_loses_and_doubles_nothing(
-    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+    begun: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is missing is not done, and a retry of the whole commit counts once."""
     create = Location.create
@@ -199,14 +212,14 @@ def test_a_writer_that_dies_between_the_two_parts_of_a_commit_loses_and_doubles_
     commit = (rows("s-0/a", "s-0/b"), rejects(**{"s-0/c": "no image"}))
     monkeypatch.setattr(Location, "create", die)
     with pytest.raises(KeyboardInterrupt):
-        run.commit(*commit)
+        begun.commit(*commit)
     monkeypatch.undo()
-    assert run.committed() == {"s-0": {"a", "b"}}
-    first = tree(Path(run.root.uri))
-    run.commit(*commit)
-    assert run.committed() == {"s-0": {"a", "b", "c"}}
-    assert (run.progress().rows, run.reject_counts()) == (2, {"decode: no image": 1})
-    assert first.items() < tree(Path(run.root.uri)).items()
+    assert begun.holdings().committed() == {"s-0": {"a", "b"}}
+    first = tree(Path(begun.root.uri))
+    begun.commit(*commit)
+    assert begun.holdings().committed() == {"s-0": {"a", "b", "c"}}
+    assert (begun.progress().rows, begun.reject_counts()) == (2, {"decode: no image": 1})
+    assert first.items() < tree(Path(begun.root.uri)).items()
 
 
 def test_of_two_jobs_that_begin_at_once_the_other_run_is_refused(
@@ -226,39 +239,39 @@ def test_of_two_jobs_that_begin_at_once_the_other_run_is_refused(
     assert run.read_record() == other
 
 
-def test_rejects_are_counted_by_reason_without_its_details(run: RunDirectory) -> None:
+def test_rejects_are_counted_by_reason_without_its_details(begun: RunDirectory) -> None:
     reasons = [
         "cannot be decoded: broken PNG",
         "cannot be decoded: truncated",
         "too large (90 x 90)",
         "too large (8 x 8)",
     ]
-    run.commit(rows(), rejects(**{f"s-0/{i}": reason for i, reason in enumerate([*reasons, "too large"])}))
-    assert run.reject_counts() == {"decode: too large": 3, "decode: cannot be decoded": 2}
+    begun.commit(rows(), rejects(**{f"s-0/{i}": reason for i, reason in enumerate([*reasons, "too large"])}))
+    assert begun.reject_counts() == {"decode: too large": 3, "decode: cannot be decoded": 2}
 
 
-def test_the_pace_is_that_of_the_last_job_from_its_first_part_to_its_last(run: RunDirectory) -> None:
+def test_the_pace_is_that_of_the_last_job_from_its_first_part_to_its_last(begun: RunDirectory) -> None:
     """Two parts of four samples, one and four minutes after one that took nobody knows how long."""
-    assert (run.progress().latest, run.progress().pace) == (None, None)
+    assert (begun.progress().latest, begun.progress().pace) == (None, None)
     for number, (writer, minute, names) in enumerate(
         [(1, 0, "ab"), (1, 50, "cd"), (2, 60, "e"), (2, 61, "fgh"), (2, 64, "i")]
     ):
-        before = set(run.parts())
-        run.commit(rows(*(f"s-{number}/{name}" for name in names)), REJECT.empty_table(), writer)
-        (part,) = set(run.parts()) - before
+        before = set(begun.parts())
+        begun.commit(rows(*(f"s-{number}/{name}" for name in names)), REJECT.empty_table(), writer)
+        (part,) = set(begun.parts()) - before
         os.utime(part.uri, (60 * minute, 60 * minute))
         if writer == 2 and names == "e":
-            assert run.progress().pace is None
-    found = run.progress()
+            assert begun.progress().pace is None
+    found = begun.progress()
     assert found.latest == datetime(1970, 1, 1, 1, 4, tzinfo=UTC)
     assert found.pace == pytest.approx(4 / 240)
 
 
-def test_files_that_are_no_parts_are_left_out(run: RunDirectory) -> None:
-    run.commit(rows("s-0/a"), REJECT.empty_table())
-    (run.root / "samples/part-x.parquet.abc.partial").replace(b"half")
-    assert run.progress().rows == 1
-    assert run.committed() == {"s-0": {"a"}}
+def test_files_that_are_no_parts_are_left_out(begun: RunDirectory) -> None:
+    begun.commit(rows("s-0/a"), REJECT.empty_table())
+    (begun.root / "samples/part-x.parquet.abc.partial").replace(b"half")
+    assert begun.progress().rows == 1
+    assert begun.holdings().committed() == {"s-0": {"a"}}
 
 
 def test_who_is_a_member_is_kept_once(run: RunDirectory) -> None:

@@ -61,7 +61,7 @@ def wait(reached: Callable[[], bool], what: str) -> None:
 
 
 def wait_for_rows(run: RunDirectory, count: int) -> None:
-    wait(lambda: run.root.is_dir() and run.progress().rows >= count, f"{count} rows")
+    wait(lambda: (run.root / "run.json").is_file() and run.progress().rows >= count, f"{count} rows")
 
 
 def assert_stopped(run: RunDirectory) -> None:

@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -39,8 +40,11 @@ from ldm_scale.data.manifest import Manifest, read_manifest, write_manifest
 from ldm_scale.data.samples import Sample
 from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import digest
+from ldm_scale.files.ownership import own
+from ldm_scale.files.parts import Expected
+from ldm_scale.files.reductions import RANKING, write_reduction
 from ldm_scale.files.rundir import RunDirectory, RunRecord
-from ldm_scale.files.storage import Location, write_table
+from ldm_scale.files.storage import Location
 from ldm_scale.report.facts import facts
 from ldm_scale.report.headline import read_results
 from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, step_label
@@ -227,29 +231,41 @@ def _make_run(folder: Path, attacks: Sequence[str] = ("sima",), base: float = 0.
             config=AuditConfig(out=str(run.root), shards=str(shards), target="/models/<u>x</u>", attacks=list(attacks)),
             latent_shape=SHAPE,
             timesteps=dict.fromkeys(attacks, STEPS),
-            members=6,
-            heldout=6,
+            expected=Expected(members={"members-000000": 3, "members-000001": 3}, heldout={"heldout-000000": 6}),
             versions={},
         )
     )
-    run.commit(REJECT.empty_table(), pa.Table.from_pylist([REJECTED], schema=REJECT))
+    schema = REJECT.with_metadata({"fingerprint": "0123456789abcdef"})
+    run.commit(REJECT.empty_table(), pa.Table.from_pylist([REJECTED], schema=schema))
     ids = [f"members-{i // 3:06d}/m{i}" for i in (0, 1, 4, 5)]
     results = _results(attacks, ids, base)
-    (run.root / "results.json").replace(results.model_dump_json().encode())
-    influence = np.random.default_rng(0).normal(size=(11, 16)).astype(np.float16)
-    write_table(
-        run.root / "ranking.parquet", ranking_table(RankingSums.of(influence, 8, 20), SHAPE, np.linspace(0.4, 0.6, 16))
-    )
+    _write_results(run, results.model_dump_json().encode())
     return run
 
 
+def _write_results(run: RunDirectory, results: bytes) -> None:
+    """Another reduction, with a ranking of its own."""
+    influence = np.random.default_rng(0).normal(size=(11, 16)).astype(np.float16)
+    ranking = ranking_table(RankingSums.of(influence, 8, 20), SHAPE, np.linspace(0.4, 0.6, 16))
+    with own(run.root, pytest.fail) as owner:
+        write_reduction(owner, results, {RANKING: ranking})
+
+
 def _edit_results(run: RunDirectory, **changes: object) -> None:
-    location = run.root / "results.json"
-    location.replace(json.dumps(json.loads(location.read_bytes()) | changes).encode())
+    _write_results(run, json.dumps(_content(run) | changes).encode())
+
+
+def _content(run: RunDirectory) -> dict[str, Any]:
+    return json.loads(run.reduction().read_results())
+
+
+def _write_report(run: RunDirectory) -> Location:
+    with own(run.root, pytest.fail) as owner:
+        return write_report(run, owner)
 
 
 def _report(run: RunDirectory) -> str:
-    return write_report(run).read_text()
+    return _write_report(run).read_text()
 
 
 def _text(page: str) -> str:
@@ -281,7 +297,7 @@ def _cell(estimate: Estimate) -> str:
 
 def test_every_headline_row_shows_its_numbers(run: RunDirectory, page: str) -> None:
     text = _text(page)
-    for row in read_results(run).headline:
+    for row in read_results(run.reduction()).headline:
         held, metrics = row.heldout_choice, row.heldout_choice.metrics
         change = held.difference and held.difference.auroc
         signed = f"{change.value:+.3f} {change.low:+.3f} to {change.high:+.3f}" if change else ""
@@ -411,13 +427,13 @@ def _facts(run: RunDirectory, results: Results, **config: Any) -> dict[str, str]
 
 def test_facts_of_a_pooled_influence_and_a_ranking_by_the_calibration_set(run: RunDirectory) -> None:
     geometry = GeometryConfig(influence="pooled", probes=2, calibration=3000)
-    found = _facts(run, read_results(run), geometry=geometry, masks=MaskConfig(ranking="calibration"))
+    found = _facts(run, read_results(run.reduction()), geometry=geometry, masks=MaskConfig(ranking="calibration"))
     assert found["Influence"].startswith("pooled, 2 probes a sample and the mean of about 3,000 calibration samples;")
     assert found["Ranking"] == "one for all samples, from mean influences of about 3,000 calibration samples"
 
 
 def test_facts_of_a_ranking_by_another_run(run: RunDirectory) -> None:
-    exact = read_results(run).model_copy(update={"stability": None})
+    exact = read_results(run.reduction()).model_copy(update={"stability": None})
     found = _facts(run, exact, geometry=GeometryConfig(influence="exact"), masks=MaskConfig(ranking="runs/<b>"))
     assert found["Influence"] == "exact; latent 4 x 2 x 2 = 16 dimensions"
     assert found["Ranking"] == "one for all samples, from runs/<b>"
@@ -425,7 +441,7 @@ def test_facts_of_a_ranking_by_another_run(run: RunDirectory) -> None:
 
 
 def test_facts_name_a_conditioning_that_is_not_the_samples_own(run: RunDirectory) -> None:
-    results = read_results(run)
+    results = read_results(run.reduction())
     assert "Conditioning" not in _facts(run, results)
     assert _facts(run, results, conditioning="none")["Conditioning"].startswith("none for any sample")
     assert "Captions" not in _facts(run, results)
@@ -436,7 +452,7 @@ def test_facts_name_a_conditioning_that_is_not_the_samples_own(run: RunDirectory
 
 def test_facts_name_the_averaged_attacks(tmp_path: Path) -> None:
     run = _make_run(tmp_path, attacks=("sima", "pfami"))
-    found = _facts(run, read_results(run))["Attacks"]
+    found = _facts(run, read_results(run.reduction()))["Attacks"]
     assert found == "sima: 4 timesteps 0, 10, ..., 30; pfami: 4 timesteps 0, 10, ..., 30 (the mean over them)"
 
 
@@ -509,7 +525,7 @@ def test_other_shards_at_the_same_place_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_same_directory_same_bytes(run: RunDirectory, page: str) -> None:
-    location = write_report(run)
+    location = _write_report(run)
     assert location == run.root / "report.html"
     assert location.read_text() == page
 
@@ -536,7 +552,7 @@ def test_what_is_missing_is_said(page: str, tmp_path: Path) -> None:
 
 def test_a_row_without_an_oracle_has_an_empty_cell(page: str, tmp_path: Path) -> None:
     run = _make_run(tmp_path)
-    content = json.loads((run.root / "results.json").read_bytes())
+    content = _content(run)
     _edit_results(run, headline=[row | {"oracle": None} for row in content["headline"]])
     empty = '<td class="number second apart"></td>'
     assert _report(run).count(empty) == len(ROWS)
@@ -546,7 +562,7 @@ def test_a_row_without_an_oracle_has_an_empty_cell(page: str, tmp_path: Path) ->
 @pytest.mark.parametrize("attacks", [("sima",), ("sima", "pia")])
 def test_without_a_global_row_nothing_speaks_of_it(page: str, tmp_path: Path, attacks: tuple[str, ...]) -> None:
     run = _make_run(tmp_path, attacks=attacks)
-    content = json.loads((run.root / "results.json").read_bytes())
+    content = _content(run)
     assert "ranking for all samples" in _text(page)
     _edit_results(
         run,
@@ -694,10 +710,10 @@ def test_missing_or_foreign_results_are_refused(tmp_path: Path) -> None:
     run = _make_run(tmp_path)
     _edit_results(run, surprise=1)
     with pytest.raises(UsageError, match="reduce"):
-        write_report(run)
-    (tmp_path / "run/results.json").unlink()
+        _write_report(run)
+    shutil.rmtree(tmp_path / "run/reductions")
     with pytest.raises(UsageError, match=r"no results.json; run `ldm-scale reduce RUN` first"):
-        write_report(run)
+        _write_report(run)
     assert not (tmp_path / "run/report.html").exists()
 
 
@@ -706,9 +722,11 @@ def test_report_needs_neither_ray_nor_torch(run: RunDirectory, page: str) -> Non
         "import sys\n"
         "for name in ('ray', 'torch', 'diffusers', 'matplotlib.pyplot'): sys.modules[name] = None\n"
         "from ldm_scale.report.page import write_report\n"
+        "from ldm_scale.files.ownership import own\n"
         "from ldm_scale.files.rundir import RunDirectory\n"
         "from ldm_scale.files.storage import Location\n"
-        "write_report(RunDirectory(Location.of(sys.argv[1])))\n"
+        "run = RunDirectory(Location.of(sys.argv[1]))\n"
+        "with own(run.root, print) as owner: write_report(run, owner)\n"
     )
     subprocess.run([sys.executable, "-c", program, str(run.root)], check=True)
     assert (run.root / "report.html").read_text() == page
