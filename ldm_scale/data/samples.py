@@ -115,7 +115,9 @@ def _collect(entries: Iterable[Entry]) -> tuple[dict[str, bytes | None], str | N
         elif entry.suffix in files:
             fault = fault or "two files of one suffix"
         if entry.suffix in LIMITS:
-            files.setdefault(entry.suffix, entry.data)
+            # Of several images none is used, and two are more than need be held.
+            another = entry.suffix in IMAGE_SUFFIXES and not files.keys().isdisjoint(IMAGE_SUFFIXES)
+            files.setdefault(entry.suffix, None if another else entry.data)
     images = [suffix for suffix in files if suffix in IMAGE_SUFFIXES]
     if not images:
         fault = fault or "no image"

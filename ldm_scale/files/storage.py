@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -27,12 +27,18 @@ from ldm_scale.files import s3
 
 # Bytes that one request for a part of a stream asks for.
 BUFFER = 8 << 20
+# Bytes of a local shard that are read at a time.
+READ_AHEAD = 128 << 10
+# The most bytes of a record, or of another file that is parsed whole: that takes some ten times as much memory.
+MOST = 256 << 20
 
 M = TypeVar("M", bound=BaseModel)
 # What a file system without hard links (exFAT, some of NFS and FUSE) says to one.
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 # Hears of what a listing passes over: the rule, and the name.
 Skip = Callable[[str, str], object]
+# Is told the size of a file before it is read, and raises an error if that is too much.
+CheckSize = Callable[[int], object]
 BROKEN_LINK = "a link that leads nowhere"
 SPECIAL = "neither a file nor a folder"
 
@@ -40,6 +46,40 @@ SPECIAL = "neither a file nor a folder"
 def refuse(rule: str, name: str) -> None:
     """A listing's `skip` that passes over nothing: raises RunError."""
     raise RunError(f"{name} is {rule}")
+
+
+def allow(size: int) -> None:
+    """A check of sizes that refuses none."""
+
+
+class _Unchanged(io.FileIO):
+    """A local file of which nothing is read that was not there when it was opened.
+
+    The file stays the one that was opened, whatever its name leads to later; a write into it changes its times.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._opened = self._state()
+        self.size = self._opened[0]
+
+    def _state(self) -> tuple[int, int, int]:
+        status = os.fstat(self.fileno())
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def _check(self) -> None:
+        if self._state() != self._opened:
+            raise OSError("it changed while it was read")
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer)
+        self._check()
+        return count
+
+    def readall(self) -> bytes:
+        data = super().readall()
+        self._check()
+        return data
 
 
 @dataclass(frozen=True)
@@ -183,34 +223,53 @@ class Location:
         return self._path.open("rb") if self.is_local else io.BufferedReader(s3.Ranges(*self._object), BUFFER)
 
     @contextlib.contextmanager
-    def on_disk(self, sha256: str | None = None) -> Iterator[tuple[BinaryIO, str]]:
+    def on_disk(self, sha256: str | None = None, check: CheckSize = allow) -> Iterator[tuple[BinaryIO, str]]:
         """The whole file on this machine's disk, opened at its first byte, and its SHA-256.
 
         What comes from S3 is there for the length of the block, in the folder that TMPDIR names; if it has not the
-        `sha256` that is expected, it is fetched once more.
+        `sha256` that is expected, it is fetched once more. `check` is told the file's size before it is read. A local
+        file is read where it lies: if it changes meanwhile, that is an OSError.
         """
-        with self._path.open("rb") if self.is_local else tempfile.TemporaryFile() as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if self.is_local else self.download(file)
+        with self._open_unchanged(check) if self.is_local else tempfile.TemporaryFile() as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if self.is_local else self.download(file, check)
             if not self.is_local and sha256 is not None and digest != sha256:
                 # An object may have no checksum by which the client would notice a fault on the way.
-                digest = self.download(file)
+                digest = self.download(file, check)
             file.seek(0)
             yield file, digest
 
-    def download(self, file: BinaryIO) -> str:
-        """Copy a file from S3 into an open one and return its SHA-256; a transient fault starts it from byte 0."""
-        return s3.download(*self._object, file)
+    def _open_unchanged(self, check: CheckSize) -> io.BufferedReader:
+        if stat.S_ISFIFO(self._mode()):
+            # Opening it would wait for whoever writes into it.
+            raise OSError(f"it is {SPECIAL}")
+        file = _Unchanged(self.uri)
+        check(file.size)
+        return io.BufferedReader(file, READ_AHEAD)
 
-    def read_bytes(self) -> bytes:
-        """A whole file, as it is at one moment."""
+    def download(self, file: BinaryIO, check: CheckSize = allow) -> str:
+        """Copy a file from S3 into an open one and return its SHA-256; a transient fault starts it from byte 0.
+
+        check: is told its size first.
+        """
+        return s3.download(*self._object, file, check)
+
+    def read_bytes(self, most: int | None = None) -> bytes:
+        """A whole file, as it is at one moment; raises UsageError if it has more than `most` bytes."""
+
+        def check(size: int) -> None:
+            if most is not None and size > most:
+                raise UsageError(f"{self} has {size} bytes; of such a file at most {most} are read")
+
         if self.is_local:
+            check(self._path.stat().st_size)
             return self._path.read_bytes()
         buffer = io.BytesIO()
-        self.download(buffer)
+        self.download(buffer, check)
         return buffer.getvalue()
 
     def read_text(self) -> str:
-        return self.read_bytes().decode("utf-8")
+        """The text of a file that is parsed whole; raises UsageError if it has more than MOST bytes."""
+        return self.read_bytes(MOST).decode("utf-8")
 
     def sha256(self) -> str:
         """Hex digest of a file's bytes."""
@@ -419,9 +478,9 @@ def read_tables(locations: Sequence[Location], columns: list[str] | None, ahead:
 
 
 def read_model(location: Location, kind: type[M], what: str) -> M:
-    """The record in a JSON file; raises UsageError if it is not `what`."""
+    """The record in a JSON file; raises UsageError if it is not `what`, or has more than MOST bytes."""
     try:
-        return kind.model_validate_json(location.read_bytes())
+        return kind.model_validate_json(location.read_bytes(MOST))
     except ValidationError as error:
         raise UsageError(f"{location} is not {what}: {error.errors()[0]['msg']}") from None
 
