@@ -33,6 +33,12 @@ READ_AHEAD = 128 << 10
 # memory. The keys of ImageNet have 46 MB.
 MOST = 128 << 20
 
+# Bytes that any Parquet file may take in memory, and times its own size that it may take beyond; and rows that are read
+# before that is looked at.
+LEAST_TABLE = 64 << 20
+INFLATION = 100
+ROWS = 512
+
 M = TypeVar("M", bound=BaseModel)
 # What a file system without hard links (exFAT, some of NFS and FUSE) says to one.
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -457,13 +463,44 @@ def read_table(location: Location, columns: list[str] | None = None) -> pa.Table
     """Read one Parquet file, or some of its columns.
 
     Raises:
-        RunError: The file names a type of values that may be pickles: looking at them would run them.
+        RunError: The file names a type of values that may be pickles, for looking at them would run them; or its values
+            take far more memory than its size explains.
+        OSError, pa.ArrowException: It is no Parquet file, or has not these columns, each once.
     """
-    with location.open() as stream:
-        table = pq.read_table(stream, columns=columns)
-    if extended := next((field.name for field in table.schema if _is_extended(field.type)), None):
+    try:
+        with location.open() as stream:
+            budget = LEAST_TABLE + INFLATION * stream.seek(0, io.SEEK_END)
+            file = pq.ParquetFile(stream, pre_buffer=True)
+            schema = _chosen(location, file.schema_arrow, columns)
+            return pa.Table.from_batches(_within(budget, file, schema.names, location), schema)
+    except UnicodeDecodeError as error:
+        raise pa.ArrowInvalid(f"a name that is not UTF-8: {one_line(error)}") from None
+
+
+def _chosen(location: Location, schema: pa.Schema, columns: list[str] | None) -> pa.Schema:
+    """The schema of these columns, or of all; errors as of read_table."""
+    if extended := next((field.name for field in schema if _is_extended(field.type)), None):
         raise RunError(f"{location}: the column {extended!r} is of an extension type, which is not read")
-    return table
+    names = schema.names if columns is None else columns
+    if absent := next((name for name in names if schema.get_field_index(name) < 0), None):
+        raise pa.ArrowInvalid(f"no column {absent!r}, or several")
+    return pa.schema([schema.field(name) for name in names], schema.metadata)
+
+
+def _within(budget: int, file: pq.ParquetFile, names: list[str], location: Location) -> Iterator[pa.RecordBatch]:
+    """All the rows that a file says it has, if they take no more than so many bytes: one text may be in all of them."""
+    rows = missing = file.metadata.num_rows
+    budget -= rows
+    for batch in file.iter_batches(ROWS, columns=names) if budget >= 0 else ():
+        budget -= batch.nbytes
+        if budget < 0:
+            break
+        missing -= len(batch)
+        yield batch
+    if budget < 0:
+        raise RunError(f"{location}: {rows} rows that take more memory than the file's size explains")
+    if missing:
+        raise pa.ArrowInvalid(f"{rows - missing} of the {rows} rows that it should have")
 
 
 def read_tables(locations: Sequence[Location], columns: list[str] | None, ahead: int) -> Iterator[pa.Table]:
