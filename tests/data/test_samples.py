@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
-from ldm_scale.data.samples import LIMITS, Sample, parse_samples, read_entries, split_name
+from ldm_scale.data.samples import LIMITS, Sample, group_entries, parse_samples, read_entries, split_name
 from tests.data.tars import with_checksum, write_sparsely
 from tests.shards import tar
 
@@ -132,6 +132,13 @@ def test_adjacent_files_that_say_two_things_are_rejected() -> None:
     assert faults(("a.jpg", b"1"), ("a.JPG", b"2")) == {"a": "two files of one suffix"}
     assert faults(("a.jpg", b"1"), ("a.txt", b"x"), ("a.txt", b"y")) == {"a": "two files of one suffix"}
     assert faults(("a.jpg", b"1"), ("a.png", b"2")) == {"a": "more than one image"}
+
+
+def test_of_several_images_one_is_held() -> None:
+    files = [(f"a.{suffix}", bytes(100)) for suffix in ("txt", "jpg", "png", "webp", "jpeg")]
+    (group,) = group_entries(read_entries(io.BytesIO(tar(files))))
+    held = {suffix for suffix, data in group.files.items() if data is not None}
+    assert (held, group.fault) == ({"txt", "jpg"}, "more than one image")
 
 
 def test_a_sample_without_an_image_is_rejected() -> None:

@@ -259,7 +259,7 @@ def good_files(*numbers: int) -> Files:
     return [file for number in numbers for file in sample(str(number), encode(make_image(number)))]
 
 
-@pytest.mark.parametrize("declared", [0, 1, 3, 5])
+@pytest.mark.parametrize("declared", [0, 1, 3, 5, 2**62])
 def test_a_shard_that_holds_another_number_is_named_however_often_the_audit_is_resumed(
     tmp_path: Path, target: Path, declared: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
