@@ -69,8 +69,8 @@ def _shard_keys(folder: Location, shard: ShardInfo) -> list[str]:
 
 def _check_empty(inputs: Inputs) -> None:
     """Read the shards that hold no samples by the manifest: nothing is expected of them, so nobody else would."""
-    empty = [shard for shard in inputs.manifest.shards if not shard.samples]
-    ray.get([_shard_keys.remote(inputs.folder, shard) for shard in empty])
+    if empty := [shard for shard in inputs.manifest.shards if not shard.samples]:
+        ray.get([_shard_keys.remote(inputs.folder, shard) for shard in empty])
 
 
 def _look_up(inputs: Inputs) -> dict[str, dict[str, bool]]:

@@ -246,8 +246,9 @@ class Location:
             yield file, digest
 
     def _open_unchanged(self, check: CheckSize) -> io.BufferedReader:
-        if stat.S_ISFIFO(self._mode()):
-            # Opening it would wait for whoever writes into it.
+        mode = self._mode()
+        if mode and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            # A pipe would be waited for, a device may have no end.
             raise OSError(f"it is {SPECIAL}")
         file = _Unchanged(self.uri)
         check(file.size)

@@ -264,9 +264,10 @@ def test_a_shard_of_more_bytes_than_its_manifest_says_is_not_hashed(tmp_path: Pa
     assert time.monotonic() - start < 1
 
 
-def test_a_pipe_in_place_of_a_shard_is_not_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_pipe_or_device_in_place_of_a_shard_is_not_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
     shard = described(write(tmp_path))
-    os.mkfifo(tmp_path / shard.name)
+    make(tmp_path / shard.name)
     with pytest.raises(RunError, match="it is neither a file nor a folder"):
         list(read_shard(Location.of(tmp_path), shard))
 
