@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ldm_scale.config.data import ImageConfig
+from ldm_scale.data.parts import check_parts
 from ldm_scale.errors import one_line
 
 FILTERS = {
@@ -37,8 +38,17 @@ _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
 
+# A row of pixels takes memory of its own. An image may have as many rows as a JPEG can have, or one for so many pixels
+# of the limit.
+LEAST_ROWS = 65_535
+PIXELS_A_ROW = 16
+
 # For PNGs of so many bits, the most that a level has and what it is in Pillow's 8 bits; by Pillow's name of them.
 LEVELS = {"L;2": (3, 85), "L;4": (15, 17), "L": (255, 1)}
+
+
+# What 16-bit greys are in 8 bits; lower and higher numbers are taken as the first and the last.
+GREYS = [round(level / 257) for level in range(1 << 16)]
 
 
 class BadImage(Exception):
@@ -71,16 +81,17 @@ def open_image(data: bytes, max_pixels: int, formats: tuple[str, ...] = STORED) 
     byte, as Pillow has it.
 
     Raises:
-        BadImage: The bytes are empty, broken, of another format, or an image of more than `max_pixels`, left undecoded.
+        BadImage: The bytes are empty, broken, of another format, or an image of more than `max_pixels`, or of more rows
+            or parts than such an image has, left undecoded.
     """
     if not data:
         raise BadImage("no image")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            check_parts(data)
             image = Image.open(io.BytesIO(data), formats=formats)
-            if image.width * image.height > max_pixels:
-                raise BadImage(f"more than max_pixels = {max_pixels} ({image.width} x {image.height})")
+            _check_size(image, max_pixels)
             stored = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
             image.load()
     except BadImage:
@@ -96,14 +107,22 @@ def open_image(data: bytes, max_pixels: int, formats: tuple[str, ...] = STORED) 
     return _in_8_bits(image, stored)
 
 
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    """Raise BadImage if an image that is not decoded yet would take too much memory."""
+    if image.width * image.height > max_pixels:
+        raise BadImage(f"more than max_pixels = {max_pixels} ({image.width} x {image.height})")
+    if image.height > (rows := max(LEAST_ROWS, max_pixels // PIXELS_A_ROW)):
+        raise BadImage(f"more than {rows} rows of pixels ({image.width} x {image.height})")
+
+
 def _in_8_bits(image: Image.Image, stored: str) -> Image.Image:
     """The image with 8 bits a channel, and its transparent level, if it has one, in these; `stored`: as in LEVELS."""
     clear = image.info.get("transparency")
     if image.mode.startswith("I"):
-        levels = np.asarray(image)
-        image = Image.fromarray((levels / 257).round().clip(0, 255).astype(np.uint8))
-        if clear is not None:
-            image.putalpha(Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)))
+        alpha = None if clear is None else Image.fromarray(np.uint8(255) * (np.asarray(image) != clear))
+        image = image.convert("I").point(GREYS, "L")
+        if alpha is not None:
+            image.putalpha(alpha)
     elif clear is not None and stored in LEVELS:
         most, step = LEVELS[stored]
         image.info["transparency"] = (clear & most) * step

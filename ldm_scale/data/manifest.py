@@ -3,8 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Iterable
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
 
 from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import digest
@@ -60,8 +61,9 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = 1
-    shards: tuple[ShardInfo, ...]
-    classes: tuple[str, ...] = ()
+    # The first error is enough: one of each of a million entries would fill memory.
+    shards: Annotated[tuple[ShardInfo, ...], FailFast()]
+    classes: Annotated[tuple[str, ...], FailFast()] = ()
     split: str = ""
     split_sha256: str = ""
 

@@ -12,14 +12,13 @@ suffixes are read; and what is wrong with a sample is kept with it, so that it i
 import hashlib
 import itertools
 import json
-import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
-from ldm_scale.data.tar import walk_tar
+from ldm_scale.data.tar import read_file, walk_tar
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 # The most bytes of a file that are read, by its suffix; others are not read at all. A tokenizer reads a whole caption
@@ -91,10 +90,16 @@ class Said:
 def split_name(name: str) -> tuple[str | None, str | None]:
     """Key and suffix as webdataset.tariterators.base_plus_ext splits a name, or twice None.
 
-    Importing WebDataset imports torch, 200 MB that a reader has no use for.
+    Importing WebDataset imports torch, 200 MB that a reader has no use for; and its pattern,
+    `^((?:.*/|)[^.]+)[.]([^/]*)$`, takes a time that grows with the square of a name of many slashes.
     """
-    match = re.match(r"^((?:.*/|)[^.]+)[.]([^/]*)$", name)
-    return (match[1], match[2]) if match else (None, None)
+    dot = name.find(".", name.rfind("/") + 1)
+    # What stands in front of the dot and has none itself; it begins with the name or behind one of its slashes.
+    start = name.rfind(".", 0, max(dot, 0)) + 1
+    slash = name.find("/", start, max(dot - 1, 0))
+    if dot > 0 and (start == 0 or (slash >= 0 and "\n" not in name[:slash])):
+        return name[:dot], name[dot + 1 :]
+    return None, None
 
 
 def _entry(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Entry:
@@ -102,13 +107,12 @@ def _entry(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Entry:
     suffix = (suffix or "").lower()
     is_plain = header.isreg() and not header.issparse()
     readable = is_plain and key is not None and header.size <= LIMITS.get(suffix, -1)
-    file = archive.extractfile(header) if readable else None
-    return Entry(header.name, key, suffix, file.read() if file else None, is_plain)
+    return Entry(header.name, key, suffix, read_file(archive, header) if readable else None, is_plain)
 
 
 def read_entries(stream: IO[bytes]) -> Iterator[Entry]:
     """Everything in a tar but its directories, in order; names and errors as of walk_tar."""
-    for archive, header in walk_tar(stream, "r|"):
+    for archive, header in walk_tar(stream):
         yield _entry(archive, header)
 
 
@@ -122,7 +126,9 @@ def _collect(entries: Iterable[Entry]) -> tuple[dict[str, bytes | None], str | N
         elif entry.suffix in files:
             fault = fault or "two files of one suffix"
         if entry.suffix in LIMITS:
-            files.setdefault(entry.suffix, entry.data)
+            # Of several images none is used, and two are more than need be held.
+            another = entry.suffix in IMAGE_SUFFIXES and not files.keys().isdisjoint(IMAGE_SUFFIXES)
+            files.setdefault(entry.suffix, None if another else entry.data)
     images = [suffix for suffix in files if suffix in IMAGE_SUFFIXES]
     if not images:
         fault = fault or "no image"

@@ -11,6 +11,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from ldm_scale.data.manifest import ShardInfo
@@ -48,27 +49,37 @@ def write_shard(samples: Iterable[Sample], folder: Location, name: str) -> Shard
 def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:
     """The samples of one shard of a folder, in order, in constant memory; none before its SHA-256 is checked.
 
-    Samples with a fault are among them, and are counted as the manifest counts them.
+    Samples with a fault are among them, and are counted as the manifest counts them. The last one comes when the count
+    is known to be right: who has them all has the whole shard, whatever number the manifest says.
     The shard lies on this machine's disk meanwhile; transient faults of S3 cost time and no sample.
 
     Raises:
-        RunError: The shard is missing, is no tar file, or has not the bytes and samples of its manifest.
+        RunError: The shard is missing, is no tar file, has not the bytes and samples of its manifest, or changes.
     """
     location = folder / shard.name
     count = 0
+    last: Sample | None = None
     try:
-        with location.on_disk(shard.sha256) as (file, sha256):
+        with location.on_disk(shard.sha256, partial(_check_size, location, shard)) as (file, sha256):
             _check(location, shard, file.seek(0, io.SEEK_END), sha256)
-            file.seek(0)
             for sample in parse_samples(file):
+                if last is not None and count < shard.samples:
+                    yield last
+                last = sample
                 count += 1
-                yield sample
     except (OSError, EOFError, tarfile.TarError, ValueError) as error:
         raise RunError(f"shard {location} cannot be read after {count} samples: {one_line(error)}") from error
     if count != shard.samples:
         raise RunError(
             f"shard {location} holds {count} samples, its manifest says {shard.samples}; restore or repack it"
         )
+    if last is not None:
+        yield last
+
+
+def _check_size(location: Location, shard: ShardInfo, size: int) -> None:
+    if size > shard.bytes:
+        raise RunError(f"shard {location} has {size} bytes, its manifest says {shard.bytes}; restore or repack it")
 
 
 def _check(location: Location, shard: ShardInfo, size: int, sha256: str) -> None:

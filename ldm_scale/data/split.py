@@ -4,17 +4,22 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_scale.errors import UsageError
-from ldm_scale.files.storage import Location
+from ldm_scale.errors import UsageError, one_line
+from ldm_scale.files.storage import MOST, Location
 
 MEMBERS = "members"
 HELDOUT = "heldout"
 INDEX_ARRAYS = ("mia_train_idxs", "mia_eval_idxs")
+# The most bytes of such an array: its header, and each of its numbers.
+HEADER, NUMBER = 10_240, 8
+# What a zip that is damaged, encrypted or packed in an unknown way raises.
+BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,15 @@ def read_index_split(location: Location, keys: Sequence[str]) -> Split:
     """
     if not location.is_file():
         raise UsageError(f"split file {location} does not exist")
+    data = location.read_bytes(MOST)
     try:
-        with np.load(io.BytesIO(location.read_bytes()), allow_pickle=False) as content:
-            sides = [content[name] for name in INDEX_ARRAYS]
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            sides = [_read_numbers(archive, f"{name}.npy", len(keys)) for name in INDEX_ARRAYS]
         if not all(side.ndim == 1 and side.dtype.kind in "iu" for side in sides):
             raise TypeError
-    except (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, zipfile.BadZipFile):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError, *BAD_ZIP) as error:
         raise UsageError(
-            f"split file {location} must be .npz with lists of integers {' and '.join(INDEX_ARRAYS)}"
+            f"split file {location} must be .npz with lists of integers {' and '.join(INDEX_ARRAYS)}: {one_line(error)}"
         ) from None
     outside = [int(index) for side in sides for index in side if not 0 <= index < len(keys)]
     if outside:
@@ -80,6 +86,15 @@ def read_index_split(location: Location, keys: Sequence[str]) -> Split:
     split = Split(*(tuple(keys[index] for index in np.sort(side)) for side in sides))
     _check_sides(split, location)
     return split
+
+
+def _read_numbers(archive: zipfile.ZipFile, name: str, count: int) -> np.ndarray:
+    """An array of at most so many numbers; raises ValueError if it has more bytes: 1 MB of zip may hold 1 GB."""
+    entry = archive.getinfo(name)
+    if entry.file_size > HEADER + NUMBER * count:
+        raise ValueError(f"{name} has {entry.file_size} bytes, more than the numbers of {count} images")
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _check_sides(split: Split, location: Location) -> None:

@@ -40,11 +40,13 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
     """Settle who is a member and what the run record says.
 
     run: its directory, which keeps what a split file says of the shards once the run has begun.
-    Needs a connected Ray if there is a split file.
+    Needs a connected Ray if there is a split file, or a shard of which the manifest says that it holds no samples.
 
     Raises:
         UsageError: Members or held-out are empty.
+        RunError: A shard that is read for that is not what the manifest says.
     """
+    _check_empty(inputs)
     tasks = by_folder(inputs) if inputs.split is None else _by_key(inputs, run.read_split() or _look_up(inputs))
     members = {task.shard.stem: members_of(task) for task in tasks}
     heldout = {task.shard.stem: wanted(task) - members[task.shard.stem] for task in tasks}
@@ -64,6 +66,12 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
 @ray.remote(num_cpus=0.5)
 def _shard_keys(folder: Location, shard: ShardInfo) -> list[str]:
     return [sample.key for sample in read_shard(folder, shard)]
+
+
+def _check_empty(inputs: Inputs) -> None:
+    """Read the shards that hold no samples by the manifest: nothing is expected of them, so nobody else would."""
+    if empty := [shard for shard in inputs.manifest.shards if not shard.samples]:
+        ray.get([_shard_keys.remote(inputs.folder, shard) for shard in empty])
 
 
 def _look_up(inputs: Inputs) -> dict[str, dict[str, bool]]:

@@ -1,7 +1,9 @@
 """Shards to preprocessed images as a Ray Data stream: small Arrow blocks of bytes, then decoded in CPU tasks."""
 
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 
 import pyarrow as pa
@@ -18,8 +20,10 @@ from ldm_scale.engine import telemetry
 from ldm_scale.files.storage import Location
 from ldm_scale.schema import DECODED, STORED, sample_id
 
-# Of images and captions: with what holds them on their way into a table, a reader keeps well below 300 MB.
+# Of all that the samples of a block hold, and samples: with what holds them on their way into a table, a reader keeps
+# well below 300 MB.
 BLOCK_BYTES = 4 << 20
+BLOCK_SAMPLES = 4096
 # Batches that are decoded at once, at most.
 BATCHES_DECODED = 8
 # Images that a thread decodes before it takes others: taking them costs as much as a tenth of decoding a small one.
@@ -47,17 +51,23 @@ def _table(task: ReadTask, samples: list[tuple[Sample, bool]]) -> pa.Table:
     )
 
 
+def _held(sample: Sample) -> int:
+    """Bytes of memory that a sample takes while it waits for its block."""
+    return len(sample.image) + sum(map(sys.getsizeof, (sample.key, *sample.captions)))
+
+
 def read_blocks(task: ReadTask) -> Iterator[pa.Table]:
-    """The wanted samples of one shard, in tables of at most about BLOCK_BYTES of images and captions."""
+    """The wanted samples of one shard, in tables of about BLOCK_BYTES and of BLOCK_SAMPLES at most."""
     samples: list[tuple[Sample, bool]] = []
     size = 0
     for sample in read_shard(Location(task.folder), task.shard):
         member = task.is_member(sample.key)
         if member is None:
             continue
-        samples.append((sample, member))
-        size += len(sample.image) + sum(map(len, sample.captions))
-        if size > BLOCK_BYTES:
+        # An audit has no use for metadata, which may be many times as large as all else.
+        samples.append((replace(sample, metadata=None), member))
+        size += _held(sample)
+        if size > BLOCK_BYTES or len(samples) == BLOCK_SAMPLES:
             table = _table(task, samples)
             # Before the table is handed on, which holds it all once more.
             samples, size = [], 0

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ldm_scale.errors import ContentError, ExistsError, UsageError
 from ldm_scale.files.ownership import Ownership
-from ldm_scale.files.storage import Location, encode_table, read_record, read_table, sub_locations
+from ldm_scale.files.storage import MOST, Location, encode_table, read_table, sub_locations
 
 RESULTS, METRICS, RANKING, REPORT = "results.json", "metrics.parquet", "ranking.parquet", "report.html"
 # In the metadata of the Parquet files: the SHA-256 of the results that they belong to.
@@ -33,7 +33,7 @@ class Reduction:
 
     def read_results(self) -> bytes:
         """The bytes of results.json."""
-        return read_record(self.folder / RESULTS, "a run's results")
+        return (self.folder / RESULTS).read_bytes(MOST)
 
     def read_ranking(self) -> pa.Table:
         """ranking.parquet; raises ContentError if it is not of these results."""

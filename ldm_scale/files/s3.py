@@ -207,8 +207,10 @@ def find(bucket: str, key: str) -> Listed | None:
     return found if found is not None and found.key == key else None
 
 
-def download(bucket: str, key: str, file: BinaryIO) -> str:
+def download(bucket: str, key: str, file: BinaryIO, check: Callable[[int], object]) -> str:
     """Write an object to a file and return its SHA-256; after any transient fault again from its first byte.
+
+    check: is told its size first, and may raise an error.
 
     Raises:
         FileNotFoundError: There is none.
@@ -219,8 +221,10 @@ def download(bucket: str, key: str, file: BinaryIO) -> str:
         file.seek(0)
         file.truncate()
         digest = hashlib.sha256()
-        body = client().get_object(Bucket=bucket, Key=key)["Body"]
+        answer = client().get_object(Bucket=bucket, Key=key)
+        body = answer["Body"]
         with body:
+            check(answer["ContentLength"])
             for chunk in body.iter_chunks(CHUNK):
                 digest.update(chunk)
                 file.write(chunk)

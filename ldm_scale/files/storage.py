@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -27,9 +27,17 @@ from ldm_scale.files import s3
 
 # Bytes that one request for a part of a stream asks for.
 BUFFER = 8 << 20
+# Bytes of a local shard that are read at a time.
+READ_AHEAD = 128 << 10
+# The most bytes of a record, a list of keys, or another file that is parsed whole: that takes up to 40 times as much
+# memory. The keys of ImageNet have 46 MB.
+MOST = 128 << 20
 
-# Bytes of the largest record that is read: a manifest of a million shards has 200 MB.
-RECORD = 1 << 28
+# Bytes that any Parquet file may take in memory, and times its own size that it may take beyond; and rows that are read
+# before that is looked at.
+LEAST_TABLE = 64 << 20
+INFLATION = 100
+ROWS = 512
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -37,6 +45,8 @@ T = TypeVar("T")
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 # Hears of what a listing passes over: the rule, and the name.
 Skip = Callable[[str, str], object]
+# Is told the size of a file before it is read, and raises an error if that is too much.
+CheckSize = Callable[[int], object]
 BROKEN_LINK = "a link that leads nowhere"
 SPECIAL = "neither a file nor a folder"
 
@@ -44,6 +54,40 @@ SPECIAL = "neither a file nor a folder"
 def refuse(rule: str, name: str) -> None:
     """A listing's `skip` that passes over nothing: raises RunError."""
     raise RunError(f"{name} is {rule}")
+
+
+def allow(size: int) -> None:
+    """A check of sizes that refuses none."""
+
+
+class _Unchanged(io.FileIO):
+    """A local file of which nothing is read that was not there when it was opened.
+
+    The file stays the one that was opened, whatever its name leads to later; a write into it changes its times.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._opened = self._state()
+        self.size = self._opened[0]
+
+    def _state(self) -> tuple[int, int, int]:
+        status = os.fstat(self.fileno())
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def _check(self) -> None:
+        if self._state() != self._opened:
+            raise OSError("it changed while it was read")
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer)
+        self._check()
+        return count
+
+    def readall(self) -> bytes:
+        data = super().readall()
+        self._check()
+        return data
 
 
 @dataclass(frozen=True)
@@ -187,34 +231,54 @@ class Location:
         return self._path.open("rb") if self.is_local else io.BufferedReader(s3.Ranges(*self._object), BUFFER)
 
     @contextlib.contextmanager
-    def on_disk(self, sha256: str | None = None) -> Iterator[tuple[BinaryIO, str]]:
+    def on_disk(self, sha256: str | None = None, check: CheckSize = allow) -> Iterator[tuple[BinaryIO, str]]:
         """The whole file on this machine's disk, opened at its first byte, and its SHA-256.
 
         What comes from S3 is there for the length of the block, in the folder that TMPDIR names; if it has not the
-        `sha256` that is expected, it is fetched once more.
+        `sha256` that is expected, it is fetched once more. `check` is told the file's size before it is read. A local
+        file is read where it lies: if it changes meanwhile, that is an OSError.
         """
-        with self._path.open("rb") if self.is_local else tempfile.TemporaryFile() as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if self.is_local else self.download(file)
+        with self._open_unchanged(check) if self.is_local else tempfile.TemporaryFile() as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if self.is_local else self.download(file, check)
             if not self.is_local and sha256 is not None and digest != sha256:
                 # An object may have no checksum by which the client would notice a fault on the way.
-                digest = self.download(file)
+                digest = self.download(file, check)
             file.seek(0)
             yield file, digest
 
-    def download(self, file: BinaryIO) -> str:
-        """Copy a file from S3 into an open one and return its SHA-256; a transient fault starts it from byte 0."""
-        return s3.download(*self._object, file)
+    def _open_unchanged(self, check: CheckSize) -> io.BufferedReader:
+        mode = self._mode()
+        if mode and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            # A pipe would be waited for, a device may have no end.
+            raise OSError(f"it is {SPECIAL}")
+        file = _Unchanged(self.uri)
+        check(file.size)
+        return io.BufferedReader(file, READ_AHEAD)
 
-    def read_bytes(self) -> bytes:
-        """A whole file, as it is at one moment."""
+    def download(self, file: BinaryIO, check: CheckSize = allow) -> str:
+        """Copy a file from S3 into an open one and return its SHA-256; a transient fault starts it from byte 0.
+
+        check: is told its size first.
+        """
+        return s3.download(*self._object, file, check)
+
+    def read_bytes(self, most: int | None = None) -> bytes:
+        """A whole file, as it is at one moment; raises UsageError if it has more than `most` bytes."""
+
+        def check(size: int) -> None:
+            if most is not None and size > most:
+                raise UsageError(f"{self} has {size} bytes; of such a file at most {most} are read")
+
         if self.is_local:
+            check(self._path.stat().st_size)
             return self._path.read_bytes()
         buffer = io.BytesIO()
-        self.download(buffer)
+        self.download(buffer, check)
         return buffer.getvalue()
 
     def read_text(self) -> str:
-        return self.read_bytes().decode("utf-8")
+        """The text of a file that is parsed whole; raises UsageError if it has more than MOST bytes."""
+        return self.read_bytes(MOST).decode("utf-8")
 
     def sha256(self) -> str:
         """Hex digest of a file's bytes."""
@@ -409,23 +473,49 @@ def read_table(
         most: rows that it may say it has.
 
     Raises:
-        ContentError: It is no whole Parquet file, has another schema, or names a type of values that may be pickles:
-            looking at them would run them.
+        ContentError: It is no whole Parquet file, has another schema or not these columns, each once; it names a type
+            of values that may be pickles, for looking at them would run them; or its values take far more memory than
+            its size explains.
     """
-    with location.open() as stream:
-        try:
-            file = pq.ParquetFile(stream)
-            found = file.schema_arrow
-            if extended := next((field.name for field in found if _is_extended(field.type)), None):
-                raise ContentError(f"{location}: the column {extended!r} is of an extension type, which is not read")
-            if schema is not None and (fault := _differs(found, schema)):
+    try:
+        with location.open() as stream:
+            budget = LEAST_TABLE + INFLATION * stream.seek(0, io.SEEK_END)
+            file = pq.ParquetFile(stream, pre_buffer=True)
+            chosen = _chosen(location, file.schema_arrow, columns)
+            if schema is not None and (fault := _differs(file.schema_arrow, schema)):
                 raise ContentError(f"{location}: {fault}")
             groups = (file.metadata.row_group(number).num_rows for number in range(file.num_row_groups))
             if most is not None and (rows := max(sum(groups), file.metadata.num_rows)) > most:
                 raise ContentError(f"{location}: it has {rows} rows, of {most} that there can be")
-            return file.read(columns)
-        except (pa.ArrowException, OSError) as error:
-            raise ContentError(f"{location} is no whole Parquet file: {one_line(error)}") from error
+            return pa.Table.from_batches(_within(budget, file, chosen.names, location), chosen)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ContentError(f"{location} is no whole Parquet file: {one_line(error)}") from error
+
+
+def _chosen(location: Location, schema: pa.Schema, columns: list[str] | None) -> pa.Schema:
+    """The schema of these columns, or of all; errors as of read_table."""
+    if extended := next((field.name for field in schema if _is_extended(field.type)), None):
+        raise ContentError(f"{location}: the column {extended!r} is of an extension type, which is not read")
+    names = schema.names if columns is None else columns
+    if absent := next((name for name in names if schema.get_field_index(name) < 0), None):
+        raise ContentError(f"{location}: no column {absent!r}, or several")
+    return pa.schema([schema.field(name) for name in names], schema.metadata)
+
+
+def _within(budget: int, file: pq.ParquetFile, names: list[str], location: Location) -> Iterator[pa.RecordBatch]:
+    """All the rows that a file says it has, if they take no more than so many bytes: one text may be in all of them."""
+    rows = missing = file.metadata.num_rows
+    budget -= rows
+    for batch in file.iter_batches(ROWS, columns=names) if budget >= 0 else ():
+        budget -= batch.nbytes
+        if budget < 0:
+            break
+        missing -= len(batch)
+        yield batch
+    if budget < 0:
+        raise ContentError(f"{location}: {rows} rows that take more memory than the file's size explains")
+    if missing:
+        raise ContentError(f"{location}: {rows - missing} of the {rows} rows that it should have")
 
 
 def _differs(found: pa.Schema, wanted: pa.Schema) -> str | None:
@@ -458,17 +548,10 @@ def read_ahead(read: Callable[[Location], T], locations: Sequence[Location], ahe
             yield pending.popleft().result()
 
 
-def read_record(location: Location, what: str) -> bytes:
-    """The bytes of a file of modest size; raises UsageError if it has more than `what` can have."""
-    if (size := location.size()) > RECORD:
-        raise UsageError(f"{location} is not {what}: it has {size} bytes")
-    return location.read_bytes()
-
-
 def read_model(location: Location, kind: type[M], what: str) -> M:
-    """The record in a JSON file; raises UsageError if it is not `what`."""
+    """The record in a JSON file; raises UsageError if it is not `what`, or has more than MOST bytes."""
     try:
-        return kind.model_validate_json(read_record(location, what))
+        return kind.model_validate_json(location.read_bytes(MOST))
     except ValidationError as error:
         raise UsageError(f"{location} is not {what}: {error.errors()[0]['msg']}") from None
 

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
-from ldm_scale.data.samples import LIMITS, Sample, parse_samples, read_entries, split_name
+from ldm_scale.data.samples import LIMITS, Sample, group_entries, parse_samples, read_entries, split_name
+from tests.data.tars import with_checksum, write_sparsely
 from tests.shards import tar
 
 UNREADABLE_CAPTION = f"its caption is not UTF-8, or of more than {LIMITS['txt']} bytes"
@@ -56,12 +58,6 @@ def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
     return info
-
-
-def with_checksum(header: bytes) -> bytes:
-    """A header of 512 bytes with the checksum that fits it."""
-    total = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
-    return header[:148] + b"%06o\0 " % total + header[156:]
 
 
 def test_good_samples_are_those_that_webdataset_reads() -> None:
@@ -136,6 +132,13 @@ def test_adjacent_files_that_say_two_things_are_rejected() -> None:
     assert faults(("a.jpg", b"1"), ("a.JPG", b"2")) == {"a": "two files of one suffix"}
     assert faults(("a.jpg", b"1"), ("a.txt", b"x"), ("a.txt", b"y")) == {"a": "two files of one suffix"}
     assert faults(("a.jpg", b"1"), ("a.png", b"2")) == {"a": "more than one image"}
+
+
+def test_of_several_images_one_is_held() -> None:
+    files = [(f"a.{suffix}", bytes(100)) for suffix in ("txt", "jpg", "png", "webp", "jpeg")]
+    (group,) = group_entries(read_entries(io.BytesIO(tar(files))))
+    held = {suffix for suffix, data in group.files.items() if data is not None}
+    assert (held, group.fault) == ({"txt", "jpg"}, "more than one image")
 
 
 def test_a_sample_without_an_image_is_rejected() -> None:
@@ -343,36 +346,23 @@ def test_damaged_headers_never_raise_anything_else() -> None:
 
 
 MEMORY = """
-import io, resource, tarfile
+import resource, sys
 from ldm_scale.data.samples import parse_samples
 
-class Endless(io.RawIOBase):
-    # {count} samples of 1 MB, with captions, made as they are read.
-    def __init__(self):
-        self.left, self.buffer = {count}, b""
-    def readable(self):
-        return True
-    def read(self, size):
-        while len(self.buffer) < size and self.left:
-            self.left -= 1
-            for suffix, data in (("jpg", bytes(10**6)), ("bin", bytes(10**6)), ("txt", b"x" * 10**5)):
-                info = tarfile.TarInfo(f"{{self.left:08d}}.{{suffix}}")
-                info.size = len(data)
-                self.buffer += info.tobuf() + data + bytes(-len(data) % 512)
-            if not self.left:
-                self.buffer += bytes(1024)
-        data, self.buffer = self.buffer[:size], self.buffer[size:]
-        return data
-
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-count = sum(len(sample.image) == 10**6 for sample in parse_samples(Endless()))
+with open(sys.argv[1], "rb") as file:
+    count = sum(len(sample.image) == 10**6 for sample in parse_samples(file))
 print(count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
-def test_memory_does_not_grow_with_the_shard() -> None:
-    code = MEMORY.format(count=100)
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+def test_memory_does_not_grow_with_the_shard(tmp_path: Path) -> None:
+    files = (("jpg", 10**6), ("bin", 10**6), ("txt", 10**5))
+    write_sparsely(
+        tmp_path / "a.tar", [(f"{number:08d}.{suffix}", size) for number in range(100) for suffix, size in files]
+    )
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "a.tar")]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     count, grown = map(int, printed.split())
     assert count == 100
     assert grown < 40_000  # KiB; the shard has 210 MB

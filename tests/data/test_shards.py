@@ -1,17 +1,22 @@
 """Shards and manifests: what is written is read back, and nothing is lost without an error."""
 
+import contextlib
 import hashlib
 import io
 import json
+import os
 import tarfile
-from collections.abc import Iterator
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import webdataset
 
+from ldm_scale.data.inspection import inspect_shard
 from ldm_scale.data.manifest import Manifest, ShardInfo, read_manifest, write_manifest
-from ldm_scale.data.samples import Sample, read_entries
+from ldm_scale.data.samples import Entry, EntryGroup, Sample, group_entries, read_entries
 from ldm_scale.data.shards import read_shard, write_shard
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.storage import Location
@@ -165,6 +170,111 @@ def test_samples_are_streamed(tmp_path: Path) -> None:
 UNREAD = "its json is none, or of more than 1048576 bytes"
 
 
+@pytest.mark.parametrize("count", range(1, 12))
+def test_a_wrong_number_never_passes_as_a_whole_shard(tmp_path: Path, count: int) -> None:
+    """Fewer samples than the manifest says are passed on, so that a resumed run does not take the shard for done."""
+    path = write(tmp_path)
+    passed: list[Sample] = []
+    stream = read_shard(Location.of(path.parent), described(path, count))
+    if count == len(SAMPLES):
+        assert list(stream) == SAMPLES
+        return
+    with pytest.raises(RunError, match=f"holds 5 samples, its manifest says {count}"):
+        passed.extend(stream)
+    assert passed == SAMPLES[: min(count, len(SAMPLES)) - 1]
+
+
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"other bytes")
+
+
+def restore_times(path: Path) -> None:
+    before = path.stat()
+    overwrite(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = {
+    "overwritten": overwrite,
+    "overwritten with its old times": restore_times,
+    "cut": lambda path: os.truncate(path, 1024),
+    "longer": lambda path: os.truncate(path, path.stat().st_size + 512),
+    "emptied": lambda path: path.write_bytes(b""),
+    "touched": lambda path: os.utime(path),
+}
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> tuple[Path, list[Sample]]:
+    """A shard that is not read ahead as a whole, older than a tick of the file system's clock."""
+    samples = [Sample(str(number), bytes([number]) * 200_000, "jpg") for number in range(9)]
+    path = write(tmp_path, samples)
+    time.sleep(0.05)
+    return path, samples
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_shard_that_changes_after_it_was_hashed_gives_no_other_bytes(
+    large: tuple[Path, list[Sample]], change: Callable[[Path], object]
+) -> None:
+    path, samples = large
+    stream = read_shard(Location.of(path.parent), described(path, len(samples)))
+    passed = [next(stream), next(stream)]
+    change(path)
+    with pytest.raises(RunError, match=r"members-000000\.tar cannot be read after \d samples: it changed while it was"):
+        passed.extend(stream)
+    assert passed == samples[: len(passed)]
+
+
+def test_a_shard_that_changes_while_it_is_validated_is_a_problem(
+    large: tuple[Path, list[Sample]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = large
+
+    def parse(entries: Iterator[Entry]) -> Iterator[EntryGroup]:
+        for number, group in enumerate(group_entries(entries)):
+            yield group
+            if number == 1:
+                overwrite(path)
+
+    monkeypatch.setattr("ldm_scale.data.inspection.group_entries", parse)
+    found = inspect_shard(Location.of(path.parent), path.name, 0, 0.0, 0, 100)
+    assert (list(found.problems), found.shards) == (["cannot be read: it changed while it was read"], [])
+
+
+def test_a_shard_whose_name_goes_to_another_file_is_the_one_that_was_hashed_or_none(
+    large: tuple[Path, list[Sample]],
+) -> None:
+    path, samples = large
+    stream = read_shard(Location.of(path.parent), described(path, len(samples)))
+    passed = [next(stream)]
+    (path.parent / "other").write_bytes(bytes(path.stat().st_size))
+    os.replace(path.parent / "other", path)
+    with contextlib.suppress(RunError):
+        passed.extend(stream)
+    assert passed == samples[: len(passed)]
+
+
+def test_a_shard_of_more_bytes_than_its_manifest_says_is_not_hashed(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    shard = described(path)
+    os.truncate(path, 1 << 40)
+    start = time.monotonic()
+    with pytest.raises(RunError, match=f"has {1 << 40} bytes, its manifest says {shard.bytes}"):
+        list(read_shard(Location.of(path.parent), shard))
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+def test_a_pipe_or_device_in_place_of_a_shard_is_not_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    shard = described(write(tmp_path))
+    make(tmp_path / shard.name)
+    with pytest.raises(RunError, match="it is neither a file nor a folder"):
+        list(read_shard(Location.of(tmp_path), shard))
+
+
 def test_foreign_shards_are_read_for_what_is_known(tmp_path: Path) -> None:
     path = tmp_path / "shard.tar"
     entries = [("a.JPG", b"one"), ("a.json", b"{}"), ("b.txt", b"alone \xff"), ("c.png", b"two"), ("c.cls", b"cat")]
@@ -234,6 +344,24 @@ def test_a_malformed_manifest_is_named(tmp_path: Path, content: str | bytes) -> 
 def test_a_manifest_of_no_samples_is_an_error(tmp_path: Path, manifest: Manifest) -> None:
     write_manifest(Location.of(tmp_path), manifest)
     with pytest.raises(UsageError, match="lists no samples"):
+        read_manifest(Location.of(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["shards", "classes"])
+def test_a_manifest_of_millions_of_errors_is_refused_at_the_first(tmp_path: Path, key: str) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": [SHARD], key: [1] * 2_000_000}))
+    tracemalloc.start()
+    with pytest.raises(UsageError, match="is not a shard manifest: Input should be "):
+        read_manifest(Location.of(tmp_path))
+    # Of Python alone; the errors would take 1 GB.
+    assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    tracemalloc.stop()
+
+
+def test_a_manifest_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "manifest.json").open("wb") as file:
+        file.truncate(20 << 30)
+    with pytest.raises(UsageError, match=rf"manifest\.json has {20 << 30} bytes; of such a file at most"):
         read_manifest(Location.of(tmp_path))
 
 

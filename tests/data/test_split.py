@@ -1,15 +1,27 @@
 """Who is a member: seeded halves, sides by how keys begin, and split files."""
 
+import io
 import json
 import pickle
+import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
+from ldm_scale.data.split import (
+    INDEX_ARRAYS,
+    Split,
+    check_keys,
+    draw,
+    random_halves,
+    read_index_split,
+    read_split,
+    split_by_prefix,
+)
 from ldm_scale.errors import UsageError
-from ldm_scale.files.storage import Location
+from ldm_scale.files.storage import MOST, Location
 
 KEYS = [f"class/{number:03d}" for number in range(101)]
 
@@ -155,6 +167,44 @@ def test_an_array_alone_is_no_index_file(tmp_path: Path) -> None:
 def test_a_missing_index_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"gone\.npz does not exist"):
         read_index_split(Location.of(tmp_path / "gone.npz"), KEYS)
+
+
+def numbers(count: int, size: int) -> bytes:
+    """An array that declares so many int64 and has so many zero bytes."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<i8", "fortran_order": False, "shape": (count,)})
+    return buffer.getvalue() + bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (numbers(3 << 20, 24 << 20), "has 25165952 bytes, more than the numbers of 101 images"),
+        (numbers(10**15, 8), "Unable to allocate"),
+        (numbers(5 * 10**8, 8), "expected 262144 bytes got 8"),
+    ],
+    ids=["inflates", "declares all memory", "declares 4 GB"],
+)
+def test_an_index_file_is_not_followed_beyond_the_images(tmp_path: Path, content: bytes, message: str) -> None:
+    with zipfile.ZipFile(tmp_path / "split.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in INDEX_ARRAYS:
+            archive.writestr(f"{name}.npy", content)
+    assert (tmp_path / "split.npz").stat().st_size < 1 << 20
+    start = time.monotonic()
+    with pytest.raises(UsageError, match=rf"split\.npz .*{message}"):
+        read_index_split(Location.of(tmp_path / "split.npz"), KEYS)
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize("name", ["split.json", "split.npz"])
+def test_a_split_file_of_a_gigabyte_is_not_read(tmp_path: Path, name: str) -> None:
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(1 << 30)
+    location = Location.of(tmp_path / name)
+    start = time.monotonic()
+    with pytest.raises(UsageError, match=rf"{name} has {1 << 30} bytes; of such a file at most {MOST} are read"):
+        read_index_split(location, KEYS) if name.endswith("npz") else read_split(location)
+    assert time.monotonic() - start < 1
 
 
 CIFAR = [*(f"train-{number}" for number in range(5)), *(f"test-{number}" for number in range(3)), "valid-0"]

@@ -8,14 +8,10 @@ from pathlib import Path
 import pytest
 
 from ldm_scale.cli import main
-from ldm_scale.data.inspection import inspect_shard
-from ldm_scale.data.manifest import ShardInfo
-from ldm_scale.data.samples import parse_samples
-from ldm_scale.data.shards import read_shard
 from ldm_scale.data.sources.tars import tarred_files
-from ldm_scale.data.sources.webdataset import read_webdataset
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.storage import Location
+from tests.data.readers import READERS
 from tests.shards import tar
 
 BLOCK, RECORD = 512, 10240
@@ -24,33 +20,6 @@ FILES = [(f"{number}.jpg", b"\xff" * 700) for number in range(20)]
 EACH = 3 * BLOCK
 WHOLE = tar(FILES)
 ENTRIES = WHOLE[: len(FILES) * EACH]
-
-
-def samples(file: Path) -> None:
-    with file.open("rb") as stream:
-        list(parse_samples(stream))
-
-
-def audit(file: Path) -> None:
-    location = Location.of(file)
-    info = ShardInfo(name=file.name, samples=len(FILES), bytes=location.size(), sha256=location.sha256())
-    list(read_shard(Location.of(file.parent), info))
-
-
-def validate(file: Path) -> None:
-    found = inspect_shard(Location.of(file.parent), file.name, 0, 0.0, 0, 10**6)
-    assert bool(found.problems) != bool(found.shards)
-    for problem in found.problems:
-        raise RunError(problem)
-
-
-READERS = {
-    "samples": samples,
-    "audit": audit,
-    "validate": validate,
-    "source": lambda file: tarred_files(Location.of(file)),
-    "webdataset": lambda file: read_webdataset(Location.of(file.parent)),
-}
 
 
 def zeroed(first: int, last: int) -> bytes:
@@ -81,30 +50,32 @@ CUT = {
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 @pytest.mark.parametrize(("data", "place"), GAPS.values(), ids=GAPS)
 def test_more_than_zeros_after_the_end_mark_and_gaps_are_errors_that_name_the_byte(
-    data: bytes, place: str, reader: Callable[[Path], object], tmp_path: Path
+    data: bytes, place: str, reader: Callable[[Path, int], object], tmp_path: Path
 ) -> None:
     (tmp_path / "a.tar").write_bytes(data)
     with pytest.raises((tarfile.ReadError, RunError, UsageError), match=place) as caught:
-        reader(tmp_path / "a.tar")
+        reader(tmp_path / "a.tar", len(FILES))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 @pytest.mark.parametrize("data", CUT.values(), ids=CUT)
-def test_a_tar_without_its_end_mark_is_an_error(data: bytes, reader: Callable[[Path], object], tmp_path: Path) -> None:
+def test_a_tar_without_its_end_mark_is_an_error(
+    data: bytes, reader: Callable[[Path, int], object], tmp_path: Path
+) -> None:
     (tmp_path / "a.tar").write_bytes(data)
     with pytest.raises((tarfile.ReadError, RunError, UsageError)):
-        reader(tmp_path / "a.tar")
+        reader(tmp_path / "a.tar", len(FILES))
 
 
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 @pytest.mark.parametrize("record", [BLOCK, 1024, RECORD, 64 << 10, 1 << 20])
 def test_a_tar_may_be_filled_up_to_records_of_any_size(
-    record: int, reader: Callable[[Path], object], tmp_path: Path
+    record: int, reader: Callable[[Path, int], object], tmp_path: Path
 ) -> None:
     size = len(ENTRIES) + 2 * BLOCK
     (tmp_path / "a.tar").write_bytes(ENTRIES + bytes(2 * BLOCK) + bytes(-size % record))
-    reader(tmp_path / "a.tar")
+    reader(tmp_path / "a.tar", len(FILES))
 
 
 def test_a_gap_in_a_tar_inside_of_a_tar_is_an_error(tmp_path: Path) -> None:

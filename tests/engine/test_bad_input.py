@@ -262,6 +262,28 @@ def test_no_file_of_a_run_holds_a_secret(finished: Path) -> None:
         assert secret.encode() not in text
 
 
+def good_files(*numbers: int) -> Files:
+    return [file for number in numbers for file in sample(str(number), encode(make_image(number)))]
+
+
+@pytest.mark.parametrize("declared", [0, 1, 3, 5, 2**62])
+def test_a_shard_that_holds_another_number_is_named_however_often_the_audit_is_resumed(
+    tmp_path: Path, target: Path, declared: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = {
+        "members/members-000000.tar": (tar(good_files(1, 2)), 2),
+        "members/members-000001.tar": (tar(good_files(3, 4, 5, 6)), declared),
+        "heldout/heldout-000000.tar": (tar(good_files(7, 8)), 2),
+    }
+    config = make_config(tmp_path / "run", write_folder(tmp_path / "shards", shards), target)
+    (tmp_path / "audit.yaml").write_text(json.dumps(config.model_dump(mode="json")))
+    for _ in range(2):
+        assert main(["audit", "--config", str(tmp_path / "audit.yaml")]) == 1
+        *_, line = capsys.readouterr().err.splitlines()
+        assert f"members-000001.tar holds 4 samples, its manifest says {declared}" in line
+    assert not (tmp_path / "run/results.json").exists()
+
+
 def test_too_many_rejects_stop_the_job_with_the_reasons(
     tmp_path: Path, shards: Path, target: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,9 +2,11 @@
 
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import boto3
@@ -13,6 +15,8 @@ import pytest
 
 from ldm_scale.data.manifest import ShardInfo
 from ldm_scale.data.task import ReadTask
+from ldm_scale.files.storage import Location
+from tests.shards import tar
 
 # The peak of this process's own memory: getrusage would count that of the process which started it.
 READ = """
@@ -53,6 +57,31 @@ def peak(task: ReadTask) -> float:
 def test_a_shard_three_times_as_long_takes_hardly_more_memory(bucket: str, tmp_path: Path) -> None:
     short, long = (peak(make_shard(bucket, tmp_path / f"{count}.tar", count)) for count in (40, 120))
     assert long - short < 40
+
+
+def local_shard(folder: Path, files: Iterable[tuple[str, bytes]], count: int) -> ReadTask:
+    """A shard of so many samples in a folder."""
+    location = Location.of(folder) / "members/m.tar"
+    location.create(tar(files))
+    info = ShardInfo(name="members/m.tar", samples=count, bytes=location.size(), sha256=location.sha256())
+    return ReadTask(folder=str(folder), shard=info, membership=True)
+
+
+@pytest.mark.slow
+def test_metadata_of_samples_that_wait_take_no_memory(tmp_path: Path) -> None:
+    """A MB of JSON is 25 MB of Python."""
+    metadata = json.dumps({"x": [[]] * 340_000}, separators=(",", ":")).encode()
+    assert 10**6 < len(metadata) < 1 << 20
+    samples = [
+        (f"{number:02d}.{suffix}", data) for number in range(60) for suffix, data in (("jpg", b""), ("json", metadata))
+    ]
+    assert peak(local_shard(tmp_path, samples, 60)) < 300
+
+
+@pytest.mark.slow
+def test_a_shard_of_400_000_empty_files_is_read_within_300_mb(tmp_path: Path) -> None:
+    count = 400_000
+    assert peak(local_shard(tmp_path, ((f"{number:06d}.jpg", b"") for number in range(count)), count)) < 300
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """From shard tasks to decoded images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,44 @@ def test_small_blocks_hold_the_same_samples(
     tables = list(read_blocks(task(tiny_shards, shard)))
     assert [len(table) for table in tables] == [1] * shard.samples
     assert ids(tables) == whole
+
+
+def test_all_that_a_waiting_sample_holds_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 100_000)
+    samples = {
+        "images": [Sample(f"{number}", bytes(60_000), "png") for number in range(6)],
+        "captions": [Sample(f"{number}", b"1", "png", ("猫" * 20_000,)) for number in range(6)],
+        "many captions": [Sample(f"{number}", b"1", "png", ("ab",) * 1200) for number in range(6)],
+        "keys": [Sample(f"{number:03d}" + "x" * 990, b"", "png") for number in range(240)],
+    }
+    for name, some in samples.items():
+        (info,) = write_shards(some, Location.of(tmp_path / name), "members")
+        tables = list(read_blocks(ReadTask(folder=str(tmp_path / name), shard=info, membership=True)))
+        assert sum(map(len, tables)) == len(some), name
+        # Each with the sample that was one too many.
+        assert max(table.nbytes for table in tables) < 220_000, name
+        assert len(tables) in (2, 3), name
+
+
+def test_metadata_are_not_kept_while_samples_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[Sample] = []
+
+    def table(task: ReadTask, samples: list[tuple[Sample, bool]]) -> pa.Table:
+        waiting.extend(sample for sample, _ in samples)
+        return pa.table({})
+
+    monkeypatch.setattr(reading, "_table", table)
+    samples = [Sample(f"{number}", b"1", "png", ("a", "b"), metadata={"x": [[]] * 1000}) for number in range(3)]
+    (info,) = write_shards(samples, Location.of(tmp_path), "members")
+    list(read_blocks(ReadTask(folder=str(tmp_path), shard=info, membership=True)))
+    assert waiting == [replace(sample, metadata=None) for sample in samples]
+
+
+def test_blocks_have_so_many_samples_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "BLOCK_SAMPLES", 7)
+    (info,) = write_shards([Sample(f"{number}", b"", "png") for number in range(16)], Location.of(tmp_path), "members")
+    tables = list(read_blocks(ReadTask(folder=str(tmp_path), shard=info, membership=True)))
+    assert [len(table) for table in tables] == [7, 7, 2]
 
 
 def test_done_and_unlisted_samples_are_left_out(tiny_shards: Path, shard: ShardInfo) -> None:

@@ -8,11 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from ldm_scale.data.sources.items import Listing, check_present, composed
 from ldm_scale.data.sources.text import read_text
-from ldm_scale.errors import UsageError, one_line
+from ldm_scale.errors import ContentError, UsageError, one_line
 from ldm_scale.files.storage import Location, read_table
 
 FILE_NAME = "file_name"
@@ -68,8 +66,8 @@ def _json_rows(file: Location) -> Iterator[Row]:
 def _parquet_rows(file: Location) -> Iterator[Row]:
     try:
         table = read_table(file)
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"{file} is no Parquet file: {one_line(error)}") from None
+    except ContentError as error:
+        raise UsageError(str(error)) from None
     # Other columns may hold images; their names are enough.
     read = [name for name in (FILE_NAME, *CAPTIONS, LABEL) if name in table.column_names]
     others = dict.fromkeys(name for name in table.column_names if name not in read)

@@ -5,6 +5,7 @@ one of numbers or strings the classes. Keys are the path of the file and the num
 of files (see order.py) and rows.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -25,6 +26,13 @@ ROWS = 8192
 def _open(stream: object) -> pq.ParquetFile:
     # Without a buffer, a column of a whole row group would be read at once.
     return pq.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False)
+
+
+def _check_rows(file: Location, size: int, metadata: pq.FileMetaData) -> None:
+    """Raise UsageError if a file has more rows than bytes: each is an item, and nothing in it takes any room."""
+    rows = sum(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
+    if not rows == metadata.num_rows <= size:
+        raise UsageError(f"{file} says that it has {rows} rows in {size} bytes, which is no number of images")
 
 
 def _leaf(schema: pa.Schema, column: str) -> str:
@@ -63,13 +71,17 @@ def _read_file(path: str, file: Location, columns: Columns) -> tuple[list[Item],
     """The items of a file, and the names of their classes if it has a table of them."""
     try:
         with file.open() as stream:
+            size = stream.seek(0, io.SEEK_END)
             parquet = _open(stream)
+            _check_rows(file, size, parquet.metadata)
             columns = columns.of(parquet.schema_arrow, file)
             images = list(_images(file, columns.image, parquet))
             said: list[tuple[tuple[str, ...], str | int | None]] = []
             for batch in parquet.iter_batches(ROWS, columns=columns.beside, use_threads=False):
                 said.extend(columns.said(batch, file, len(said)))
-    except (OSError, pa.ArrowException) as error:
+            if len(said) != len(images):
+                raise OSError(f"{len(said)} rows of {len(images)}")
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise UsageError(f"{file} is no Parquet file: {one_line(error)}") from None
     key = key_of(path)
     items = [make_item(key, image, row) for image, row in zip(images, said, strict=True)]

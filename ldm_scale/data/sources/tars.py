@@ -45,7 +45,7 @@ class TarredFile:
 
 def _walk(tar: Location, file: IO[bytes], start: int, nested: bool, keep: Mapping[str, int]) -> Iterator[TarredFile]:
     """The files of the tar that begins at byte `start` of `tar` and is all of `file`."""
-    for archive, member in walk_tar(file, "r:"):
+    for archive, member in walk_tar(file):
         content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
         if content is None:
             yield TarredFile(tar, member.name, 0, 0, b"", is_plain=False)

@@ -223,7 +223,7 @@ def test_a_file_that_metadata_name_is_an_image_whatever_its_suffix(tmp_path: Pat
         ("metadata.jsonl", '{"file_name": "a.png", "text": {"en": "one"}}', "metadata.jsonl line 1: text must hold"),
         ("metadata.jsonl", '{"file_name": "a.png", "text": [["one"]]}', "metadata.jsonl line 1: text must hold"),
         ("metadata.jsonl", '{"file_name": "a.png", "label": [1, 2]}', "metadata.jsonl line 1: label must hold"),
-        ("metadata.parquet", "none", "metadata.parquet is no Parquet file"),
+        ("metadata.parquet", "none", "metadata.parquet is no whole Parquet file"),
         ("deep/metadata.jsonl", '{"file_name": "a.png"}', "metadata.jsonl names 'deep/a.png'"),
     ],
 )
