@@ -6,7 +6,7 @@ kernel. They are given what describes the component, as far as its class knows i
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,14 @@ TOKENIZER_KEYS = SPECIAL_TOKENS | {
     *("do_lower_case", "errors", "extra_ids", "legacy", "model_max_length", "padding_side", "split_special_tokens"),
     "truncation_side",
 }
+# The key of a table that says which characters are written as which, in base64.
+CHARACTERS = "precompiled_charsmap"
+# Characters of a piece of a vocabulary; tokenizers, which goes down a piece letter by letter, dies of a million.
+LONGEST_PIECE = 1_000
 # Far above those of any known model: most have 1,000 timesteps, T5 has 100 tokens of its own.
 MOST = {"num_train_timesteps": 100_000, "extra_ids": 10_000}
+# Of every key that counts layers; FLUX has 38 of a kind.
+MOST_LAYERS = 1_000
 
 
 def kept_keys(kind: Any) -> dict[str, frozenset[str]]:
@@ -60,6 +66,8 @@ def given(kind: Any, path: Path, data: bytes) -> bytes:
     """
     if ".index" in path.name:
         _check_index(path, data)
+    if path.suffix == ".json" and issubclass(kind, PreTrainedTokenizerBase):
+        _check_pieces(path, _table(path, data))
     if (keys := kept_keys(kind).get(path.name)) is None:
         return data
     config = _table(path, data)
@@ -80,10 +88,36 @@ def _table(path: Path, data: bytes) -> dict[str, Any]:
 def _check_config(path: Path, config: Mapping[str, Any]) -> None:
     if changing := next((key for key in CHANGING if config.get(key) is not None), None):
         raise UsageError(f"{path}: {changing} is not supported; give a target with plain weights")
-    for key, most in MOST.items():
-        value = config.get(key)
-        if value is not None and (type(value) is not int or not 0 <= value <= most):
-            raise UsageError(f"{path}: {key} = {json.dumps(value)[:40]} is no whole number up to {most:,}")
+    limits = dict.fromkeys((key for key in config if "layers" in key), MOST_LAYERS) | MOST
+    for key, most in limits.items():
+        if not all(type(number) is int and 0 <= number <= most for number in _flat(config.get(key))):
+            raise UsageError(f"{path}: {key} = {json.dumps(config[key])[:40]} is no whole number up to {most:,}")
+
+
+def _flat(value: Any) -> list[Any]:
+    """The values in lists of lists; a missing one is none."""
+    if isinstance(value, list):
+        return [one for part in value for one in _flat(part)]
+    return [] if value is None else [value]
+
+
+def _check_pieces(path: Path, vocabulary: Any) -> None:
+    """Raise UsageError if a tokenizer's file holds a piece that no text has."""
+    if longest := next((text for text in texts(vocabulary) if len(text) > LONGEST_PIECE), None):
+        raise UsageError(f"{path} has a piece of {len(longest):,} characters; up to {LONGEST_PIECE:,} are read")
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in a value of JSON, the keys of tables among them; a table of characters is none."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield key
+            yield from texts(part) if key != CHARACTERS else ()
+    elif isinstance(value, list):
+        for part in value:
+            yield from texts(part)
 
 
 def _check_index(path: Path, data: bytes) -> None:

@@ -157,18 +157,25 @@ def load_text(
     """
     words = load_component(tokenizer, tokenizer_kind, "tokenizer", TOKENIZER)
     model = load_model(encoder, encoder_kind, "text encoder", device)
-    known, places = model.get_input_embeddings().num_embeddings, model.config.to_dict().get("max_position_embeddings")
-    if (last := max(words.get_vocab().values(), default=0)) >= known:
-        raise UsageError(f"target tokenizer {tokenizer} has a token {last}, its encoder embeddings of {known} alone")
-    if places is not None and words.model_max_length > places:
-        raise UsageError(
-            f"target tokenizer {tokenizer}: model_max_length = {words.model_max_length}, its encoder takes {places}"
-        )
+    places = model.config.to_dict().get("max_position_embeddings")
+    _check_words(tokenizer, words, model.get_input_embeddings().num_embeddings, places)
     text = TextEncoder(words, model)
     with loading(tokenizer, "tokenizer"):
         # What fails for every caption fails here.
         text.tokens(["a caption"], places or 1)
     return text
+
+
+def _check_words(tokenizer: Path, words: Any, embeddings: int, places: int | None) -> None:
+    """Raise UsageError if a tokenizer makes tokens that its encoder has no embedding for, or more than it takes."""
+    if (last := max(words.get_vocab().values(), default=0)) >= embeddings:
+        raise UsageError(f"target tokenizer {tokenizer} has a token {last}, its encoder {embeddings} embeddings")
+    length = words.model_max_length
+    if type(length) not in (int, float) or not 1 <= length <= (places or length):
+        raise UsageError(
+            f"target tokenizer {tokenizer}: model_max_length = {json.dumps(length)[:40]} is no number of tokens from 1 "
+            f"to the {places or 'any'} that its encoder takes"
+        )
 
 
 def _check_channels(autoencoder: AutoencoderKL | VQModel, denoiser: Any, packing: int) -> None:

@@ -5,13 +5,15 @@ named, and can import a module that is named.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
 from safetensors import safe_open
+
+from ldm_scale.targets.configurations import texts
 
 # A module's name, which is harmless as a regular expression; peft's own patterns may begin with the sign for it.
 NAME = re.compile(r"\^?[\w.-]{1,300}")
@@ -66,7 +68,7 @@ def followed(metadata: Mapping[str, Any] | None, shapes: Iterable[Iterable[int]]
     for name, value in metadata.items():
         key = name.rpartition(".")[2]
         if key in FOLLOWED:
-            _check_names(_texts(value))
+            _check_names(texts(value))
             kept[name] = value
         if key in ("r", "rank_pattern") and not _numbers(value) <= sizes:
             raise ValueError(f"its header names ranks {value}, which its weights do not have")
@@ -79,16 +81,6 @@ def followed(metadata: Mapping[str, Any] | None, shapes: Iterable[Iterable[int]]
 def _check_names(names: Iterable[str]) -> None:
     if strange := next((name for name in names if not NAME.fullmatch(name)), None):
         raise ValueError(f"{strange[:100]!r} is no name of a module")
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in a value of JSON, the keys of tables among them."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from (text for pair in value.items() for part in pair for text in _texts(part))
-    elif isinstance(value, list):
-        yield from (text for part in value for text in _texts(part))
 
 
 def _numbers(value: Any) -> set[Any]:

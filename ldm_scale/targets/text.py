@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ldm_scale.errors import RunError, one_line
 from ldm_scale.targets.autoencoder import freeze
 from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.latent_diffusion import LatentDiffusion
@@ -21,14 +22,24 @@ class TextEncoder:
         self.model = freeze(model)
 
     def tokens(self, captions: Sequence[str | None], length: int | None = None) -> Int[Tensor, "n tokens"]:
-        """The numbers of each caption's tokens, padded or cut to a length, by default the tokenizer's own."""
-        found = self._tokenizer(
-            [caption or "" for caption in captions],
-            padding="max_length",
-            max_length=length or self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
+        """The numbers of each caption's tokens, padded or cut to a length, by default the tokenizer's own.
+
+        Raises:
+            RunError: The tokenizer broke down.
+        """
+        try:
+            found = self._tokenizer(
+                [caption or "" for caption in captions],
+                padding="max_length",
+                max_length=length or self._tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            )
+        except BaseException as error:
+            # A panic in Rust is no Exception: nobody would catch it.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise RunError(f"the target's tokenizer cannot read a caption: {one_line(error)}") from error
         return found.input_ids
 
     def __call__(self, captions: Sequence[str | None], length: int | None = None, hidden: bool = False) -> Any:
