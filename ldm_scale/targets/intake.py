@@ -8,12 +8,12 @@ read.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 from ldm_scale.errors import UsageError
 from ldm_scale.targets.layout import choose_variant, variant_of
@@ -63,7 +63,23 @@ def read_files(component: Path, described: tuple[str, ...]) -> list[Path]:
     return [check_file(component / name) for name in sorted(descriptions | weights)]
 
 
-def digest_files(paths: Collection[Path]) -> str:
+class Stamp(NamedTuple):
+    """What tells of a file that it is the same as before: the last is the time of its last change, in ns."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    changed: int
+
+
+def stamp(path: Path) -> Stamp:
+    """A file's stamp as it is now."""
+    at = path.stat()
+    return Stamp(str(path), at.st_dev, at.st_ino, at.st_size, at.st_ctime_ns)
+
+
+def digest_files(paths: Iterable[Path]) -> str:
     """SHA-256 over the names, their folders' names and the bytes of files."""
     digest = hashlib.sha256()
     for path in paths:

@@ -250,5 +250,14 @@ def target_digest(folder: str | Path) -> str:
     Raises:
         UsageError: A component is missing.
     """
+    return digest_files(target_files(folder))
+
+
+def target_files(folder: str | Path) -> list[Path]:
+    """The files that a target is made of, component by component.
+
+    Raises:
+        UsageError: A component is missing, or one of its files leads elsewhere.
+    """
     folders = _find_parts(Path(folder)).folders
-    return digest_files([path for part in folders for path in read_files(part, COMPONENTS[part.name])])
+    return [path for part in folders for path in read_files(part, COMPONENTS[part.name])]

@@ -10,14 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import RunError, UsageError
 from ldm_scale.targets.fetch import AUTOENCODER, TARGET, fetch
 from ldm_scale.targets.intake import LARGEST, check_file, handed_over, read_files
 from ldm_scale.targets.layout import MODEL, TOKENIZER
 from ldm_scale.targets.load import load_target, target_digest
+from ldm_scale.targets.weights import fetch_weights
 from tests.addresses import tree, upload
 from tests.targets import tiny
 from tests.targets.hostile import Trap, edit, noise_of
+from tests.targets.loras import diffusers_file, make_weights
 from tests.targets.opened import opened
 
 DEMO = Path(__file__).parents[2] / "ldm_scale/demo/target"
@@ -141,6 +143,54 @@ def test_a_folder_of_our_own_holds_the_list_and_links_to_the_weights(target: Pat
         assert weights.is_symlink()
     assert not own.exists()
     assert (component / "diffusion_pytorch_model.safetensors").is_file()
+
+
+# Changes
+
+
+def change_weights(target: Path) -> None:
+    path = target / "unet/diffusion_pytorch_model.safetensors"
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    # As someone does who hides it.
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def another_variant(target: Path) -> None:
+    (target / "unet/diffusion_pytorch_model.safetensors").rename(
+        target / "unet/diffusion_pytorch_model.fp16.safetensors"
+    )
+
+
+@pytest.mark.parametrize("change", [change_weights, another_variant])
+@pytest.mark.parametrize("first", ["digested", "loaded"])
+def test_what_is_digested_and_what_is_loaded_are_one(target: Path, first: str, change: Callable[[Path], None]) -> None:
+    weights = fetch_weights(str(target))
+    steps = [weights.science, lambda: weights.load("cpu")]
+    if first == "loaded":
+        steps.reverse()
+    steps[0]()
+    change(target)
+    with pytest.raises(RunError, match=rf"{target}/unet/\S+ has changed since"):
+        steps[1]()
+
+
+def test_a_lora_that_changes_is_noticed(target: Path, tmp_path: Path) -> None:
+    file = diffusers_file(tmp_path / "lora.safetensors", make_weights(target))
+    weights = fetch_weights(str(target), str(file))
+    weights.load("cpu")
+    file.write_bytes(file.read_bytes())
+    with pytest.raises(RunError, match=rf"{file} has changed since"):
+        weights.science()
+
+
+def test_files_that_are_not_read_may_change(target: Path) -> None:
+    weights = fetch_weights(str(target))
+    (target / "unet/notes.txt").write_text("")
+    weights.load("cpu")
+    weights.science()
 
 
 # Links
