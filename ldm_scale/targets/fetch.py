@@ -93,10 +93,10 @@ class Source:
     is_copy: bool
 
     def digest(self, compute: Callable[[Path], str]) -> str:
-        """compute(path); only once a node for a copy, which never changes."""
+        """compute(path); only once a node for a copy, which never changes, and a list of files that are read."""
         if not self.is_copy:
             return compute(self.path)
-        note = _cache() / f"{digest([str(self.path), version('ldm_scale')])}.sha256"
+        note = _cache() / f"{digest([str(self.path), version('ldm_scale'), COMPONENTS])}.sha256"
         with FileLock(f"{note}.lock"):
             if not note.is_file():
                 Location.of(note).replace(compute(self.path).encode())

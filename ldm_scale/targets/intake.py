@@ -30,8 +30,10 @@ def check_file(path: Path) -> Path:
     """The path of a file that lies in its folder, or in the hub's cache and is linked there.
 
     Raises:
+        FileNotFoundError: There is nothing of this name.
         UsageError: It is no file, or a link that leads out of the folder: to a secret, or to what others can change.
     """
+    os.lstat(path)
     place = os.path.realpath(path)
     if os.path.dirname(place) not in _homes(path.parent):
         raise UsageError(f"{path} is a link that leads out of its folder; put the file itself there")
