@@ -18,7 +18,7 @@ from huggingface_hub import is_offline_mode, snapshot_download
 from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location
-from ldm_scale.targets.layout import COMPONENTS, DESCRIBED, LORA_WEIGHTS, OTHERS, READ
+from ldm_scale.targets.layout import COMPONENTS, LORA_WEIGHTS, MODEL, OTHERS, PLAIN
 
 CACHE = "LDM_SCALE_CACHE"
 HUB_ID = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
@@ -64,13 +64,13 @@ TARGET = Kind(
     "target",
     "folder",
     2,
-    ("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in READ)),
+    ("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in (*COMPONENTS[part], *PLAIN))),
     tuple(partial(_for_bare_parts, patterns) for patterns in OTHERS),
 )
 # The same without its weights: what its shapes follow from.
 OUTLINE = replace(
     TARGET,
-    patterns=("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in DESCRIBED)),
+    patterns=("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in COMPONENTS[part])),
     more=(),
 )
 # An autoencoder by itself, not in a target's folder.
@@ -78,7 +78,7 @@ AUTOENCODER = Kind(
     "autoencoder",
     "folder",
     1,
-    ("config.json", *(pattern for pattern in READ if "diffusion" in pattern)),
+    tuple(pattern for pattern in (*MODEL, *PLAIN) if not pattern.startswith("model")),
     tuple(partial(_if_bare, patterns) for patterns in OTHERS),
 )
 LORA = Kind("lora", "file or folder", 1, (LORA_WEIGHTS,), (partial(_if_bare, ("*.safetensors",)),))
@@ -93,10 +93,10 @@ class Source:
     is_copy: bool
 
     def digest(self, compute: Callable[[Path], str]) -> str:
-        """compute(path); only once a node for a copy, which never changes."""
+        """compute(path); only once a node for a copy, which never changes, and a list of files that are read."""
         if not self.is_copy:
             return compute(self.path)
-        note = _cache() / f"{digest([str(self.path), version('ldm_scale')])}.sha256"
+        note = _cache() / f"{digest([str(self.path), version('ldm_scale'), COMPONENTS])}.sha256"
         with FileLock(f"{note}.lock"):
             if not note.is_file():
                 Location.of(note).replace(compute(self.path).encode())

@@ -3,16 +3,23 @@
 import re
 from collections.abc import Iterable
 
-COMPONENTS = (
-    *("vae", "vqvae", "unet", "transformer", "scheduler"),
-    *("text_encoder", "text_encoder_2", "text_encoder_3", "tokenizer", "tokenizer_2", "tokenizer_3"),
+# What describes a component, by the kind of it: nothing else of its folder is read, but for its weights. An index says
+# in which of several files a weight lies.
+MODEL = ("config.json", "diffusion_pytorch_model*.safetensors.index*.json", "model*.safetensors.index*.json")
+SCHEDULE = ("scheduler_config.json",)
+TOKENIZER = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.json", "vocab.json", "merges.txt"),
 )
-# Configurations and vocabularies.
-DESCRIBED = ("*.json", "*.txt")
-# With weights whole or in parts, as diffusers and transformers name them. No other format of weights: most of them can
-# run code.
-READ = (
-    *DESCRIBED,
+COMPONENTS = {
+    **dict.fromkeys(("vae", "vqvae", "unet", "transformer"), MODEL),
+    **dict.fromkeys(("text_encoder", "text_encoder_2", "text_encoder_3"), MODEL),
+    **dict.fromkeys(("tokenizer", "tokenizer_2", "tokenizer_3"), TOKENIZER),
+    "scheduler": SCHEDULE,
+}
+# Weights whole or in parts, as diffusers and transformers name them. No other format of weights: most of them can run
+# code.
+PLAIN = (
     *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors"),
     *("model.safetensors", "model-*-of-*.safetensors"),
 )

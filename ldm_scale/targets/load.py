@@ -1,10 +1,9 @@
 """From a folder in diffusers' layout to a target; safetensors only."""
 
-import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ import diffusers
 import torch
 import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin, VQModel
-from transformers import PreTrainedModel
 
-from ldm_scale.errors import UsageError, one_line
+from ldm_scale.errors import UsageError
 from ldm_scale.targets.base import Target
+from ldm_scale.targets.components import find_variant, load_component, load_model, loading
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
 from ldm_scale.targets.families import SUPPORTED, Family, Text, find_family
-from ldm_scale.targets.layout import DESCRIBED, VARIANTS, choose_variant, variant_of
+from ldm_scale.targets.intake import digest_files, read_config, read_files
+from ldm_scale.targets.layout import COMPONENTS, SCHEDULE, TOKENIZER
 from ldm_scale.targets.lora import Lora, fuse_lora
 from ldm_scale.targets.text import TextEncoder
 
@@ -28,6 +28,8 @@ AUTOENCODER_KINDS = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 DENOISERS = ("transformer", "unet")
 PREDICTIONS = ("epsilon", "v_prediction")
 FLOW_SCHEDULER = FlowMatchEulerDiscreteScheduler
+# Pixels of an image's side; the largest models make 4,096.
+LARGEST_SIDE = 16_384
 # Samplers whose noise does not follow from betas: flow matching, and Karras et al. 2022.
 UNLIKE_DDPM = ("FlowMatch", "EDM")
 
@@ -49,25 +51,15 @@ class Parts:
 
 
 def _component(folder: Path, names: tuple[str, ...], what: str, config_name: str = "config.json") -> Path:
-    found = next((folder / name for name in names if (folder / name / config_name).is_file()), None)
+    found = next((folder / name for name in names if os.path.lexists(folder / name / config_name)), None)
     if found is None:
         raise UsageError(f"target {folder} has no {what}: {names[-1]}/{config_name} is missing (diffusers' layout)")
     return found
 
 
-def _read_config(path: Path, key: str) -> dict[str, Any]:
-    """The configuration in a file, which holds `key`."""
-    try:
-        config = json.loads(path.read_text())
-        config[key]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UsageError(f"{path} is not a configuration of diffusers or transformers: it has no {key}") from None
-    return config
-
-
 def _unsupported(folder: Path, denoiser: Path, name: str) -> UsageError:
     index = folder / "model_index.json"
-    pipeline = f" of {_read_config(index, '_class_name')['_class_name']}" if index.is_file() else ""
+    pipeline = f" of {read_config(index, '_class_name')['_class_name']}" if index.is_file() else ""
     return UsageError(f"target denoiser {denoiser} is a {name}{pipeline}; supported are {SUPPORTED}")
 
 
@@ -75,7 +67,7 @@ def _find_parts(folder: Path) -> Parts:
     if not folder.is_dir():
         raise UsageError(f"target folder {folder} does not exist")
     denoiser = _component(folder, DENOISERS, "denoiser")
-    config = _read_config(denoiser / "config.json", "_class_name")
+    config = read_config(denoiser / "config.json", "_class_name")
     family = find_family(config)
     if family is None:
         raise _unsupported(folder, denoiser, config["_class_name"])
@@ -97,113 +89,17 @@ def _find_text(folder: Path, text: Text) -> tuple[Path, Path] | None:
     )
 
 
-def load_component(component: Path, kind: Any, what: str, **options: Any) -> Any:
-    """A component of a class that has from_pretrained, from its local folder; UsageError if that fails."""
-    try:
-        return kind.from_pretrained(component, local_files_only=True, **options)
-    except Exception as error:
-        raise _cannot_load(component, what, error) from error
-
-
-def _cannot_load(component: Path, what: str, error: Exception) -> UsageError:
-    """The libraries raise errors of many kinds; each means that these files do not make this component."""
-    return UsageError(f"target {what} {component} cannot be loaded: {one_line(error)}")
-
-
-def outline_model(component: Path, kind: Any, what: str) -> Any:
-    """A model with shapes but no numbers, on the device "meta", from the configuration in its local folder.
-
-    Raises:
-        UsageError: The configuration is not one of this class.
-    """
-    try:
-        with torch.device("meta"):
-            if issubclass(kind, PreTrainedModel):
-                return kind(kind.config_class.from_pretrained(component, local_files_only=True)).float()
-            config = kind.load_config(component, local_files_only=True)
-            return kind.from_config(config, **_square_size(component, kind, what)).float()
-    except UsageError:
-        raise
-    except Exception as error:
-        raise _cannot_load(component, what, error) from error
-
-
-def _find_variant(component: Path, what: str) -> str:
-    """The variant of a component's weights that is read; "" are plain ones."""
-    names = sorted(path.name for path in component.iterdir() if path.suffix == ".safetensors")
-    variant = choose_variant(names)
-    if variant is not None:
-        return variant
-    if not names:
-        raise UsageError(f"target {what} {component} has no .safetensors file; other weight formats are not read")
-    raise UsageError(
-        f"target {what} {component} has {', '.join(names)}, of which none is plain or of one of {VARIANTS[1:]}; leave "
-        "the one to be audited there alone"
-    )
-
-
 def variants(folder: Path) -> dict[str, str]:
     """The components of a target's folder whose weights are not plain ones, and the variant that is read."""
     parts = _find_parts(folder).folders
     models = [part for part in parts if any(path.suffix == ".safetensors" for path in part.iterdir())]
-    found = {part.name: _find_variant(part, part.name) for part in models}
+    found = {part.name: find_variant(part, part.name) for part in models}
     return {name: variant for name, variant in found.items() if variant}
-
-
-def _square_size(component: Path, kind: Any, what: str) -> dict[str, int]:
-    """The option that makes a `sample_size` of [n, n] the one number that every class takes."""
-    if issubclass(kind, PreTrainedModel):
-        return {}
-    path = component / "config.json"
-    config = _read_config(path, "_class_name")
-    size = config.get("sample_size")
-    sides = size if isinstance(size, list) else [size, size]
-    # Of the classes, an autoencoder alone cannot be without.
-    if "sample_size" not in config or (size is None and kind is not AutoencoderKL):
-        return {}
-    if len(sides) == 2 and sides[0] == sides[1] and type(sides[0]) is int and sides[0] > 0:
-        return {"sample_size": sides[0]}
-    raise UsageError(
-        f"target {what} {path}: sample_size = {json.dumps(size)}: only square images are audited; set one number"
-    )
-
-
-def load_model(component: Path, kind: Any, what: str, device: str | torch.device) -> Any:
-    """A model in float32 on a device, every weight of it from the safetensors of its local folder.
-
-    Args:
-        component: the folder.
-        kind: its class.
-        what: it is, in messages.
-        device: on "meta" it has shapes but no numbers, and needs no weights.
-
-    Raises:
-        UsageError: There are no safetensors weights, or not those of this class.
-    """
-    if device == "meta":
-        return outline_model(component, kind, what)
-    variant = _find_variant(component, what)
-    model, found = load_component(
-        component,
-        kind,
-        what,
-        use_safetensors=True,
-        low_cpu_mem_usage=False,
-        variant=variant or None,
-        output_loading_info=True,
-        **_square_size(component, kind, what),
-    )
-    # The libraries would put random numbers in their place.
-    if missing := sorted(found["missing_keys"]):
-        raise UsageError(
-            f"target {what} {component}: {len(missing)} weights are not in its files, the first is {missing[0]}"
-        )
-    return model.float().to(device)
 
 
 def load_autoencoder(component: Path, device: str | torch.device) -> AutoencoderKL | VQModel:
     """The autoencoder of a local folder; raises UsageError if that holds none that is supported."""
-    config = _read_config(component / "config.json", "_class_name")
+    config = read_config(component / "config.json", "_class_name")
     name = config["_class_name"]
     if config.get("latents_mean") is not None:
         raise UsageError(f"target autoencoder {component} scales its latents by channel, which is not supported")
@@ -227,12 +123,12 @@ def _check_factor(path: Path, key: str, value: Any) -> None:
 
 def _load_schedule(component: Path, flow: bool) -> SchedulerMixin:
     """The schedule; betas do not depend on the sampler, and every sampler of noise prediction loads as DDPM's."""
-    name = _read_config(component / "scheduler_config.json", "_class_name")["_class_name"]
+    name = read_config(component / "scheduler_config.json", "_class_name")["_class_name"]
     if flow:
         if name != FLOW_SCHEDULER.__name__:
             raise UsageError(f"target scheduler {component} is a {name}; supported is {FLOW_SCHEDULER.__name__}")
-        return load_component(component, FLOW_SCHEDULER, "scheduler")
-    schedule = load_component(component, DDPMScheduler, "scheduler")
+        return load_component(component, FLOW_SCHEDULER, "scheduler", SCHEDULE)
+    schedule = load_component(component, DDPMScheduler, "scheduler", SCHEDULE)
     prediction = schedule.config.prediction_type
     if name.startswith(UNLIKE_DDPM) or prediction not in PREDICTIONS:
         raise UsageError(
@@ -245,13 +141,41 @@ def _load_text(text: Text, folders: tuple[Path, Path] | None, device: str) -> Te
     if folders is None:
         return None
     tokenizer, encoder = folders
-    names = _read_config(encoder / "config.json", "architectures")["architectures"]
+    names = read_config(encoder / "config.json", "architectures")["architectures"]
     if names != [text.encoder_kind.__name__]:
         raise UsageError(f"target text encoder {encoder} is a {names}; {text.encoder_kind.__name__} is supported")
-    return TextEncoder(
-        load_component(tokenizer, text.tokenizer_kind, "tokenizer"),
-        load_model(encoder, text.encoder_kind, "text encoder", device),
-    )
+    return load_text(tokenizer, text.tokenizer_kind, encoder, text.encoder_kind, device)
+
+
+def load_text(
+    tokenizer: Path, tokenizer_kind: Any, encoder: Path, encoder_kind: Any, device: str | torch.device
+) -> TextEncoder:
+    """A tokenizer and the encoder of its tokens, each of a class, from their local folders.
+
+    Raises:
+        UsageError: One of them cannot be loaded, or the encoder has no embedding for what the tokenizer makes.
+    """
+    words = load_component(tokenizer, tokenizer_kind, "tokenizer", TOKENIZER)
+    model = load_model(encoder, encoder_kind, "text encoder", device)
+    places = model.config.to_dict().get("max_position_embeddings")
+    _check_words(tokenizer, words, model.get_input_embeddings().num_embeddings, places)
+    text = TextEncoder(words, model)
+    with loading(tokenizer, "tokenizer"):
+        # What fails for every caption fails here.
+        text.tokens(["a caption"], places or 1)
+    return text
+
+
+def _check_words(tokenizer: Path, words: Any, embeddings: int, places: int | None) -> None:
+    """Raise UsageError if a tokenizer makes tokens that its encoder has no embedding for, or more than it takes."""
+    if (last := max(words.get_vocab().values(), default=0)) >= embeddings:
+        raise UsageError(f"target tokenizer {tokenizer} has a token {last}, its encoder {embeddings} embeddings")
+    length = words.model_max_length
+    if type(length) not in (int, float) or not 1 <= length <= (places or length):
+        raise UsageError(
+            f"target tokenizer {tokenizer}: model_max_length = {json.dumps(length)[:40]} is no number of tokens from 1 "
+            f"to the {places or 'any'} that its encoder takes"
+        )
 
 
 def _check_channels(autoencoder: AutoencoderKL | VQModel, denoiser: Any, packing: int) -> None:
@@ -301,7 +225,23 @@ def load_target(
         encoders = {text.encoder: found.model for text, found in zip(family.texts, texts, strict=True) if found}
         fuse_lora(lora, {parts.denoiser.name: denoiser, **encoders})
     schedule = _load_schedule(parts.scheduler, family.flow)
-    return family.target(autoencoder, denoiser, schedule, *texts, size=size, execution=execution)
+    with loading(Path(folder), "of these parts"):
+        target = family.target(autoencoder, denoiser, schedule, *texts, size=size, execution=execution)
+    _check_target(parts.scheduler, target)
+    return target
+
+
+def _check_target(scheduler: Path, target: Target) -> None:
+    """Raise UsageError if its images are larger than any model's, or its schedule's signal and noise are none."""
+    if target.image_size > LARGEST_SIDE:
+        raise UsageError(f"the target's images are {target.image_size:,} px wide; up to {LARGEST_SIDE:,} are supported")
+    signal = target.alphas_cumprod
+    falls = bool((signal.diff() <= 0).all())
+    if not (falls and len(signal) and 0 <= signal.min() <= signal.max() < 1):
+        raise UsageError(
+            f"target scheduler {scheduler}: its noise does not grow from timestep to timestep, from more than 0 to at "
+            "most 1; set the betas, or the shift, that the model was trained with"
+        )
 
 
 def target_digest(folder: str | Path) -> str:
@@ -310,19 +250,14 @@ def target_digest(folder: str | Path) -> str:
     Raises:
         UsageError: A component is missing.
     """
-    digest = hashlib.sha256()
-    for component in _find_parts(Path(folder)).folders:
-        for path in _read_files(component):
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            digest.update(f"{component.name}/{path.name}:{content}\n".encode())
-    return digest.hexdigest()
+    return digest_files(target_files(folder))
 
 
-def _read_files(component: Path) -> list[Path]:
-    """The files that a component is made of: its descriptions and one variant of its weights."""
-    names = [path.name for path in component.iterdir()]
-    variant = choose_variant(names)
-    described = {name for name in names if any(fnmatch(name, pattern) for pattern in DESCRIBED)}
-    weights = {name for name in names if variant is not None and variant_of(name) == variant}
-    return [component / name for name in sorted(described | weights)]
+def target_files(folder: str | Path) -> list[Path]:
+    """The files that a target is made of, component by component.
+
+    Raises:
+        UsageError: A component is missing, or one of its files leads elsewhere.
+    """
+    folders = _find_parts(Path(folder)).folders
+    return [path for part in folders for path in read_files(part, COMPONENTS[part.name])]

@@ -19,7 +19,9 @@ from safetensors import safe_open
 from torch import nn
 
 from ldm_scale.errors import UsageError, printable
+from ldm_scale.targets.intake import check_file
 from ldm_scale.targets.layout import LORA_WEIGHTS
+from ldm_scale.targets.lora_header import count_weights, followed
 
 # Characters of a library's message that are shown.
 LONGEST = 300
@@ -44,12 +46,12 @@ def find_weights(path: Path) -> Path:
             raise UsageError(f"lora {path} is no .safetensors file; other weight formats are not read")
         return path
     if (path / LORA_WEIGHTS).is_file():
-        return path / LORA_WEIGHTS
+        return check_file(path / LORA_WEIGHTS)
     # Not by a pattern: pathlib would take a folder that cannot be listed for an empty one.
     found = [file for file in path.iterdir() if file.suffix == ".safetensors"]
     if len(found) != 1:
         raise UsageError(f"lora {path} has {len(found)} .safetensors files; give the address of one")
-    return found[0]
+    return check_file(found[0])
 
 
 def fuse_lora(lora: Lora, models: Mapping[str, nn.Module]) -> None:
@@ -64,7 +66,7 @@ def fuse_lora(lora: Lora, models: Mapping[str, nn.Module]) -> None:
     """
     pipeline = _make_pipeline(lora.file, models)
     try:
-        given = _count_weights(lora.file)
+        given = count_weights(lora.file)
         with _quiet():
             pipeline.load_lora_weights(
                 str(lora.file.parent), weight_name=lora.file.name, use_safetensors=True, local_files_only=True
@@ -86,7 +88,7 @@ def _first_name(file: Path) -> str:
     """What a file's first tensor is called, in words, if it can be read."""
     try:
         with safe_open(file, framework="pt") as tensors:
-            return f", its first weight is {printable(min(tensors.keys()))!r}"
+            return f", its first weight is {printable(min(tensors.keys())[:LONGEST])!r}"
     except Exception:
         # What is wrong with it is said already.
         return ""
@@ -101,15 +103,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         diffusers_logging.set_verbosity(before)
-
-
-def _count_weights(file: Path) -> int:
-    """How many tensors a LoRA's file holds, without the scalars alpha."""
-    with safe_open(file, framework="pt") as tensors:
-        count = sum(not name.endswith(".alpha") for name in tensors.keys())  # noqa: SIM118, it is no mapping
-    if not count:
-        raise ValueError("it holds no weights")
-    return count
 
 
 def _check_loaded(given: int, models: Mapping[str, nn.Module]) -> None:
@@ -127,6 +120,12 @@ class _Components:
     def __init__(self, components: Mapping[str, nn.Module]) -> None:
         self.components = dict(components)
         vars(self).update(components)
+
+    @classmethod
+    def lora_state_dict(cls, *args: Any, **options: Any) -> tuple[Any, ...]:
+        """A loader's own: the weights, and last the configuration in the file's header, of which little is followed."""
+        weights, *more, metadata = super().lora_state_dict(*args, **options)  # type: ignore[misc]
+        return weights, *more, followed(metadata, [weight.shape for weight in weights.values()])
 
 
 def _make_pipeline(file: Path, models: Mapping[str, nn.Module]) -> Any:

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, VQModel
+from jaxtyping import Int
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ldm_scale.errors import RunError, one_line
 from ldm_scale.targets.autoencoder import freeze
 from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.latent_diffusion import LatentDiffusion
@@ -18,6 +21,27 @@ class TextEncoder:
         self._tokenizer = tokenizer
         self.model = freeze(model)
 
+    def tokens(self, captions: Sequence[str | None], length: int | None = None) -> Int[Tensor, "n tokens"]:
+        """The numbers of each caption's tokens, padded or cut to a length, by default the tokenizer's own.
+
+        Raises:
+            RunError: The tokenizer broke down.
+        """
+        try:
+            found = self._tokenizer(
+                [caption or "" for caption in captions],
+                padding="max_length",
+                max_length=length or self._tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            )
+        except BaseException as error:
+            # A panic in Rust is no Exception: nobody would catch it.
+            if type(error).__name__ != "PanicException":
+                raise
+            raise RunError(f"the target's tokenizer cannot read a caption: {one_line(error)}") from error
+        return found.input_ids
+
     def __call__(self, captions: Sequence[str | None], length: int | None = None, hidden: bool = False) -> Any:
         """The encoder's output.
 
@@ -26,14 +50,7 @@ class TextEncoder:
             length: tokens that each caption is padded or cut to; the tokenizer's own by default.
             hidden: whether all hidden states are returned as well.
         """
-        tokens = self._tokenizer(
-            [caption or "" for caption in captions],
-            padding="max_length",
-            max_length=length or self._tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return self.model(tokens.input_ids.to(self.model.device), output_hidden_states=hidden)
+        return self.model(self.tokens(captions, length).to(self.model.device), output_hidden_states=hidden)
 
 
 class TextConditionalTarget(LatentDiffusion):

@@ -1,6 +1,6 @@
 """The weights of an audit: a target from any address, and a LoRA that is fused into it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,8 @@ from ldm_scale.files.storage import Location
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.fetch import LORA, OUTLINE, TARGET, Source, fetch
-from ldm_scale.targets.load import load_target, target_digest, variants
+from ldm_scale.targets.intake import Stamp, stamp
+from ldm_scale.targets.load import load_target, target_digest, target_files, variants
 from ldm_scale.targets.lora import Lora, find_weights
 
 
@@ -17,13 +18,25 @@ def _lora_digest(path: Path) -> str:
     return Location.of(find_weights(path)).sha256()
 
 
+def _stamps(target: Source, lora: Source | None) -> frozenset[Stamp]:
+    """Of the files that lie with the user; copies never change, and others may add to the hub's."""
+    files = [] if target.is_copy else target_files(target.path)
+    adapter = [find_weights(lora.path)] if lora is not None and not lora.is_copy else []
+    return frozenset(map(stamp, files + adapter))
+
+
 @dataclass(frozen=True)
 class Weights:
-    """A target and its LoRA, if any, as files on this node."""
+    """A target and its LoRA, if any, as files on this node.
+
+    Attributes:
+        stamps: of its files when they were first looked at.
+    """
 
     target: Source
     lora: Source | None
     lora_scale: float
+    stamps: frozenset[Stamp] = field(repr=False)
 
     @property
     def addresses(self) -> dict[str, str | None]:
@@ -32,10 +45,16 @@ class Weights:
 
     def science(self) -> dict[str, Any]:
         """What they are: SHA-256 digests of the files that are read, and the LoRA's scale."""
-        target = {"target": self.target.digest(target_digest)}
-        if self.lora is None:
-            return target
-        return {**target, "lora": {"weights": self.lora.digest(_lora_digest), "scale": self.lora_scale}}
+        science: dict[str, Any] = {"target": self.target.digest(target_digest)}
+        if self.lora is not None:
+            science["lora"] = {"weights": self.lora.digest(_lora_digest), "scale": self.lora_scale}
+        self._check_unchanged()
+        return science
+
+    def _check_unchanged(self) -> None:
+        """Raise RunError if a file is not what it was at the beginning: what is digested and what is loaded are one."""
+        if changed := self.stamps ^ _stamps(self.target, self.lora):
+            raise RunError(f"{min(changed).path} has changed since the weights were first looked at; start again")
 
     def check(self, science: dict[str, Any]) -> None:
         """Raise RunError if these are not the weights that a run began with."""
@@ -53,7 +72,9 @@ class Weights:
     def load(self, device: str, size: int | None = None, execution: Execution = PLAIN) -> Target:
         """The target with its LoRA, as `load_target` loads it."""
         lora = Lora(find_weights(self.lora.path), self.lora_scale) if self.lora else None
-        return load_target(self.target.path, device, size, lora, execution)
+        target = load_target(self.target.path, device, size, lora, execution)
+        self._check_unchanged()
+        return target
 
 
 def fetch_weights(target: str, lora: str | None = None, lora_scale: float = 1.0, *, outline: bool = False) -> Weights:
@@ -68,5 +89,5 @@ def fetch_weights(target: str, lora: str | None = None, lora_scale: float = 1.0,
     Raises:
         UsageError: An address cannot be read.
     """
-    source = fetch(target, OUTLINE if outline else TARGET)
-    return Weights(source, fetch(lora, LORA) if lora is not None else None, lora_scale)
+    source, adapter = fetch(target, OUTLINE if outline else TARGET), None if lora is None else fetch(lora, LORA)
+    return Weights(source, adapter, lora_scale, _stamps(source, adapter))

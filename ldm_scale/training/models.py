@@ -13,10 +13,12 @@ from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location
 from ldm_scale.targets.autoencoder import freeze
+from ldm_scale.targets.components import load_component, load_model
 from ldm_scale.targets.fetch import AUTOENCODER, TARGET, fetch
-from ldm_scale.targets.load import load_autoencoder, load_component, load_model, load_target, target_digest
+from ldm_scale.targets.intake import read_files
+from ldm_scale.targets.layout import MODEL, SCHEDULE
+from ldm_scale.targets.load import load_autoencoder, load_target, load_text, target_digest
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
-from ldm_scale.targets.text import TextEncoder
 from ldm_scale.training.conditions import ByCaption, ByClass, Condition, Unconditional
 from ldm_scale.training.networks import build_autoencoder, build_denoiser, build_schedule
 
@@ -99,10 +101,9 @@ def _from_base(config: TrainConfig, base: Path, device: torch.device) -> Models:
         denoiser.add_adapter(
             LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=LORA_MODULES)
         )
-    tokenizer = load_component(base / "tokenizer", CLIPTokenizer, "tokenizer")
-    encoder = TextEncoder(tokenizer, load_model(base / "text_encoder", CLIPTextModel, "text encoder", device))
+    encoder = load_text(base / "tokenizer", CLIPTokenizer, base / "text_encoder", CLIPTextModel, device)
     # The configuration of every sampler holds the betas and what the network predicts.
-    schedule = load_component(base / "scheduler", DDPMScheduler, "scheduler")
+    schedule = load_component(base / "scheduler", DDPMScheduler, "scheduler", SCHEDULE)
     return Models(_frozen_autoencoder(base / "vae", device), denoiser, schedule, ByCaption(encoder), copied)
 
 
@@ -137,5 +138,4 @@ def source_digest(config: TrainConfig) -> str | None:
 
 
 def _folder_digest(folder: Path) -> str:
-    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors"))
-    return digest({path.name: Location.of(path).sha256() for path in files})
+    return digest({path.name: Location.of(path).sha256() for path in read_files(folder, MODEL)})

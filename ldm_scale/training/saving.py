@@ -11,11 +11,11 @@ from diffusers import ModelMixin, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 
+from ldm_scale.targets.intake import read_files
+from ldm_scale.targets.layout import COMPONENTS
 from ldm_scale.training.models import Models
 
 RECORD = "training.json"
-# Configurations, vocabularies and weights; nothing that could hold code.
-COPIED_SUFFIXES = (".json", ".txt", ".safetensors")
 
 
 def save_target(folder: Path, models: Models, half: bool, record: dict[str, Any]) -> None:
@@ -38,9 +38,8 @@ def save_target(folder: Path, models: Models, half: bool, record: dict[str, Any]
 def _save_components(folder: Path, models: Models, dtype: torch.dtype, classes: Sequence[str]) -> None:
     for name, source in models.copied.items():
         (folder / name).mkdir(parents=True)
-        for path in source.iterdir():
-            if path.suffix in COPIED_SUFFIXES:
-                shutil.copyfile(path, folder / name / path.name)
+        for path in read_files(source, COMPONENTS[name]):
+            shutil.copyfile(path, folder / name / path.name)
     models.denoiser.to(dtype).save_pretrained(folder / "unet", safe_serialization=True)
     index: dict[str, Any]
     if isinstance(models.denoiser, UNet2DConditionModel):

@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from ldm_scale.errors import UsageError
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.load import load_target
 from ldm_scale.training.saving import save_target
@@ -49,6 +50,21 @@ def test_a_pretrained_autoencoder_is_copied_and_the_unet_stored_as_asked(
     assert {weight.dtype for weight in weights.values()} == {dtype}
     assert json.loads((out / "training.json").read_text()) == {"seed": 3}
     assert load_target(str(out), "cpu").condition([None], [1]).tolist() == [1]
+
+
+def test_what_is_copied_is_what_was_read(tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    tiny.kl().save_pretrained(source)
+    made = models(autoencoder={"pretrained": str(source)})
+    (tmp_path / "secret").write_text("hunter2")
+    for name in ("notes.txt", "credentials.json", "hidden.safetensors", "diffusion_pytorch_model.fp16.safetensors"):
+        (source / name).symlink_to(tmp_path / "secret")
+    save_target(out, made, False, record={})
+    assert {path.name for path in (out / "vqvae").iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
+    (source / "config.json").unlink()
+    (source / "config.json").symlink_to(tmp_path / "secret")
+    with pytest.raises(UsageError, match="leads out of its folder"):
+        save_target(tmp_path / "again", made, False, record={})
 
 
 def test_a_class_conditional_target_names_its_classes_and_diffusers_reads_it(tmp_path: Path) -> None:
