@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import ray
 
-from ldm_scale.engine.progress import say
 from ldm_scale.errors import RunError, UnforeseenError, UsageError
+from ldm_scale.terminal import say
 
 # Reading waits for disks and networks, decoding does not: two tasks a CPU keep both busy.
 CPUS = 0.5

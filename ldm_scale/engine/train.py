@@ -21,13 +21,14 @@ from ldm_scale.data.manifest import Manifest
 from ldm_scale.data.split import MEMBERS
 from ldm_scale.data.task import ReadTask
 from ldm_scale.device.choose import choose_device
-from ldm_scale.engine.progress import relay, say
+from ldm_scale.engine.progress import relay
 from ldm_scale.engine.reading import stream_images
 from ldm_scale.engine.session import cluster_gpus, find_own_error, session
 from ldm_scale.engine.train_worker import SCALE_SAMPLES, TARGET, Job, train_worker
 from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.files.digests import differences
 from ldm_scale.files.storage import Location
+from ldm_scale.terminal import say
 from ldm_scale.training.models import check_base, find_sources, make_models, source_digest
 from ldm_scale.training.saving import RECORD
 

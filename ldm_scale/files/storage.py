@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import os
@@ -227,14 +228,14 @@ class Location:
         selector = pafs.FileSelector(path, recursive=True)
         for info in filesystem.get_file_info(selector):
             if info.type == pafs.FileType.File:
-                with filesystem.open_input_stream(info.path) as stream:
-                    (self / info.path.removeprefix(path).lstrip("/"))._write(stream)
+                target = self / info.path.removeprefix(path).lstrip("/")
+                target._write(functools.partial(filesystem.open_input_file, info.path))
 
-    def _write(self, stream: BinaryIO) -> None:
+    def _write(self, open_stream: Callable[[], BinaryIO]) -> None:
         if not self.is_local:
-            s3.upload(*self._object, stream)
+            s3.upload(*self._object, open_stream)
             return
-        with self._beside(lambda file: shutil.copyfileobj(stream, file)) as partial:
+        with open_stream() as stream, self._beside(lambda file: shutil.copyfileobj(stream, file)) as partial:
             os.replace(partial, self.uri)
 
     def delete_dir(self) -> None:
