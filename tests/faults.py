@@ -55,9 +55,9 @@ class Fault:
 
     kind: a code of S3's or a name in PAGES (the server never sees the request); `reset` or `stall` in place of an
     answer (nor then); `answer lost`, a reset when the server has done what was asked; `changed`, an answer with the
-    ETag of another version; or, after `at` bytes of the body (at most all but one): `reset in body`, `stall in body`,
-    `trickle` (twenty bytes a second), `truncated` (closed too early), `shortened` (and Content-Length says so),
-    `flipped` (one bit of the next byte).
+    ETag of another version; `huge`, one that declares 8 EiB; or, after `at` bytes of the body (at most all but one):
+    `reset in body`, `stall in body`, `trickle` (twenty bytes a second), `truncated` (closed too early), `shortened`
+    (and Content-Length says so), `flipped` (one bit of the next byte).
     """
 
     kind: str
@@ -163,9 +163,9 @@ async def _spoil(request: web.BaseRequest, response: web.StreamResponse, body: b
         body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
     if fault.kind == "changed":
         response.headers["ETag"] = '"another"'
-    response.content_length = at if fault.kind == "shortened" else len(body)
+    response.content_length = {"shortened": at, "huge": 2**63 - 1}.get(fault.kind, len(body))
     await response.prepare(request)
-    await response.write(body if fault.kind in {"flipped", "changed"} else body[:at])
+    await response.write(body if fault.kind in {"flipped", "changed", "huge"} else body[:at])
     if fault.kind == "reset in body":
         await _reset(request)
     elif fault.kind == "stall in body":
@@ -174,7 +174,7 @@ async def _spoil(request: web.BaseRequest, response: web.StreamResponse, body: b
         for place in range(at, len(body)):
             await asyncio.sleep(0.05)
             await response.write(body[place : place + 1])
-    elif fault.kind == "truncated":
+    elif fault.kind in {"truncated", "huge"}:
         assert request.transport is not None
         request.transport.close()
     else:

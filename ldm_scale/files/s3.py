@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 import boto3
 from botocore.client import BaseClient
@@ -260,8 +260,10 @@ def find(bucket: str, key: str) -> Listed | None:
     return found if found is not None and found.key == key else None
 
 
-def download(bucket: str, key: str, file: BinaryIO) -> str:
+def download(bucket: str, key: str, file: IO[bytes], check: Callable[[int], object] = abs) -> str:
     """Write an object to a file and return its SHA-256; after any transient fault again from its first byte.
+
+    check: is told how many bytes will come, before they do.
 
     Raises:
         FileNotFoundError: There is none.
@@ -272,7 +274,11 @@ def download(bucket: str, key: str, file: BinaryIO) -> str:
         file.seek(0)
         file.truncate()
         digest = hashlib.sha256()
-        body = client().get_object(Bucket=bucket, Key=key)["Body"]
+        answer = client().get_object(Bucket=bucket, Key=key)
+        if "ContentLength" not in answer:
+            raise ResponseParserError("an object without its length")
+        check(answer["ContentLength"])
+        body = answer["Body"]
         with body:
             for chunk in body.iter_chunks(CHUNK):
                 digest.update(chunk)

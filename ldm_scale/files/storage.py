@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import IO, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -25,9 +25,14 @@ from pydantic import BaseModel, ValidationError
 
 from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
 from ldm_scale.files import s3
+from ldm_scale.files.space import check_room, room_at
 
 # Bytes that one request for a part of a stream asks for.
 BUFFER = 8 << 20
+
+# What to do about a full file system: of files that are written, and of copies of what is read.
+GOES_ON = "then the same command goes on where this one stopped"
+MORE_ROOM = "or set TMPDIR to a folder with more"
 
 M = TypeVar("M", bound=BaseModel)
 # What a file system without hard links (exFAT, some of NFS and FUSE) says to one.
@@ -190,13 +195,23 @@ class Location:
         What comes from S3 is there for the length of the block, in the folder that TMPDIR names; if it has not the
         `sha256` that is expected, it is fetched once more.
         """
-        with self._path.open("rb") if self.is_local else tempfile.TemporaryFile() as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if self.is_local else self.download(file)
+        with self._path.open("rb") if self.is_local else self._temporary() as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if self.is_local else self._copy(file)
             if not self.is_local and sha256 is not None and digest != sha256:
                 # An object may have no checksum by which the client would notice a fault on the way.
-                digest = self.download(file)
+                digest = self._copy(file)
             file.seek(0)
             yield file, digest
+
+    def _copy(self, file: IO[bytes]) -> str:
+        folder = tempfile.gettempdir()
+        with room_at(folder, MORE_ROOM):
+            return s3.download(*self._object, file, functools.partial(check_room, folder, remedy=MORE_ROOM))
+
+    @staticmethod
+    def _temporary() -> io.BufferedRandom:
+        with room_at(tempfile.gettempdir(), MORE_ROOM):
+            return tempfile.TemporaryFile()
 
     def download(self, file: BinaryIO) -> str:
         """Copy a file from S3 into an open one and return its SHA-256; a transient fault starts it from byte 0."""
@@ -251,7 +266,7 @@ class Location:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = f"{self.uri}.{uuid.uuid4().hex}.partial"
         try:
-            with open(partial, "wb") as file:
+            with room_at(self.uri, GOES_ON), open(partial, "wb") as file:
                 write(file)
                 file.flush()
                 # A name must not outlive its bytes when the machine dies.
