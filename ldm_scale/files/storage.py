@@ -263,15 +263,18 @@ class Location:
     @contextlib.contextmanager
     def _beside(self, write: Callable[[BinaryIO], object]) -> Iterator[str]:
         """The name of a file beside this one, written and on disk; what is left of it at the end is removed."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with room_at(self.uri, GOES_ON):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = f"{self.uri}.{uuid.uuid4().hex}.partial"
         try:
-            with room_at(self.uri, GOES_ON), open(partial, "wb") as file:
-                write(file)
-                file.flush()
-                # A name must not outlive its bytes when the machine dies.
-                os.fsync(file.fileno())
-            yield partial
+            # A second name takes room as well.
+            with room_at(self.uri, GOES_ON):
+                with open(partial, "wb") as file:
+                    write(file)
+                    file.flush()
+                    # A name must not outlive its bytes when the machine dies.
+                    os.fsync(file.fileno())
+                yield partial
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)

@@ -36,12 +36,14 @@ def test_inodes_and_quotas_are_told_as_well(number: int, tmp_path: Path, monkeyp
         raise OSError(number, os.strerror(number))
 
 
-@pytest.mark.parametrize("write", ["create", "replace"])
-def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, write: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(descriptor: int) -> None:
+@pytest.mark.parametrize(("write", "step"), [("create", "fsync"), ("create", "link"), ("replace", "fsync")])
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, write: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(os, step, fail)
     location = Location.of(tmp_path / "samples/part.parquet")
     with pytest.raises(RunError, match=LINE.format(path=location, mount="/.*")) as caught:
         getattr(location, write)(b"rows")
