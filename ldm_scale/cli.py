@@ -14,8 +14,9 @@ from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, Re
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.data import PackConfig, ValidateConfig
 from ldm_scale.config.train import TrainConfig
-from ldm_scale.errors import RunError, UnforeseenError, UsageError, printable
+from ldm_scale.errors import RunError, UnforeseenError, UsageError
 from ldm_scale.flags import FILES, ROOT, add_attack_flags, add_flags, at_root, collect, given_flags
+from ldm_scale.terminal import Parser, libraries_escaped, say
 
 # What a command does is imported when it is run, so that --help needs no S3, torch or Ray.
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _print_outcome(run: "RunDirectory") -> None:
     from ldm_scale.report.table import print_results
 
     print_results(run)
-    print(f"report: {run.root / 'report.html'}")
+    say(f"report: {run.root / 'report.html'}")
 
 
 def _audit(config: AuditConfig, trial: DryRunConfig) -> None:
@@ -53,7 +54,7 @@ def _audit(config: AuditConfig, trial: DryRunConfig) -> None:
         from ldm_scale.costs.dry_run import estimate_audit
 
         for line in estimate_audit(config, trial.hardware):
-            print(printable(line), flush=True)
+            say(line)
         return
     from ldm_scale.engine.audit import run_audit
 
@@ -68,10 +69,10 @@ def _pack(config: PackConfig) -> None:
     from ldm_scale.files.storage import Location
 
     manifest = run_pack(config)
-    print(f"{config.out}: {manifest.samples} samples in {len(manifest.shards)} shards; {manifest.split}")
+    say(f"{config.out}: {manifest.samples} samples in {len(manifest.shards)} shards; {manifest.split}")
     classes = [f"  class names: {describe_table(manifest.classes)}"] if manifest.classes else []
     for line in (*classes, *describe(Location.of(config.out))):
-        print(printable(line))
+        say(line)
 
 
 def _validate(config: ValidateConfig) -> None:
@@ -79,17 +80,17 @@ def _validate(config: ValidateConfig) -> None:
 
     found = run_validation(config)
     for line in (*found.facts, *(f"problem: {problem}" for problem in found.problems)):
-        print(printable(line))
+        say(line)
     if found.problems:
         raise RunError(f"{len(found.problems)} problems were found")
-    print("no problem was found")
+    say("no problem was found")
 
 
 def _train(config: TrainConfig) -> None:
     from ldm_scale.engine.train import run_training
 
     run_training(config)
-    print(f"target: {config.out}")
+    say(f"target: {config.out}")
 
 
 def _benchmark_part(part: str) -> Callable[[Any], None]:
@@ -99,7 +100,7 @@ def _benchmark_part(part: str) -> Callable[[Any], None]:
         from ldm_scale.benchmarks.suite import RUNNERS
 
         for line in RUNNERS[part](config):
-            print(line, flush=True)
+            say(str(line))
 
     return run
 
@@ -114,9 +115,10 @@ def _benchmark_suite(config: BenchmarkConfig) -> None:
     machine, versions = describe_machine(), describe_versions()
     numbers = Location.of(config.numbers)
     numbers.replace(encode(lines, machine, versions))
-    print(f"\n{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads; torch {versions['torch']}")
+    say("")
+    say(f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads; torch {versions['torch']}")
     show(lines)
-    print(f"numbers: {numbers}")
+    say(f"numbers: {numbers}")
 
 
 def _reduce(arguments: argparse.Namespace) -> None:
@@ -131,7 +133,7 @@ def _reduce(arguments: argparse.Namespace) -> None:
     partial = build(ReduceConfig, given_flags(arguments, ReduceConfig)).partial
     dropped_bins(analysis.drop, recorded.masks.bins)
     run.root.check_place()
-    with session(), own(run.root, _say) as owner:
+    with session(), own(run.root, say) as owner:
         reduce_run(run, analysis, owner, partial)
         write_report(run, owner)
     _print_outcome(run)
@@ -144,13 +146,9 @@ def _report(arguments: argparse.Namespace) -> None:
     run = _open_run(arguments.run)
     run.reduction()
     run.root.check_place()
-    with own(run.root, _say) as owner:
+    with own(run.root, say) as owner:
         write_report(run, owner)
     _print_outcome(run)
-
-
-def _say(line: str) -> None:
-    print(printable(line), flush=True)
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -161,19 +159,19 @@ def _status(arguments: argparse.Namespace) -> None:
     progress, owner = run.progress(), latest_owner(run.root)
     left = progress.left
     members = f"{record.members} members are expected"
-    print(f"{run.root}: {record.samples - left} of {record.samples} samples done, {left} left ({members})")
+    say(f"{run.root}: {record.samples - left} of {record.samples} samples done, {left} left ({members})")
     if progress.latest is not None:
-        print(f"  last rows: {progress.latest:%Y-%m-%d %H:%M:%S} UTC")
+        say(f"  last rows: {progress.latest:%Y-%m-%d %H:%M:%S} UTC")
     if progress.pace is not None:
-        print(f"  pace of the last job: {progress.pace:.1f} samples/s, {left / progress.pace:.0f} s for what is left")
+        say(f"  pace of the last job: {progress.pace:.1f} samples/s, {left / progress.pace:.0f} s for what is left")
     for reason, count in progress.rejects.items():
-        print(f"  rejected {count}: {printable(reason)}")
+        say(f"  rejected {count}: {reason}")
     for name in ("results.json", "report.html"):
-        print(f"  {name}: {'written' if (run.root / name).is_file() else 'not yet'}")
+        say(f"  {name}: {'written' if (run.root / name).is_file() else 'not yet'}")
     if owner is not None:
-        print(f"  last job: {printable(str(owner))}; {'ended' if owner.ended else 'running, or dead without a word'}")
+        say(f"  last job: {owner}; {'ended' if owner.ended else 'running, or dead without a word'}")
     for fault in progress.foreign:
-        print(f"  not of this run: {printable(fault)}")
+        say(f"  not of this run: {fault}")
     if progress.foreign:
         raise RunError(f"{run.root}: {len(progress.foreign)} files or shards are not as this run left them")
 
@@ -181,7 +179,8 @@ def _status(arguments: argparse.Namespace) -> None:
 def _complete(arguments: argparse.Namespace) -> None:
     import shtab
 
-    print(shtab.complete(make_parser(), arguments.shell))
+    for line in shtab.complete(make_parser(), arguments.shell).split("\n"):
+        say(line)
 
 
 def _add_completion(commands: Any) -> None:
@@ -241,7 +240,7 @@ def _add_audit_flags(parser: argparse.ArgumentParser, recipe: dict[str, Any], at
 
 def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     """The parser of `ldm-scale`, with or without the options of an audit's attacks, which load torch."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="ldm-scale",
         description="How much did this latent diffusion model memorise its training images, which images, and where in "
         "the latent space?",
@@ -289,23 +288,23 @@ def _terminable() -> Iterator[list[int]]:
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     arguments = parser.parse_args(argv)
-    with _terminable() as received:
+    with _terminable() as received, libraries_escaped():
         try:
             arguments.function(arguments)
         except UnforeseenError as error:
             return _fail_unforeseen(parser, arguments, error, error)
         except (UsageError, RunError) as error:
-            print(f"{parser.prog}: error: {printable(str(error))}", file=sys.stderr)
+            say(f"{parser.prog}: error: {error}", sys.stderr)
             return error.exit_status
         except KeyboardInterrupt:
-            print(f"{parser.prog}: interrupted; the same command again goes on where this one stopped", file=sys.stderr)
+            say(f"{parser.prog}: interrupted; the same command again goes on where this one stopped", sys.stderr)
             return 128 + (received or [signal.SIGINT])[0]
         except BrokenPipeError:
             # The reader of our output (head, say) left; what is unwritten has nowhere to go.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError as error:
             # A full disk, a file that may not be read: the system says which.
-            print(f"{parser.prog}: error: {printable(str(error))}", file=sys.stderr)
+            say(f"{parser.prog}: error: {error}", sys.stderr)
             return RunError.exit_status
         except Exception as error:
             return _fail_unforeseen(parser, arguments, UnforeseenError.of(error), error)
@@ -318,7 +317,7 @@ def _fail_unforeseen(
     """Say in one line what no check foresaw, and where its traceback is kept."""
     stage = getattr(arguments, "command", "the job")
     line = f"{stage} failed by an error that was not foreseen, {said}; {_keep_traceback(error)}"
-    print(f"{parser.prog}: error: {printable(line)}", file=sys.stderr)
+    say(f"{parser.prog}: error: {line}", sys.stderr)
     return said.exit_status
 
 
@@ -353,13 +352,13 @@ def run_job(
     """
     if dataset is not None:
         description, recipe = f"{description}\n{WHERE.format(dataset=dataset)}", at_root(recipe, dataset)
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     _add_audit_flags(parser, recipe)
     return _run(parser, argv)
 
 
 def run_benchmarks(description: str, recipe: dict[str, Any], argv: Sequence[str] | None = None) -> int:
     """Run all parts of the benchmark, or those named: a recipe of configuration values, with flags over it."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description=description)
     _add_config_flags(parser, BenchmarkConfig, _benchmark_suite, recipe)
     return _run(parser, argv)

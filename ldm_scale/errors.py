@@ -5,25 +5,20 @@ import traceback
 from collections.abc import Iterable
 from typing import Self
 
+from ldm_scale.terminal import printable
 
-def printable(text: str) -> str:
-    r"""The text with every character that could steer a terminal, or stand for another, written as an escape.
-
-    Keys, captions and names of files come from whoever made the shards.
-
-    >>> print(printable("a\x1b[31mb"))
-    a\x1b[31mb
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+# Characters of another's message that are shown: a server may answer with a book.
+LONGEST = 1000
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's message, printable, or the error's class if it has none.
+    """The first line of an error's message, printable and not too long, or the error's class if it has none.
 
     >>> one_line(ValueError("bad\\nworse")), one_line(ValueError())
     ('bad', 'ValueError')
     """
-    return printable((str(error).strip() or type(error).__name__).splitlines()[0])
+    line = printable((str(error).strip() or type(error).__name__).splitlines()[0])
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
 
 
 class UsageError(Exception):

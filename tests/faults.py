@@ -19,7 +19,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from ldm_scale.files import s3
+from ldm_scale.files import pace, s3
 
 ALWAYS = math.inf
 # Faults that are answers of S3 itself, by their code.
@@ -32,11 +32,19 @@ STATUS = {
     "PermanentRedirect": 301,
     "RequestTimeTooSkewed": 403,
     "SlowDown": 503,
+    "TooManyRequests": 429,
 }
 # S3 tells a token that it refuses.
 ERROR = "<Error><Code>{code}</Code><Message>injected {code}</Message><Token-0>{token}</Token-0></Error>"
 # S3 tells where a bucket is; without that botocore asks for ever.
 REGION = {"x-amz-bucket-region": "eu-north-1"}
+# Answers that are none of S3's, and a listing that goes on for ever.
+PAGES = {
+    "web page": "<html><body>Log in</body></html>",
+    "empty": "",
+    "endless": "<ListBucketResult><IsTruncated>true</IsTruncated>"
+    "<NextContinuationToken>{number}</NextContinuationToken></ListBucketResult>",
+}
 # Headers between two neighbours; what a client expects is settled by the proxy.
 NOT_PASSED_ON = {"connection", "keep-alive", "transfer-encoding", "expect"}
 
@@ -45,10 +53,11 @@ NOT_PASSED_ON = {"connection", "keep-alive", "transfer-encoding", "expect"}
 class Fault:
     """What happens to the first `times` requests of a method whose path ends in `key`.
 
-    kind: a code of S3's (the server never sees the request); `reset` or `stall` in place of an answer (nor then);
-    `answer lost`, a reset when the server has done what was asked; or, after `at` bytes of the body (at most all but
-    one): `reset in body`, `stall in body`, `truncated` (closed too early), `shortened` (and Content-Length says so),
-    `flipped` (one bit of the next byte).
+    kind: a code of S3's or a name in PAGES (the server never sees the request); `reset` or `stall` in place of an
+    answer (nor then); `answer lost`, a reset when the server has done what was asked; `changed`, an answer with the
+    ETag of another version; `huge`, one that declares 8 EiB; or, after `at` bytes of the body (at most all but one):
+    `reset in body`, `stall in body`, `trickle` (twenty bytes a second), `truncated` (closed too early), `shortened`
+    (and Content-Length says so), `flipped` (one bit of the next byte).
     """
 
     kind: str
@@ -102,9 +111,9 @@ class Proxy:
         path = unquote(request.raw_path.partition("?")[0])
         self.requests.append((request.method, path))
         fault = self._next_fault(request.method, path)
-        if fault is not None and fault.kind in {"reset", "stall", *STATUS}:
+        if fault is not None and fault.kind in {"reset", "stall", *STATUS, *PAGES}:
             await request.read()
-            return await _refuse(request, fault.kind)
+            return await _refuse(request, fault.kind, len(self.requests))
         async with self._session.request(
             request.method,
             # Encoded: the signature is over the path as the client wrote it.
@@ -131,7 +140,9 @@ def _passed_on(headers: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in headers.items() if name.lower() not in NOT_PASSED_ON]
 
 
-async def _refuse(request: web.BaseRequest, kind: str) -> web.StreamResponse:
+async def _refuse(request: web.BaseRequest, kind: str, number: int) -> web.StreamResponse:
+    if kind in PAGES:
+        return web.Response(text=PAGES[kind].format(number=number), content_type="text/html")
     if kind in STATUS:
         body = (
             ""
@@ -150,18 +161,24 @@ async def _spoil(request: web.BaseRequest, response: web.StreamResponse, body: b
     at = min(fault.at, len(body) - 1)
     if fault.kind == "flipped":
         body = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
-    response.content_length = at if fault.kind == "shortened" else len(body)
+    if fault.kind == "changed":
+        response.headers["ETag"] = '"another"'
+    response.content_length = {"shortened": at, "huge": 2**63 - 1}.get(fault.kind, len(body))
     await response.prepare(request)
-    await response.write(body if fault.kind == "flipped" else body[:at])
+    await response.write(body if fault.kind in {"flipped", "changed", "huge"} else body[:at])
     if fault.kind == "reset in body":
         await _reset(request)
     elif fault.kind == "stall in body":
         await asyncio.sleep(ALWAYS)
-    elif fault.kind == "truncated":
+    elif fault.kind == "trickle":
+        for place in range(at, len(body)):
+            await asyncio.sleep(0.05)
+            await response.write(body[place : place + 1])
+    elif fault.kind in {"truncated", "huge"}:
         assert request.transport is not None
         request.transport.close()
     else:
-        assert fault.kind in {"flipped", "shortened"}, fault
+        assert fault.kind in {"flipped", "changed", "shortened"}, fault
 
 
 async def _reset(request: web.BaseRequest) -> None:
@@ -181,18 +198,20 @@ def _unacknowledged(connection: socket.socket) -> int:
 
 
 @contextmanager
-def proxied(*faults: Fault) -> Iterator[Proxy]:
+def proxied(*faults: Fault, patient: bool = False) -> Iterator[Proxy]:
     """A proxy before the S3 server for the length of a block; this process's package and what it starts go there.
 
-    The package waits briefly meanwhile: half a second for a stalled byte, and hardly before it tries again.
+    The package hardly waits before it tries again, unless it is to be as patient as ever. It waits a second for bytes
+    if one of the faults is to hold them back; else as long as ever: a busy machine is late.
     """
     proxy = Proxy(os.environ["AWS_ENDPOINT_URL"], faults)
     with proxy.serve() as address, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", address)
-        # The attempts are the package's own.
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")
-        patch.setattr(s3, "STALL", 0.5)
-        patch.setattr(s3, "LONGEST_WAIT", 0.01)
+        if any(fault.kind in {"stall", "stall in body", "trickle"} for fault in faults):
+            patch.setattr(pace, "STALL", 1)
+        if not patient:
+            patch.setattr(s3, "LONGEST_WAIT", 0.01)
+            patch.setattr(s3, "PATIENCE", 0)
         s3.client.cache_clear()
         try:
             yield proxy

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ldm_scale.engine.progress import say
 from ldm_scale.geometry.pullback import TracedDecoder
 from ldm_scale.report.figures import Plot
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.weights import Weights
+from ldm_scale.terminal import say
 
 
 @dataclass(frozen=True)

@@ -28,15 +28,15 @@ from ldm_scale.data.sources.parquet import read_parquet
 from ldm_scale.data.split import read_index_split, read_split
 from ldm_scale.data.task import ReadTask
 from ldm_scale.engine import validate
-from ldm_scale.engine.progress import say
 from ldm_scale.engine.reading import decode_block, read_blocks
-from ldm_scale.errors import RunError, UsageError, printable
+from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location, read_table
 from ldm_scale.flags import load_yaml
 from ldm_scale.report.headline import read_results
 from ldm_scale.targets.fetch import TARGET, fetch
 from ldm_scale.targets.load import load_target, target_digest
+from ldm_scale.terminal import printable, say
 from tests.addresses import upload
 from tests.shards import tar, write_folder
 from tests.targets import tiny

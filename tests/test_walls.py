@@ -24,6 +24,7 @@ FLOORS = (
     ("geometry", "attacks", "analysis", "files"),
     ("device", "config"),
     ("randomness", "schema", "errors"),
+    ("terminal",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -3,7 +3,6 @@
 Without Ray, S3 or network: `python -m ldm_scale.benchmarks.device`.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -28,6 +27,7 @@ from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import DTYPES, PLAIN, Execution
 from ldm_scale.targets.load import load_target
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
+from ldm_scale.terminal import Parser, say
 
 PART = "device"
 PLAIN_PRECISION = "float32"
@@ -206,16 +206,16 @@ def run_device_benchmark(config: DeviceBenchmarkConfig) -> Iterator[Line]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`ldm-scale benchmark device` where there is no Ray; lines go to stderr as they come, the table to stdout."""
-    parser = argparse.ArgumentParser(prog="python -m ldm_scale.benchmarks.device", description=__doc__)
+    parser = Parser(prog="python -m ldm_scale.benchmarks.device", description=__doc__)
     for name, field in DeviceBenchmarkConfig.model_fields.items():
         flags = ["--numbers", "--json"] if name == "numbers" else [f"--{name}"]
         parser.add_argument(*flags, metavar="X", help=field.description)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     try:
         for line in run_device_benchmark(build(DeviceBenchmarkConfig, given)):
-            sys.stderr.write(f"{line}\n")
+            say(str(line), sys.stderr)
     except (UsageError, RunError) as error:
-        sys.stderr.write(f"{parser.prog}: error: {error}\n")
+        say(f"{parser.prog}: error: {error}", sys.stderr)
         return error.exit_status
     return 0
 

@@ -4,10 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
 from rich.table import Table
 
-from ldm_scale.errors import printable
+from ldm_scale.terminal import say_table
 
 WIDTH = 120
 SECONDS, SAMPLES, ROWS, BYTES = "s/sample", "samples/s", "rows/s", "GB"
@@ -62,16 +61,16 @@ def show(lines: Sequence[Line]) -> None:
             table.add_section()
         table.add_row(
             line.part if line.part != before else "",
-            printable(line.what),
+            line.what,
             number(line.value),
             line.unit,
             "" if line.share is None else f"{line.share:.1%}",
             number(line.bound),
             "" if line.ratio is None else f"{line.ratio:.2f}",
-            printable(line.note),
+            line.note,
         )
         before = line.part
-    Console(width=WIDTH, color_system=None, highlight=False, markup=False).print(table)
+    say_table(table, WIDTH)
 
 
 def encode(lines: Sequence[Line], machine: dict[str, object], versions: dict[str, str]) -> bytes:

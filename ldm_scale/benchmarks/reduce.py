@@ -20,7 +20,6 @@ from ldm_scale.benchmarks.options import ReduceBenchmarkConfig
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import build
 from ldm_scale.engine.parallel import in_parallel
-from ldm_scale.engine.progress import say
 from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import check_local, session
 from ldm_scale.files.ownership import own
@@ -29,6 +28,7 @@ from ldm_scale.files.reductions import publish
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location, write_table
 from ldm_scale.schema import orders, row_schema, spectrum_column
+from ldm_scale.terminal import say
 
 SHARD, FINGERPRINT = "made-up", "made up"
 

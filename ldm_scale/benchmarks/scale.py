@@ -28,13 +28,13 @@ from ldm_scale.device.transfer import Arriving, Transfer
 from ldm_scale.engine.actor import Actor, AuditorActor
 from ldm_scale.engine.audit import compute_rows
 from ldm_scale.engine.plan import plan_audit
-from ldm_scale.engine.progress import say
 from ldm_scale.engine.session import check_local, session, whole_pool
 from ldm_scale.files.ownership import own
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location, read_table
 from ldm_scale.inputs import check_inputs
 from ldm_scale.schema import spectrum_column
+from ldm_scale.terminal import say
 
 # The column of the second at which an auditor was done with a sample.
 DONE = "done"

@@ -19,8 +19,8 @@ from ldm_scale.benchmarks.scale import run_scale_benchmark
 from ldm_scale.benchmarks.stream import run_stream_benchmark
 from ldm_scale.benchmarks.weed import find_weed
 from ldm_scale.config.base import Config
-from ldm_scale.engine.progress import say
 from ldm_scale.errors import unknown_name
+from ldm_scale.terminal import say
 
 
 def _reduce(config: ReduceBenchmarkConfig) -> Iterator[Line]:

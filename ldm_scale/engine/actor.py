@@ -16,6 +16,7 @@ from ldm_scale.config.audit import AuditConfig
 from ldm_scale.data.pixels import as_pixels
 from ldm_scale.device.transfer import Arriving
 from ldm_scale.engine import telemetry
+from ldm_scale.engine.blame import blamed
 from ldm_scale.files.rundir import RunRecord
 from ldm_scale.schema import REJECT
 from ldm_scale.targets.execution import Execution
@@ -56,12 +57,13 @@ class Actor(ABC):
         self._size = image_size
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        good, tables = self._split(batch)
-        if len(good):
-            arriving = self._auditor.load(as_pixels(good["pixels"], self._size))
-            with self._computing:
-                tables += self._compute(good, arriving)
-        return pa.concat_tables(tables, promote_options="default")
+        with blamed():
+            good, tables = self._split(batch)
+            if len(good):
+                arriving = self._auditor.load(as_pixels(good["pixels"], self._size))
+                with self._computing:
+                    tables += self._compute(good, arriving)
+            return pa.concat_tables(tables, promote_options="default")
 
     @abstractmethod
     def _split(self, batch: pa.Table) -> tuple[pa.Table, list[pa.Table]]:

@@ -16,7 +16,7 @@ from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.commit import commit_stream
 from ldm_scale.engine.plan import AuditPlan, plan_audit
 from ldm_scale.engine.pool import Pool, audit_images, find_device, plan_pool, pool_size
-from ldm_scale.engine.progress import Progress, reported, say
+from ldm_scale.engine.progress import Progress, reported
 from ldm_scale.engine.reading import stream_images
 from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import session
@@ -26,6 +26,7 @@ from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
 from ldm_scale.report.page import write_report
+from ldm_scale.terminal import say
 
 # Reasons of rejects, most frequent first, that a failed run names.
 REASONS_NAMED = 3

@@ -10,13 +10,13 @@ from ldm_scale.data.task import ReadTask
 from ldm_scale.engine.actor import CalibrationActor
 from ldm_scale.engine.plan import AuditPlan
 from ldm_scale.engine.pool import audit_images, plan_pool
-from ldm_scale.engine.progress import say
 from ldm_scale.engine.reading import stream_images
 from ldm_scale.errors import RunError
 from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.rundir import CalibrationRecord, RunDirectory
 from ldm_scale.geometry.pooled import Profile
 from ldm_scale.randomness import keyed_generator
+from ldm_scale.terminal import say
 
 
 def calibrate(plan: AuditPlan, run: RunDirectory, owner: Ownership) -> Calibration:

@@ -9,6 +9,7 @@ from ray.data import Dataset
 
 from ldm_scale.config.audit import ComputeConfig
 from ldm_scale.engine import telemetry
+from ldm_scale.engine.blame import blamed
 from ldm_scale.files.ownership import Claim
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.schema import REJECT, split_id
@@ -22,15 +23,16 @@ def commit_stream(
 
     # Ray's dashboard shows this name.
     def commit_rows(batch: pa.Table) -> pa.Table:
-        rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names).cast(reject_schema)
-        # Of a batch without rows there are not even their columns.
-        found = batch.filter(batch["reason"].is_null())
-        rows = found.select(schema.names).cast(schema) if len(found) else schema.empty_table()
-        with telemetry.timed("commit"):
-            claim.check()
-            run.commit(rows, rejects, claim.number)
-        telemetry.committed(rows, rejects)
-        return _counts(rows, rejects)
+        with blamed():
+            rejects = batch.filter(batch["reason"].is_valid()).select(REJECT.names).cast(reject_schema)
+            # Of a batch without rows there are not even their columns.
+            found = batch.filter(batch["reason"].is_null())
+            rows = found.select(schema.names).cast(schema) if len(found) else schema.empty_table()
+            with telemetry.timed("commit"):
+                claim.check()
+                run.commit(rows, rejects, claim.number)
+            telemetry.committed(rows, rejects)
+            return _counts(rows, rejects)
 
     commits = audited.map_batches(
         commit_rows,

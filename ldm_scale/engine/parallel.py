@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import ray
 
-from ldm_scale.engine.progress import say
-from ldm_scale.errors import RunError, UnforeseenError, UsageError
+from ldm_scale.engine.blame import blamed
+from ldm_scale.terminal import say
 
 # Reading waits for disks and networks, decoding does not: two tasks a CPU keep both busy.
 CPUS = 0.5
@@ -21,13 +21,8 @@ R = TypeVar("R")
 
 @ray.remote(num_cpus=CPUS)
 def _apply(function: Callable[[Any], Any], task: Any) -> Any:
-    try:
+    with blamed():
         return function(task)
-    except (UsageError, RunError, OSError):
-        raise
-    except Exception as error:
-        # Only here is it known which file was at hand.
-        raise UnforeseenError.of(error) from error
 
 
 def _in_flight() -> int:

@@ -9,18 +9,13 @@ from contextlib import contextmanager
 from ray.util.queue import Queue
 
 from ldm_scale.engine import telemetry
-from ldm_scale.errors import printable
 from ldm_scale.report.labels import duration
+from ldm_scale.terminal import say
 
 # Seconds between two lines: in the first minute, and later.
 OFTEN, SELDOM = 10, 60
 # Lines over which the rate is taken.
 WINDOW = 6
-
-
-def say(line: str) -> None:
-    """One progress line on standard output, at once, even if that is a pipe."""
-    print(printable(line), flush=True)  # noqa: T201
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard
 from ldm_scale.data.task import ReadTask
 from ldm_scale.engine import telemetry
+from ldm_scale.engine.blame import blamed
 from ldm_scale.files.storage import Location
 from ldm_scale.schema import DECODED, STORED, sample_id
 
@@ -111,11 +112,12 @@ def stream_images(tasks: list[ReadTask], config: ImageConfig, size: int, compute
     def read_shards(rows: pa.Table) -> Iterator[pa.Table]:
         for encoded in rows["task"]:
             task = ReadTask.model_validate_json(encoded.as_py())
-            yield from telemetry.timed_each("read", read_blocks(task))
+            with blamed():
+                yield from telemetry.timed_each("read", read_blocks(task))
             telemetry.shard_read(task.shard.bytes)
 
     def decode_images(table: pa.Table) -> pa.Table:
-        with telemetry.timed("decode"):
+        with blamed(), telemetry.timed("decode"):
             return decode_block(table, config, size, max(1, int(compute.cpus_per_decoder)))
 
     context = DataContext.get_current().copy()

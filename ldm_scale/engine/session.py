@@ -3,20 +3,26 @@
 import logging
 import os
 import secrets
+import shutil
 import signal
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._common.utils import get_default_ray_temp_dir
+from ray._common.utils import get_default_system_temp_dir
 from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError
 
+from ldm_scale.engine.blame import LostError, own_error
+from ldm_scale.engine.watch import attended
 from ldm_scale.errors import RunError, UnforeseenError, UsageError, one_line
+from ldm_scale.terminal import say
 
 # The longest name that a socket may have, in bytes, and what Ray adds to the name of its folder.
 LONGEST_SOCKET = 107
@@ -27,17 +33,18 @@ SOCKET = "/session_2000-12-31_23-59-59_999999_9999999/sockets/plasma_store_10"
 def session(**resources: float) -> Iterator[None]:
     """A connected Ray for the length of a block; a Ray that was connected before is left connected.
 
-    resources: what a local Ray pretends to have, such as num_gpus. What Ray raises in the block comes out as the
-    package's own error.
+    resources: what a local Ray pretends to have, such as num_gpus. What Ray raises in the block, and the loss of a part
+    of it, comes out as the package's own error.
     """
     if ray.is_initialized():
+        _quiet()
         with _own_errors():
             yield
         return
-    with _short_folder() as folder:
+    with _private_folder() as folder:
         _connect({**resources, "_temp_dir": folder} if folder else resources)
         try:
-            with _own_errors():
+            with _own_errors(), attended():
                 yield
         finally:
             ray.shutdown()
@@ -67,27 +74,59 @@ def check_local(what: str) -> None:
 
 
 @contextmanager
-def _short_folder() -> Iterator[str | None]:
-    """A short name of the folder of a local Ray if its own is too long for the sockets in it, as SLURM's TMPDIR may be.
+def _private_folder() -> Iterator[str | None]:
+    """The folder of a local Ray, which nobody else can look into; removed at the end, if its logs are not wanted.
+
+    It is given by a name that is short enough for the sockets in it, as SLURM's TMPDIR may not be.
 
     Raises:
         UsageError: None can be made.
     """
-    folder = get_default_ray_temp_dir()
-    if "RAY_ADDRESS" in os.environ or len(os.fsencode(folder)) + len(SOCKET) <= LONGEST_SOCKET:
+    if "RAY_ADDRESS" in os.environ:
         yield None
         return
-    try:
-        os.makedirs(folder, exist_ok=True)
-        short = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")
-    except OSError as error:
-        raise UsageError(
-            f"{folder} is too long a name for Ray's sockets, and no shorter one can be made ({error}); set RAY_TMPDIR "
-            f"to a folder of at most {LONGEST_SOCKET - len(SOCKET) - len('/ray')} bytes"
-        ) from error
-    with short:
-        os.symlink(folder, f"{short.name}/ray")
-        yield f"{short.name}/ray"
+    place = get_default_system_temp_dir()
+    with ExitStack() as stack:
+        try:
+            os.makedirs(place, exist_ok=True)
+            folder = tempfile.mkdtemp(prefix="ray-", dir=place)
+            # Ray lets all others into the folder that it is given, but not through the one above it.
+            os.mkdir(f"{folder}/ray")
+            name = f"{folder}/ray"
+            if len(os.fsencode(name)) + len(SOCKET) > LONGEST_SOCKET:
+                short = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp"))
+                os.symlink(name, f"{short}/ray")
+                name = f"{short}/ray"
+        except OSError as error:
+            longest = LONGEST_SOCKET - len(SOCKET) - len("/ray-xxxxxxxx/ray")
+            raise UsageError(
+                f"Ray can have no folder in {place} ({error}); set RAY_TMPDIR to a folder that can be written, with a "
+                f"name of at most {longest} bytes"
+            ) from error
+        try:
+            yield name
+        except BaseException as error:
+            foreseen = isinstance(error, (UsageError, RunError, KeyboardInterrupt))
+            _clear(folder, logs=not foreseen or isinstance(error, (LostError, UnforeseenError)))
+            raise
+        _clear(folder)
+
+
+def _clear(folder: str, logs: bool = False) -> None:
+    """Remove the folder of a Ray that has ended, all but its logs if they are wanted."""
+    kept = [path for path in Path(folder).glob("ray/session_*") if logs and not path.is_symlink()]
+    for path in kept:
+        shutil.move(path / "logs", f"{folder}/logs-{path.name}")
+    if not kept:
+        # The last of its processes may still be about to end.
+        for _ in range(20):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not os.path.exists(folder):
+                return
+            time.sleep(0.1)
+    shutil.rmtree(f"{folder}/ray", ignore_errors=True)
+    if kept:
+        say(f"Ray's logs are kept in {folder}", sys.stderr)
 
 
 def _keep_token() -> None:
@@ -123,9 +162,11 @@ def _connect(resources: dict[str, Any]) -> None:
                     _node_ip_address="127.0.0.1",
                     **resources,
                 )
-    except ConnectionError as error:
+    except Exception as error:
+        # Ray raises plain exceptions here.
         address = os.environ.get("RAY_ADDRESS")
-        raise RunError(f"no Ray answers at RAY_ADDRESS={address}: {one_line(error)}") from error
+        what = f"no Ray answers at RAY_ADDRESS={address}" if address else "a Ray of this job's own does not start"
+        raise LostError(f"{what}: {one_line(error)}") from error
     # Ray's own ends the process without a word.
     if callable(handler) and signal.getsignal(signal.SIGTERM) is not handler:
         signal.signal(signal.SIGTERM, handler)
@@ -149,36 +190,17 @@ def _quiet() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Else the error of a task comes without its cause.
+    context.raise_original_map_exception = True
+    # What ends a job is said in a line of ours: not at length in tracebacks, nor in those of Ray's parts that died.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    ray._private.worker.print_to_stdstream = _pass_over
+
+
+def _pass_over(*_: object, **__: object) -> None:
+    """Stands in for the printing of the news that Ray's parts send to each driver."""
 
 
 def cluster_gpus() -> float:
     """How many GPUs the cluster has now."""
     return ray.cluster_resources().get("GPU", 0)
-
-
-def find_own_error(error: BaseException) -> UsageError | RunError | None:
-    """The package's own error inside what Ray raised, if there is one."""
-    cause: BaseException | None = error
-    # What a task raises comes as both its own kind and Ray's, with a traceback as its message.
-    while isinstance(cause, RayError) or not isinstance(cause, UsageError | RunError):
-        if cause is None:
-            return None
-        cause = _inner(cause)
-    return cause
-
-
-def own_error(error: BaseException) -> UsageError | RunError:
-    """The package's own error inside what Ray raised, or else an UnforeseenError of the innermost cause."""
-    if own := find_own_error(error):
-        return own
-    cause = error
-    while inner := _inner(cause):
-        cause = inner
-    lines = str(cause).strip().splitlines() or ["no message"]
-    return UnforeseenError(f"{type(cause).__name__}: {lines[-1]}")
-
-
-def _inner(error: BaseException) -> BaseException | None:
-    inner = getattr(error, "cause", None) or error.__cause__
-    return inner if isinstance(inner, BaseException) else None

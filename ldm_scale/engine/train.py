@@ -21,13 +21,15 @@ from ldm_scale.data.manifest import Manifest
 from ldm_scale.data.split import MEMBERS
 from ldm_scale.data.task import ReadTask
 from ldm_scale.device.choose import choose_device
-from ldm_scale.engine.progress import relay, say
+from ldm_scale.engine.blame import find_own_error
+from ldm_scale.engine.progress import relay
 from ldm_scale.engine.reading import stream_images
-from ldm_scale.engine.session import cluster_gpus, find_own_error, session
+from ldm_scale.engine.session import cluster_gpus, session
 from ldm_scale.engine.train_worker import SCALE_SAMPLES, TARGET, Job, train_worker
 from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.files.digests import differences
 from ldm_scale.files.storage import Location
+from ldm_scale.terminal import say
 from ldm_scale.training.models import check_base, find_sources, make_models, source_digest
 from ldm_scale.training.saving import RECORD
 
@@ -153,7 +155,7 @@ def _fit(job: Job, shards: list[ReadTask], partial: Location, device: str) -> ra
             return _attempt(job, shards, partial, device)
         except TrainingFailedError as error:
             causes = list(getattr(error, "worker_failures", {}).values()) or [error]
-            own = next(filter(None, map(find_own_error, causes)), None)
+            own = find_own_error(error)
             if own is not None:
                 raise own from error
             said = f"{type(causes[0]).__name__}: {one_line(causes[0])}"

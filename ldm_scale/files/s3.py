@@ -3,21 +3,23 @@
 import functools
 import hashlib
 import io
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 import boto3
-from botocore.awsrequest import AWSRequest
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,
+    CredentialRetrievalError,
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
@@ -25,18 +27,25 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
 )
+from botocore.parsers import ResponseParserError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
+from ldm_scale.files import pace
+from ldm_scale.terminal import say
 
-# Seconds without a byte after which a request has stalled.
-STALL = 30
-# Attempts at a whole object, beyond the client's own at each request; with the waits (seconds, at most) between them.
+# Whatever is asked for is given up when it has failed as often and for as many seconds since it first failed; with
+# waits of at most so many seconds between the attempts. After the shorter time the user is told.
 ATTEMPTS = 8
-# Attempts at a listing if nothing answers: commands begin with one, and say so after some ten seconds.
-UNREACHABLE = 3
+PATIENCE = 120
+NOTICE = 10
 LONGEST_WAIT = 30
 CHUNK = 1 << 20
+# Pages of a thousand names that a listing may have, and bytes that any answer but an object may have.
+PAGES = 5_000
+LONGEST_ANSWER = 16 << 20
+# Credentials that somebody may be about to renew: the chain is asked for others.
+EXPIRED = ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired")
 # What the user can fix, by the server's code.
 CAUSES = {
     "NoSuchBucket": "there is no such bucket",
@@ -44,9 +53,7 @@ CAUSES = {
     "AllAccessDisabled": "access denied: the bucket is closed",
     "InvalidAccessKeyId": "the access key is not known there",
     "SignatureDoesNotMatch": "the secret key is not that of the access key",
-    "ExpiredToken": "the session token has expired; log in again",
-    "ExpiredTokenException": "the session token has expired; log in again",
-    "TokenRefreshRequired": "the session token has expired; log in again",
+    **dict.fromkeys(EXPIRED, "the session token has expired; log in again"),
     "InvalidToken": "the session token is not valid; log in again",
     "RequestTimeTooSkewed": "this machine's clock is off; set it",
     "RequestExpired": "this machine's clock is off; set it",
@@ -56,13 +63,15 @@ CAUSES = {
     "InvalidBucketName": "this is no bucket's name",
 }
 THROTTLED = {"SlowDown", "RequestTimeout", "RequestTimeoutException", "Throttling", "ThrottlingException"}
+# What a listing says of each object.
+NAMED = {"Key", "Size", "LastModified", "ETag"}
 # A conditional write that met another one: the outcome is not known yet.
 CONFLICT = "ConditionalRequestConflict"
 
 T = TypeVar("T")
 
 
-# How often this process has tried again, by S3's name of the operation: the client's own retries, and those of _again.
+# How often this process has tried again, by S3's name of the operation.
 retries: Counter[str] = Counter()
 
 
@@ -70,54 +79,78 @@ retries: Counter[str] = Counter()
 def client() -> BaseClient:
     """The client of this process; credentials, region and endpoint come from the standard AWS chain alone.
 
+    It asks once: all that is done again is done by _again.
+
     Raises:
         UsageError: The chain itself is broken, as by a profile that does not exist.
     """
+    pace.keep_pace()
+    config = Config(connect_timeout=10, read_timeout=pace.STALL, retries={"total_max_attempts": 1})
     try:
-        made = boto3.session.Session().client("s3", config=Config(connect_timeout=10, read_timeout=STALL))
+        return boto3.session.Session().client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
         raise UsageError(f"S3: {one_line(error)}") from error
-    made.meta.events.register("request-created.s3", _count_retry)
-    return made
-
-
-def _count_retry(request: AWSRequest, operation_name: str, **_: Any) -> None:
-    """Heard by botocore's event of a request that is about to be sent, each of the client's own retries included."""
-    if request.context["retries"]["attempt"] > 1:
-        retries[operation_name] += 1
 
 
 def _is_transient(error: BaseException) -> bool:
     """True for what may be gone at the next attempt: a server's fault, a lost connection, a broken body."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status == 429 or _code(error) in {*THROTTLED, CONFLICT}
-    return isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError | FlexibleChecksumError)
+        return status >= 500 or status == 429 or _code(error) in {*THROTTLED, *EXPIRED, CONFLICT}
+    passing = (ConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError)
+    return isinstance(error, (*passing, CredentialRetrievalError, ResponseParserError))
 
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def _again(operation: str, work: Callable[[], T], unreachable: int | None = None) -> T:
+class _Patience:
+    """When to give up what fails, counted from its first failure, and what to do before it is tried again."""
+
+    def __init__(self, operation: str) -> None:
+        self._operation = operation
+        self._since: float | None = None
+        self._told = False
+
+    def is_over(self, state: RetryCallState) -> bool:
+        self._since = self._since or time.monotonic()
+        return state.attempt_number >= ATTEMPTS and time.monotonic() - self._since >= PATIENCE
+
+    def before_wait(self, state: RetryCallState) -> None:
+        assert state.outcome is not None
+        assert self._since is not None
+        error = state.outcome.exception()
+        assert error is not None
+        retries[self._operation] += 1
+        if isinstance(error, CredentialRetrievalError) or (isinstance(error, ClientError) and _code(error) in EXPIRED):
+            # Another one asks the chain again.
+            client.cache_clear()
+        if not self._told and time.monotonic() - self._since >= NOTICE:
+            self._told = True
+            say(f"S3: {one_line(error)}; trying again for {PATIENCE} s", sys.stderr)
+
+
+def _again(operation: str, work: Callable[[], T]) -> T:
     """The result of work that is done anew, after a random wait that grows, as long as its fault is transient.
 
-    operation: S3's name of it. unreachable: attempts if there is no connection at all, if fewer than ATTEMPTS.
+    operation: S3's name of it.
     """
-
-    def is_enough(state: RetryCallState) -> bool:
-        assert state.outcome is not None
-        cut_off = isinstance(state.outcome.exception(), ConnectionError)
-        return state.attempt_number >= (unreachable if cut_off and unreachable else ATTEMPTS)
-
+    patience = _Patience(operation)
     retrying = Retrying(
-        stop=is_enough,
+        stop=patience.is_over,
         wait=wait_random_exponential(max=LONGEST_WAIT),
         retry=retry_if_exception(_is_transient),
-        before_sleep=lambda state: retries.update([operation]),
+        before_sleep=patience.before_wait,
         reraise=True,
     )
     return retrying(work)
+
+
+def _ask(operation: str, work: Callable[[], T]) -> T:
+    """The same for work that gets an answer of S3's own, not an object: such answers are short."""
+    with pace.at_most(LONGEST_ANSWER):
+        return _again(operation, work)
 
 
 @contextmanager
@@ -132,7 +165,8 @@ def _explained(operation: str, bucket: str, key: str) -> Iterator[None]:
             raise FileNotFoundError(f"{where} does not exist") from error
         if code in CAUSES:
             raise UsageError(f"cannot {operation} {where}: {CAUSES[code]} ({code})") from error
-        raise RunError(f"cannot {operation} {where}: {one_line(error)}") from error
+        said = one_line(RunError(error.response.get("Error", {}).get("Message") or "no reason is given"))
+        raise RunError(f"cannot {operation} {where}: {said} ({code})") from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise UsageError(
             f"cannot {operation} {where}: no AWS credentials; set a profile (AWS_PROFILE) or keys"
@@ -145,6 +179,9 @@ def _explained(operation: str, bucket: str, key: str) -> Iterator[None]:
         raise RunError(
             f"cannot {operation} {where}: {endpoint} cannot be reached or stalls: {one_line(error)}"
         ) from error
+    except ResponseParserError as error:
+        endpoint = client().meta.endpoint_url
+        raise RunError(f"cannot {operation} {where}: {endpoint} gives no answer of S3's: {one_line(error)}") from error
     except BotoCoreError as error:
         raise RunError(f"cannot {operation} {where}: {one_line(error)}") from error
 
@@ -160,15 +197,31 @@ class Listed:
 
 
 def _pages(operation: str, bucket: str, prefix: str, **options: Any) -> Iterator[dict[str, Any]]:
-    """A listing, page by page; the client's own retries cover the status of an answer, not its body."""
-    list_page = functools.partial(client().list_objects_v2, Bucket=bucket, Prefix=prefix, **options)
+    """A listing, page by page.
+
+    Raises:
+        RunError: It has too many.
+    """
     with _explained(operation, bucket, prefix):
-        page = _again("ListObjectsV2", list_page, UNREACHABLE)
-        yield page
-        while page["IsTruncated"]:
-            following = functools.partial(list_page, ContinuationToken=page["NextContinuationToken"])
-            page = _again("ListObjectsV2", following, UNREACHABLE)
+        for _ in range(PAGES):
+            page = _ask("ListObjectsV2", functools.partial(_page, Bucket=bucket, Prefix=prefix, **options))
             yield page
+            if not page["IsTruncated"]:
+                return
+            options["ContinuationToken"] = page["NextContinuationToken"]
+    raise RunError(
+        f"cannot {operation} s3://{bucket}/{prefix}: the listing does not end within {PAGES:,} pages; give a folder "
+        "with fewer objects"
+    )
+
+
+def _page(**options: Any) -> dict[str, Any]:
+    """One page; an answer that lacks what every page has, as of a web server, is as broken as half an answer."""
+    page: dict[str, Any] = client().list_objects_v2(**options)
+    whole = "IsTruncated" in page and ("NextContinuationToken" in page or not page["IsTruncated"])
+    if not whole or not all(found.keys() >= NAMED and found["Size"] >= 0 for found in page.get("Contents", ())):
+        raise ResponseParserError("no listing")
+    return page
 
 
 def list_objects(bucket: str, prefix: str) -> Iterator[Listed]:
@@ -207,10 +260,10 @@ def find(bucket: str, key: str) -> Listed | None:
     return found if found is not None and found.key == key else None
 
 
-def download(bucket: str, key: str, file: BinaryIO, check: Callable[[int], object]) -> str:
+def download(bucket: str, key: str, file: IO[bytes], check: Callable[[int], object]) -> str:
     """Write an object to a file and return its SHA-256; after any transient fault again from its first byte.
 
-    check: is told its size first, and may raise an error.
+    check: is told how many bytes will come, before they do, and may raise an error.
 
     Raises:
         FileNotFoundError: There is none.
@@ -222,9 +275,11 @@ def download(bucket: str, key: str, file: BinaryIO, check: Callable[[int], objec
         file.truncate()
         digest = hashlib.sha256()
         answer = client().get_object(Bucket=bucket, Key=key)
+        if "ContentLength" not in answer:
+            raise ResponseParserError("an object without its length")
+        check(answer["ContentLength"])
         body = answer["Body"]
         with body:
-            check(answer["ContentLength"])
             for chunk in body.iter_chunks(CHUNK):
                 digest.update(chunk)
                 file.write(chunk)
@@ -273,24 +328,26 @@ class Ranges(io.RawIOBase):
         def get() -> bytes:
             span = f"bytes={start}-{start + count - 1}"
             answer = client().get_object(Bucket=self._bucket, Key=entry.key, Range=span, IfMatch=entry.etag)
-            data = answer["Body"].read()
-            if len(data) != count:
-                raise IncompleteReadError(actual_bytes=len(data), expected_bytes=count)
-            return bytes(data)
+            if answer["ETag"] != entry.etag:
+                raise changed
+            if answer["ContentLength"] != count:
+                raise IncompleteReadError(actual_bytes=answer["ContentLength"], expected_bytes=count)
+            return bytes(answer["Body"].read())
 
+        changed = RunError(f"s3://{self._bucket}/{entry.key} changed while it was read")
         with _explained("read", self._bucket, entry.key):
             try:
                 return _again("GetObject", get)
             except ClientError as error:
                 if _code(error) == "PreconditionFailed":
-                    raise RunError(f"s3://{self._bucket}/{entry.key} changed while it was read") from error
+                    raise changed from error
                 raise
 
 
 def put(bucket: str, key: str, data: bytes) -> None:
     """Write an object, in place of an older one if there is one, in one request: whole or not at all."""
     with _explained("write", bucket, key):
-        _again("PutObject", lambda: client().put_object(Bucket=bucket, Key=key, Body=data))
+        _ask("PutObject", lambda: client().put_object(Bucket=bucket, Key=key, Body=data))
 
 
 def create(bucket: str, key: str, data: bytes) -> None:
@@ -308,20 +365,33 @@ def create(bucket: str, key: str, data: bytes) -> None:
 
     with _explained("write", bucket, key):
         try:
-            _again("PutObject", write)
+            _ask("PutObject", write)
         except ClientError as error:
             if _code(error) != "PreconditionFailed":
                 raise
             # An attempt whose answer was lost may have been the one that wrote it.
-            retried = attempts > 1 or error.response["ResponseMetadata"].get("RetryAttempts", 0)
-            if not (retried and client().get_object(Bucket=bucket, Key=key)["Body"].read() == data):
+            if attempts == 1 or not _holds(bucket, key, data):
                 raise ExistsError(f"s3://{bucket}/{key} exists already; nothing is overwritten") from error
 
 
-def upload(bucket: str, key: str, stream: BinaryIO) -> None:
+def _holds(bucket: str, key: str, data: bytes) -> bool:
+    """Whether an object has these bytes."""
+    entry, found = find(bucket, key), io.BytesIO()
+    if entry is None or entry.size != len(data):
+        return False
+    download(bucket, key, found, lambda _: None)
+    return found.getvalue() == data
+
+
+def upload(bucket: str, key: str, open_stream: Callable[[], BinaryIO]) -> None:
     """Write an object of any size from a stream, in parts that appear together or not at all."""
+
+    def send() -> None:
+        with open_stream() as stream:
+            client().upload_fileobj(stream, bucket, key)
+
     with _explained("write", bucket, key):
-        client().upload_fileobj(stream, bucket, key)
+        _ask("PutObject", send)
 
 
 def delete_folder(bucket: str, prefix: str) -> None:
@@ -330,4 +400,4 @@ def delete_folder(bucket: str, prefix: str) -> None:
         if keys := [{"Key": found["Key"]} for found in page.get("Contents", ())]:
             with _explained("delete", bucket, prefix):
                 delete = {"Objects": keys, "Quiet": True}
-                _again("DeleteObjects", functools.partial(client().delete_objects, Bucket=bucket, Delete=delete))
+                _ask("DeleteObjects", functools.partial(client().delete_objects, Bucket=bucket, Delete=delete))

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import os
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from ldm_scale.errors import ContentError, ExistsError, RunError, UsageError, one_line
 from ldm_scale.files import s3
+from ldm_scale.files.space import check_room, room_at
 
 # Bytes that one request for a part of a stream asks for.
 BUFFER = 8 << 20
@@ -38,6 +40,10 @@ MOST = 128 << 20
 LEAST_TABLE = 64 << 20
 INFLATION = 100
 ROWS = 512
+
+# What to do about a full file system: of files that are written, and of copies of what is read.
+GOES_ON = "then the same command goes on where this one stopped"
+MORE_ROOM = "or set TMPDIR to a folder with more"
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -238,11 +244,11 @@ class Location:
         `sha256` that is expected, it is fetched once more. `check` is told the file's size before it is read. A local
         file is read where it lies: if it changes meanwhile, that is an OSError.
         """
-        with self._open_unchanged(check) if self.is_local else tempfile.TemporaryFile() as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest() if self.is_local else self.download(file, check)
+        with self._open_unchanged(check) if self.is_local else self._temporary() as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest() if self.is_local else self._copy(file, check)
             if not self.is_local and sha256 is not None and digest != sha256:
                 # An object may have no checksum by which the client would notice a fault on the way.
-                digest = self.download(file, check)
+                digest = self._copy(file, check)
             file.seek(0)
             yield file, digest
 
@@ -254,6 +260,21 @@ class Location:
         file = _Unchanged(self.uri)
         check(file.size)
         return io.BufferedReader(file, READ_AHEAD)
+
+    def _copy(self, file: IO[bytes], check: CheckSize) -> str:
+        folder = tempfile.gettempdir()
+
+        def check_both(size: int) -> None:
+            check(size)
+            check_room(folder, size, remedy=MORE_ROOM)
+
+        with room_at(folder, MORE_ROOM):
+            return s3.download(*self._object, file, check_both)
+
+    @staticmethod
+    def _temporary() -> io.BufferedRandom:
+        with room_at(tempfile.gettempdir(), MORE_ROOM):
+            return tempfile.TemporaryFile()
 
     def download(self, file: BinaryIO, check: CheckSize = allow) -> str:
         """Copy a file from S3 into an open one and return its SHA-256; a transient fault starts it from byte 0.
@@ -295,14 +316,14 @@ class Location:
         selector = pafs.FileSelector(path, recursive=True)
         for info in filesystem.get_file_info(selector):
             if info.type == pafs.FileType.File:
-                with filesystem.open_input_stream(info.path) as stream:
-                    (self / info.path.removeprefix(path).lstrip("/"))._write(stream)
+                target = self / info.path.removeprefix(path).lstrip("/")
+                target._write(functools.partial(filesystem.open_input_file, info.path))
 
-    def _write(self, stream: BinaryIO) -> None:
+    def _write(self, open_stream: Callable[[], BinaryIO]) -> None:
         if not self.is_local:
-            s3.upload(*self._object, stream)
+            s3.upload(*self._object, open_stream)
             return
-        with self._beside(lambda file: shutil.copyfileobj(stream, file)) as partial:
+        with open_stream() as stream, self._beside(lambda file: shutil.copyfileobj(stream, file)) as partial:
             os.replace(partial, self.uri)
 
     def delete_dir(self) -> None:
@@ -315,15 +336,18 @@ class Location:
     @contextlib.contextmanager
     def _beside(self, write: Callable[[BinaryIO], object]) -> Iterator[str]:
         """The name of a file beside this one, written and on disk; what is left of it at the end is removed."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with room_at(self.uri, GOES_ON):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = f"{self.uri}.{uuid.uuid4().hex}.partial"
         try:
-            with open(partial, "wb") as file:
-                write(file)
-                file.flush()
-                # A name must not outlive its bytes when the machine dies.
-                os.fsync(file.fileno())
-            yield partial
+            # A second name takes room as well.
+            with room_at(self.uri, GOES_ON):
+                with open(partial, "wb") as file:
+                    write(file)
+                    file.flush()
+                    # A name must not outlive its bytes when the machine dies.
+                    os.fsync(file.fileno())
+                yield partial
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(partial)

@@ -1,14 +1,16 @@
 """The headline of a run as a table for the terminal."""
 
-from rich.console import Console
+import os
+import sys
+
 from rich.table import Table
 
 from ldm_scale.analysis.results import Estimate, Headline, Results
-from ldm_scale.errors import printable
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.report.facts import warnings_of
 from ldm_scale.report.headline import read_results
 from ldm_scale.report.labels import at_step, p_label, row_label, step_label
+from ldm_scale.terminal import say, say_table
 
 # Wide enough for the table if standard output is a pipe or a job's log.
 LOG_WIDTH = 132
@@ -51,20 +53,17 @@ def _headline_table(results: Results) -> Table:
 def print_results(run: RunDirectory) -> None:
     """Print the headline table, what all attacks say together, rejects and warnings."""
     results = read_results(run.reduction())
-    console = Console()
-    if not console.is_terminal:
-        console.width = LOG_WIDTH
-    console.print(_headline_table(results))
-    console.print(
+    say_table(_headline_table(results), os.get_terminal_size().columns if sys.stdout.isatty() else LOG_WIDTH)
+    say(
         "held-out choices: t (and what is chosen) picked on one half of the samples, metrics on the other, means over "
         f"{results.repeats} halvings; oracle is optimistic"
     )
     combined, inference = results.combined, results.combined.inference
-    console.print(
+    say(
         f"all attacks combined: AUROC {_cell(combined.metrics.auroc)}; if the target had never seen "
         f"the members, {p_label(inference.p_value)}"
     )
     for reason, count in results.rejected.items():
-        console.print(f"rejected {count}: {printable(reason)}", markup=False)
+        say(f"rejected {count}: {reason}")
     for warning in warnings_of(results):
-        console.print(f"warning: {warning}", markup=False)
+        say(f"warning: {warning}")

@@ -17,6 +17,7 @@ from huggingface_hub import is_offline_mode, snapshot_download
 
 from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.files.digests import digest
+from ldm_scale.files.space import room_at
 from ldm_scale.files.storage import Location
 from ldm_scale.targets.layout import COMPONENTS, LORA_WEIGHTS, MODEL, OTHERS, PLAIN
 
@@ -221,7 +222,7 @@ def _copy(root: Location, listing: Mapping[str, tuple[int, int]], kind: Kind, fo
     def copy(name: str) -> int:
         path = partial / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
+        with room_at(str(path), f"or set {CACHE} to a folder with more"), path.open("wb") as file:
             (root / name).download(file)
         return path.stat().st_size
 

@@ -18,10 +18,11 @@ from diffusers.utils import logging as diffusers_logging
 from safetensors import safe_open
 from torch import nn
 
-from ldm_scale.errors import UsageError, printable
+from ldm_scale.errors import UsageError
 from ldm_scale.targets.intake import check_file
 from ldm_scale.targets.layout import LORA_WEIGHTS
 from ldm_scale.targets.lora_header import count_weights, followed
+from ldm_scale.terminal import printable
 
 # Characters of a library's message that are shown.
 LONGEST = 300

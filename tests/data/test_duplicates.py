@@ -162,9 +162,9 @@ def test_a_crowd_of_noisy_copies_is_one_group() -> None:
 
 def test_equal_placeholders_take_no_time() -> None:
     placeholder = photograph(np.random.default_rng(7))
-    start = time.monotonic()
+    start = time.process_time()
     duplicates = found([placeholder] * 4000)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     assert duplicates == [Duplicate(number, 0, 1.0) for number in range(1, 4000)]
 
 

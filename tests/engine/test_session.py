@@ -1,14 +1,18 @@
 """A local Ray of the package's own: who can reach it, and what it pretends to have."""
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from ldm_scale.engine import session as sessions
-from ldm_scale.errors import UsageError
+from ldm_scale.engine.blame import LostError
+from ldm_scale.errors import RunError, UnforeseenError, UsageError
 from tests.jobs.cluster import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -38,16 +42,18 @@ def test_it_listens_on_loopback_alone_behind_a_token_and_has_the_gpus_it_is_told
 
 
 HOMELESS = """
-import json, os, ray, tempfile
+import glob, json, os, ray, tempfile
 from ldm_scale.engine.session import session
 
 with session(num_cpus=1):
-    print(json.dumps([ray.get(ray.remote(lambda: 41 + 1).remote()), os.listdir(os.environ["TMPDIR"] + "/ray")]))
+    (folder,) = glob.glob(os.environ["TMPDIR"] + "/ray-*")
+    mode = oct(os.stat(folder).st_mode & 0o777)
+    print(json.dumps([ray.get(ray.remote(lambda: 41 + 1).remote()), os.listdir(f"{folder}/ray"), mode]))
 """
 
 
 @pytest.mark.xdist_group("ray")
-def test_it_starts_below_a_long_tmpdir_and_without_a_home(tmp_path: Path) -> None:
+def test_it_starts_below_a_long_tmpdir_and_without_a_home_and_leaves_nothing(tmp_path: Path) -> None:
     long = tmp_path / ("scratch-of-a-job-" * 8)
     long.mkdir()
     short = set(Path("/tmp").glob("ray-*"))
@@ -57,9 +63,12 @@ def test_it_starts_below_a_long_tmpdir_and_without_a_home(tmp_path: Path) -> Non
     command = [sys.executable, "-c", HOMELESS]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    answer, files = json.loads(done.stdout.splitlines()[-1])
+    answer, files, mode = json.loads(done.stdout.splitlines()[-1])
     assert answer == 42
     assert any(name.startswith("session_") for name in files)
+    # Nobody else looks into it, and nothing of it stays.
+    assert mode == "0o700"
+    assert list(long.iterdir()) == []
     assert set(Path("/tmp").glob("ray-*")) <= short
 
 
@@ -73,11 +82,88 @@ def test_a_long_tmpdir_without_a_short_place_is_named_with_the_remedy(
         raise PermissionError(13, "Permission denied", "/tmp/ray-x")
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", fail)
-    with pytest.raises(UsageError, match="RAY_TMPDIR to a folder of at most 36 bytes"), sessions._short_folder():
+    with pytest.raises(UsageError, match=r"set RAY_TMPDIR .* name of at most 23 bytes"), sessions._private_folder():
         pass
 
 
-def test_a_short_tmpdir_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
-    with sessions._short_folder() as folder:
-        assert folder is None
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_short_tmpdir_holds_the_folder_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        with sessions._private_folder() as folder:
+            assert folder is not None
+            assert folder.startswith(f"{short}/ray-")
+        assert os.listdir(short) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (None, False),
+        (UsageError("theirs"), False),
+        (RunError("known"), False),
+        (KeyboardInterrupt(), False),
+        (LostError("a node"), True),
+        (UnforeseenError("ours"), True),
+        (ZeroDivisionError(), True),
+    ],
+)
+def test_the_logs_stay_only_if_they_can_tell_more(
+    place: Path, error: BaseException | None, kept: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ExitStack() as stack:
+        if error is not None:
+            stack.enter_context(pytest.raises(type(error)))
+        folder = stack.enter_context(sessions._private_folder())
+        session = Path(str(folder)) / "session_1"
+        for name in ("logs", "sockets", "ray_spilled_objects"):
+            (session / name).mkdir(parents=True)
+            (session / name / "file").write_text(name)
+        (session.parent / "session_latest").symlink_to(session)
+        if error is not None:
+            raise error
+    left = [path.relative_to(place) for path in place.rglob("*") if path.is_file()]
+    assert [path.name for path in left] == ["file"] * kept
+    assert ["logs-session_1" in str(path) for path in left] == [True] * kept
+    if kept:
+        (top,) = place.iterdir()
+        assert capsys.readouterr().err == f"Ray's logs are kept in {top}\n"
+
+
+LOST = """
+import sys, threading, psutil, ray
+from ldm_scale import cli
+from ldm_scale.engine.session import session
+
+def work(config):
+    with session(num_cpus=1):
+        for process in psutil.Process().children(recursive=True):
+            if process.name() == sys.argv[1]:
+                process.kill()
+        ray.get(ray.remote(lambda: threading.Event().wait()).remote())
+
+cli._validate = work
+sys.exit(cli.main(["validate"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+@pytest.mark.parametrize(("part", "told"), [("gcs_server", "the head of the Ray cluster"), ("raylet", "the raylet of")])
+def test_a_part_of_ray_that_is_lost_is_one_line(part: str, told: str, tmp_path: Path) -> None:
+    environment = {**clean_environment(), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", LOST, part]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    line = done.stderr.splitlines()[-1]
+    # Ray's logs are kept if the main thread could be told.
+    assert len(done.stderr.splitlines()) <= 2
+    assert line.startswith(f"ldm-scale: error: {told}")
+    assert line.endswith("the same command again goes on where this one stopped")

@@ -139,7 +139,7 @@ def at_checkpoint(out: object, function: Callable[[], None]) -> threading.Thread
     """Call a function as soon as the training towards `out` has a checkpoint to go on from."""
 
     def wait() -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 400
         while not _position(Location.of(f"{out}.partial")):
             if time.monotonic() > deadline:
                 return
@@ -202,7 +202,7 @@ def test_a_killed_driver_goes_on_with_the_same_command(
     address = ray.get_runtime_context().gcs_address
     driver = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "RAY_ADDRESS": address})
     at_checkpoint(out, driver.kill).join()
-    assert driver.wait(timeout=60) == -signal.SIGKILL
+    assert driver.wait(timeout=200) == -signal.SIGKILL
 
     assert run(shards, out, *flags, "--seed", 1) == 2
     assert "holds another training (recipe.seed was 0, is now 1)" in capsys.readouterr().err

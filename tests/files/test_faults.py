@@ -31,12 +31,17 @@ def name(s3_server: None) -> str:
     return found
 
 
+def ask(client: BaseClient, name: str) -> http.client.HTTPConnection:
+    """A connection that has sent a signed GET of folder/x; late answers of a busy machine are waited for."""
+    url = urlsplit(client.generate_presigned_url("get_object", {"Bucket": name, "Key": "folder/x"}))
+    connection = http.client.HTTPConnection(url.netloc, timeout=30)
+    connection.request("GET", f"{url.path}?{url.query}")
+    return connection
+
+
 def get(client: BaseClient, name: str) -> http.client.HTTPResponse:
     """The answer to a signed GET of folder/x, as the wire has it."""
-    url = urlsplit(client.generate_presigned_url("get_object", {"Bucket": name, "Key": "folder/x"}))
-    connection = http.client.HTTPConnection(url.netloc, timeout=1)
-    connection.request("GET", f"{url.path}?{url.query}")
-    return connection.getresponse()
+    return ask(client, name).getresponse()
 
 
 @pytest.mark.parametrize("key", ["plain", "a b+c%20d/é猫/=&?#'\"", "~tilde.(1)"])
@@ -97,8 +102,11 @@ def test_a_lost_answer_is_to_a_request_that_was_done(name: str, kind: str, done:
 
 
 def test_a_stall_in_place_of_an_answer(name: str) -> None:
-    with proxied(Fault("stall")), pytest.raises(TimeoutError):
-        get(make_client(), name)
+    with proxied(Fault("stall")):
+        connection = ask(make_client(), name)
+        connection.sock.settimeout(1)
+        with pytest.raises(TimeoutError):
+            connection.getresponse()
 
 
 @pytest.mark.parametrize("at", [0, 150_000, len(DATA) - 1])
@@ -115,9 +123,11 @@ def test_faults_in_the_body_come_after_so_many_bytes(name: str, at: int) -> None
         flipped = get(client, name).read()
         assert [place for place in range(len(DATA)) if flipped[place] != DATA[place]] == [at]
         for error in (ConnectionResetError, TimeoutError):
-            answer = get(client, name)
+            connection = ask(client, name)
+            answer = connection.getresponse()
             assert answer.status == 200
             assert answer.read(at) == DATA[:at]
+            connection.sock.settimeout(1)
             with pytest.raises(error):
                 answer.read(1)
     assert sum(proxy.struck.values()) == len(kinds)

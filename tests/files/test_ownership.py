@@ -25,7 +25,7 @@ DEAD = Owner(host="elsewhere", pid=7, since="2026-01-01 00:00:00+00:00", beat=41
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ownership, "BEAT", 0.05)
-    monkeypatch.setattr(ownership, "LEASE", 1.0)
+    monkeypatch.setattr(ownership, "LEASE", 3.0)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -56,7 +56,7 @@ import sys
 from ldm_scale.files import ownership
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
-ownership.BEAT, ownership.LEASE = 0.05, 1.0
+ownership.BEAT, ownership.LEASE = 0.05, 3.0
 try:
     with ownership.own(Location.of(sys.argv[1]), lambda line: None) as owner:
         print(owner.number, flush=True)
@@ -111,7 +111,7 @@ def test_the_run_of_a_dead_job_is_taken_over_after_its_lease(root: Location, sai
         assert owner.number == 2
     assert said == [
         f"{root}: another job (elsewhere, process 7, since 2026-01-01 00:00:00+00:00) may be running here; "
-        "waiting 1 s for a sign of it"
+        "waiting 3 s for a sign of it"
     ]
     assert file.read_bytes() == before
     assert numbers(root) == ["000001.json", "000002.json"]

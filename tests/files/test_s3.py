@@ -1,10 +1,15 @@
 """S3 itself: faults that pass are not noticed; others are one line that says where, what and why, and no secret."""
 
+import io
+import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +22,8 @@ from tests.faults import ALWAYS, Fault, proxied
 from tests.jobs.cluster import free_port
 
 DATA = np.random.default_rng(0).bytes(100_000)
-BEFORE = ("reset", "stall", "SlowDown", "InternalError")
-IN_BODY = ("reset in body", "stall in body", "truncated")
+BEFORE = ("reset", "stall", "SlowDown", "InternalError", "TooManyRequests", "ExpiredToken")
+IN_BODY = ("reset in body", "stall in body", "trickle", "truncated")
 SECRET, TOKEN = "planted/secret+key", "planted//token=="
 
 
@@ -48,6 +53,8 @@ READS: dict[str, Callable[[Location], bytes]] = {
     "stream": Location.read_bytes,
     "at random": at_random,
 }
+# Answers to a listing that are none.
+PAGES = ("web page", "empty")
 LISTINGS: dict[str, Callable[[Location], object]] = {
     "files": lambda x: x.files(),
     "tree": lambda x: x.files(recursive=True),
@@ -63,14 +70,14 @@ LISTINGS: dict[str, Callable[[Location], object]] = {
 def test_reads_outlast_faults(bucket: str, read: str) -> None:
     location = Location.of(bucket) / "x"
     location.create(DATA)
-    faults = [Fault(kind, key="/x", at=50_000) for kind in (*BEFORE, *IN_BODY)]
-    with proxied(*faults) as proxy:
-        assert READS[read](location) == DATA
-    assert proxy.struck == dict.fromkeys(faults, 1)
+    for kinds in (BEFORE, IN_BODY):
+        faults = [Fault(kind, key="/x", at=50_000) for kind in kinds]
+        with proxied(*faults) as proxy:
+            assert READS[read](location) == DATA
+        assert proxy.struck == dict.fromkeys(faults, 1)
 
 
 def test_each_retry_is_counted_by_its_operation(bucket: str) -> None:
-    """Those of the client, which answers to a status, and ours, which begin anew where a body breaks off."""
     before = s3.retries.copy()
     location = Location.of(bucket) / "x"
     faults = [
@@ -93,10 +100,11 @@ def test_listings_outlast_faults(bucket: str, listing: str) -> None:
     for name in ("a", "b", "c/d"):
         (folder / name).create(name.encode())
     expected = LISTINGS[listing](folder)
-    faults = [Fault(kind, key=bucket.removeprefix("s3://"), at=100) for kind in (*BEFORE, *IN_BODY)]
-    with proxied(*faults) as proxy:
-        assert LISTINGS[listing](folder) == expected
-    assert proxy.struck == dict.fromkeys(faults, 1)
+    for kinds in (BEFORE, (*IN_BODY, *PAGES)):
+        faults = [Fault(kind, key=bucket.removeprefix("s3://"), at=100) for kind in kinds]
+        with proxied(*faults) as proxy:
+            assert LISTINGS[listing](folder) == expected
+        assert proxy.struck == dict.fromkeys(faults, 1)
 
 
 def test_a_listing_of_several_pages_has_every_object_once(bucket: str) -> None:
@@ -117,6 +125,166 @@ def test_writes_outlast_faults(bucket: str, method: str) -> None:
         getattr(location, method)(DATA)
     assert proxy.struck == dict.fromkeys(faults, 1)
     assert location.read_bytes() == DATA
+
+
+@dataclass
+class Clock:
+    """A time that only waiting moves on."""
+
+    now: float = 1000.0
+    waits: int = 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        self.waits += 1
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(s3, "time", clock)
+    monkeypatch.setattr("tenacity.nap.time", clock)
+    return clock
+
+
+def upload(location: Location) -> None:
+    s3.upload(*location._object, lambda: io.BytesIO(DATA))
+
+
+PATHS: dict[str, tuple[str, Callable[[Location], object]]] = {
+    "download": ("GET", download),
+    "at random": ("GET", at_random),
+    "listing": ("GET", lambda x: x.files()),
+    "create": ("PUT", lambda x: (x / "new").create(b"")),
+    "replace": ("PUT", lambda x: x.replace(b"")),
+    "upload": ("PUT", upload),
+    "delete": ("POST", lambda x: Location(x.uri.rsplit("/", 1)[0]).delete_dir()),
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [*((path, "TooManyRequests") for path in PATHS), ("listing", "ExpiredToken"), ("listing", "reset")],
+)
+def test_patience_is_the_same_on_every_path(
+    bucket: str, clock: Clock, path: str, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At least two minutes and eight attempts, at most one more wait; after ten seconds the user is told."""
+    location = Location.of(bucket) / "folder/x"
+    location.create(DATA)
+    method, work = PATHS[path]
+    fault = Fault(kind, method, times=ALWAYS)
+    with proxied(fault, patient=True) as proxy, pytest.raises((RunError, UsageError), match=bucket):
+        work(location)
+    assert 120 <= clock.now - 1000 <= 150
+    assert clock.waits >= 7
+    assert sum(proxy.struck.values()) == clock.waits + 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1
+    assert told[0].endswith("; trying again for 120 s")
+
+
+def test_what_proves_a_lost_write_is_as_patient(bucket: str) -> None:
+    location = Location.of(bucket) / "x"
+    faults = [Fault("answer lost", "PUT"), Fault("SlowDown", times=7), Fault("TooManyRequests", key="/x", times=7)]
+    with proxied(*faults) as proxy:
+        location.create(DATA)
+    assert proxy.struck == {fault: fault.times for fault in faults}
+
+
+def test_other_credentials_are_asked_for_when_they_have_expired(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a file of credentials that is renewed."""
+    location = Location.of(bucket) / "x"
+    location.create(DATA)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    with proxied(Fault("ExpiredToken", key="/x")) as proxy:
+        s3.client()
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
+        assert location.read_bytes() == DATA
+    assert sum(proxy.struck.values()) == 1
+
+
+def test_a_refused_connection_is_tried_again(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As while a server starts anew."""
+    location = Location.of(bucket) / "x"
+    location.create(DATA)
+    there = os.environ["AWS_ENDPOINT_URL"]
+    away = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{away.getsockname()[1]}")
+    away.close()
+    s3.client.cache_clear()
+    refused: list[object] = []
+
+    def come_back(seconds: float) -> None:
+        refused.append(seconds)
+        if len(refused) == 3:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", there)
+            s3.client.cache_clear()
+
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=come_back))
+    assert location.read_bytes() == DATA
+    assert len(refused) == 3
+
+
+def test_a_listing_that_never_ends_is_given_up(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "PAGES", 7)
+    with proxied(Fault("endless", times=ALWAYS)) as proxy, pytest.raises(RunError, match="does not end within 7 pages"):
+        Location.of(bucket).files()
+    assert len(proxy.requests) == 7
+
+
+@pytest.mark.parametrize("kind", PAGES)
+def test_an_answer_that_is_no_listing_is_one_line(bucket: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "ATTEMPTS", 2)
+    with proxied(Fault(kind, times=ALWAYS)), pytest.raises(RunError, match=f"cannot list {bucket}") as caught:
+        Location.of(bucket).files()
+    assert "gives no answer of S3's" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("work", [*READS.values(), *LISTINGS.values()])
+def test_a_byte_now_and_then_is_a_stall(
+    bucket: str, work: Callable[[Location], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = Location.of(bucket) / "x"
+    location.create(DATA)
+    monkeypatch.setattr(s3, "ATTEMPTS", 1)
+    start = time.monotonic()
+    with proxied(Fault("trickle", times=ALWAYS)), pytest.raises(RunError, match="cannot be reached or stalls"):
+        work(location)
+    # Else it would take an hour and more.
+    assert time.monotonic() - start < 60
+
+
+def test_an_answer_that_is_far_too_long_is_cut_off(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Location.of(bucket) / "folder"
+    for number in range(20):
+        (folder / f"{number}").create(b"")
+    monkeypatch.setattr(s3, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3, "PATIENCE", 0)
+    monkeypatch.setattr(s3, "LONGEST_ANSWER", 3000)
+    with pytest.raises(RunError, match="more bytes than any answer"):
+        folder.files()
+    location = Location.of(bucket) / "x"
+    location.create(DATA)
+    # An object may be as long as it is.
+    assert location.read_bytes() == DATA
+
+
+def test_an_object_that_changes_while_it_is_read_is_named(bucket: str) -> None:
+    """By a server that does as it was asked, and by one that does not."""
+    location = Location.of(bucket) / "x"
+    location.create(DATA)
+    with location.open() as file:
+        assert file.read(100) == DATA[:100]
+        location.replace(DATA[::-1])
+        with pytest.raises(RunError, match=f"{location} changed while it was read"):
+            file.read(100)
+    with proxied(Fault("changed", key="/x")), pytest.raises(RunError, match=f"{location} changed while it was read"):
+        at_random(location)
 
 
 def test_a_fault_is_no_way_to_overwrite(bucket: str) -> None:
@@ -193,8 +361,8 @@ OPERATIONS: list[tuple[str, Callable[[Location], object]]] = [
 
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """What never ends is tried twice."""
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setattr(s3, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(s3, "PATIENCE", 0)
     monkeypatch.setattr(s3, "ATTEMPTS", 2)
 
 

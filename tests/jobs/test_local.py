@@ -148,7 +148,7 @@ def test_down_takes_all_of_its_own_and_nothing_of_others(
     down = subprocess.run(["bash", "-c", script], env=second, capture_output=True, text=True, timeout=100)
     assert (down.returncode, down.stdout) == (0, "none\n"), down.stderr
     assert not folder.exists()
-    psutil.wait_procs(own, timeout=20)
+    psutil.wait_procs(own, timeout=60)
     assert [process for process in own if process.is_running()] == []
     assert [process for process in others if not process.is_running()] == []
     listing = ray_job(cluster, checkout, "list")
