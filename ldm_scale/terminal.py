@@ -1,7 +1,6 @@
 """The one way to the terminal: lines that nothing in them can steer, whoever wrote it."""
 
 import argparse
-import io
 import logging
 import sys
 import warnings
@@ -34,9 +33,10 @@ def say_table(table: "Table", width: int) -> None:
     """Print a table on standard output in plain text, at most so many columns wide."""
     from rich.console import Console
 
-    text = io.StringIO()
-    Console(file=text, width=width, color_system=None, markup=False, highlight=False, emoji=False).print(table)
-    for line in text.getvalue().splitlines():
+    console = Console(width=width, color_system=None, markup=False, highlight=False, emoji=False)
+    with console.capture() as text:
+        console.print(table)
+    for line in text.get().splitlines():
         say(line)
 
 

@@ -268,7 +268,7 @@ def test_pickles_in_a_source_of_parquet_are_not_looked_at(tmp_path: Path, mark: 
 def test_pickles_in_metadata_of_a_folder_are_refused(tmp_path: Path, mark: Path) -> None:
     table = pa.table({"file_name": ["a.png"]}).append_column("text", extended(mark, "text")["text"])
     pq.write_table(table, tmp_path / "metadata.parquet")
-    with pytest.raises(RunError, match="the column 'text' is of an extension type"):
+    with pytest.raises(UsageError, match="the column 'text' is of an extension type"):
         read_folder(Location.of(tmp_path))
 
 

@@ -34,7 +34,7 @@ SHARD, FINGERPRINT = "made-up", "made up"
 
 
 @dataclass(frozen=True)
-class Reduction:
+class TimedReduction:
     """What one reduction took: seconds, and bytes of peak resident memory, shared memory included."""
 
     rows: int
@@ -151,7 +151,7 @@ def _place(out: str | None) -> Iterator[str]:
         yield str(Path(folder) / "run")
 
 
-def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> Reduction:
+def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> TimedReduction:
     """Write made-up rows and reduce them as a run's, on a Ray of this process's own.
 
     Raises:
@@ -172,7 +172,7 @@ def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> Reduction:
                 results = reduce_run(run, config.analysis, owner)
             seconds = time.monotonic() - made
             publish(owner)
-        return Reduction(
+        return TimedReduction(
             rows=results.members + results.heldout,
             parts=parts,
             bytes=sum(file.size() for file in run.parts()),

@@ -212,7 +212,7 @@ def test_no_sample_is_lost_or_doubled_and_all_counts_agree(finished: Path, shard
 def test_results_count_rejects_by_stage_and_reason(finished: Path) -> None:
     rejected = Results.model_validate_json((finished / "results.json").read_bytes()).rejected
     assert rejected["decode: cannot be decoded"] == 5
-    assert rejected["condition: no caption"] == 3
+    assert rejected["condition: no caption"] == 4
     assert rejected[f"read: {FOREIGN_FILE}"] == 3
     assert rejected["read: no image"] == 2
     assert rejected["audit: a number is not finite"] == 1
@@ -291,6 +291,6 @@ def test_too_many_rejects_stop_the_job_with_the_reasons(
     (tmp_path / "audit.yaml").write_text(json.dumps(config.model_dump(mode="json")))
     assert main(["audit", "--config", str(tmp_path / "audit.yaml")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.search(r"\d+ of 37 samples were rejected, more than max_reject_fraction = 0\.01; most often \d+ ", line)
+    assert re.search(r"\d+ of 38 samples were rejected, more than max_reject_fraction = 0\.01; most often \d+ ", line)
     assert f"see {tmp_path}/run/rejects, and --retry-rejects" in line
     assert not (tmp_path / "run/results.json").exists()

@@ -17,7 +17,7 @@ from ldm_scale.files.storage import Location
 CAPTIONS = ("text", "caption", "captions")
 LABELS = ("label",)
 # A file, a column and a part of the file, by number -> the part's images, in arrays of few bytes.
-ReadPart = Callable[[Location, str, int], Iterator[pa.Array]]
+ReadBatches = Callable[[Location, str, int], Iterator[pa.Array]]
 
 
 class _Cursor:
@@ -49,7 +49,7 @@ class _Cursor:
 
 
 @functools.lru_cache(maxsize=1)
-def _cursor(read: ReadPart, file: Location, column: str, part: int) -> _Cursor:
+def _cursor(read: ReadBatches, file: Location, column: str, part: int) -> _Cursor:
     """Rows are asked for in order, so one part is open."""
     return _Cursor(functools.partial(read, file, column, part))
 
@@ -61,7 +61,7 @@ class EmbeddedImage:
     length: about how many bytes it has.
     """
 
-    read: ReadPart
+    read: ReadBatches
     file: Location
     column: str
     part: int
