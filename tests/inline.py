@@ -110,7 +110,7 @@ class Trainer:
 
         reported: list[ray.train.Checkpoint] = []
 
-        def report(metrics: dict[str, Any], checkpoint: ray.train.Checkpoint) -> None:
+        def report(metrics: dict[str, Any], checkpoint: ray.train.Checkpoint, **_: Any) -> None:
             # Its folder goes away with the call.
             copy = shutil.copytree(checkpoint.path, f"{tempfile.mkdtemp()}/checkpoint")
             reported.append(ray.train.Checkpoint.from_directory(copy))

@@ -33,6 +33,8 @@ from ldm_scale.terminal import say
 from ldm_scale.training.models import check_base, find_sources, make_models, source_digest
 from ldm_scale.training.saving import RECORD
 
+# Ray Train's folder of checkpoints.
+RUN = "train"
 VERSIONED = ("ldm_scale", "ray", "torch", "diffusers", "transformers", "peft")
 
 
@@ -175,10 +177,10 @@ def _attempt(job: Job, shards: list[ReadTask], partial: Location, device: str) -
     with relay() as progress:
         trainer = TorchTrainer(
             train_worker,
-            train_loop_config={"job": job, "progress": progress},
+            train_loop_config={"job": job, "progress": progress, "checkpoints": partial / RUN},
             scaling_config=ray.train.ScalingConfig(num_workers=config.workers, use_gpu=device == "cuda"),
             run_config=ray.train.RunConfig(
-                name="train",
+                name=RUN,
                 storage_path=partial.uri,
                 # A run of this name and place begins with its last checkpoint.
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
@@ -191,7 +193,7 @@ def _attempt(job: Job, shards: list[ReadTask], partial: Location, device: str) -
 def _position(partial: Location) -> int:
     """The steps that the last checkpoint holds."""
     try:
-        metrics = ray.train.Result.from_path(f"{partial}/train").metrics
+        metrics = ray.train.Result.from_path(f"{partial}/{RUN}").metrics
     except RuntimeError:
         # Not begun yet.
         return 0

@@ -19,6 +19,7 @@ from torch import nn
 from ldm_scale.config.train import StageConfig, TrainConfig
 from ldm_scale.data.pixels import as_pixels
 from ldm_scale.errors import RunError
+from ldm_scale.files.storage import Location
 from ldm_scale.targets.base import to_images
 from ldm_scale.targets.captions import caption_of_epoch
 from ldm_scale.training.conditions import Batch, Condition
@@ -73,14 +74,20 @@ def _restore(first_stage: str) -> TrainProgress:
     return progress
 
 
-def _report(progress: TrainProgress, rank: int, folder: Path) -> None:
-    """A checkpoint of the first worker; a barrier for all."""
+def _report(progress: TrainProgress, rank: int, folder: Path, checkpoints: Location) -> None:
+    """A checkpoint of the first worker, among the others; a barrier for all."""
+
+    def store(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        """Arrow, by which Ray copies, leaves out the files that S3 did not take, without an error."""
+        (checkpoints / name).copy_from(checkpoint.filesystem, checkpoint.path)
+        return ray.train.Checkpoint(f"{checkpoints}/{name}")
+
     metrics = {"position": progress.position}
     if rank > 0:
         ray.train.report(metrics)
         return
     torch.save(vars(progress), folder / _STATE)
-    ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_upload_fn=store)
 
 
 class Members:
@@ -169,9 +176,9 @@ class _Lines:
 class _Training:
     """One worker's way through the stages."""
 
-    def __init__(self, job: Job, queue: Queue | None) -> None:
+    def __init__(self, job: Job, queue: Queue | None, checkpoints: Location) -> None:
         context = ray.train.get_context()
-        self._job = job
+        self._job, self._checkpoints = job, checkpoints
         self._workers, self._rank = context.get_world_size(), context.get_world_rank()
         # ray.train.report costs seconds each; lines of the first worker go straight to the driver.
         self._queue = queue if self._rank == 0 else None
@@ -247,7 +254,7 @@ class _Training:
 
     def _checkpoint(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            _report(self._progress, self._rank, Path(folder))
+            _report(self._progress, self._rank, Path(folder), self._checkpoints)
 
     def _report_target(self, models: Models) -> None:
         progress = self._progress
@@ -258,9 +265,12 @@ class _Training:
                 target = Path(folder) / TARGET
                 target.mkdir()
                 save_target(target, models, self._job.config.half, record)
-            _report(progress, self._rank, Path(folder))
+            _report(progress, self._rank, Path(folder), self._checkpoints)
 
 
 def train_worker(arguments: dict[str, Any]) -> None:
-    """Ray Train's function of a worker: arguments["job"] to its end, with lines into arguments["progress"]."""
-    _Training(arguments["job"], arguments["progress"]).run()
+    """Ray Train's function of a worker: arguments["job"] to its end, with lines into arguments["progress"].
+
+    Its checkpoints go to arguments["checkpoints"].
+    """
+    _Training(arguments["job"], arguments["progress"], arguments["checkpoints"]).run()
