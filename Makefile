@@ -22,12 +22,12 @@ demo-full: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python jobs/benchmark.py
 
-## The whole fast test suite beside linter and type checker, in three processes for two cores: those with a Ray often wait.
+## The whole fast test suite beside linter and type checker, in four processes for two cores: those with a Ray often wait.
 test: $(STAMP)
 	$(MAKE) --jobs 2 lint pytest
 
 pytest: $(STAMP)
-	$(BIN)/pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder --durations 20
+	$(BIN)/pytest --numprocesses 4 --dist loadgroup --no-loadscope-reorder --durations 20
 
 ## Everything that talks to S3, against a SeaweedFS of its own on loopback; `test` and `test-slow` run it, too.
 test-s3: $(STAMP)

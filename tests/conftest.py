@@ -80,8 +80,8 @@ def local_ray(s3_server: None) -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
-        # Metrics every second, for a test not to wait for them; a worker that one test leaves serves the next.
-        _system_config={"metrics_report_interval_ms": 1000, "idle_worker_killing_time_threshold_ms": 600_000},
+        # Metrics every second, for a test not to wait for them; a worker that a test leaves may serve the next.
+        _system_config={"metrics_report_interval_ms": 1000, "idle_worker_killing_time_threshold_ms": 20_000},
     )
     yield
     ray.shutdown()

@@ -34,7 +34,7 @@ def attended() -> Iterator[None]:
         yield
         return
     lost: list[str] = []
-    over = threading.Event()
+    over, ending = threading.Event(), threading.Lock()
     places = _places()
 
     def attend() -> None:
@@ -43,8 +43,11 @@ def attended() -> Iterator[None]:
             for what, (family, address, patience) in places.items():
                 silent[what] = 0 if _answers(family, address) else silent[what] + 1
                 if silent[what] * BEAT >= patience:
-                    lost.append(f"{what} was killed or cannot be reached any more; {GOES_ON}")
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    with ending:
+                        if over.is_set():
+                            return
+                        lost.append(f"{what} was killed or cannot be reached any more; {GOES_ON}")
+                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                     if not over.wait(GRACE):
                         # The main thread waits inside Ray for what will not come, and hears no signal.
                         say(f"ldm-scale: error: {lost[0]}", sys.stderr)
@@ -57,8 +60,9 @@ def attended() -> Iterator[None]:
         try:
             yield
         finally:
-            over.set()
-            thread.join()
+            # The thread is not waited for, as it may wait itself: a job that is stopped has three seconds.
+            with ending:
+                over.set()
     except KeyboardInterrupt:
         if lost:
             raise LostError(lost[0]) from None

@@ -90,7 +90,7 @@ def use_everything(root: Location, tmp_path: Path) -> None:
     filesystem, path = FileSystem.from_uri(f"file://{checkpoint}")
     target.copy_from(filesystem, path)
     with pytest.raises(OSError, match="disk"):
-        (target / "broken")._write(Broken())
+        (target / "broken")._write(Broken)
     partial = Location(f"{target}.partial")
     (partial / "training.json").create(b"{}")
     partial.delete_dir()

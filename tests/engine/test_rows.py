@@ -10,8 +10,10 @@ import pytest
 from ldm_scale.analysis.scores import Candidate, Mask
 from ldm_scale.benchmarks.options import ReduceBenchmarkConfig
 from ldm_scale.benchmarks.reduce import make_rows
-from ldm_scale.engine.rows import StoredRows, build_index, stream
+from ldm_scale.engine.rows import Index, StoredRows, build_index, stream
+from ldm_scale.files.parts import Balance, Expected, Plan
 from ldm_scale.files.storage import Location
+from ldm_scale.schema import split_id
 from tests.analysis.spectra import Spectra
 
 CONFIG = ReduceBenchmarkConfig(rows=60, dimensions=6, attacks=("sima",), timesteps=3, bins=5, ranking=True)
@@ -25,6 +27,17 @@ def spread(folder: Path, table: pa.Table, seed: int) -> list[Location]:
     for number, some in enumerate(np.split(rows, bounds)):
         pq.write_table(table.take(some), folder / f"part-{number:02d}.parquet")
     return Location.of(folder).files(".parquet")
+
+
+def index_of(table: pa.Table, files: list[Location]) -> Index:
+    """The index of parts that hold these samples, as a run that was asked for them reads it."""
+    split: dict[str, dict[str, bool]] = {}
+    for sample_id, member in zip(table["sample_id"].to_pylist(), table["member"].to_pylist(), strict=True):
+        stem, key = split_id(sample_id)
+        split.setdefault(stem, {})[key] = member
+    index = build_index(files, Plan(table.schema, Expected.of(split), split), [], [])
+    assert index.balance == Balance({}, ())
+    return index
 
 
 @pytest.fixture(params=range(5))
@@ -49,7 +62,7 @@ def in_memory(table: pa.Table) -> Spectra:
 
 def test_the_index_holds_each_sample_once_in_the_order_of_ids(spread_out: tuple[pa.Table, list[Location]]) -> None:
     table, files = spread_out
-    index = build_index(files)
+    index = index_of(table, files)
     assert index.sample_id.to_pylist() == table["sample_id"].to_pylist()
     assert index.member.tolist() == table["member"].to_pylist()
     np.testing.assert_array_equal(index.distortion, table["distortion"].to_numpy())
@@ -61,7 +74,7 @@ def test_the_index_holds_each_sample_once_in_the_order_of_ids(spread_out: tuple[
 def test_streamed_columns_come_to_their_places(spread_out: tuple[pa.Table, list[Location]]) -> None:
     table, files = spread_out
     found = np.empty((len(table), 6), dtype=np.float16)
-    for part, (leakage,) in stream(build_index(files).parts, ["leakage"]):
+    for part, (leakage,) in stream(index_of(table, files).parts, ["leakage"]):
         found[part.places] = leakage
     np.testing.assert_array_equal(found, np.array(table["leakage"].to_pylist()))
 
@@ -71,7 +84,7 @@ def test_scores_and_spectra_are_those_of_all_rows_in_memory(
     spread_out: tuple[pa.Table, list[Location]], mean: bool
 ) -> None:
     table, files = spread_out
-    rows = StoredRows.of(build_index(files), "sima", (0, 10, 20), 5, True, mean)
+    rows = StoredRows.of(index_of(table, files), "sima", (0, 10, 20), 5, True, mean)
     spectra = in_memory(table).averaged() if mean else in_memory(table)
     assert rows.timesteps == spectra.timesteps
     assert rows.masks == spectra.masks
@@ -84,6 +97,7 @@ def test_scores_and_spectra_are_those_of_all_rows_in_memory(
 
 
 def test_without_one_ranking_there_is_no_global_mask(tmp_path: Path) -> None:
-    index = build_index(spread(tmp_path, make_rows(CONFIG, 0), 0))
+    table = make_rows(CONFIG, 0)
+    index = index_of(table, spread(tmp_path, table, 0))
     masks = StoredRows.of(index, "sima", (0, 10, 20), 5, False, False).masks
     assert masks == [Mask.LOWEST, Mask.RANDOM, Mask.HIGHEST]

@@ -22,8 +22,9 @@ def free_port() -> int:
 def clean_environment() -> dict[str, str]:
     """This process's environment without a word on any Ray, and with the commands of its virtual environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LDM_SCALE_"))}
-    # But as in conftest.py: beside other tests, workers that are nice do not get on.
-    kept |= {"RAY_worker_niceness": "0"}
+    # But as in conftest.py: beside other tests, workers that are nice do not get on. A job that is stopped has three
+    # seconds to say so, which is not enough there.
+    kept |= {"RAY_worker_niceness": "0", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
     return kept | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 

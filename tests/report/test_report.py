@@ -57,6 +57,8 @@ from ldm_scale.schema import REJECT
 from tests.shards import write_shards
 
 ATTACK = "<script>alert(1)</script>"
+# Has what follows run from right to left.
+TURN = "\u202e"
 SHAPE = (4, 2, 2)
 STEPS = (0, 10, 20, 30)
 # Row to what it leaves out, and how much of it.
@@ -211,7 +213,7 @@ def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Res
 
 def _shards(folder: Location) -> str:
     """Two shards of three members, one of them hostile and one broken; returns what the run record knows of them."""
-    captions = ((ATTACK,), ("a quiet picture",), ())
+    captions = ((TURN + ATTACK,), ("a quiet picture",), ())
     samples = [
         Sample(f"m{i}", _png(i) if i != 4 else b"no picture", "png", captions[i % 3], label=i % 2) for i in range(6)
     ]
@@ -461,6 +463,10 @@ def test_hostile_text_stays_text(page: str) -> None:
     for hostile in (ATTACK, "<i>dog</i>", "/models/<u>x</u>", "no <b>image</b>", "heldout-000000/h<5>"):
         assert hostile not in page
         assert hostile in text
+
+
+def test_a_caption_turns_no_text_around_it(page: str) -> None:
+    assert page.count(TURN) == page.count(f"<bdi>{TURN}") > 0
 
 
 def test_members_at_risk_have_picture_caption_and_score(page: str) -> None:
