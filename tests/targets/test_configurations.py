@@ -29,18 +29,8 @@ from tests.targets.opened import opened
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.stable_diffusion(tmp_path_factory.mktemp("configurations") / "target")
-
-
-@pytest.fixture(scope="module")
 def made_of_flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.flux(tmp_path_factory.mktemp("configurations") / "flux")
-
-
-@pytest.fixture
-def target(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "target"))
 
 
 @pytest.fixture

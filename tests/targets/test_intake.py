@@ -30,16 +30,6 @@ DIGESTS = {
 WEIGHTS = {"unet": "diffusion_pytorch_model", "text_encoder": "model"}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.stable_diffusion(tmp_path_factory.mktemp("intake") / "target")
-
-
-@pytest.fixture
-def target(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "target"))
-
-
 @pytest.fixture
 def trap(tmp_path: Path) -> Iterator[Trap]:
     """Weights whose pickle leaves a mark; every test ends by looking for it."""
