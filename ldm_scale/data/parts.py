@@ -19,8 +19,9 @@ OTHER_CHUNKS = 1000
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXELS = (b"IDAT", b"fdAT", b"fcTL")
 _JPEG = b"\xff\xd8\xff"
-# Any but those that end no segment: in a scan, 0xff 0x00 is a byte of it, and 0xd0 to 0xd7 number its parts.
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+# Any but those that begin no segment: in a scan, 0xff 0x00 is a byte of it, and 0xd0 to 0xd7 number its parts; 0x01 is
+# passed over by decoders, without the length that all others have.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 _START, _END, _SCAN = 0xD8, 0xD9, 0xDA
 
 

@@ -60,6 +60,10 @@ EXIF = b"Exif\0\0" + bytes(65_527)
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "4,000 scans": (lambda: with_scans(4000), "a JPEG of more than 100 scans"),
     "101 scans": (lambda: with_scans(101), "a JPEG of more than 100 scans"),
+    "scans behind a marker without a length": (
+        lambda: PROGRESSIVE[:-2] + b"\xff\x01" + SCAN * 101 + PROGRESSIVE[-2:],
+        "a JPEG of more than 100 scans",
+    ),
     "33 MB of Exif": (lambda: with_segments(0xE1, 501, EXIF), "a JPEG of more than 500 segments"),
     "segments of nothing": (lambda: with_segments(0xE0, 10**6), "a JPEG of more than 500 segments"),
     "ends before it begins": (lambda: JPEG[:2] + b"\xff\xd9" * 501 + JPEG[2:], "a JPEG of more than 500 segments"),
