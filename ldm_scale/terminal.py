@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 if TYPE_CHECKING:
     from rich.table import Table
 
+# Characters of a line that are shown: what is quoted in it may be a file of any length. Lines of completion scripts,
+# the longest of all others, have 2,000.
+LONGEST_LINE = 50_000
+
 
 def printable(text: str) -> str:
     r"""The text with every character that could steer a terminal, or stand for another, written as an escape.
@@ -25,8 +29,9 @@ def printable(text: str) -> str:
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """Print one line on standard output or another stream, at once, even if that is a pipe."""
-    print(printable(line), file=stream or sys.stdout, flush=True)
+    """Print one line, or its beginning, on standard output or another stream, at once, even if that is a pipe."""
+    rest = f" ... and {len(line) - LONGEST_LINE:,} more characters" if len(line) > LONGEST_LINE else ""
+    print(f"{printable(line[:LONGEST_LINE])}{rest}", file=stream or sys.stdout, flush=True)
 
 
 def say_table(table: "Table", width: int) -> None:

@@ -66,6 +66,13 @@ def test_an_error_of_another_is_one_line_of_a_length_to_read() -> None:
     assert len(one_line(RunError("x" * 10_000_000))) < 1100
 
 
+def test_what_is_quoted_does_not_fill_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("x" * 10_000_000)
+    printed = capsys.readouterr().out
+    assert len(printed) < 51_000
+    assert printed.endswith("x ... and 9,950,000 more characters\n")
+
+
 def test_nothing_else_prints() -> None:
     """No print, no console, no write to a standard stream but in terminal.py."""
     found = []

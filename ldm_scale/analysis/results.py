@@ -1,10 +1,16 @@
-"""results.json: every key documented. All rates are shares in [0, 1]; positives are members."""
+"""results.json: every key documented. All rates are shares in [0, 1]; positives are members.
 
-from typing import Literal
+A number is null if there are too few samples for it.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MaskName = Literal["none", "lowest", "global", "random", "highest"]
+# JSON has no NaN, and pydantic writes null.
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 RowName = Literal["plain", "lowest", "global", "random", "highest", "chosen", "geometry"]
 
 
@@ -15,9 +21,9 @@ class Record(BaseModel):
 class Estimate(Record):
     """A value with its interval."""
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
 
 
 class MetricSet(Record):
@@ -41,7 +47,7 @@ class Choice(Record):
 
     timestep: int | None = Field(description="none: the mean over all the attack's timesteps")
     mask: MaskName = Field(description="which dimensions are left out")
-    drop: float = Field(description="share of dimensions left out")
+    drop: Number = Field(description="share of dimensions left out")
     metrics: MetricSet
     delong: Estimate = Field(description="AUROC with DeLong's interval")
 
@@ -49,7 +55,7 @@ class Choice(Record):
 class HeldoutChoice(Choice):
     """Chosen on one half of the samples, metrics on the other; means over analysis.repeats random halvings."""
 
-    agreement: float = Field(description="share of the halvings that chose this timestep, mask and drop")
+    agreement: Number = Field(description="share of the halvings that chose this timestep, mask and drop")
     difference: MetricSet | None = Field(
         description="minus the plain row's metrics, paired: on the same halves and resamples; none for plain itself"
     )
@@ -77,9 +83,9 @@ class Point(Record):
 
     attack: str
     mask: MaskName
-    drop: float
+    drop: Number
     timestep: int | None
-    auroc: float
+    auroc: Number
 
 
 class BinPoint(Record):
@@ -98,12 +104,12 @@ class DistortionGroup(Record):
     row: Literal["plain", "lowest"]
     groups: Literal[2, 4] = Field(description="2: halves, 4: quartiles")
     group: int = Field(description="1 is the least distorted")
-    low: float = Field(description="lowest distortion in it, nats")
-    high: float = Field(description="highest distortion in it, nats")
+    low: Number = Field(description="lowest distortion in it, nats")
+    high: Number = Field(description="highest distortion in it, nats")
     members: int
     heldout: int
     timestep: int | None
-    drop: float
+    drop: Number
     auroc: Estimate | None = Field(description="none if one side is empty")
 
 
@@ -112,8 +118,8 @@ class RocPoint(Record):
 
     attack: str
     row: RowName
-    fpr: float
-    tpr: float
+    fpr: Number
+    tpr: Number
 
 
 class RiskyMember(Record):
@@ -121,15 +127,15 @@ class RiskyMember(Record):
 
     sample_id: str
     attack: str
-    score: float = Field(description="minus log10 of the statistic at the held-out choice; higher means member")
-    heldout_above: float = Field(description="share of held-out samples with a higher score")
+    score: Number = Field(description="minus log10 of the statistic at the held-out choice; higher means member")
+    heldout_above: Number = Field(description="share of held-out samples with a higher score")
 
 
 class DatasetInference(Record):
     """p that suspects not trained on would score so far above held-out samples: Welch's t-test of combined scores."""
 
-    p_value: float = Field(description="uniform if the target never saw the members; one-sided")
-    statistic: float = Field(description="Welch's t")
+    p_value: Number = Field(description="uniform if the target never saw the members; one-sided")
+    statistic: Number = Field(description="Welch's t")
     members: int = Field(description="in the test: those of the first halving's reported half")
     heldout: int = Field(description="likewise")
 
@@ -160,8 +166,8 @@ class Leakage(Record):
 class Stability(Record):
     """How well influences from one half of the probes agree with those from the other half."""
 
-    correlation: float = Field(description="Spearman's over dimensions, mean over samples")
-    overlap: float = Field(description="share of the lowest 40% of one half that the other names, mean over samples")
+    correlation: Number = Field(description="Spearman's over dimensions, mean over samples")
+    overlap: Number = Field(description="share of the lowest 40% of one half that the other names, mean over samples")
     probes: int = Field(description="probes of both halves together; a full estimate is steadier than either half")
 
 
@@ -179,7 +185,7 @@ class Results(Record):
     stability: Stability | None = Field(description="of the influences; none if they are exact or of one probe")
     repeats: int = Field(description="random halvings behind each held-out choice")
     bootstrap: int
-    confidence: float
+    confidence: Number
     headline: tuple[Headline, ...]
     combined: Combined
     leakage: Leakage

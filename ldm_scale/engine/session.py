@@ -22,11 +22,14 @@ from ray.exceptions import RayError
 from ldm_scale.engine.blame import LostError, own_error
 from ldm_scale.engine.watch import attended
 from ldm_scale.errors import RunError, UnforeseenError, UsageError, one_line
+from ldm_scale.files.space import MORE_ROOM, check_room
 from ldm_scale.terminal import say
 
 # The longest name that a socket may have, in bytes, and what Ray adds to the name of its folder.
 LONGEST_SOCKET = 107
 SOCKET = "/session_2000-12-31_23-59-59_999999_9999999/sockets/plasma_store_10"
+# Bytes and files without which a Ray does not start; it would wait for a minute and not say why.
+LEAST_ROOM = 4 << 20, 200
 
 
 @contextmanager
@@ -81,6 +84,7 @@ def _private_folder() -> Iterator[str | None]:
 
     Raises:
         UsageError: None can be made.
+        RunError: There is no room for one.
     """
     if "RAY_ADDRESS" in os.environ:
         yield None
@@ -89,6 +93,8 @@ def _private_folder() -> Iterator[str | None]:
     with ExitStack() as stack:
         try:
             os.makedirs(place, exist_ok=True)
+            size, files = LEAST_ROOM
+            check_room(place, size, MORE_ROOM, files)
             folder = tempfile.mkdtemp(prefix="ray-", dir=place)
             # Ray lets all others into the folder that it is given, but not through the one above it.
             os.mkdir(f"{folder}/ray")

@@ -25,6 +25,10 @@ from ldm_scale.files.storage import Location, read_model
 # Seconds between two beats, and seconds without one after which an owner is dead.
 BEAT = 5.0
 LEASE = 30.0
+# The pattern of a number in the name of a file or folder; there is no last one.
+NUMBER = r"\d{6}|[1-9]\d{6,}"
+# Characters of a name or a time in a record: status prints them.
+LONGEST = 300
 
 
 class Owner(BaseModel):
@@ -32,9 +36,9 @@ class Owner(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    host: str
+    host: str = Field(max_length=LONGEST)
     pid: int
-    since: str
+    since: str = Field(max_length=LONGEST)
     # No two jobs write the same bytes: a file of ours whose answer was lost differs from that of another job.
     token: str = Field(default_factory=lambda: uuid.uuid4().hex)
     beat: int = 0
@@ -151,7 +155,7 @@ def _latest(root: Location) -> tuple[int, Owner | None]:
 
 
 def _number(file: Location) -> int:
-    if not (found := re.fullmatch(r"(\d{6}|[1-9]\d{6,17})\.json", file.name, re.ASCII)):
+    if not (found := re.fullmatch(rf"({NUMBER})\.json", file.name, re.ASCII)):
         raise UsageError(f"{file} is not the record of a job; move it away")
     return int(found[1])
 

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ldm_scale.errors import ContentError, RunError
 from ldm_scale.files.storage import Location, read_ahead, read_table
@@ -19,6 +20,8 @@ from ldm_scale.schema import REJECT, split_id
 
 # Columns in which every sample has something.
 NEVER_EMPTY = ("sample_id", "member", "stage", "reason")
+# As a manifest has it.
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 # What is said of many: the first few.
 NAMED = 3
 
@@ -28,8 +31,8 @@ class Expected(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    members: dict[str, NonNegativeInt]
-    heldout: dict[str, NonNegativeInt]
+    members: dict[str, Count]
+    heldout: dict[str, Count]
 
     @classmethod
     def of(cls, split: Mapping[str, Mapping[str, bool]]) -> "Expected":

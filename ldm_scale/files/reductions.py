@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ldm_scale.errors import ContentError, ExistsError, UsageError
-from ldm_scale.files.ownership import Ownership
+from ldm_scale.files.ownership import NUMBER, Ownership
 from ldm_scale.files.storage import MOST, Location, encode_table, read_table, sub_locations
 
 RESULTS, METRICS, RANKING, REPORT = "results.json", "metrics.parquet", "ranking.parquet", "report.html"
@@ -75,7 +75,7 @@ def _sets(root: Location) -> dict[int, set[str]]:
     """The files of each set, by its number."""
     found: dict[int, set[str]] = defaultdict(set)
     for path, _ in sub_locations(root / "reductions", ""):
-        if match := re.fullmatch(r"(\d{6}|[1-9]\d{6,17})/([^/]+)", path, re.ASCII):
+        if match := re.fullmatch(rf"({NUMBER})/([^/]+)", path, re.ASCII):
             found[int(match[1])].add(match[2])
     return found
 

@@ -17,13 +17,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from ldm_scale.config.audit import AuditConfig
-from ldm_scale.errors import ExistsError, RunError, UsageError
+from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
 from ldm_scale.files.digests import differences
 from ldm_scale.files.parts import Balance, Expected, Plan, ReadPart
 from ldm_scale.files.reductions import Reduction, latest_reduction
@@ -47,6 +47,15 @@ class RunRecord(BaseModel):
     timesteps: dict[str, tuple[int, ...]]
     expected: Expected
     versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> Self:
+        """Its numbers may be any: those of a schema have limits."""
+        try:
+            _ = self.schema
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"no rows can be of its latent_shape, timesteps and bins: {one_line(error)}") from error
+        return self
 
     @property
     def dimensions(self) -> int:

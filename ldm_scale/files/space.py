@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 from ldm_scale.errors import RunError
 
+# What to do about a full file system: of files that are written, and of copies of what is read.
+GOES_ON = "then the same command goes on where this one stopped"
+MORE_ROOM = "or set TMPDIR to a folder with more"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -21,10 +24,12 @@ def room_at(path: str, remedy: str) -> Iterator[None]:
         raise RunError(f"{path} cannot be written: {_what_is_left(path)}; free some space, {remedy}") from error
 
 
-def check_room(path: str, size: int, remedy: str) -> None:
-    """Raise RunError if so many bytes do not fit where this path lies: before they fill it for all others."""
-    if size > _status(path).f_bavail * _status(path).f_frsize:
-        raise RunError(f"{path} has no room for {size:,} bytes: {_what_is_left(path)}; free some space, {remedy}")
+def check_room(path: str, size: int, remedy: str, files: int = 1) -> None:
+    """Raise RunError if so many bytes, in so many files, do not fit where this path lies: before they fill it."""
+    found = _status(path)
+    if size > found.f_bavail * found.f_frsize or (found.f_files and files > found.f_favail):
+        what = f"{size:,} bytes" if files == 1 else f"{size:,} bytes in {files:,} files"
+        raise RunError(f"{path} has no room for {what}: {_what_is_left(path)}; free some space, {remedy}")
 
 
 def _what_is_left(path: str) -> str:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ValidationError
 
 from ldm_scale.errors import ContentError, ExistsError, RunError, UsageError, one_line
 from ldm_scale.files import s3
-from ldm_scale.files.space import check_room, room_at
+from ldm_scale.files.space import GOES_ON, MORE_ROOM, check_room, room_at
 
 # Bytes that one request for a part of a stream asks for.
 BUFFER = 8 << 20
@@ -40,10 +40,6 @@ MOST = 128 << 20
 LEAST_TABLE = 64 << 20
 INFLATION = 100
 ROWS = 512
-
-# What to do about a full file system: of files that are written, and of copies of what is read.
-GOES_ON = "then the same command goes on where this one stopped"
-MORE_ROOM = "or set TMPDIR to a folder with more"
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")

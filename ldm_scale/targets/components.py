@@ -1,5 +1,6 @@
 """One component of a target, from its folder: whole, or its shapes alone, and never larger than its files are."""
 
+import errno
 import json
 import math
 import re
@@ -36,6 +37,9 @@ def loading(component: Path, what: str) -> Iterator[None]:
     except (UsageError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            # No fault of theirs: a file of our own had no room.
+            raise
         # Of many kinds: a panic of what is written in Rust is no Exception.
         said = re.sub(rf"{re.escape(gettempdir())}/{OWN}\w+", str(component), one_line(error))
         raise UsageError(f"target {what} {component} cannot be loaded: {said}") from error

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from ldm_scale.errors import RunError
+from ldm_scale.files.space import MORE_ROOM, room_at
 from ldm_scale.files.storage import Location
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution
@@ -72,7 +74,8 @@ class Weights:
     def load(self, device: str, size: int | None = None, execution: Execution = PLAIN) -> Target:
         """The target with its LoRA, as `load_target` loads it."""
         lora = Lora(find_weights(self.lora.path), self.lora_scale) if self.lora else None
-        target = load_target(self.target.path, device, size, lora, execution)
+        with room_at(gettempdir(), MORE_ROOM):
+            target = load_target(self.target.path, device, size, lora, execution)
         self._check_unchanged()
         return target
 

@@ -1,5 +1,7 @@
 """results.json is a documented, closed schema."""
 
+import json
+import math
 from typing import Any
 
 import pytest
@@ -149,3 +151,13 @@ def test_every_key_is_described_or_self_evident(model: type[Record]) -> None:
         assert model.__doc__
     undescribed = {name for name, field in model.model_fields.items() if not field.description}
     assert undescribed <= SELF_EVIDENT
+
+
+def test_a_number_that_so_few_samples_do_not_define_is_null_and_is_read_again() -> None:
+    unknown = Estimate(value=math.nan, low=math.nan, high=math.inf)
+    leakage = Leakage(attack="sima", timestep=0, correlation=unknown)
+    encoded = example().model_copy(update={"leakage": leakage}).model_dump_json()
+    assert json.loads(encoded)["leakage"]["correlation"] == {"value": None, "low": None, "high": None}
+    found = Results.model_validate_json(encoded)
+    assert math.isnan(found.leakage.correlation.value)
+    assert found.model_dump_json() == encoded

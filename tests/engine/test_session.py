@@ -7,6 +7,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -101,6 +102,17 @@ def test_a_short_tmpdir_holds_the_folder_itself(tmp_path: Path, monkeypatch: pyt
             assert folder is not None
             assert folder.startswith(f"{short}/ray-")
         assert os.listdir(short) == []
+
+
+def test_no_ray_is_started_where_it_has_no_room(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for a minute, and not say for what."""
+    full = SimpleNamespace(f_bavail=100, f_frsize=4096, f_favail=1000, f_files=1000)
+    no_files = SimpleNamespace(f_bavail=10**6, f_frsize=4096, f_favail=9, f_files=1000)
+    for status in (full, no_files):
+        monkeypatch.setattr(os, "statvfs", lambda path, status=status: status)
+        with pytest.raises(RunError, match=f"^{place} has no room for .* TMPDIR"), sessions._private_folder():
+            pass
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.parametrize(

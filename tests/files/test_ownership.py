@@ -208,7 +208,10 @@ def test_a_foreign_file_among_the_owners_is_named(name: str, root: Location) -> 
         assert str(file) in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"<html></html>", b"[" * 100_000, b'{"host": 1}'])
+LONG = DEAD.model_dump_json().replace("elsewhere", "x" * 3_000_000).encode()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"<html></html>", b"[" * 100_000, b'{"host": 1}', LONG])
 def test_a_broken_record_of_an_owner_is_named(content: bytes, root: Location) -> None:
     (root / "owners/000003.json").create(content)
     with pytest.raises(UsageError, match=r"owners/000003\.json is not the record of a job") as caught:
@@ -217,11 +220,12 @@ def test_a_broken_record_of_an_owner_is_named(content: bytes, root: Location) ->
 
 
 def test_numbers_are_counted_not_spelled(root: Location, said: list[str]) -> None:
-    plant(root, DEAD.model_copy(update={"ended": True}), 999_999)
-    for number in (1_000_000, 1_000_001):
-        with own(root, said.append) as owner:
-            assert owner.number == number
-            owner.check()
+    for taken in (999_999, 10**18 - 1):
+        plant(root, DEAD.model_copy(update={"ended": True}), taken)
+        for number in (taken + 1, taken + 2):
+            with own(root, said.append) as owner:
+                assert owner.number == number
+                owner.check()
     assert said == []
 
 

@@ -151,7 +151,11 @@ def test_a_set_without_results_and_files_of_others_are_no_sets(root: Location) -
         assert seen(root) == "mine"
         write(owner, "later")
         assert latest_reduction(root).folder.name == "000008"
-    assert seen(root) == "later"
+        # There is no last number behind which a set would not be seen.
+        (root / "reductions/999999999999999999/report.html").create(b"x")
+        write(owner, "last")
+        assert latest_reduction(root).folder.name == "1000000000000000000"
+    assert seen(root) == "last"
 
 
 def test_a_ranking_of_other_results_is_refused(tmp_path: Path) -> None:

@@ -141,6 +141,21 @@ def test_a_record_of_another_kind_is_named(run: RunDirectory, change: dict[str, 
         run.read_record()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"latent_shape": [10**9, 10**9, 10**9]},
+        {"latent_shape": [-1, 4, 4]},
+        {"timesteps": {"sima": [0] * 1000}, "config": {"out": "o", "masks": {"bins": 10**7}}},
+        {"expected": {"members": {"a": 10**400}, "heldout": {}}},
+    ],
+)
+def test_a_record_of_numbers_that_no_run_has_is_named(run: RunDirectory, change: dict[str, Any]) -> None:
+    (run.root / "run.json").replace(json.dumps(make_record().model_dump(mode="json") | change).encode())
+    with pytest.raises(UsageError, match=r"run\.json is not a run record"):
+        run.read_record()
+
+
 def test_a_damaged_record_is_named_in_one_line(run: RunDirectory) -> None:
     for data in (b"", b"{", b"\xff\xfe"):
         (run.root / "run.json").replace(data)

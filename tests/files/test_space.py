@@ -73,6 +73,8 @@ def test_what_is_declared_too_large_is_not_fetched(bucket: str, monkeypatch: pyt
     with pytest.raises(RunError, match=r"has no room for 50,000 bytes: .* has 4,096 bytes"), location.on_disk():
         pass
     check_room("/", 4096, "")
+    with pytest.raises(RunError, match=r"has no room for 4,096 bytes in 2 files: .* and 1 files left; free some"):
+        check_room("/", 4096, "", 2)
 
 
 def test_a_length_that_no_disk_has_is_no_traceback(bucket: str) -> None:

@@ -1,5 +1,6 @@
 """Of a target's folder the files on our list are read, and no others: whatever they name, and wherever they lead."""
 
+import errno
 import json
 import os
 import shutil
@@ -324,3 +325,15 @@ def test_the_list_holds_what_the_libraries_write(make: Callable[[Path], Path], t
         assert {path.name for path in read_files(folder / part, TOKENIZER)} == {
             path.name for path in (folder / part).iterdir()
         }
+
+
+def test_a_full_tmpdir_is_told_as_such_and_not_as_a_fault_of_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    folder = tiny.unconditional(tmp_path / "target")
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(RunError, match=r"cannot be written: the file system .* left; free some space, or set TMPDIR"):
+        fetch_weights(str(folder)).load("cpu")
