@@ -14,7 +14,7 @@ from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, Re
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.data import PackConfig, ValidateConfig
 from ldm_scale.config.train import TrainConfig
-from ldm_scale.errors import RunError, UnforeseenError, UsageError
+from ldm_scale.errors import GOES_ON, RunError, UnforeseenError, UsageError
 from ldm_scale.flags import FILES, ROOT, add_attack_flags, add_flags, at_root, collect, given_flags
 from ldm_scale.terminal import Parser, libraries_escaped, say
 
@@ -297,7 +297,7 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
             say(f"{parser.prog}: error: {error}", sys.stderr)
             return error.exit_status
         except KeyboardInterrupt:
-            say(f"{parser.prog}: interrupted; the same command again goes on where this one stopped", sys.stderr)
+            say(f"{parser.prog}: interrupted; {GOES_ON}", sys.stderr)
             return 128 + (received or [signal.SIGINT])[0]
         except BrokenPipeError:
             # The reader of our output (head, say) left; what is unwritten has nowhere to go.

@@ -9,6 +9,8 @@ from ldm_scale.terminal import printable
 
 # Characters of another's message that are shown: a server may answer with a book.
 LONGEST = 1000
+# What ends most of the errors of a run.
+GOES_ON = "the same command again goes on where this one stopped"
 
 
 def one_line(error: BaseException) -> str:

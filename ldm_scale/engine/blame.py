@@ -15,9 +15,8 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from ldm_scale.errors import RunError, UnforeseenError, UsageError, one_line
+from ldm_scale.errors import GOES_ON, RunError, UnforeseenError, UsageError, one_line
 
-GOES_ON = "the same command again goes on where this one stopped"
 # What a part of Ray that is lost means, by what it raises.
 LOST: dict[type[RayError], str] = {
     OutOfMemoryError: "a node ran out of memory and a worker on it was killed; give workers fewer samples at once, or "

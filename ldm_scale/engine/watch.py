@@ -12,7 +12,8 @@ from typing import Any
 
 import ray
 
-from ldm_scale.engine.blame import GOES_ON, LostError
+from ldm_scale.engine.blame import LostError
+from ldm_scale.errors import GOES_ON
 from ldm_scale.terminal import say
 
 # Seconds between two looks at Ray's own parts, and for which they may be silent: those of this machine, and the head of

@@ -7,8 +7,7 @@ from contextlib import contextmanager
 
 from ldm_scale.errors import RunError
 
-# What to do about a full file system: of files that are written, and of copies of what is read.
-GOES_ON = "then the same command goes on where this one stopped"
+# What to do about a full file system that holds copies of what is read.
 MORE_ROOM = "or set TMPDIR to a folder with more"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
-from ldm_scale.errors import ContentError, ExistsError, RunError, UsageError, one_line
+from ldm_scale.errors import GOES_ON, ContentError, ExistsError, RunError, UsageError, one_line
 from ldm_scale.files import s3
-from ldm_scale.files.space import GOES_ON, MORE_ROOM, check_room, room_at
+from ldm_scale.files.space import MORE_ROOM, check_room, room_at
 
 # Bytes that one request for a part of a stream asks for.
 BUFFER = 8 << 20
@@ -332,12 +332,12 @@ class Location:
     @contextlib.contextmanager
     def _beside(self, write: Callable[[BinaryIO], object]) -> Iterator[str]:
         """The name of a file beside this one, written and on disk; what is left of it at the end is removed."""
-        with room_at(self.uri, GOES_ON):
+        with room_at(self.uri, f"then {GOES_ON}"):
             self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = f"{self.uri}.{uuid.uuid4().hex}.partial"
         try:
             # A second name takes room as well.
-            with room_at(self.uri, GOES_ON):
+            with room_at(self.uri, f"then {GOES_ON}"):
                 with open(partial, "wb") as file:
                     write(file)
                     file.flush()
@@ -499,7 +499,7 @@ def read_table(
     """
     try:
         with location.open() as stream:
-            budget = LEAST_TABLE + INFLATION * stream.seek(0, io.SEEK_END)
+            size = stream.seek(0, io.SEEK_END)
             file = pq.ParquetFile(stream, pre_buffer=True)
             chosen = _chosen(location, file.schema_arrow, columns)
             if schema is not None and (fault := _differs(file.schema_arrow, schema)):
@@ -507,7 +507,7 @@ def read_table(
             groups = (file.metadata.row_group(number).num_rows for number in range(file.num_row_groups))
             if most is not None and (rows := max(sum(groups), file.metadata.num_rows)) > most:
                 raise ContentError(f"{location}: it has {rows} rows, of {most} that there can be")
-            return pa.Table.from_batches(_within(budget, file, chosen.names, location), chosen)
+            return pa.Table.from_batches(batches_within(size, file, chosen.names, location), chosen)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ContentError(f"{location} is no whole Parquet file: {one_line(error)}") from error
 
@@ -522,10 +522,14 @@ def _chosen(location: Location, schema: pa.Schema, columns: list[str] | None) ->
     return pa.schema([schema.field(name) for name in names], schema.metadata)
 
 
-def _within(budget: int, file: pq.ParquetFile, names: list[str], location: Location) -> Iterator[pa.RecordBatch]:
-    """All the rows that a file says it has, if they take no more than so many bytes: one text may be in all of them."""
+def batches_within(size: int, file: pq.ParquetFile, names: list[str], location: Location) -> Iterator[pa.RecordBatch]:
+    """Some columns of all the rows that a file of so many bytes says it has.
+
+    Raises:
+        ContentError: Rows are missing, or take far more memory than the size explains: one text may be in all of them.
+    """
     rows = missing = file.metadata.num_rows
-    budget -= rows
+    budget = LEAST_TABLE + INFLATION * size - rows
     for batch in file.iter_batches(ROWS, columns=names) if budget >= 0 else ():
         budget -= batch.nbytes
         if budget < 0:

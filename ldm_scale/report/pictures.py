@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from PIL import Image
 
 from ldm_scale.data.addresses import open_shards
@@ -21,7 +20,7 @@ from ldm_scale.files.storage import Location
 # Pixels of the longer side, at most; smaller pictures stay as they are.
 SIDE = 256
 # What an unreachable folder, bucket or shard raises.
-UNREACHABLE = (UsageError, RunError, OSError, pa.ArrowException)
+UNREACHABLE = (UsageError, RunError, OSError)
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,24 @@ def test_a_text_that_is_in_every_row_is_not_written_out(tmp_path: Path) -> None:
     assert len(data) < 1000
     (tmp_path / "a.parquet").write_bytes(data)
     before = pa.total_allocated_bytes()
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(RunError, match=r"a\.parquet: 100000 rows that take more memory than the file's size explains"):
         read_table(Location.of(tmp_path / "a.parquet"))
     assert pa.total_allocated_bytes() - before < 1 << 20
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     (tmp_path / "few.parquet").write_bytes(encoded(in_every_row(100), store_schema=False))
     assert read_table(Location.of(tmp_path / "few.parquet"))["sample_id"].to_pylist() == [TEXT] * 100
+
+
+def test_a_caption_that_is_in_every_row_is_not_written_out(tmp_path: Path) -> None:
+    """For the rows to be fewer than the bytes, it has images as well."""
+    table = in_every_row(20_000).rename_columns(["text"]).append_column("image", pa.array([b"image"] * 20_000))
+    data = encoded(table, store_schema=False, use_dictionary=["text"], compression="none")
+    (tmp_path / "a.parquet").write_bytes(data)
+    before = pa.total_allocated_bytes()
+    with pytest.raises(ContentError, match=r"a\.parquet: 20000 rows that take more memory than"):
+        read_parquet(Location.of(tmp_path))
+    assert pa.total_allocated_bytes() - before < 1 << 20
 
 
 def test_rows_of_nothing_are_no_images(tmp_path: Path) -> None:
@@ -70,12 +81,12 @@ def test_more_rows_than_there_are_is_an_error_by_name(tmp_path: Path, columns: l
     table = pa.table({"image": [b"image" * 20] * 20_000, "text": ["text"] * 20_000}).select(columns)
     data = encoded(table, compression="none", use_dictionary=False)
     (tmp_path / "a.parquet").write_bytes(with_rows(data, 20_000, 100_000))
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(ContentError):
         read_table(Location.of(tmp_path / "a.parquet"))
     with pytest.raises((UsageError, RunError), match=r"a\.parquet"):
         read_image(read_parquet(Location.of(tmp_path)).items[-1])
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_columns_are_those_that_were_asked_for_in_that_order(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     location = Location.of(tmp_path / "samples/part.parquet")
     with pytest.raises(RunError, match=LINE.format(path=location, mount="/.*")) as caught:
         getattr(location, write)(b"rows")
-    assert str(caught.value).endswith("then the same command goes on where this one stopped")
+    assert str(caught.value).endswith("then the same command again goes on where this one stopped")
     assert os.listdir(tmp_path / "samples") == []
 
 

@@ -15,11 +15,11 @@ from ldm_scale.data.sources.columns import USUAL, Columns, EmbeddedImage, class_
 from ldm_scale.data.sources.items import UNUSED, Item, Listing, key_of, list_files
 from ldm_scale.data.sources.order import order_files
 from ldm_scale.errors import UsageError, one_line
-from ldm_scale.files.storage import BUFFER, Location
+from ldm_scale.files.storage import BUFFER, Location, batches_within
 
 # Bytes of images that are held at a time, about. A row group has any size.
 BATCH_BYTES = 4 << 20
-# Rows of captions and classes that are read at a time.
+# Rows of images that are read at a time, at most.
 ROWS = 8192
 
 
@@ -77,10 +77,8 @@ def _read_file(path: str, file: Location, columns: Columns) -> tuple[list[Item],
             columns = columns.of(parquet.schema_arrow, file)
             images = list(_images(file, columns.image, parquet))
             said: list[tuple[tuple[str, ...], str | int | None]] = []
-            for batch in parquet.iter_batches(ROWS, columns=columns.beside, use_threads=False):
+            for batch in batches_within(size, parquet, columns.beside, file):
                 said.extend(columns.said(batch, file, len(said)))
-            if len(said) != len(images):
-                raise OSError(f"{len(said)} rows of {len(images)}")
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise UsageError(f"{file} is no Parquet file: {one_line(error)}") from None
     key = key_of(path)
@@ -95,6 +93,7 @@ def read_parquet(folder: Location, columns: Columns = USUAL, order: Sequence[str
 
     Raises:
         UsageError: A file cannot be used, or two have other tables of classes.
+        ContentError: The captions and classes of a file are missing, or take more memory than its size explains.
     """
     listing = list_files(folder)
     paths = [path for path in listing.left if path.lower().endswith(".parquet")]

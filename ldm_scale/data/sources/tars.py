@@ -45,20 +45,20 @@ class TarredFile:
 
 def _walk(tar: Location, file: IO[bytes], start: int, nested: bool, keep: Mapping[str, int]) -> Iterator[TarredFile]:
     """The files of the tar that begins at byte `start` of `tar` and is all of `file`."""
-    for archive, member in walk_tar(file):
-        content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+    for archive, header in walk_tar(file):
+        content = archive.extractfile(header) if header.isreg() and not header.issparse() else None
         if content is None:
-            yield TarredFile(tar, member.name, 0, 0, b"", is_plain=False)
+            yield TarredFile(tar, header.name, 0, 0, b"", is_plain=False)
             continue
-        offset = start + member.offset_data
+        offset = start + header.offset_data
         if nested:
-            folder = member.name.removesuffix(".tar")
+            folder = header.name.removesuffix(".tar")
             for inner in _walk(tar, content, offset, False, keep):
                 yield replace(inner, name=f"{folder}/{inner.name}")
         else:
-            suffix = member.name.rsplit(".", 1)[-1].lower()
-            kept = content.read() if member.size <= keep.get(suffix, -1) else None
-            yield TarredFile(tar, member.name, offset, member.size, kept)
+            suffix = header.name.rsplit(".", 1)[-1].lower()
+            kept = content.read() if header.size <= keep.get(suffix, -1) else None
+            yield TarredFile(tar, header.name, offset, header.size, kept)
 
 
 def tarred_files(
