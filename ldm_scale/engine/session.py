@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 from ray._common.utils import get_default_system_temp_dir
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 from ray.data import DataContext
 from ray.exceptions import RayError
 
@@ -152,14 +152,13 @@ def _connect(resources: dict[str, Any]) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if "RAY_ADDRESS" in os.environ:
-            # Of this process alone: Ray calls an error what any pool of Ray Data does.
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-            ray.init(log_to_driver=False, configure_logging=False)
+            with _driver_quiet():
+                ray.init(log_to_driver=False, configure_logging=False)
         else:
             # Ray says at length that it protects its ports with a token, which is what we want.
             logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
             _keep_token()
-            with _on_loopback():
+            with _on_loopback(), _driver_quiet():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -190,6 +189,31 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
+@contextmanager
+def _driver_quiet() -> Iterator[None]:
+    """Let this process's own part of a Ray log nothing: it calls an error what any pool of Ray Data does.
+
+    The others have started by the time that this one connects, and keep their logs.
+    """
+    connect = worker.connect
+
+    def connect_quietly(*arguments: Any, **options: Any) -> None:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        with open(os.devnull, "wb") as nothing, os.fdopen(os.dup(2), "wb") as stderr:
+            # Where it says that it was told so.
+            os.dup2(nothing.fileno(), 2)
+            try:
+                connect(*arguments, **options)
+            finally:
+                os.dup2(stderr.fileno(), 2)
+
+    worker.connect = connect_quietly
+    try:
+        yield
+    finally:
+        worker.connect = connect
+
+
 def _quiet() -> None:
     """Our own progress lines instead of Ray Data's."""
     context = DataContext.get_current()
@@ -200,7 +224,7 @@ def _quiet() -> None:
     context.raise_original_map_exception = True
     # What ends a job is said in a line of ours: not at length in tracebacks, nor in those of Ray's parts that died.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    ray._private.worker.print_to_stdstream = _pass_over
+    worker.print_to_stdstream = _pass_over
 
 
 def _pass_over(*_: object, **__: object) -> None:
