@@ -53,6 +53,10 @@ class Curve:
         """
         return np.where(1 - self.tpr <= fpr + 1e-12, 1 - self.fpr, 0).max(axis=1)
 
+    def paper_tpr_below(self, fpr: float) -> Float[np.ndarray, " r"]:
+        """The same with strictly less than a share `fpr` of members below it, as the paper's tables have it."""
+        return np.where(1 - self.tpr < fpr - 1e-12, 1 - self.fpr, 0).max(axis=1)
+
     def all(self) -> Float[np.ndarray, "r 5"]:
         """The metrics of NAMES, in that order."""
         rates = [self.tpr_at(0.01), self.tpr_at(0.001), self.paper_tpr_at(0.01)]

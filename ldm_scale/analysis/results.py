@@ -12,6 +12,7 @@ MaskName = Literal["none", "lowest", "global", "random", "highest"]
 # JSON has no NaN, and pydantic writes null.
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
 RowName = Literal["plain", "lowest", "global", "random", "highest", "chosen", "geometry"]
+PaperRowName = Literal["plain", "lowest", "random", "highest"]
 
 
 class Record(BaseModel):
@@ -113,6 +114,43 @@ class DistortionGroup(Record):
     auroc: Estimate | None = Field(description="none if one side is empty")
 
 
+class PaperCell(Record):
+    """A metric at the timestep at which it is highest."""
+
+    value: float
+    timestep: int | None = Field(description="the first of equal ones; none: the mean over all the attack's timesteps")
+
+
+class PaperGroup(Record):
+    """AUROC among samples of like distortion, at the best timestep for this group."""
+
+    groups: Literal[2, 4] = Field(description="2: halves, 4: quartiles; the same as by_distortion's")
+    group: int = Field(description="1 is the least distorted")
+    auroc: PaperCell | None = Field(description="none if one side is empty")
+
+
+class PaperRow(Record):
+    """One line of the paper's own table, by the rules of its authors' published code.
+
+    Optimistic: every cell has its own best timestep, on the very samples that it is reported of. The headline has one
+    timestep for all metrics of a row, chosen on one half of the samples and measured on the other.
+    """
+
+    attack: str
+    row: PaperRowName = Field(
+        description="plain drops nothing; lowest drops the ceil(q D) dimensions of lowest influence; random floor(q D) "
+        "at random, highest the floor(q D) of highest influence"
+    )
+    drop: float = Field(description="q, the share of the D dimensions left out")
+    auroc: PaperCell
+    asr: PaperCell = Field(description="attack success rate, as the headline's")
+    tpr_at_1pct_fpr: PaperCell = Field(
+        description="held-out samples found while strictly less than 1% of members are misjudged: none of up to 100; "
+        "the headline's tpr_at_1pct_fpr is of members, at 1% of held-out samples or less"
+    )
+    by_distortion: tuple[PaperGroup, ...] = Field(description="empty if too few samples have a distortion")
+
+
 class RocPoint(Record):
     """One point of a headline row's ROC curve, on the reported half of the first halving."""
 
@@ -174,7 +212,7 @@ class Stability(Record):
 class Results(Record):
     """All results of one run."""
 
-    format: Literal[3] = 3
+    format: Literal[4] = 4
     fingerprint: str = Field(description="of everything the rows depend on")
     inputs: dict[str, str] = Field(description="SHA-256 of the audited shards, split and target")
     members: int = Field(description="member rows")
@@ -187,6 +225,10 @@ class Results(Record):
     bootstrap: int
     confidence: Number
     headline: tuple[Headline, ...]
+    paper: tuple[PaperRow, ...] = Field(
+        description="the paper's own table, by its authors' rules and not by ours: optimistic, for use beside the "
+        "paper's numbers only"
+    )
     combined: Combined
     leakage: Leakage
     by_timestep: tuple[Point, ...] = Field(description="plain, and analysis.drop lowest, at each timestep")

@@ -14,8 +14,12 @@ class Mask(StrEnum):
 
     LOWEST = "lowest"  # the paper's: lowest influence
     GLOBAL = "global"  # lowest influence by one ranking for all samples
-    RANDOM = "random"  # the first control
+    RANDOM = "random"  # the first control: the upper end of a random order
     HIGHEST = "highest"  # the second control
+
+
+# Those that drop the upper end of their order; the others drop the lower one.
+UPPER = (Mask.RANDOM, Mask.HIGHEST)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ def mask_scores(spectra: Float[np.ndarray, "n b"], mask: Mask) -> Iterator[tuple
     """How many bins are dropped, most first, with the score: minus the statistic over the kept ones (higher: member).
 
     A score is summed from the end that is kept longest, so that it depends neither on the numbers asked for nor on the
-    samples beside it, to the last bit.
+    samples beside it, to the last bit. Of k of B bins and D dimensions, the lower end holds ceil(k D / B) and the upper
+    end floor(k D / B): the random control leaves out floor(q D), as the paper's does.
 
     Args:
         spectra: in the mask's order, at one timestep.
@@ -49,7 +54,7 @@ def mask_scores(spectra: Float[np.ndarray, "n b"], mask: Mask) -> Iterator[tuple
     >>> [(dropped, scores.item()) for dropped, scores in mask_scores(spectra, Mask.HIGHEST)]
     [(2, -1.0), (1, -3.0), (0, -7.0)]
     """
-    columns = spectra.T if mask is Mask.HIGHEST else spectra.T[::-1]
+    columns = spectra.T if mask in UPPER else spectra.T[::-1]
     scores = np.zeros(len(spectra))
     for dropped, column in zip(reversed(range(spectra.shape[1])), columns, strict=True):
         scores = scores - column

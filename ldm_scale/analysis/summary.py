@@ -1,7 +1,7 @@
 """Everything the results say of one attack: headline rows, curves and the full grid."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +9,9 @@ from jaxtyping import Bool, Float, Int
 
 from ldm_scale.analysis.adjusted import adjusted_scorer
 from ldm_scale.analysis.delong import delong
+from ldm_scale.analysis.groups import Group, distortion_groups
 from ldm_scale.analysis.metrics import NAMES, Roc, bootstrap, evaluate
+from ldm_scale.analysis.paper import paper_row
 from ldm_scale.analysis.results import (
     BinPoint,
     Choice,
@@ -18,6 +20,8 @@ from ldm_scale.analysis.results import (
     Headline,
     HeldoutChoice,
     MetricSet,
+    PaperRow,
+    PaperRowName,
     Point,
     RiskyMember,
     RocPoint,
@@ -39,6 +43,7 @@ class AttackSummary:
     """The parts of Results that come from one attack, and its rows of metrics.parquet."""
 
     headline: list[Headline]
+    paper: list[PaperRow]
     by_timestep: list[Point]
     by_drop: list[Point]
     by_bin: list[BinPoint]
@@ -234,36 +239,34 @@ class _Analysis:
             for number, column in enumerate(self.rows.spectrum(step).T)
         ]
 
-    def by_distortion(self, distortion: Float[np.ndarray, " n"]) -> list[DistortionGroup]:
-        measured = np.flatnonzero(np.isfinite(distortion))
-        if len(measured) < 4:
-            return []
-        ordered = measured[np.argsort(distortion[measured], kind="stable")]
+    def paper(self, groups: list[Group]) -> list[PaperRow]:
+        rows: tuple[PaperRowName, ...] = get_args(PaperRowName)
         return [
-            self._group(row, groups, number, rows, distortion[rows])
-            for row in ("plain", "lowest")
-            for groups in (2, 4)
-            for number, rows in enumerate(np.array_split(ordered, groups), start=1)
+            paper_row(self.name, row, self.scans[mask], dropped, self.timesteps, groups)
+            for row in rows
+            for mask, dropped in self._cuts[row]
         ]
 
+    def by_distortion(self, groups: list[Group], distortion: Float[np.ndarray, " n"]) -> list[DistortionGroup]:
+        found: list[DistortionGroup] = []
+        for row in ("plain", "lowest"):
+            found += [self._group(row, group, distortion[group.rows]) for group in groups]
+        return found
+
     def _group(
-        self,
-        row: Literal["plain", "lowest"],
-        groups: Literal[2, 4],
-        number: int,
-        rows: Int[np.ndarray, " m"],
-        distortion: Float[np.ndarray, " m"],
+        self, row: Literal["plain", "lowest"], group: Group, distortion: Float[np.ndarray, " m"]
     ) -> DistortionGroup:
-        pick, member = self._pick(row), self.member[rows]
+        pick, rows = self._pick(row), group.rows
+        member = self.member[rows]
         members = int(member.sum())
         auroc = None
-        if 0 < members < len(rows):
+        if group.has_both_sides(self.member):
             auroc = metric_set(self._column(pick)[rows], member, self.config, self.seed).auroc
         return DistortionGroup(
             attack=self.name,
             row=row,
-            groups=groups,
-            group=number,
+            groups=group.groups,
+            group=group.number,
             low=float(distortion.min()),
             high=float(distortion.max()),
             members=members,
@@ -333,7 +336,8 @@ def summarise_attack(
     Args:
         name: of the attack.
         rows: its rows, sorted by sample id.
-        scans: of each mask, over all timesteps, with the choosing halves of the same seed.
+        scans: of each mask, over all timesteps, with the choosing halves of the same seed and the groups of this
+            distortion.
         sample_ids: n, in the order of the rows.
         distortion: log sqrt det G in nats; NaN if it was not measured.
         geometry: features of each sample that its statistic is adjusted by.
@@ -344,12 +348,14 @@ def summarise_attack(
         UsageError: if the drop share is not a whole number of bins.
     """
     analysis = _Analysis(name, rows, scans, geometry, config, seed)
+    groups = distortion_groups(distortion)
     return AttackSummary(
         headline=analysis.headline(),
+        paper=analysis.paper(groups),
         by_timestep=analysis.by_timestep(),
         by_drop=analysis.by_drop(),
         by_bin=analysis.by_bin(),
-        by_distortion=analysis.by_distortion(distortion),
+        by_distortion=analysis.by_distortion(groups, distortion),
         roc=analysis.roc(),
         at_risk=analysis.at_risk(sample_ids),
         grid=analysis.grid_table(),

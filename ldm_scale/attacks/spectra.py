@@ -8,7 +8,8 @@ from torch import Tensor
 def rank_bins(scores: Real[Tensor, "n d"], bins: int) -> Int[Tensor, "n d"]:
     """The bin of each dimension: rank r of D (0 = lowest score of its sample) is in bin floor(r * bins / D).
 
-    Dropping the lowest k bins drops exactly the ceil(k / bins * D) lowest dimensions. Ties go by dimension.
+    Dropping the lowest k bins drops exactly the ceil(k / bins * D) lowest dimensions, dropping the highest k bins the
+    floor(k / bins * D) highest. Ties go by dimension.
 
     Args:
         scores: influences, or whatever else orders the dimensions.
@@ -32,8 +33,9 @@ def spectrum(
 ) -> Float[Tensor, "n t {bins}"]:
     """The sum of |S_{t,i}|^p over the dimensions i of each bin.
 
-    Suffix sums over bins are the statistic with the lowest influences dropped, prefix sums the reversed control. A
-    product with the bins' indicator, not a scatter: the sum's order is the same on every run and device.
+    Suffix sums over bins are the statistic with the lowest influences dropped, prefix sums the reversed control, and
+    those of a random order the random one. A product with the bins' indicator, not a scatter: the sum's order is the
+    same on every run and device.
 
     Args:
         vectors: S_t of each sample at each timestep.

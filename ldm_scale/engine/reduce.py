@@ -15,6 +15,7 @@ import ray
 
 from ldm_scale.analysis.adjusted import geometry_features
 from ldm_scale.analysis.combined import FITTED, LogOdds, fitted_rows, group_sums, least_positive, log_features
+from ldm_scale.analysis.groups import distortion_groups, memberships
 from ldm_scale.analysis.leakage import correlate, jackknife
 from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
 from ldm_scale.analysis.results import Combined, Leakage, Results, Stability
@@ -111,9 +112,9 @@ def _scan(index: Index, name: str, masks: list[Mask], steps: slice, task: _Reduc
     rows = task.rows(index, name)
     spectra = rows.spectra(rows.column(masks[0]), steps)
     chosen = choosing(index.member, task.config.repeats, task.seed)
-    return {
-        mask: scan(spectra, mask, index.member, chosen, chosen_drops(mask, task.bins, task.dropped)) for mask in masks
-    }
+    groups = memberships(distortion_groups(index.distortion), len(index.member))
+    drops = {mask: chosen_drops(mask, task.bins, task.dropped) for mask in masks}
+    return {mask: scan(spectra, mask, index.member, chosen, drops[mask], groups, {0, task.dropped}) for mask in masks}
 
 
 @ray.remote
@@ -275,6 +276,7 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
         bootstrap=config.bootstrap,
         confidence=config.confidence,
         headline=tuple(row for summary in summaries for row in summary.headline),
+        paper=tuple(row for summary in summaries for row in summary.paper),
         combined=combined,
         leakage=leakage,
         by_timestep=tuple(point for summary in summaries for point in summary.by_timestep),

@@ -6,11 +6,12 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ldm_scale.analysis.results import DistortionGroup, Results
+from ldm_scale.analysis.results import DistortionGroup, PaperRow, Results
 from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.reductions import REPORT, Reduction, publish, stamp_of
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
+from ldm_scale.report.claims import lede
 from ldm_scale.report.facts import facts, warnings_of
 from ldm_scale.report.figures import STYLES, Plot
 from ldm_scale.report.headline import attacks_of, read_results, rows_of
@@ -46,6 +47,15 @@ def _by_distortion(results: Results) -> dict[str, dict[str, list[DistortionGroup
     lines: dict[str, dict[str, list[DistortionGroup]]] = {}
     for group in sorted(results.by_distortion, key=lambda group: (-group.groups, group.group)):
         lines.setdefault(group.attack, {}).setdefault(group.row, []).append(group)
+    return lines
+
+
+def _paper(results: Results) -> dict[str, list[PaperRow]]:
+    """The lines of the paper's table, with quartiles of distortion before halves, by attack."""
+    lines: dict[str, list[PaperRow]] = {}
+    for row in results.paper:
+        groups = sorted(row.by_distortion, key=lambda group: (-group.groups, group.group))
+        lines.setdefault(row.attack, []).append(row.model_copy(update={"by_distortion": tuple(groups)}))
     return lines
 
 
@@ -89,6 +99,8 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
             width=100,
         ),
         "facts": facts(results, record),
+        "lede": lede(results),
+        "paper": _paper(results),
         "pictures": read_pictures([member.sample_id for member in results.at_risk], record),
         "plots": _plots(results, maps),
         "groups": next((line for rows in by_distortion.values() for line in rows.values()), []),

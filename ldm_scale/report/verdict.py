@@ -2,6 +2,7 @@
 
 from ldm_scale.analysis.results import Estimate, Headline, Results
 from ldm_scale.report.headline import attacks_of, rows_of
+from ldm_scale.report.labels import share_label
 
 
 def _auroc(row: Headline) -> Estimate:
@@ -78,29 +79,15 @@ def _reversed(results: Results, best: Headline) -> str:
     )
 
 
-def _caution(lowest: Headline) -> str:
-    """Whether the paired difference to plain is clearly not zero."""
-    if lowest.heldout_choice.difference is None:
-        return ""
-    change = lowest.heldout_choice.difference.auroc
-    interval = f"{change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f})"
-    if change.low <= 0 <= change.high:
-        return f" The paired difference, {interval}, may be nothing: its interval includes 0, so it is not certain."
-    return f" The paired difference is {interval}; its interval excludes 0."
-
-
-def _filter(rows: dict[str, Headline]) -> str:
-    """What the paper's filter does, beside its two controls."""
-    plain, lowest = _auroc(rows["plain"]), _auroc(rows["lowest"])
-    share = f"{rows['lowest'].heldout_choice.drop:.0%}"
-    verb = "raises" if lowest.value > plain.value else "lowers" if lowest.value < plain.value else "leaves"
-    path = f"at {plain.value:.3f}" if verb == "leaves" else f"from {plain.value:.3f} to {lowest.value:.3f}"
-    controls = (
-        f"dropping {share} at random gives {_auroc(rows['random']).value:.3f}, "
-        f"dropping the highest {share} {_auroc(rows['highest']).value:.3f}"
+def _levels(rows: dict[str, Headline]) -> str:
+    """The AUROC with the paper's filter, beside plain and the two controls."""
+    share = share_label(rows["lowest"].heldout_choice.drop)
+    level = {name: f"{_auroc(row).value:.3f}" for name, row in rows.items()}
+    return (
+        f"For {rows['plain'].attack}, AUROC is {level['plain']} with all latent dimensions, {level['lowest']} without "
+        f"the {share} of lowest influence, {level['random']} without {share} at random, and {level['highest']} without "
+        f"the {share} of highest influence."
     )
-    subject = f"dropping the {share} of latent dimensions with the lowest influence"
-    return f"For {rows['plain'].attack}, {subject} {verb} AUROC {path}; {controls}.{_caution(rows['lowest'])}"
 
 
 def verdict(results: Results) -> list[str]:
@@ -113,7 +100,7 @@ def verdict(results: Results) -> list[str]:
     meaning = (_meaning(_auroc(best)), _low_rate(best, results.confidence), _picked(results))
     others = (_together(results), _reversed(results, best))
     paragraphs = (" ".join(filter(None, sentences)) for sentences in (meaning, others))
-    return [_lead(results, best), *filter(None, paragraphs), _filter(rows)]
+    return [_lead(results, best), *filter(None, paragraphs), _levels(rows)]
 
 
 def beats_chance(results: Results, attack: str) -> bool:

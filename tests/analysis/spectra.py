@@ -12,6 +12,7 @@ from ldm_scale.analysis.combined import (
     least_positive,
     log_features,
 )
+from ldm_scale.analysis.groups import distortion_groups, memberships
 from ldm_scale.analysis.scan import Scan, scan
 from ldm_scale.analysis.scores import Candidate, Mask
 from ldm_scale.analysis.splithalf import choosing
@@ -45,7 +46,8 @@ class Spectra:
 
     def scores(self, mask: Mask, dropped: int) -> np.ndarray:
         """(n, T)."""
-        kept = slice(self.bins - dropped) if mask is Mask.HIGHEST else slice(dropped, None)
+        upper = mask in (Mask.HIGHEST, Mask.RANDOM)
+        kept = slice(self.bins - dropped) if upper else slice(dropped, None)
         return -self.of(mask)[:, :, kept].sum(axis=2, dtype=np.float64)
 
     def columns(self, candidates: Sequence[Candidate]) -> np.ndarray:
@@ -54,11 +56,15 @@ class Spectra:
     def spectrum(self, step: int) -> np.ndarray:
         return self.by_influence[:, step]
 
-    def scans(self, config: AnalysisConfig, seed: int) -> dict[Mask, Scan]:
+    def scans(self, config: AnalysisConfig, seed: int, distortion: np.ndarray) -> dict[Mask, Scan]:
         chosen = choosing(self.member, config.repeats, seed)
+        groups = memberships(distortion_groups(distortion), len(self.member))
         dropped = dropped_bins(config.drop, self.bins)
         drops = {mask: chosen_drops(mask, self.bins, dropped) for mask in self.masks}
-        return {mask: scan(self.of(mask), mask, self.member, chosen, drops[mask]) for mask in self.masks}
+        return {
+            mask: scan(self.of(mask), mask, self.member, chosen, drops[mask], groups, {0, dropped})
+            for mask in self.masks
+        }
 
     def take(self, rows: np.ndarray) -> "Spectra":
         """The same of some samples."""

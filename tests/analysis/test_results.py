@@ -19,6 +19,9 @@ from ldm_scale.analysis.results import (
     HeldoutChoice,
     Leakage,
     MetricSet,
+    PaperCell,
+    PaperGroup,
+    PaperRow,
     Point,
     Record,
     Results,
@@ -44,6 +47,13 @@ def example() -> Results:
     held = HeldoutChoice(**choice, agreement=0.7, difference=metrics, delong_difference=estimate)
     shared: dict[str, Any] = {"attack": "sima", "row": "plain"}
     group = {"groups": 4, "group": 1, "low": 0.1, "high": 0.2, "members": 3, "heldout": 0, "timestep": 50, "drop": 0.0}
+    cell = PaperCell(value=0.8, timestep=50)
+    paper = PaperRow(
+        **shared,
+        drop=0.0,
+        **dict.fromkeys(("auroc", "asr", "tpr_at_1pct_fpr"), cell),
+        by_distortion=(PaperGroup(groups=2, group=1, auroc=cell),),
+    )
     inference = DatasetInference(p_value=1e-300, statistic=9.0, members=3, heldout=4)
     return Results(
         fingerprint="abc",
@@ -58,6 +68,7 @@ def example() -> Results:
         bootstrap=1000,
         confidence=0.95,
         headline=(Headline(**shared, heldout_choice=held, oracle=Choice(**choice)),),
+        paper=(paper,),
         combined=Combined(features=5, metrics=metrics, delong=estimate, inference=inference),
         leakage=Leakage(attack="sima", timestep=0, correlation=estimate),
         by_timestep=(Point(attack="sima", mask="none", drop=0.0, timestep=0, auroc=0.1 + 0.2),),
@@ -89,6 +100,7 @@ def test_an_unknown_key_is_rejected_at_every_level() -> None:
     paths = (
         *((), ("headline", 0), ("headline", 0, "heldout_choice", "difference", "auroc"), ("headline", 0, "oracle")),
         *(("at_risk", 0), ("by_bin", 0), ("combined", "inference"), ("leakage",), ("stability",)),
+        *(("paper", 0), ("paper", 0, "auroc"), ("paper", 0, "by_distortion", 0)),
     )
     for path in paths:
         content = example().model_dump(mode="json")
@@ -120,7 +132,10 @@ def test_what_may_be_absent_is_written_as_null() -> None:
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [(("headline", 0, "row"), "best"), (("by_drop", 0, "mask"), "middle"), (("by_distortion", 0, "groups"), 3)],
+    [
+        *((("headline", 0, "row"), "best"), (("by_drop", 0, "mask"), "middle"), (("by_distortion", 0, "groups"), 3)),
+        *((("paper", 0, "row"), "chosen"), (("format",), 3)),
+    ],
 )
 def test_names_outside_the_schema_are_rejected(path: tuple[Any, ...], value: Any) -> None:
     content = example().model_dump(mode="json")

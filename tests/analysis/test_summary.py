@@ -54,7 +54,7 @@ def summarise(
         distortion = np.full(len(spectra.member), np.nan)
     geometry = np.random.default_rng(seed).standard_normal((len(spectra.member), 2))
     rows = spectra.averaged() if "sima" in config.average else spectra
-    scans, names = rows.scans(config, seed), pa.array(names_of(spectra))
+    scans, names = rows.scans(config, seed, distortion), pa.array(names_of(spectra))
     return summarise_attack("sima", rows, scans, names, distortion, geometry, config, seed)
 
 
@@ -64,7 +64,7 @@ def rows_of(summary: AttackSummary) -> dict[str, Headline]:
 
 def naive_auroc(spectra: Spectra, mask: str, dropped: int, step: int) -> float:
     source = spectra.at_random if mask == "random" else spectra.by_influence
-    kept = source[:, step, : BINS - dropped] if mask == "highest" else source[:, step, dropped:]
+    kept = source[:, step, dropped:] if mask == "lowest" else source[:, step, : BINS - dropped]
     return float(roc_auc_score(spectra.member, -kept.astype(float).sum(1)))
 
 

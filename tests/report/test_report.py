@@ -29,6 +29,9 @@ from ldm_scale.analysis.results import (
     HeldoutChoice,
     Leakage,
     MetricSet,
+    PaperCell,
+    PaperGroup,
+    PaperRow,
     Point,
     Results,
     RiskyMember,
@@ -45,6 +48,7 @@ from ldm_scale.files.parts import Expected
 from ldm_scale.files.reductions import RANKING, write_reduction
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
+from ldm_scale.report.claims import CLAIMS, findings, lede
 from ldm_scale.report.facts import facts
 from ldm_scale.report.headline import read_results
 from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, step_label
@@ -166,6 +170,29 @@ def _by_distortion(attack: str) -> list[DistortionGroup]:
     ]
 
 
+def _paper(attack: str, averaged: bool) -> list[PaperRow]:
+    """Every cell another number, at timesteps in turn."""
+
+    def cell(number: int) -> PaperCell:
+        return PaperCell(value=0.8 + number / 1000, timestep=None if averaged else STEPS[number % 4])
+
+    def group(groups: int, number: int, first: int) -> PaperGroup:
+        return PaperGroup(groups=groups, group=number, auroc=None if number == 1 else cell(first + groups + number))
+
+    return [
+        PaperRow(
+            attack=attack,
+            row=row,
+            drop=ROWS[row][1],
+            auroc=cell(20 * i),
+            asr=cell(20 * i + 1),
+            tpr_at_1pct_fpr=cell(20 * i + 2),
+            by_distortion=tuple(group(n, number, 20 * i) for n in (2, 4) for number in range(1, n + 1)),
+        )
+        for i, row in enumerate(("plain", "lowest", "random", "highest"))
+    ]
+
+
 def _combined() -> Combined:
     inference = DatasetInference(p_value=0.003, statistic=2.9, members=3, heldout=2)
     return Combined(features=1200, metrics=_metrics(0.81), delong=_estimate(0.81), inference=inference)
@@ -190,6 +217,7 @@ def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Res
         headline=tuple(
             row for i, (name, mean) in enumerate(seen.items()) for row in _headline(name, base - i / 10, mean)
         ),
+        paper=tuple(row for name, mean in seen.items() for row in _paper(name, mean)),
         combined=_combined(),
         leakage=Leakage(attack=attacks[0], timestep=10, correlation=_estimate(0.3)),
         by_timestep=tuple(point for name, mean in seen.items() for point in _by_timestep(name, mean)),
@@ -318,14 +346,31 @@ def test_a_difference_is_shown_with_its_sign(page: str) -> None:
     assert "all dimensions kept 0 90% agree 0.700 0.650 to 0.750 0.600 0.550 to 0.650" in text
 
 
-def test_papers_table_is_the_oracle_in_percent(page: str) -> None:
+def test_papers_table_has_each_cell_with_its_own_timestep_in_percent(page: str) -> None:
     text = _text(page)
-    table = text[text.index("For comparison with the paper's tables") : text.index("How the attack behaves")]
-    assert "plain t 10 70.30 66.30 to 74.30 60.30 35.15" in table
-    assert "lowest dropped t 20, lowest 40% 71.40 67.40 to 75.40 61.40 35.70" in table
-    assert "chosen share t 20, lowest 25% 75.80" in table
-    assert "geometry" not in table
-    assert "held-out images as positives" in table
+    table = text[text.index("The paper's table, by its authors' own rules") : text.index("How the attack behaves")]
+    assert "AUC, quarter 1 AUC, quarter 2 AUC, quarter 3 AUC, quarter 4 AUC, half 1 AUC, half 2 plain" in table
+    # The first quarter and the first half have one side alone.
+    assert (
+        "plain 80.00 t 0 80.10 t 10 80.20 t 20 80.60 t 20 80.70 t 30 80.80 t 0 80.40 t 0 "
+        "lowest dropped 82.00 t 0 82.10 t 10" in table
+    )
+    assert "random dropped 84.00 t 0" in table
+    assert "highest dropped 86.00 t 0 86.10 t 10 86.20 t 20" in table
+    assert not re.search("chosen|geometry-adjusted|global", table)
+    assert "Optimistic, and only for use beside the paper's numbers." in table
+    assert "strictly less than 1% of members" in table
+    assert "half of them by distortion" in table
+
+
+def test_papers_table_without_distortion_or_timesteps(tmp_path: Path) -> None:
+    run = _make_run(tmp_path, attacks=("pfami",))
+    content = _content(run)
+    _edit_results(run, paper=[row | {"by_distortion": []} for row in content["paper"]])
+    text = _text(_report(run))
+    assert "plain 80.00 all t 80.10 all t 80.20 all t lowest dropped 82.00 all t" in text
+    assert "AUC, quarter" not in text
+    assert "half of them by distortion" not in text
 
 
 def test_combined_score_and_dataset_inference(page: str) -> None:
@@ -346,34 +391,111 @@ def test_verdict_follows_the_chosen_row(page: str) -> None:
     text = _text(page)
     assert "ranks the member first in 75% of cases (AUROC 0.755, 90% interval 0.705 to 0.805); chance is 50%" in text
     assert "lies above chance" in text
-    assert (
-        "raises AUROC from 0.700 to 0.711; dropping 40% at random gives 0.733, dropping the highest 40% 0.744" in text
-    )
+    assert "For sima, AUROC is 0.700 with all latent dimensions, 0.711 without the 40% of lowest influence," in text
+    assert "influence, 0.733 without 40% at random, and 0.744 without the 40% of highest influence." in text
 
 
-def _with_change(results: Results, value: float) -> Results:
-    """The same results with another paired difference of the lowest rows, give or take 0.05."""
+def _with_change(results: Results, name: str, change: MetricSet) -> Results:
+    """The same results with another paired difference of the rows of one name."""
     rows = [
-        row.model_copy(update={"heldout_choice": row.heldout_choice.model_copy(update={"difference": _metrics(value)})})
-        if row.row == "lowest"
+        row.model_copy(update={"heldout_choice": row.heldout_choice.model_copy(update={"difference": change})})
+        if row.row == name
         else row
         for row in results.headline
     ]
     return results.model_copy(update={"headline": tuple(rows)})
 
 
+def _quartiles(results: Results, first: float | None, last: float | None) -> Results:
+    """The same results with other AUROCs, give or take 0.05, in the first and the last quartile of the plain rows."""
+    values = {1: first, 4: last}
+    groups = [
+        group.model_copy(update={"auroc": None if values[group.group] is None else _estimate(values[group.group])})
+        if (group.row, group.groups) == ("plain", 4) and group.group in values
+        else group
+        for group in results.by_distortion
+    ]
+    return results.model_copy(update={"by_distortion": tuple(groups)})
+
+
+LOWER, NOTHING, HIGHER = -0.06, 0.011, 0.06
+INTERVALS = {
+    LOWER: "-0.060, -0.110 to -0.010",
+    NOTHING: "+0.011, -0.039 to +0.061",
+    HIGHER: "+0.060, +0.010 to +0.110",
+}
+
+
 @pytest.mark.parametrize(
-    ("change", "caution"),
+    ("row", "subject", "answers"),
     [
-        (0.011, "The paired difference, +0.011 (-0.039 to +0.061), may be nothing: its interval includes 0"),
-        (0.06, "The paired difference is +0.060 (+0.010 to +0.110); its interval excludes 0."),
-        (-0.06, "The paired difference is -0.060 (-0.110 to -0.010); its interval excludes 0."),
+        ("lowest", "AUROC", {LOWER: "disagrees on", NOTHING: "cannot tell on", HIGHER: "agrees on"}),
+        ("random", "the random control", {LOWER: "agrees on", NOTHING: "cannot tell on", HIGHER: "disagrees on"}),
     ],
 )
-def test_verdict_asks_the_paired_difference(change: float, caution: str) -> None:
-    results = _with_change(_results(("sima",), (), 0.7), change)
-    assert caution in verdict(results)[-1]
-    assert ("not certain" in verdict(results)[-1]) == (change == 0.011)
+@pytest.mark.parametrize("change", INTERVALS)
+def test_the_lede_asks_the_paired_differences(row: str, subject: str, answers: dict[float, str], change: float) -> None:
+    results = _with_change(_results(("sima",), (), 0.7), row, _metrics(change))
+    (found,) = [finding for finding in findings(results, "sima") if finding.subject == subject]
+    assert found.answer == answers[change]
+    assert str(found) == f"{subject} ({INTERVALS[change]})"
+
+
+@pytest.mark.parametrize(("change", "answer"), [(-0.2, "disagrees on"), (0.08, "cannot tell on"), (0.2, "agrees on")])
+def test_the_lede_asks_the_papers_own_rate(change: float, answer: str) -> None:
+    """Held-out samples are its positives; the metrics that were made up put it at half of their AUROC."""
+    results = _with_change(_results(("sima",), (), 0.7), "lowest", _metrics(change))
+    assert findings(results, "sima")[1].answer == answer
+    assert str(findings(results, "sima")[1]).startswith(f"TPR ({change / 2:+.3f}, ")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "said"),
+    [
+        # 0.05 and 0.05 to either side are 0.071 of the difference.
+        (0.6, 0.68, "agrees on distortion (+0.080, +0.009 to +0.151)"),
+        (0.6, 0.66, "cannot tell on distortion (+0.060, -0.011 to +0.131)"),
+        (0.68, 0.6, "disagrees on distortion (-0.080, -0.151 to -0.009)"),
+        (None, 0.7, "cannot tell on distortion (not measured)"),
+        (0.7, None, "cannot tell on distortion (not measured)"),
+    ],
+)
+def test_the_lede_asks_the_first_and_the_last_quartile(first: float | None, last: float | None, said: str) -> None:
+    found = findings(_quartiles(_results(("sima",), (), 0.7), first, last), "sima")[-1]
+    assert f"{found.answer} {found}" == said
+
+
+def test_without_distortion_the_lede_cannot_tell() -> None:
+    results = _results(("sima",), (), 0.7).model_copy(update={"by_distortion": ()})
+    assert str(findings(results, "sima")[-1]) == "distortion (not measured)"
+
+
+def test_the_lede_groups_the_claims_by_answer() -> None:
+    results = _with_change(_results(("sima",), (), 0.7), "random", _metrics(LOWER))
+    claims, said = lede(_quartiles(results, 0.8, 0.6))
+    assert claims == CLAIMS
+    assert said == (
+        "For sima with 40% dropped, this run agrees on the random control (-0.060, -0.110 to -0.010); disagrees on "
+        "distortion (-0.200, -0.271 to -0.129); cannot tell on AUROC (+0.011, -0.039 to +0.061) and TPR (+0.005, "
+        "-0.045 to +0.056)."
+    )
+
+
+def test_the_lede_of_several_attacks_counts_them() -> None:
+    results = _results(SEVEN[:3], (), 0.7)
+    changed = _with_change(results, "lowest", _metrics(HIGHER)).headline
+    mixed = [new if new.attack == "pia" else old for old, new in zip(results.headline, changed, strict=True)]
+    said = lede(results.model_copy(update={"headline": tuple(mixed)}))[1]
+    assert said.startswith("For sima with 40% dropped, this run cannot tell on AUROC (+0.011")
+    ending = "Of all 3 attacks, dropping the lowest clearly raises AUROC for 1 and clearly lowers it for 0."
+    assert said.endswith(ending)
+    assert "Of all" not in lede(_results(("sima",), (), 0.7))[1]
+
+
+def test_the_page_opens_with_the_papers_claims(page: str) -> None:
+    text = _text(page)
+    opening = text[text.index("How much did this model memorise?") :]
+    assert opening.startswith(f"How much did this model memorise? {CLAIMS} For sima with 40% dropped, this run ")
 
 
 def test_verdict_of_one_attack_speaks_of_no_others() -> None:
@@ -390,7 +512,7 @@ def test_verdict_of_several_attacks() -> None:
     # The intervals of pia (0.6) and secmi (0.5, and 0.05 to either side) do not lie below chance.
     wrong = "pian (0.400), epsilon (0.300), loss (0.200), pfami (0.100)"
     assert f"interval, all dimensions kept: {wrong}. There the published direction is wrong" in others
-    assert dropping.startswith("For sima, dropping the 40%")
+    assert dropping.startswith("For sima, AUROC is 0.700 with all")
 
 
 def test_verdict_of_attacks_that_all_point_the_right_way() -> None:
