@@ -46,6 +46,8 @@ def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> I
     yield from describe_ranking(config)
     yield "Seed", str(config.seed)
     yield "Rows", f"{config.out}/samples"
+    for departure in inputs.departures:
+        yield "Departure", departure
 
 
 def _attacks(inputs: Inputs) -> str:

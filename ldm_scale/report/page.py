@@ -88,6 +88,7 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
             default_flow_style=None,
             width=100,
         ),
+        "departures": record.departures,
         "facts": facts(results, record),
         "pictures": read_pictures([member.sample_id for member in results.at_risk], record),
         "plots": _plots(results, maps),
