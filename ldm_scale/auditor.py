@@ -1,6 +1,6 @@
 """A batch of images in, rows out: composes target, geometry and attacks. Torch only."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -35,11 +35,8 @@ from ldm_scale.targets.denoising import Conditions, predict_noises
 AUTO_EXACT_DIMENSIONS = 1024
 # Bytes of a chunk of decoder products; on the CPU, as many as its caches nearly hold.
 MEMORY = {"cpu": 64 << 20, "cuda": 4 << 30}
-# Draws for each estimator of distortion: rank 20 and 30 more in arXiv 2511.20592, 16 probes in its scripts.
-ESTIMATORS: dict[str, tuple[int, Callable[..., Tensor]]] = {
-    "truncated": (50, truncated_distortion),
-    "slq": (16, slq_distortion),
-}
+# Draws beyond the rank for truncated distortion in arXiv 2511.20592, and probes for SLQ in its scripts.
+OVERSAMPLING, SLQ_PROBES = 30, 16
 # The share of lowest dimensions whose overlap between two halves of the probes the rows keep: what the paper drops.
 STABILITY_DROP = 0.4
 # Evaluations that are one batch for the denoiser by default; on the CPU more fit no cache.
@@ -114,6 +111,15 @@ def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
     if config.distortion == "auto":
         return "exact" if dimensions <= AUTO_EXACT_DIMENSIONS else "off"
     return config.distortion
+
+
+def distortion_draws(config: GeometryConfig, estimator: str) -> int:
+    """How many vectors a sample's distortion is estimated with by one of the two estimators that draw some.
+
+    >>> [distortion_draws(GeometryConfig(rank=50), estimator) for estimator in ("truncated", "slq")]
+    [80, 16]
+    """
+    return config.rank + OVERSAMPLING if estimator == "truncated" else SLQ_PROBES
 
 
 def evaluations_at_once(config: ComputeConfig, device: torch.device) -> int:
@@ -200,10 +206,10 @@ class Auditor:
             RunError: The device does not hold one evaluation or one product.
         """
         stopwatch, made = Stopwatch(self._device), self._decoder.products
-        z = self._encode(pixels, sample_ids)
+        z, measured_at = self._encode(pixels, sample_ids)
         stopwatch.mark()
-        influence, stability, pullback_metrics = self._influence(z, sample_ids)
-        distortion, measured = self._distortion(z, sample_ids, pullback_metrics)
+        influence, stability, pullback_metrics = self._influence(measured_at, sample_ids)
+        distortion, measured = self._distortion(measured_at, sample_ids, pullback_metrics)
         stopwatch.mark()
         conditions = self._condition(sample_ids, captions, labels)
         spectra, leakage, evaluations = self._attack(z, influence, sample_ids, conditions)
@@ -250,7 +256,7 @@ class Auditor:
         Raises:
             RunError: The device does not hold one product.
         """
-        z = self._encode(pixels, sample_ids)
+        _, z = self._encode(pixels, sample_ids)
         if self._config.geometry.influence == "exact":
             return exact_influence(pullback_metric(self._decoder, z, self._memory)).cpu().numpy()
         return hutchinson_influence(self._probe(z, sample_ids)).cpu().numpy()
@@ -260,12 +266,17 @@ class Auditor:
 
     def _encode(
         self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
-    ) -> Float[Tensor, "n c h w"]:
-        images = to_images(pixels, self._device)
-        sampled = self._config.latent == "sample"
-        noise = self._normal(sample_ids, "latent", self._target.latent_shape) if sampled else None
+    ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
+        """The latents that are attacked, and those at which geometry is measured, of one posterior."""
+        kinds = (self._config.latent, self._config.geometry.latent or self._config.latent)
+        noise = self._normal(sample_ids, "latent", self._target.latent_shape) if "sample" in kinds else None
+        if noise is not None and "mode" in kinds:
+            # The mode is the sample without noise.
+            noise = torch.stack([noise if kind == "sample" else torch.zeros_like(noise) for kind in kinds])
         with torch.no_grad():
-            return self._target.encode(images, noise).contiguous()
+            z = self._target.encode(to_images(pixels, self._device), noise).contiguous()
+        attacked, measured_at = z if z.ndim == 5 else (z, z)
+        return attacked, measured_at
 
     def _probe(self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]) -> Float[Tensor, "k n d"]:
         config, side = self._config.geometry, self._target.image_size
@@ -320,9 +331,11 @@ class Auditor:
             return exact_distortion(
                 pullback_metric(self._decoder, z, self._memory) if pullback_metrics is None else pullback_metrics
             )
-        count, estimate = ESTIMATORS[estimator]
+        count = distortion_draws(self._config.geometry, estimator)
         draws = self._normal(sample_ids, estimator, (count, *self._target.latent_shape)).transpose(0, 1)
-        return estimate(self._decoder, z, draws, self._memory)
+        if estimator == "truncated":
+            return truncated_distortion(self._decoder, z, draws, self._memory, self._config.geometry.rank)
+        return slq_distortion(self._decoder, z, draws, self._memory)
 
     def _bins(self, influence: Float[Tensor, "n d"], sample_ids: Sequence[str]) -> dict[Order, Int[Tensor, "n d"]]:
         """The bin of each dimension under each order of the dimensions."""

@@ -13,6 +13,7 @@ from ldm_scale.benchmarks.options import PARTS, BenchmarkConfig
 from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, ReduceConfig, dropped_bins
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.data import PackConfig, ValidateConfig
+from ldm_scale.config.published import PUBLISHED, Procedure
 from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import GOES_ON, RunError, UnforeseenError, UsageError
 from ldm_scale.flags import FILES, ROOT, add_attack_flags, add_flags, at_root, collect, given_flags
@@ -32,6 +33,8 @@ What is audited must be given: by --shards, --target and --out; or by LDM_SCALE_
 LDM_SCALE_OUT; or by {ROOT}, a folder or s3:// address that has shards/{{dataset}} and targets/{{dataset}}; the run
 is then runs/{{dataset}} below it."""
 
+PRESET = "default: this job's own recipe; published: the paper's authors', with what departs from it in the report"
+
 
 def _open_run(path: str) -> "RunDirectory":
     from ldm_scale.files.rundir import RunDirectory
@@ -49,16 +52,16 @@ def _print_outcome(run: "RunDirectory") -> None:
     say(f"report: {run.root / 'report.html'}")
 
 
-def _audit(config: AuditConfig, trial: DryRunConfig) -> None:
+def _audit(config: AuditConfig, trial: DryRunConfig, procedure: Procedure | None) -> None:
     if trial.dry_run:
         from ldm_scale.costs.dry_run import estimate_audit
 
-        for line in estimate_audit(config, trial.hardware):
+        for line in estimate_audit(config, trial.hardware, procedure):
             say(line)
         return
     from ldm_scale.engine.audit import run_audit
 
-    run_audit(config)
+    run_audit(config, procedure)
     _print_outcome(_open_run(config.out))
 
 
@@ -225,10 +228,12 @@ def _add_config(parser: Any) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML with the same names; flags win over it").complete = FILES
 
 
-def _add_audit_flags(parser: argparse.ArgumentParser, recipe: dict[str, Any], attacks: bool = True) -> None:
+def _add_audit_flags(
+    parser: argparse.ArgumentParser, recipe: dict[str, Any], attacks: bool = True, procedure: Procedure | None = None
+) -> None:
     def run(arguments: argparse.Namespace) -> None:
         trial = build(DryRunConfig, given_flags(arguments, DryRunConfig))
-        _audit(build(AuditConfig, collect(arguments, AuditConfig, recipe)), trial)
+        _audit(build(AuditConfig, collect(arguments, AuditConfig, recipe)), trial, procedure)
 
     _add_config(parser)
     add_flags(parser, AuditConfig, recipe=recipe)
@@ -348,12 +353,20 @@ def run_job(
 ) -> int:
     """Run an audit job: a recipe of configuration values, with the flags of `ldm-scale audit` over it.
 
-    The job of a data set has no default of what is audited, but a place for it below LDM_SCALE_ROOT.
+    The job of a data set has no default of what is audited, but a place for it below LDM_SCALE_ROOT; and a second
+    recipe, the one of the paper's authors.
     """
+    presets = Parser(add_help=False, allow_abbrev=False)
+    procedure = None
     if dataset is not None:
+        presets.add_argument("--preset", choices=("default", "published"), default="default", help=PRESET)
+        # Known before all other flags, whose defaults it decides.
+        if presets.parse_known_args(argv)[0].preset == "published":
+            procedure = PUBLISHED[dataset]
+            recipe = procedure.recipe
         description, recipe = f"{description}\n{WHERE.format(dataset=dataset)}", at_root(recipe, dataset)
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_audit_flags(parser, recipe)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[presets])
+    _add_audit_flags(parser, recipe, procedure=procedure)
     return _run(parser, argv)
 
 

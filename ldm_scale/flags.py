@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from ldm_scale.attacks.installed import known_attacks
 from ldm_scale.config.audit import AuditConfig, name_attacks
 from ldm_scale.config.base import Config
-from ldm_scale.config.values import ATTACK, Metavar, merge, spell_integers
+from ldm_scale.config.values import ATTACK, Metavar, merge, spell
 from ldm_scale.errors import UsageError, one_line, unknown_name
 
 # Defaults of flags from the environment, so that a bare `ray job submit` works on a configured cluster.
@@ -75,27 +75,13 @@ def _takes(annotation: Any, metadata: Sequence[Any] = ()) -> Iterator[str | Meta
         yield Metavar(WORDS.get(annotation, "TEXT"))
 
 
-def _spell(default: Any) -> str:
-    """A default as it is given on the command line."""
-    match default:
-        case bool():
-            return str(default).lower()
-        case float():
-            return f"{default:g}"
-        case (int(), *_):
-            return spell_integers(default)
-        case tuple() | dict():
-            return ",".join(map(_spell, default))
-    return str(default)
-
-
 def _add_option(group: Any, names: Sequence[str], field: FieldInfo, default: Any, **how: Any) -> None:
     """Add an option whose help says what it is, what it takes, and its default."""
     taken = [*_takes(field.annotation, field.metadata)]
     choices = Offered(item for item in taken if isinstance(item, str))
     words = [item.word for item in taken if isinstance(item, Metavar)]
     metavar = "{" + ",".join((*choices, *words)) + "}" if choices else words[0]
-    shown = "" if default in (None, (), PydanticUndefined) else f" [{_spell(default)}]"
+    shown = "" if default in (None, (), PydanticUndefined) else f" [{spell(default)}]"
     text = f"{field.description or ''}{shown}".strip().replace("%", "%%")
     # A switch needs no value, but takes one: a file may have set it.
     switch = {"nargs": "?", "const": "true"} if field.annotation is bool else {}

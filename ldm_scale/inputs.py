@@ -11,6 +11,7 @@ from ldm_scale.attacks.base import Attack
 from ldm_scale.attacks.registry import make_attack, resolve_options
 from ldm_scale.auditor import resolve_leakage
 from ldm_scale.config.audit import CALIBRATED, AuditConfig, MaskConfig
+from ldm_scale.config.published import Procedure
 from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import Manifest
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split, read_split
@@ -36,6 +37,16 @@ class Inputs:
     target: Target
     attacks: dict[str, Attack]
     ranking: np.ndarray | None
+    procedure: Procedure | None = None
+
+    @cached_property
+    def departures(self) -> tuple[str, ...]:
+        """What differs from the authors' procedure, a line each, if the audit is to follow it."""
+        if self.procedure is None:
+            return ()
+        attacks = {name: make_attack(name, options) for name, options in self.procedure.recipe["attacks"].items()}
+        resolved = {name: resolve_options(attack) for name, attack in attacks.items()}
+        return (*self.procedure.departures, *self.procedure.overridden(resolved, self.config.model_dump()))
 
     @cached_property
     def science(self) -> dict[str, Any]:
@@ -55,12 +66,13 @@ class Inputs:
         return digest(self.science)
 
 
-def check_inputs(config: AuditConfig, *, outline: bool = False) -> Inputs:
+def check_inputs(config: AuditConfig, *, outline: bool = False, procedure: Procedure | None = None) -> Inputs:
     """Read and check manifest, split file, target and attacks before anything is started.
 
     Args:
         config: of the audit.
         outline: load the target's shapes alone, without its weights, on the device "meta".
+        procedure: the authors', if the audit is to follow it.
 
     Raises:
         UsageError: The first of them that cannot be used.
@@ -83,7 +95,7 @@ def check_inputs(config: AuditConfig, *, outline: bool = False) -> Inputs:
             **weights.addresses,
         }
     )
-    return Inputs(resolved, shards.folder, shards.manifest, split, weights, target, attacks, ranking)
+    return Inputs(resolved, shards.folder, shards.manifest, split, weights, target, attacks, ranking, procedure)
 
 
 def _absolute(masks: MaskConfig) -> MaskConfig:

@@ -156,8 +156,8 @@ def far_from_boundaries(influence: np.ndarray, bins: int, tolerance: float) -> n
 @pytest.mark.parametrize("latent", ["mode", "sample"])
 def test_rows_do_not_depend_on_batch_size_or_order(tiny_target: Path, geometry: dict[str, object], latent: str) -> None:
     """Batches of 1, 7 and 32, shuffled: equal to a tolerance of float32 sums (1e-4)."""
-    attacks = {name: {"timesteps": [0, 50]} for name in ("sima", "loss")}
-    auditor = make_auditor(tiny_target, geometry=geometry, latent=latent, attacks=attacks)
+    attacks = {name: {"timesteps": [0, 50]} for name in ("sima", "loss", "sima_mc", "pfami_published")}
+    auditor = make_auditor(tiny_target, geometry=geometry | {"latent": "mode"}, latent=latent, attacks=attacks)
     count = 9 if geometry["distortion"] == "exact" else COUNT
     whole = audit(auditor, list(range(count)), 32)
     order = np.random.default_rng(0).permutation(count)
@@ -251,6 +251,47 @@ def test_estimated_distortions_do_not_depend_on_the_batch(tiny_target: Path, est
     whole, other = audit(auditor, list(range(6)), 6), audit(auditor, [5, 3, 1, 0, 2, 4], 2)
     assert 0 < np.isfinite(whole.distortion).sum() < 6
     np.testing.assert_allclose(other.distortion, whole.distortion[[5, 3, 1, 0, 2, 4]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [20, 50])
+def test_truncated_distortion_sums_as_many_singular_values_as_the_rank(tiny_target: Path, rank: int) -> None:
+    """Of 64: those of the exact metric, whose eigenvalues are their squares."""
+    geometry = {"probes": 2, "distortion": "truncated", "rank": rank}
+    auditor = make_auditor(tiny_target, geometry=geometry)
+    found = audit(auditor, [0, 1]).distortion
+    _, z = auditor._encode(PIXELS[:2], KEYS[:2])
+    values = torch.linalg.eigvalsh(pullback_metric(auditor._decoder, z, 2**28))
+    np.testing.assert_allclose(found, 0.5 * values[:, -rank:].log().sum(1), rtol=1e-3)
+
+
+def test_attack_and_geometry_have_each_their_latent_of_one_posterior(tiny_target: Path) -> None:
+    """As in an audit that has that latent alone; the encoder is run once."""
+    attacks = {"sima": {"timesteps": [50]}, "loss": {"timesteps": [50]}}
+    geometry = {"probes": 2, "distortion": "exact"}
+
+    def audited(latent: str, measured_at: str | None) -> AuditedBatch:
+        auditor = make_auditor(
+            tiny_target, attacks=attacks, latent=latent, geometry=geometry | {"latent": measured_at}, masks={"bins": 2}
+        )
+        encode, calls = auditor._target.encode, list[int]()
+
+        def counted(images: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+            calls.append(len(images))
+            return encode(images, noise)
+
+        auditor._target.encode = counted  # type: ignore[method-assign]
+        found = audit(auditor, [0, 1, 2])
+        np.testing.assert_allclose(auditor.calibrate(PIXELS[:3], KEYS[:3]), found.influence, atol=1e-4)
+        assert calls == [3, 3]
+        return found
+
+    for latent, measured_at in (("sample", "mode"), ("mode", "sample")):
+        both, attacked, measured = audited(latent, measured_at), audited(latent, None), audited(measured_at, None)
+        for name in attacks:
+            np.testing.assert_allclose(both.spectra[name].sum(2), attacked.spectra[name].sum(2), rtol=1e-5)
+        np.testing.assert_allclose(both.influence, measured.influence, atol=1e-4)
+        np.testing.assert_allclose(both.distortion, measured.distortion, rtol=1e-4)
+        assert np.abs(attacked.influence - measured.influence).max() > 0.01
 
 
 def test_slq_estimates_the_exact_distortion_and_truncation_is_its_part(tiny_target: Path) -> None:

@@ -19,22 +19,25 @@ from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 from ldm_scale.flags import ENVIRONMENT, add_attack_flags, collect
 
+ATTACKS = "{epsilon,loss,pfami,pfami_published,pia,pian,secmi,sima,sima_mc}"
 ROOT_FOLDER = Path(__file__).parents[1]
 FLAGS = {
     "audit": """
         --analysis.average --analysis.bootstrap --analysis.confidence --analysis.drop --analysis.repeats --attacks
-        --attacks.epsilon.p --attacks.epsilon.timesteps --attacks.loss.p --attacks.loss.timesteps --attacks.pfami.crops
-        --attacks.pfami.p --attacks.pfami.timesteps --attacks.pia.p --attacks.pia.timesteps --attacks.pian.p
-        --attacks.pian.timesteps --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps --attacks.sima.p
-        --attacks.sima.timesteps --captions --compute.actors --compute.batch-size --compute.channels-last
+        --attacks.epsilon.p --attacks.epsilon.timesteps --attacks.loss.p --attacks.loss.timesteps
+        --attacks.pfami.crops --attacks.pfami.p --attacks.pfami.timesteps --attacks.pfami-published.crops
+        --attacks.pfami-published.p --attacks.pfami-published.timesteps --attacks.pia.p --attacks.pia.timesteps
+        --attacks.pian.p --attacks.pian.timesteps --attacks.secmi.p --attacks.secmi.step --attacks.secmi.timesteps
+        --attacks.sima.p --attacks.sima.timesteps --attacks.sima-mc.draws --attacks.sima-mc.p
+        --attacks.sima-mc.timesteps --captions --compute.actors --compute.batch-size --compute.channels-last
         --compute.compile --compute.cpus-per-actor --compute.cpus-per-decoder --compute.cpus-per-reader
         --compute.device --compute.evaluations --compute.gpus --compute.gpus-per-actor --compute.initial-actors
         --compute.rows-per-part --conditioning --config --dry-run --geometry.calibration --geometry.distortion
-        --geometry.distortion-share
-        --geometry.influence --geometry.memory --geometry.probes --gpus --hardware.bandwidth --hardware.flops
-        --hardware.gpus --help --images.crop --images.filter --images.max-pixels --images.size --latent
-        --leakage.attack --leakage.timestep --lora --lora-scale --manifest --masks.bins --masks.ranking
-        --max-reject-fraction --out --precision --retry-rejects --seed --shards --split --target -h
+        --geometry.distortion-share --geometry.influence --geometry.latent --geometry.memory --geometry.probes
+        --geometry.rank --gpus --hardware.bandwidth --hardware.flops --hardware.gpus --help --images.crop
+        --images.filter --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --lora
+        --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out --precision --retry-rejects
+        --seed --shards --split --target -h
     """,
     "benchmark audit": """
         --batch-size --config --device --help --precision --published --repeats --samples --seed --target -h
@@ -242,8 +245,8 @@ def help_of(command: str) -> dict[str, tuple[str, str]]:
     [
         ("audit", "--latent", "{mode,sample}", "[mode]"),
         ("audit", "--conditioning", "{sample,none,INT}", "[sample]"),
-        ("audit", "--attacks", "{epsilon,loss,pfami,pia,pian,secmi,sima}", "[sima]"),
-        ("audit", "--analysis.average", "{epsilon,loss,pfami,pia,pian,secmi,sima}", "[pfami]"),
+        ("audit", "--attacks", ATTACKS, "[sima]"),
+        ("audit", "--analysis.average", ATTACKS, "[pfami,pfami_published]"),
         ("audit", "--masks.ranking", "{calibration,PATH}", ""),
         ("audit", "--geometry.memory", "SIZE", ""),
         ("audit", "--geometry.distortion-share", "FLOAT", "[1]"),
@@ -258,7 +261,7 @@ def help_of(command: str) -> dict[str, tuple[str, str]]:
         ("train", "--autoencoder.kl-weight", "FLOAT", "[0.01]"),
         ("pack", "--members", "NAMES", ""),
         ("pack", "--image-column", "TEXT", "[image]"),
-        ("reduce", "--average", "{epsilon,loss,pfami,pia,pian,secmi,sima}", "[pfami]"),
+        ("reduce", "--average", ATTACKS, "[pfami,pfami_published]"),
     ],
 )
 def test_help_shows_what_an_option_takes_and_its_default(command: str, flag: str, metavar: str, default: str) -> None:
@@ -315,7 +318,7 @@ def complete(*words: str) -> list[str]:
         ("benchmark str", "stream"),
         ("audit --compute.dev", "--compute.device"),
         ("audit --compute.device c", "cpu cuda"),
-        ("audit --attacks si", "sima"),
+        ("audit --attacks si", "sima sima_mc"),
         ("audit --config pypro", "pyproject.toml"),
         ("status pypro", "pyproject.toml"),
         ("pack fol", "folder"),

@@ -10,13 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldm_scale.analysis.metrics import aurocs
-from ldm_scale.auditor import ESTIMATORS, AuditedBatch, Auditor
+from ldm_scale.auditor import AuditedBatch, Auditor, distortion_draws
 from ldm_scale.benchmarks import published
 from ldm_scale.benchmarks.lines import SECONDS, Line
 from ldm_scale.benchmarks.options import AuditBenchmarkConfig
 from ldm_scale.benchmarks.pictures import Pictures, demo_pictures
 from ldm_scale.benchmarks.timing import best_batch, seconds
-from ldm_scale.config.audit import AuditConfig, dropped_bins
+from ldm_scale.config.audit import AuditConfig, GeometryConfig, dropped_bins
 from ldm_scale.config.base import build
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.device.stopwatch import Stopwatch
@@ -30,7 +30,7 @@ from ldm_scale.targets.weights import fetch_weights
 PART = "audit"
 TIMESTEPS = tuple(range(0, 200, 10))
 PROBES, BINS = 8, 20
-TANGENTS = ESTIMATORS["truncated"][0]
+TANGENTS = distortion_draws(GeometryConfig(), "truncated")
 # Batch sizes that the bare models are tried at, and the timestep that the denoiser is tried at.
 SIZES, STEP = (8, 16, 32, 64, 128), 100
 

@@ -13,6 +13,8 @@ from ldm_scale.errors import UsageError
 CALIBRATED = "calibration"
 DenoiserPrecision = Literal["float32", "tf32", "bfloat16", "float16"]
 Compilation = Literal["off", "default", "graphs"]
+# A point of the encoder's posterior.
+Latent = Literal["mode", "sample"]
 
 
 class GeometryConfig(Config):
@@ -33,8 +35,12 @@ class GeometryConfig(Config):
         description="estimator of log sqrt det of the pullback metric; auto is exact up to 1,024 latent dimensions, "
         "else off",
     )
+    rank: int = Field(20, gt=0, description="largest singular values whose logarithms truncated distortion sums")
     distortion_share: float = Field(
         1.0, gt=0, le=1, description="share of the samples whose distortion is measured, drawn by key"
+    )
+    latent: Latent | None = Field(
+        None, description="the latent at which geometry is measured, as the option latent; by default the attacks' own"
     )
     memory: Bytes | None = Field(
         None,
@@ -65,7 +71,8 @@ class AnalysisConfig(Config):
 
     drop: float = Field(0.4, gt=0, lt=1, description="share of dimensions the headline drops")
     average: AttackNames = Field(
-        ("pfami",), description="attacks, comma-separated, with the mean over all their timesteps for statistic"
+        ("pfami", "pfami_published"),
+        description="attacks, comma-separated, with the mean over all their timesteps for statistic",
     )
     repeats: int = Field(10, gt=0, description="random split-halves over which held-out choices are averaged")
     bootstrap: int = Field(1000, gt=0, description="bootstrap resamples behind each interval")
@@ -153,7 +160,9 @@ class AuditConfig(Config):
     lora_scale: float = Field(1.0, description="factor of the LoRA's change to the weights")
     split: Address | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
     seed: int = Field(0, description="seed of every random draw")
-    latent: Literal["mode", "sample"] = Field("mode", description="the encoder's mode, or a sample of its posterior")
+    latent: Latent = Field(
+        "mode", description="the latent that is attacked: the encoder's mode, or a sample of its posterior"
+    )
     conditioning: Literal["sample", "none"] | NonNegativeInt = Field(
         "sample",
         description="sample: each one's caption or class; none: the empty prompt, or a DiT's null class; a number: "
@@ -202,8 +211,10 @@ class AuditConfig(Config):
 
     def science(self) -> dict[str, Any]:
         """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""
-        # Not named if it is the first, as it was before there was a choice.
+        # Not named if they are what they were before there was a choice.
         captions = {} if self.captions == "first" else {"captions": self.captions}
+        chosen = {"rank": self.geometry.rank != 20, "latent": self.geometry.latent not in (None, self.latent)}
+        unnamed = {"memory", *(name for name, named in chosen.items() if not named)}
         return captions | self.model_dump(
             mode="json",
             include={
@@ -217,7 +228,7 @@ class AuditConfig(Config):
                 "masks",
                 "leakage",
             },
-            exclude={"geometry": {"memory"}, "masks": {"ranking"}},
+            exclude={"geometry": unnamed, "masks": {"ranking"}},
         )
 
 

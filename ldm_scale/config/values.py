@@ -47,6 +47,24 @@ def spell_integers(numbers: tuple[int, ...]) -> str:
     return ",".join(map(str, numbers))
 
 
+def spell(value: Any) -> str:
+    """A value of an option as it is given on the command line.
+
+    >>> spell(True), spell(0.5), spell((0, 10, 20, 30)), spell(("sima", "pia"))
+    ('true', '0.5', '0:40:10', 'sima,pia')
+    """
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case (int(), *_):
+            return spell_integers(value)
+        case tuple() | dict():
+            return ",".join(map(spell, value))
+    return str(value)
+
+
 def parse_span(value: Any) -> Any:
     """At least and at most, from a pair, from "2..8", or from the most alone: 8 is 0..8."""
     if isinstance(value, list | tuple):
@@ -84,6 +102,18 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
         merged[key] = merge(base[key], value) if both else value
     return merged
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by the names of their options.
+
+    >>> flatten({"seed": 0, "masks": {"bins": 20}})
+    {'seed': 0, 'masks.bins': 20}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 Bytes = Annotated[ByteSize, BeforeValidator(check_size), Metavar("SIZE")]

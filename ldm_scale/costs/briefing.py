@@ -46,6 +46,8 @@ def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> I
     yield from describe_ranking(config)
     yield "Seed", str(config.seed)
     yield "Rows", f"{config.out}/samples"
+    for departure in inputs.departures:
+        yield "Departure", departure
 
 
 def _attacks(inputs: Inputs) -> str:
@@ -59,6 +61,7 @@ def _geometry(inputs: Inputs) -> str:
     geometry, dimensions = inputs.config.geometry, math.prod(inputs.target.latent_shape)
     probes = "" if geometry.influence == "exact" else f", {geometry.probes} probes"
     estimator = distortion_estimator(geometry, dimensions)
+    rank = f" of rank {geometry.rank}" if estimator == "truncated" else ""
     measured = "" if estimator == "off" else f" on {share_label(geometry.distortion_share)} of the samples"
     products = f"{decoder_products(geometry, dimensions):,.5g} decoder products a sample"
-    return f"influence {geometry.influence}{probes}; distortion {estimator}{measured}; {products}"
+    return f"influence {geometry.influence}{probes}; distortion {estimator}{rank}{measured}; {products}"

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldm_scale.attacks.base import Attack, Evaluations
-from ldm_scale.auditor import ESTIMATORS, distortion_estimator
+from ldm_scale.auditor import distortion_draws, distortion_estimator
 from ldm_scale.config.audit import GeometryConfig
 from ldm_scale.geometry.slq import slq_products
 from ldm_scale.geometry.truncated import truncated_products
@@ -42,6 +42,5 @@ def distortion_products(config: GeometryConfig, dimensions: int) -> int:
     """Products for one sample whose distortion is measured; 0 if its exact influences gave its metric already."""
     estimator = distortion_estimator(config, dimensions)
     if estimator in PRODUCTS:
-        draws, _ = ESTIMATORS[estimator]
-        return PRODUCTS[estimator](dimensions, draws)
+        return PRODUCTS[estimator](dimensions, distortion_draws(config, estimator))
     return dimensions if estimator == "exact" and config.influence != "exact" else 0

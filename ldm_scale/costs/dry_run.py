@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from ldm_scale.config.audit import CALIBRATED, AuditConfig, HardwareConfig
+from ldm_scale.config.published import Procedure
 from ldm_scale.costs.briefing import WIDTH, describe_audit, in_columns
 from ldm_scale.costs.counts import denoiser_evaluations
 from ldm_scale.costs.estimate import CostEstimate, CostItem
@@ -27,13 +28,15 @@ COUNTED = (
 )
 
 
-def estimate_audit(config: AuditConfig, hardware: HardwareConfig) -> Iterator[str]:
+def estimate_audit(config: AuditConfig, hardware: HardwareConfig, procedure: Procedure | None = None) -> Iterator[str]:
     """What the audit is, what a sample, a batch and all of it take, and how long that is on this hardware, as lines.
+
+    procedure: the authors', if the audit is to follow it.
 
     Raises:
         UsageError: As the audit would, except for the target's weights and the run directory, which are not read.
     """
-    inputs = check_inputs(config, outline=True)
+    inputs = check_inputs(config, outline=True, procedure=procedure)
     members, heldout = count_sides(inputs)
     yield "dry run: no Ray is started, no run is begun"
     yield from in_columns(describe_audit(inputs, members, heldout, len(inputs.manifest.shards)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ldm_scale.auditor import ESTIMATORS, distortion_estimator, evaluations_at_once, products_memory
+from ldm_scale.auditor import distortion_draws, distortion_estimator, evaluations_at_once, products_memory
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.costs.counts import distortion_products
 from ldm_scale.costs.flops import Arithmetic
@@ -162,7 +162,7 @@ class CostEstimate:
         """Those that distortion is measured with at a time."""
         if self._estimator == "exact":
             return self._dimensions
-        draws, _ = ESTIMATORS[self._estimator]
+        draws = distortion_draws(self._geometry, self._estimator)
         return min(draws, self._dimensions) if self._estimator == "truncated" else draws
 
     def memory(self) -> Memory:

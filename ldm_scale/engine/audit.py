@@ -9,6 +9,7 @@ from ray.data import Dataset
 from ldm_scale.analysis.results import Results
 from ldm_scale.auditor import Calibration
 from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.published import Procedure
 from ldm_scale.costs.briefing import briefing
 from ldm_scale.data.task import ReadTask
 from ldm_scale.engine.actor import AuditorActor, execution_of
@@ -32,14 +33,18 @@ from ldm_scale.terminal import say
 REASONS_NAMED = 3
 
 
-def run_audit(config: AuditConfig) -> Results:
+def run_audit(config: AuditConfig, procedure: Procedure | None = None) -> Results:
     """Audit to the end: rows, results and report in `config.out`; an interrupted audit of the same kind is resumed.
+
+    Args:
+        config: of the audit.
+        procedure: the authors', if the audit is to follow it: the report says what departs from it.
 
     Raises:
         UsageError: The inputs cannot be used, or another job has the run directory.
         RunError: The run could not be finished.
     """
-    inputs = check_inputs(config)
+    inputs = check_inputs(config, procedure=procedure)
     run = RunDirectory(Location.of(config.out))
     run.check_free(inputs.fingerprint, inputs.science)
     run.root.check_place()

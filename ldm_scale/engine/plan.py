@@ -58,6 +58,8 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
         timesteps={name: attack.timesteps for name, attack in inputs.attacks.items()},
         expected=Expected(members=members, heldout=heldout),
         versions={name: version(name) for name in VERSIONED},
+        preset=None if inputs.procedure is None else "published",
+        departures=inputs.departures,
     )
     check_sides(inputs, record.members, record.heldout)
     return AuditPlan(record, tasks, inputs.target.image_size, inputs.ranking)

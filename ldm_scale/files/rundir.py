@@ -35,7 +35,10 @@ AHEAD = 8
 
 
 class RunRecord(BaseModel):
-    """run.json: the resolved configuration and everything the rows depend on."""
+    """run.json: the resolved configuration and everything the rows depend on.
+
+    preset: published, if the run was to follow the authors' procedure. departures: from that, a line each.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,6 +50,8 @@ class RunRecord(BaseModel):
     timesteps: dict[str, tuple[int, ...]]
     expected: Expected
     versions: dict[str, str]
+    preset: Literal["published"] | None = None
+    departures: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _has_rows(self) -> Self:

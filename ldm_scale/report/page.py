@@ -98,6 +98,7 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
             default_flow_style=None,
             width=100,
         ),
+        "departures": record.departures,
         "facts": facts(results, record),
         "lede": lede(results),
         "paper": _paper(results),

@@ -28,8 +28,8 @@ class Autoencoder:
         self.factor = 2 ** (len(model.config.block_out_channels) - 1)
 
     def encode(
-        self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None
-    ) -> Float[Tensor, "n c h w"]:
+        self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "*k n c h w"] | None
+    ) -> Float[Tensor, "*k n c h w"]:
         return (self._to_latents(images, noise) - self._shift) * self._scale
 
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
@@ -51,7 +51,8 @@ class VQAutoencoder(Autoencoder):
     """
 
     def _to_latents(self, images: Tensor, noise: Tensor | None) -> Tensor:
-        return self._model.encode(images).latents
+        latents = self._model.encode(images).latents
+        return latents if noise is None else latents.expand_as(noise)
 
     def _to_images(self, latents: Tensor) -> Tensor:
         return self._model.decode(latents, force_not_quantize=True).sample

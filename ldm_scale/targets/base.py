@@ -34,11 +34,11 @@ class Target(Protocol):
         ...
 
     def encode(
-        self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None
-    ) -> Float[Tensor, "n c h w"]:
+        self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "*k n c h w"] | None
+    ) -> Float[Tensor, "*k n c h w"]:
         """Images in [-1, 1] to scaled latents: (latent - shift) * scale.
 
-        The latent is the posterior's mode, or mean + std * noise if noise is given.
+        The latent is the posterior's mode, or mean + std * noise if noise is given; k of one posterior for k noises.
         """
         ...
 

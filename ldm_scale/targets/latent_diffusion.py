@@ -57,8 +57,8 @@ class LatentDiffusion(ABC):
         return (parameter for model in self._models for parameter in model.parameters())
 
     def encode(
-        self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "n c h w"] | None
-    ) -> Float[Tensor, "n c h w"]:
+        self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "*k n c h w"] | None
+    ) -> Float[Tensor, "*k n c h w"]:
         return self._autoencoder.encode(images, noise)
 
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:

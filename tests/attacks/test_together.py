@@ -20,7 +20,7 @@ from tests.attacks.cases import KEYS, SHAPE, Case, latents
 CASE = Case("linear", "epsilon")
 TWENTY = tuple(range(0, 200, 10))
 SHARING = [kind(TWENTY) for kind in (SimA, PIA, PIAN, Loss, Epsilon)]
-OURS = ["epsilon", "loss", "pfami", "pia", "pian", "secmi", "sima"]
+OURS = ["epsilon", "loss", "pfami", "pfami_published", "pia", "pian", "secmi", "sima", "sima_mc"]
 
 
 def cost(attacks: list[Attack]) -> int:

@@ -146,6 +146,8 @@ CHANGES: dict[str, Any] = {
     "geometry.calibration": 8,
     "geometry.distortion": "off",
     "geometry.distortion_share": 0.5,
+    "geometry.rank": 50,
+    "geometry.latent": "sample",
     "geometry.memory": "4GiB",
     "masks.bins": 10,
     "masks.ranking": "calibration",
@@ -206,6 +208,15 @@ def test_the_first_caption_is_what_it_was_before_there_was_a_choice() -> None:
         assert make() == first
         assert "captions" not in first
         assert chosen == first | {"captions": "all"}
+
+
+def test_rank_and_latent_of_geometry_are_what_they_were_before_there_was_a_choice() -> None:
+    """No fingerprint names them unless rows differ by them."""
+    assert not {"rank", "latent"} & audit().science()["geometry"].keys()
+    for latent in ("mode", "sample"):
+        assert audit(latent=latent, geometry={"latent": latent, "rank": 20}).science() == audit(latent=latent).science()
+    apart = audit(latent="sample", geometry={"latent": "mode", "rank": 50}).science()["geometry"]
+    assert apart == audit().science()["geometry"] | {"latent": "mode", "rank": 50}
 
 
 def test_science_is_plain_json_and_survives_it() -> None:

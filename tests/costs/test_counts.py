@@ -37,9 +37,11 @@ def test_evaluations_are_shared(attacks: list[Attack], asked: int) -> None:
 
 
 @pytest.mark.parametrize("estimator", ["exact", "hutchinson"])
-@pytest.mark.parametrize("distortion", ["exact", "truncated", "slq", "off"])
+@pytest.mark.parametrize(
+    ("distortion", "rank"), [("exact", 20), ("truncated", 20), ("truncated", 30), ("slq", 20), ("off", 20)]
+)
 def test_products_are_those_that_an_audit_takes(
-    estimator: str, distortion: str, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
+    estimator: str, distortion: str, rank: int, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken = 0
 
@@ -53,7 +55,7 @@ def test_products_are_those_that_an_audit_takes(
 
     for name in ("push", "pull"):
         monkeypatch.setattr(Jacobian, name, counted(getattr(Jacobian, name)))
-    geometry = {"influence": estimator, "probes": 4, "distortion": distortion}
+    geometry = {"influence": estimator, "probes": 4, "distortion": distortion, "rank": rank}
     make_auditor(tiny_target, geometry=geometry).audit(PIXELS[:2], KEYS[:2], [()] * 2, [None] * 2)
     assert taken == 2 * decoder_products(GeometryConfig.model_validate(geometry), 64)
 

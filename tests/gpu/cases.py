@@ -22,7 +22,7 @@ TARGET = DEMO / "target"
 COUNT, BINS = 4, 8
 KEYS = [f"shard/{number:03d}" for number in range(COUNT)]
 CAPTIONS, LABELS = [["a cat"], ["a dog"], ["do"], ["cat"]], [0, 4, 2, 1]
-ATTACKS = ("sima", "loss", "pia", "pian", "secmi", "pfami", "epsilon")
+ATTACKS = ("sima", "loss", "pia", "pian", "secmi", "pfami", "pfami_published", "epsilon", "sima_mc")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The paper's six rows: a small source in the official layout, packed, and its job on a tiny target of its kind."""
 
+import html
 import json
 import re
 import runpy
@@ -12,6 +13,7 @@ import pytest
 
 from ldm_scale.analysis.results import Results
 from ldm_scale.cli import main, run_job
+from ldm_scale.config.published import PUBLISHED
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.data.sources import official, test_cifar10, test_imagenet
@@ -73,7 +75,8 @@ def check(name: str, place: Path) -> None:
         ("sima", "loss", "pia", "secmi"), ROWS[name].timesteps
     )
     assert ROWS[name].images.items() <= record.config.images.model_dump().items()
-    assert (run / "report.html").is_file()
+    assert 'class="departures"' not in (run / "report.html").read_text()
+    assert (record.preset, record.departures) == (None, ())
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name != SUBMITTED])
@@ -84,6 +87,53 @@ def test_a_job_audits_the_row(name: str, place: Path, monkeypatch: pytest.Monkey
     saving = ["--analysis.repeats", "2", "--analysis.bootstrap", "50"]
     assert run_job(job["__doc__"], job["RECIPE"], saving, dataset=name) == 0
     check(name, place)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_published_procedure_of_every_row_can_be_estimated(
+    name: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its attacks, timesteps and estimators, and each departure, are said before anything starts."""
+    monkeypatch.setenv("LDM_SCALE_ROOT", str(place))
+    job = runpy.run_path(str(ROOT / f"jobs/{name}.py"))
+    preset = ["--preset", "published", "--dry-run"]
+    assert run_job(job["__doc__"], job["RECIPE"], preset, dataset=name) == 0
+    said = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    departures = [line.removeprefix("departure").strip() for line in said if line.startswith("departure")]
+    assert departures == [*PUBLISHED[name].departures]
+    attacks = next(line for line in said if line.startswith("attacks"))
+    assert f"sima: {ROWS[name].timesteps} timesteps" in attacks
+    assert "secmi: 19 timesteps 0, 10, ..., 180" in attacks
+    assert ("pfami_published: 10 timesteps" in attacks) == (ROWS[name].target is tiny.stable_diffusion)
+    geometry = next(line for line in said if line.startswith("geometry"))
+    truncated = {"cifar10": (16, 50), "celeba": (16, 50), "imagenet": (8, 20)}
+    probes, rank = truncated.get(name, (8, None))
+    estimator = f"truncated of rank {rank}" if rank else "slq"
+    assert f"{probes} probes; distortion {estimator} on 100% of the samples" in geometry
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_published_run_says_what_departs_from_the_authors(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The rest of the procedure, and the options that were given over it, in the log, run.json and the report."""
+    monkeypatch.setenv("LDM_SCALE_ROOT", str(place))
+    job = runpy.run_path(str(ROOT / "jobs/cifar10.py"))
+    over = ["--out", str(tmp_path / "run"), "--attacks", "sima,secmi", "--geometry.probes", "4", "--latent", "mode"]
+    over += ["--attacks.sima.timesteps", "0:300:10", "--attacks.secmi.timesteps", "0,140", "--images.filter", "lanczos"]
+    saving = ["--analysis.repeats", "2", "--analysis.bootstrap", "50"]
+    assert run_job(job["__doc__"], job["RECIPE"], ["--preset", "published", *over, *saving], dataset="cifar10") == 0
+    log, record = capsys.readouterr().out, RunDirectory(Location.of(tmp_path / "run")).read_record()
+    assert record.preset == "published"
+    assert record.departures == (
+        *PUBLISHED["cifar10"].departures,
+        "attacks: loss, which theirs has, is not run",
+        "attacks: pia, which theirs has, is not run",
+        "attacks.secmi.timesteps is 0,140, theirs 0:190:10",
+        "geometry.probes is 4, theirs 16",
+    )
+    page = html.unescape((tmp_path / "run" / "report.html").read_text())
+    assert [text in page and f" {text}\n" in log for text in record.departures] == [True] * 8
 
 
 def test_a_submitted_job_audits_the_row(cluster: dict[str, str], checkout: Path, place: Path) -> None:

@@ -35,6 +35,7 @@ def test_the_latent_is_what_the_codebook_would_be_given(target: Target, model: V
         expected = model.quant_conv(model.encoder(images)) * SCALE
         for noise in (None, torch.ones(3, 4, 4, 4)):
             torch.testing.assert_close(target.encode(images, noise), expected)
+        assert torch.equal(target.encode(images, torch.ones(2, 3, 4, 4, 4))[1], target.encode(images, None))
 
 
 def test_decode_leaves_the_codebook_out(target: Target, model: VQModel) -> None:

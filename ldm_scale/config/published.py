@@ -1,0 +1,110 @@
+"""How the authors of arXiv 2511.20592 audited each data set, and what differs here all the same.
+
+As their public scripts have it. Their rules of metrics (a best t for each, FPR strictly below 1%) are for the analysis
+of every run, and no part of this.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ldm_scale.config.values import flatten, spell
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """The authors' audit of one data set.
+
+    Attributes:
+        recipe: values of the audit's options. All that their scripts decide is named, defaults too.
+        departures: what differs from their scripts all the same, a line each.
+    """
+
+    recipe: dict[str, Any]
+    departures: tuple[str, ...]
+
+    def overridden(self, attacks: dict[str, dict[str, Any]], config: dict[str, Any]) -> Iterator[str]:
+        """Options of the recipe that an audit gives another value, a line each.
+
+        Args:
+            attacks: the recipe's attacks with all their options.
+            config: the values of the audit's configuration, attacks with all their options.
+        """
+        ran = {name: options for name, options in attacks.items() if name in config["attacks"]}
+        yield from (f"attacks: {name}, which theirs has, is not run" for name in attacks if name not in ran)
+        given = flatten(config)
+        for key, value in flatten(self.recipe | {"attacks": ran}).items():
+            if given[key] != value:
+                yield f"{key} is {spell(given[key])}, theirs {spell(value)}"
+
+
+DRAWS = (
+    "Random draws (latents, captions, probes, noise, the random mask) are keyed by seed and sample: others than "
+    "theirs, of the same distributions."
+)
+BIAS = (
+    "The mean bias of the logarithm of an influence from few probes is taken off, theirs is not: the same constant in "
+    "every dimension, so that masks are the same."
+)
+SIMA_ALONE = (
+    "Their published script of this data set runs SimA alone; Loss, PIA and SecMI are as in that of Stable Diffusion, "
+    "Loss and PIA at SimA's timesteps."
+)
+SVD = (
+    "Distortion is of a randomised SVD from products with the Jacobian (30 draws more than the rank, 2 power "
+    "iterations); theirs is of 30 iterations on the Jacobian itself, without more draws."
+)
+SVD_OF_DIFFERENCES = (
+    "Distortion is of a randomised SVD from exact products with the Jacobian (30 draws more than the rank, 2 power "
+    "iterations); theirs is of 10 iterations on finite differences of step 0.001, without more draws."
+)
+TEN_A_CLASS = "The shards say who is a member; theirs are ten images a class of train, and ten of val held out."
+SLQ = (
+    "Distortion is stochastic Lanczos quadrature, 16 probes of 30 steps; that of their code, whose recurrence drops a "
+    "term and which decodes the scaled latent, is not copied."
+)
+LAST_BATCH = "Every sample has its own mask; in their last batch, which is shorter, samples have the masks of others."
+
+# Of models trained from scratch, and of Stable Diffusion; SecMI ends a step before the others.
+SCRATCH = {name: {"timesteps": "0:300:10"} for name in ("sima", "loss", "pia")} | {"secmi": {"timesteps": "0:190:10"}}
+STABLE_DIFFUSION = {name: {"timesteps": "0:200:10"} for name in ("sima", "loss", "pia")} | {
+    "secmi": {"timesteps": "0:190:10"},
+    "pfami_published": {"timesteps": "0:500:50"},
+}
+COMMON = {"conditioning": "sample", "precision": "float32", "analysis": {"drop": 0.4}}
+
+
+def _from_scratch(probes: int, rank: int, **images: Any) -> dict[str, Any]:
+    geometry = {"influence": "hutchinson", "probes": probes, "distortion": "truncated", "rank": rank}
+    return {
+        **COMMON,
+        "attacks": SCRATCH,
+        "latent": "mode",
+        "images": {"size": None, "crop": None, **images},
+        "geometry": {**geometry, "distortion_share": 1.0, "latent": "mode"},
+    }
+
+
+def _stable_diffusion(captions: str) -> dict[str, Any]:
+    geometry = {"influence": "hutchinson", "probes": 8, "distortion": "slq"}
+    return {
+        **COMMON,
+        "attacks": STABLE_DIFFUSION,
+        "latent": "sample",
+        "captions": captions,
+        "images": {"size": None, "crop": None, "filter": "bilinear"},
+        "geometry": {**geometry, "distortion_share": 1.0, "latent": "mode"},
+    }
+
+
+PUBLISHED = {
+    "cifar10": Procedure(_from_scratch(16, 50), (DRAWS, BIAS, SIMA_ALONE, SVD)),
+    "celeba": Procedure(_from_scratch(16, 50, crop=140, filter="bilinear"), (DRAWS, BIAS, SIMA_ALONE, SVD)),
+    "imagenet": Procedure(
+        _from_scratch(8, 20, filter="bicubic"), (DRAWS, BIAS, SIMA_ALONE, SVD_OF_DIFFERENCES, TEN_A_CLASS)
+    ),
+    # An image has one caption; of the others' five, a random one.
+    "pokemon": Procedure(_stable_diffusion("first"), (DRAWS, BIAS, SLQ)),
+    "coco": Procedure(_stable_diffusion("random"), (DRAWS, BIAS, SLQ, LAST_BATCH)),
+    "flickr": Procedure(_stable_diffusion("random"), (DRAWS, BIAS, SLQ, LAST_BATCH)),
+}
