@@ -52,6 +52,7 @@ FLAGS = {
         --batch-size --config --few --help --rows-per-part --s3 --samples --shards --side --size -h
     """,
     "completion": "--help -h SHELL",
+    "convert": "--autoencoder --config --help --out --size --unet -h",
     "pack": """
         --caption-column --heldout --help --image-column --label-column --max-pixels --max-reject-fraction --max-samples
         --members --near-duplicates --order --seed --shard-samples --size --split -h DATASET OUT SOURCE
