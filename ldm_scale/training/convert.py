@@ -20,7 +20,7 @@ from ldm_scale.targets.trial import describe
 from ldm_scale.training.conditions import Unconditional
 from ldm_scale.training.models import Models
 from ldm_scale.training.networks import build_schedule
-from ldm_scale.training.published import Misfit, Weights, find_autoencoder, find_unet
+from ldm_scale.training.published import Misfit, StateDict, find_autoencoder, find_unet
 from ldm_scale.training.saving import save_target
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def convert(config: ConvertConfig) -> str:
     return describe(target)
 
 
-def _read(address: str, what: str, find: Callable[[Weights], T]) -> T:
+def _read(address: str, what: str, find: Callable[[StateDict], T]) -> T:
     weights = read_checkpoint(Path(address))
     try:
         return find(weights)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm_scale.targets.class_token import ClassTokenUNet
 from ldm_scale.targets.strided import StridedAutoencoder
 
-Weights = Mapping[str, Tensor]
+StateDict = Mapping[str, Tensor]
 AUTOENCODER, UNET, CLASS_TOKEN = "to_mu.weight", "input_blocks.0.0.weight", "conv_in.weight"
 TOKENS = "class_embed.weight"
 # Their groups of a GroupNorm are 32 if that divides the width, and the U-Nets of diffusers have one number of groups.
@@ -36,7 +36,7 @@ def _has(name: str, end: str) -> bool:
     return f".{name}".endswith(f".{end}")
 
 
-def _network(weights: Weights, mark: str) -> dict[str, Tensor] | None:
+def _network(weights: StateDict, mark: str) -> dict[str, Tensor] | None:
     """The weights of the network that has the mark, without their prefix; None if there is none.
 
     Of several that of an average (`ema`) is taken.
@@ -48,7 +48,7 @@ def _network(weights: Weights, mark: str) -> dict[str, Tensor] | None:
     return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
 
 
-def _width(weights: Weights, name: str, axis: int = 0) -> int:
+def _width(weights: StateDict, name: str, axis: int = 0) -> int:
     """The length of an axis of a weight that is there."""
     if name not in weights:
         raise Misfit(f"{name} is missing")
@@ -57,7 +57,7 @@ def _width(weights: Weights, name: str, axis: int = 0) -> int:
     return weights[name].shape[axis]
 
 
-def _depth(weights: Weights, name: Callable[[int], str]) -> int:
+def _depth(weights: StateDict, name: Callable[[int], str]) -> int:
     """How many of name(0), name(1), ... are there, one after the other."""
     depth = sum(1 for _ in takewhile(lambda number: name(number) in weights, count()))
     if not 1 <= depth <= DEEPEST:
@@ -71,7 +71,7 @@ def _check_groups(widths: tuple[int, ...]) -> tuple[int, ...]:
     return widths
 
 
-def _fit(model: ModelMixin, weights: Weights, name: Callable[[str], str]) -> ModelMixin:
+def _fit(model: ModelMixin, weights: StateDict, name: Callable[[str], str]) -> ModelMixin:
     """A model of shapes alone, given the weights that have its names, none more and none less."""
     wanted = {name(own): (own, weight.shape) for own, weight in model.state_dict().items()}
     shapes = (
@@ -140,7 +140,7 @@ def _unet_name(layers: int) -> Callable[[str], str]:
     return name
 
 
-def _make_autoencoder(weights: Weights, size: int) -> ModelMixin:
+def _make_autoencoder(weights: StateDict, size: int) -> ModelMixin:
     widths = tuple(_width(weights, f"enc.{number}.weight") for number in (0, 2, 4))
     if (channels := _width(weights, "enc.0.weight", 1)) != COLOURS:
         raise Misfit(f"it takes images of {channels} channels, and images are audited in {COLOURS}")
@@ -153,7 +153,7 @@ def _make_autoencoder(weights: Weights, size: int) -> ModelMixin:
     return _fit(model, weights, _autoencoder_name)
 
 
-def _make_unet(weights: Weights, side: int) -> ModelMixin:
+def _make_unet(weights: StateDict, side: int) -> ModelMixin:
     def conv(block: int) -> str:
         return f"input_blocks.{1 + block}.0.in_layers.2.weight"
 
@@ -174,7 +174,7 @@ def _make_unet(weights: Weights, side: int) -> ModelMixin:
     return _fit(model, weights, _unet_name(layers))
 
 
-def _make_class_token(weights: Weights, side: int) -> ModelMixin:
+def _make_class_token(weights: StateDict, side: int) -> ModelMixin:
     def conv(level: int, number: int = 0) -> str:
         return f"down_blocks.{level}.resnets.{number}.conv1.weight"
 
@@ -195,7 +195,7 @@ def _make_class_token(weights: Weights, side: int) -> ModelMixin:
     return _fit(model, weights, lambda own: TOKENS if own == "tokens.weight" else own.removeprefix("unet."))
 
 
-def find_autoencoder(weights: Weights, size: int) -> ModelMixin:
+def find_autoencoder(weights: StateDict, size: int) -> ModelMixin:
     """The from-scratch autoencoder in the weights of a file, for images of this side.
 
     Raises:
@@ -208,7 +208,7 @@ def find_autoencoder(weights: Weights, size: int) -> ModelMixin:
         return _make_autoencoder(found, size)
 
 
-def find_unet(weights: Weights, side: int) -> tuple[ModelMixin, tuple[float, float]]:
+def find_unet(weights: StateDict, side: int) -> tuple[ModelMixin, tuple[float, float]]:
     """The from-scratch or class-token U-Net in the weights of a file, for latents of this side, and its betas' ends.
 
     Raises:
