@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ldm_scale.benchmarks.options import PARTS, BenchmarkConfig
 from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, ReduceConfig, dropped_bins
 from ldm_scale.config.base import Config, build
+from ldm_scale.config.convert import ConvertConfig
 from ldm_scale.config.data import PackConfig, ValidateConfig
 from ldm_scale.config.published import PUBLISHED, Procedure
 from ldm_scale.config.train import TrainConfig
@@ -94,6 +95,12 @@ def _train(config: TrainConfig) -> None:
 
     run_training(config)
     say(f"target: {config.out}")
+
+
+def _convert(config: ConvertConfig) -> None:
+    from ldm_scale.training.convert import convert
+
+    say(f"target: {config.out}: {convert(config)}")
 
 
 def _benchmark_part(part: str) -> Callable[[Any], None]:
@@ -260,6 +267,8 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     )
     _add_config_command(commands, "validate", ValidateConfig, _validate, "check shards and a target before an audit")
     _add_config_command(commands, "train", TrainConfig, _train, "train a target on the members of a shard folder")
+    text = "make a target of checkpoints (.pt) of the paper's authors"
+    _add_config_command(commands, "convert", ConvertConfig, _convert, text)
     text = "time the models' part, the influence, the stream of images, the reducer, or the graph on pretended GPUs"
     kinds = commands.add_parser("benchmark", help=text, description=text).add_subparsers(required=True, metavar="WHAT")
     for part, (kind, text) in PARTS.items():

@@ -505,7 +505,9 @@ def test_how_many_evaluations_are_one_batch_is_the_devices_unless_it_is_said(dev
     assert evaluations_at_once(ComputeConfig(evaluations=3), torch.device(device)) == 3
 
 
-@pytest.mark.parametrize("make", [tiny.vq_ldm, tiny.class_unet, tiny.dit, tiny.stable_diffusion])
+@pytest.mark.parametrize(
+    "make", [tiny.vq_ldm, tiny.strided, tiny.class_token, tiny.class_unet, tiny.dit, tiny.stable_diffusion]
+)
 def test_every_family_is_audited(make: Callable[[Path], Path], tmp_path: Path) -> None:
     """Finite rows, the same alone as beside others; if there is a condition, the rows depend on it."""
     attacks = {name: {"timesteps": [0, 50]} for name in ("sima", "loss", "pfami")}
@@ -518,4 +520,4 @@ def test_every_family_is_audited(make: Callable[[Path], Path], tmp_path: Path) -
     for name in attacks:
         total, by_itself, conditioned = (part.spectra[name].sum(2) for part in (whole, alone, other))
         np.testing.assert_allclose(by_itself[0], total[1], rtol=1e-3)
-        assert np.allclose(conditioned, by_itself, rtol=1e-6) == (make is tiny.vq_ldm)
+        assert np.allclose(conditioned, by_itself, rtol=1e-6) == (make in (tiny.vq_ldm, tiny.strided))

@@ -55,16 +55,18 @@ FLAGS = {
         --batch-size --config --few --help --rows-per-part --s3 --samples --shards --side --size -h
     """,
     "completion": "--help -h SHELL",
+    "convert": "--autoencoder --config --help --out --size --unet -h",
     "pack": """
         --caption-column --heldout --help --image-column --label-column --max-pixels --max-reject-fraction --max-samples
         --members --near-duplicates --order --seed --shard-samples --size --split -h DATASET OUT SOURCE
     """,
     "train": """
-        --autoencoder.batch --autoencoder.channels --autoencoder.epochs --autoencoder.kl-weight --autoencoder.layers
-        --autoencoder.pretrained --autoencoder.rate --base --captions --checkpoint-steps --config --denoiser.attention
-        --denoiser.batch --denoiser.channels --denoiser.classes --denoiser.ema --denoiser.epochs --denoiser.layers
-        --denoiser.rate --device --failures --half --help --images.crop --images.filter --images.max-pixels
-        --images.size --lora-rank --manifest --out --precision --preset --seed --shards --size --workers -h
+        --autoencoder.batch --autoencoder.channels --autoencoder.epochs --autoencoder.kind --autoencoder.kl-weight
+        --autoencoder.layers --autoencoder.pretrained --autoencoder.rate --base --captions --checkpoint-steps --config
+        --denoiser.attention --denoiser.batch --denoiser.channels --denoiser.classes --denoiser.ema --denoiser.epochs
+        --denoiser.kind --denoiser.layers --denoiser.rate --device --failures --half --help --images.crop
+        --images.filter --images.max-pixels --images.size --lora-rank --manifest --out --precision --preset --seed
+        --shards --size --workers -h
     """,
     "validate": """
         --config --decode-share --help --images.crop --images.filter --images.max-pixels --images.size --lora

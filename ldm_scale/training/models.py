@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel, VQModel
 from peft import LoraConfig
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -12,7 +12,7 @@ from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location
-from ldm_scale.targets.autoencoder import freeze
+from ldm_scale.targets.autoencoder import KLAutoencoder, freeze
 from ldm_scale.targets.components import load_component, load_model
 from ldm_scale.targets.fetch import AUTOENCODER, TARGET, fetch
 from ldm_scale.targets.intake import read_files
@@ -35,7 +35,7 @@ class Models:
         copied: the folders of components that go into the target byte for byte, by their names there.
     """
 
-    autoencoder: AutoencoderKL
+    autoencoder: KLAutoencoder
     denoiser: ModelMixin
     schedule: DDPMScheduler
     condition: Condition
@@ -107,9 +107,9 @@ def _from_base(config: TrainConfig, base: Path, device: torch.device) -> Models:
     return Models(_frozen_autoencoder(base / "vae", device), denoiser, schedule, ByCaption(encoder), copied)
 
 
-def _frozen_autoencoder(folder: Path, device: torch.device) -> AutoencoderKL:
+def _frozen_autoencoder(folder: Path, device: torch.device) -> KLAutoencoder:
     autoencoder = load_autoencoder(folder, device)
-    if not isinstance(autoencoder, AutoencoderKL):
+    if isinstance(autoencoder, VQModel):
         raise UsageError(f"autoencoder {folder} is a {type(autoencoder).__name__}; a denoiser is trained on a KL one")
     return freeze(autoencoder)
 

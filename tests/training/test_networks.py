@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from ldm_scale.config.train import DenoiserConfig
-from ldm_scale.training.networks import build_denoiser, build_schedule, set_scaling_factor
+from ldm_scale.config.train import AutoencoderConfig, DenoiserConfig
+from ldm_scale.targets.class_token import ClassTokenUNet
+from ldm_scale.targets.strided import StridedAutoencoder
+from ldm_scale.training.networks import build_autoencoder, build_denoiser, build_schedule, set_scaling_factor
 from tests.training.cases import batch, models
 
 
@@ -29,7 +31,37 @@ def test_the_lowest_resolutions_have_the_attention(attention: int) -> None:
     assert denoiser(torch.zeros(1, 4, 4, 4), 0).sample.shape == (1, 4, 4, 4)
 
 
-def test_betas_are_linear() -> None:
+def count(model: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def test_the_papers_networks_have_its_weights() -> None:
+    with torch.device("meta"):
+        autoencoder = build_autoencoder(AutoencoderConfig(kind="strided", channels=(128, 128, 256)), 32)
+        unets = [
+            build_denoiser(DenoiserConfig(channels=channels, layers=2), 4, 8, classes=None)
+            for channels in ((128, 256, 256, 256), (224, 448, 672, 896))
+        ]
+        classes = DenoiserConfig(kind="class-token", channels=(192, 384, 576, 960), layers=2, attention=3, classes=True)
+        tokens = build_denoiser(classes, 4, 32, classes=1000)
+    assert isinstance(autoencoder, StridedAutoencoder)
+    assert isinstance(tokens, ClassTokenUNet)
+    found = [count(autoencoder), *map(count, unets), count(tokens.unet)]
+    assert found == pytest.approx([4.79e6, 34.2e6, 241.7e6, 400.9e6], rel=0.002)
+    # Theirs: 32 wherever that divides the width.
+    assert {unet.config.norm_num_groups for unet in (*unets, tokens)} == {32}
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"), [((64, 128, 128), 32), ((16, 16, 32), 8), ((224, 448), 32), ((48, 64), 16), ((3, 6), 1)]
+)
+def test_groups_divide_every_width_and_hold_two_channels(channels: tuple[int, ...], groups: int) -> None:
+    assert build_autoencoder(AutoencoderConfig(channels=channels), 16).config.norm_num_groups == groups
+
+
+@pytest.mark.parametrize("betas", [(1e-4, 0.02), (1.5e-3, 1.95e-2)])
+def test_betas_are_linear(betas: tuple[float, float]) -> None:
+    torch.testing.assert_close(build_schedule(*betas).betas, torch.linspace(*betas, 1000))
     torch.testing.assert_close(build_schedule().betas, torch.linspace(1e-4, 0.02, 1000))
 
 
