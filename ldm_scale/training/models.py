@@ -20,7 +20,7 @@ from ldm_scale.targets.layout import MODEL, SCHEDULE
 from ldm_scale.targets.load import load_autoencoder, load_target, load_text, target_digest
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
 from ldm_scale.training.conditions import ByCaption, ByClass, Condition, Unconditional
-from ldm_scale.training.networks import build_autoencoder, build_denoiser, build_schedule
+from ldm_scale.training.networks import build_autoencoder, build_denoiser, build_schedule, set_dropout
 
 BASE = replace(TARGET, what="base")
 # The projections of every attention layer, as in diffusers' LoRA training.
@@ -62,6 +62,7 @@ def make_models(config: TrainConfig, classes: int, device: torch.device) -> Mode
         autoencoder = _frozen_autoencoder(copied["vqvae"], device)
     else:
         autoencoder = build_autoencoder(config.autoencoder, config.size)
+        set_dropout(autoencoder, config.autoencoder.dropout)
     factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
     whole = factor * 2 ** (len(config.denoiser.channels) - 1)
     if config.size % whole:
@@ -76,8 +77,9 @@ def make_models(config: TrainConfig, classes: int, device: torch.device) -> Mode
         config.size // factor,
         classes if config.denoiser.classes else None,
     )
+    set_dropout(denoiser, config.denoiser.dropout)
     condition = ByClass(classes) if config.denoiser.classes else Unconditional()
-    return Models(autoencoder.to(device), denoiser.to(device), build_schedule(), condition, copied)
+    return Models(autoencoder.to(device), denoiser.to(device), build_schedule(config.denoiser.betas), condition, copied)
 
 
 def check_base(config: TrainConfig) -> None:

@@ -1,9 +1,12 @@
 """The networks of the paper's from-scratch latent diffusion model, untrained."""
 
+from collections.abc import Sequence
+
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_scale.config.train import AutoencoderConfig, DenoiserConfig
 
@@ -51,9 +54,25 @@ def build_denoiser(config: DenoiserConfig, latent_channels: int, side: int, clas
     )
 
 
-def build_schedule() -> DDPMScheduler:
-    """1,000 linear-beta steps of noise prediction, as in arXiv 2511.20592."""
-    return DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", prediction_type="epsilon", clip_sample=False)
+def build_schedule(betas: Sequence[float] = (1e-4, 0.02)) -> DDPMScheduler:
+    """1,000 linear-beta steps of noise prediction, as in arXiv 2511.20592; betas: the first and the last."""
+    first, last = betas
+    # By name: diffusers takes what is given by its place for a default, which others then replace.
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=first,
+        beta_end=last,
+        beta_schedule="linear",
+        prediction_type="epsilon",
+        clip_sample=False,
+    )
+
+
+def set_dropout(network: nn.Module, share: float) -> None:
+    """Let the residual blocks of a network drop out this share of their features in training."""
+    for module in network.modules():
+        if isinstance(module, ResnetBlock2D):
+            module.dropout.p = share
 
 
 @torch.no_grad()

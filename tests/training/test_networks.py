@@ -10,7 +10,7 @@ from tests.training.cases import batch, models
 
 def test_the_autoencoder_downsamples_twice_to_four_channels() -> None:
     made = models()
-    assert made.autoencoder.encode(batch().images).latent_dist.mean.shape == (4, 4, 4, 4)
+    assert made.autoencoder.encode(batch().inputs).latent_dist.mean.shape == (4, 4, 4, 4)
 
 
 @pytest.mark.parametrize("attention", [0, 1, 2])
@@ -31,10 +31,34 @@ def test_the_lowest_resolutions_have_the_attention(attention: int) -> None:
 
 def test_betas_are_linear() -> None:
     torch.testing.assert_close(build_schedule().betas, torch.linspace(1e-4, 0.02, 1000))
+    torch.testing.assert_close(build_schedule((1.5e-3, 1.95e-2)).betas, torch.linspace(1.5e-3, 1.95e-2, 1000))
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "denoiser"])
+def test_residual_blocks_drop_out_their_share_in_training_alone(stage: str) -> None:
+    network = getattr(models(**{stage: {"dropout": 0.25}}), stage)
+    blocks = [module for module in network.modules() if type(module).__name__ == "ResnetBlock2D"]
+    assert len(blocks) > 4
+    shares: list[float] = []
+    for block in blocks:
+        block.dropout.register_forward_hook(lambda _, given, made: shares.append(dropped(given[0], made)))
+    x = batch().inputs if stage == "autoencoder" else torch.randn(4, 4, 4, 4)
+    told = () if stage == "autoencoder" else (0,)
+    network.train()(x, *told)
+    assert len(shares) == len(blocks)
+    assert sum(shares) / len(shares) == pytest.approx(0.25, abs=0.05)
+    shares.clear()
+    network.eval()(x, *told)
+    assert set(shares) == {0.0}
+
+
+def dropped(given: torch.Tensor, made: torch.Tensor) -> float:
+    """The share of features that are zero only afterwards."""
+    return ((made == 0) & (given != 0)).float().mean().item()
 
 
 def test_scaled_latents_have_unit_deviation() -> None:
-    autoencoder, x = models().autoencoder.eval(), batch(80).images
+    autoencoder, x = models().autoencoder.eval(), batch(80).inputs
     set_scaling_factor(autoencoder, x)
     with torch.no_grad():
         latents = autoencoder.encode(x).latent_dist.mean * autoencoder.config.scaling_factor
