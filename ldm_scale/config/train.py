@@ -81,9 +81,17 @@ class DenoiserConfig(StageConfig):
 class TrainConfig(Config):
     """Train a target on the members of a shard folder: a preset, and what is given over it."""
 
-    preset: Literal["demo", "cifar10", "celeba", "imagenet", "finetune", "lora"] = Field(
-        "demo", description="named values of other options; file and flags win over them"
-    )
+    preset: Literal[
+        "demo",
+        "cifar10",
+        "celeba",
+        "imagenet",
+        "finetune",
+        "lora",
+        "cifar10-small",
+        "celeba-small",
+        "imagenet-small",
+    ] = Field("demo", description="named values of other options; file and flags win over them")
     shards: Address = Field(description=f"{SHARDS}; only members/ are used")
     manifest: Address | None = Field(None, description=ELSEWHERE)
     out: Address = Field(description="new target folder, local or s3://; the same command again resumes")

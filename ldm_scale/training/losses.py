@@ -42,7 +42,7 @@ class DenoiserLoss(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
         z = batch.inputs
-        with torch.autocast(z.device.type, enabled=False):
+        with torch.autocast("cuda" if z.is_cuda else "cpu", enabled=False):
             condition = self._condition(batch)
         noise = torch.randn_like(z)
         steps = torch.randint(self._schedule.config.num_train_timesteps, (len(z),), device=z.device)
