@@ -8,7 +8,7 @@ from typing import Any
 
 # The authors' from-scratch stages.
 _STAGE = {"rate": 2e-4, "decay": "constant", "weight_decay": 1e-4, "clip": 1.0, "dropout": 0.1}
-_AUTOENCODER = {**_STAGE, "channels": (128, 128, 256), "layers": 1, "epochs": 120, "scaled": False}
+_AUTOENCODER = {**_STAGE, "kind": "strided", "channels": (128, 128, 256), "layers": 1, "epochs": 120, "scaled": False}
 _DENOISER = {**_STAGE, "layers": 2, "attention": 0}
 _CELEBA = {"size": 64, "images": {"crop": 140, "filter": "bilinear"}}
 # Ours.
@@ -41,6 +41,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "half": False,
         "precision": "float16",
         "denoiser": {
+            "kind": "class-token",
             "classes": True,
             "channels": (192, 384, 576, 960),
             "layers": 2,

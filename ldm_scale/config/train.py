@@ -19,6 +19,7 @@ LATER = {
     "clip",
     "decay",
     "dropout",
+    "kind",
     "latent",
     "scaled",
     "warmup",
@@ -50,6 +51,9 @@ class AutoencoderConfig(StageConfig):
     pretrained: Address | None = Field(
         None, description="frozen AutoencoderKL to use instead: folder, s3:// or hub id (stabilityai/sd-vae-ft-mse)"
     )
+    kind: Literal["resnet", "strided"] = Field(
+        "resnet", description="resnet is AutoencoderKL; strided, the paper's, has strided and transposed convolutions"
+    )
     channels: Integers = Field((16, 16, 32), description="channels, one a resolution; the first is the image's")
     layers: int = Field(1, gt=0, description="residual blocks a resolution")
     kl_weight: float = Field(1e-2, ge=0, description="weight of the KL term per latent element, against L1 per pixel")
@@ -61,6 +65,10 @@ class AutoencoderConfig(StageConfig):
 class DenoiserConfig(StageConfig):
     """The U-Net that predicts noise; epochs, batch, rate and ema hold for fine-tuning, too."""
 
+    kind: Literal["unet", "class-token"] = Field(
+        "unet",
+        description="unet adds classes to the time; class-token, the paper's for ImageNet, attends to a token of each",
+    )
     channels: Integers = Field((64, 128, 128), description="channels, one a resolution")
     layers: int = Field(1, gt=0, description="residual blocks a resolution")
     attention: int = Field(0, ge=0, description="how many of the lowest resolutions have self-attention")
@@ -139,6 +147,8 @@ class TrainConfig(Config):
             raise ValueError("base: it brings its own autoencoder and takes captions, not classes")
         if self.images.size not in (None, self.size):
             raise ValueError(f"images.size = {self.images.size}: give size alone")
+        if self.denoiser.kind == "class-token" and not self.denoiser.classes:
+            raise ValueError("denoiser.kind class-token: it has classes; give denoiser.classes true")
         if self.denoiser.attention > len(self.denoiser.channels):
             raise ValueError(f"denoiser.attention: the U-Net has {len(self.denoiser.channels)} resolutions")
         for name, stage in self.stages().items():

@@ -1,10 +1,15 @@
 """The autoencoder of a latent diffusion model: KL (a Gaussian posterior) or VQ (a codebook)."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from diffusers import AutoencoderKL, VQModel
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from ldm_scale.targets.strided import StridedAutoencoder
+
+KLAutoencoder: TypeAlias = AutoencoderKL | StridedAutoencoder
+AnyAutoencoder: TypeAlias = KLAutoencoder | VQModel
 
 
 def freeze(model: nn.Module) -> Any:
@@ -21,7 +26,7 @@ class Autoencoder:
         factor: pixels of an image's side for each of a latent's.
     """
 
-    def __init__(self, model: AutoencoderKL | VQModel) -> None:
+    def __init__(self, model: AnyAutoencoder) -> None:
         self._model = freeze(model)
         self._scale = float(model.config.scaling_factor)
         self._shift = float(model.config.get("shift_factor") or 0.0)
@@ -62,6 +67,6 @@ class VQAutoencoder(Autoencoder):
         return self._model.decode(latents, force_not_quantize=True).sample
 
 
-def make_autoencoder(model: AutoencoderKL | VQModel) -> Autoencoder:
-    """The autoencoder of diffusers' model."""
+def make_autoencoder(model: AnyAutoencoder) -> Autoencoder:
+    """The autoencoder of a model: diffusers', or one with its methods."""
     return VQAutoencoder(model) if isinstance(model, VQModel) else Autoencoder(model)

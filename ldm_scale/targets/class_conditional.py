@@ -1,4 +1,4 @@
-"""Class-conditional latent diffusion: a U-Net with class embeddings, or a DiT."""
+"""Class-conditional latent diffusion: a U-Net with class embeddings or tokens, or a DiT."""
 
 from collections.abc import Sequence
 

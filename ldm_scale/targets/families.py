@@ -14,6 +14,7 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from ldm_scale.targets.class_conditional import ClassConditionalTarget
+from ldm_scale.targets.class_token import ClassTokenUNet
 from ldm_scale.targets.flux import PACK, FluxTarget
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
 from ldm_scale.targets.stable_diffusion_3 import StableDiffusion3Target
@@ -22,8 +23,8 @@ from ldm_scale.targets.unconditional import UnconditionalTarget
 
 SUPPORTED = (
     "unconditional and class-conditional UNet2DModel, class-conditional UNet2DConditionModel without cross-attention, "
-    "DiTTransformer2DModel, the UNet2DConditionModel of Stable Diffusion 1.x, 2.x and XL, SD3Transformer2DModel and "
-    "FluxTransformer2DModel"
+    "ClassTokenUNet, DiTTransformer2DModel, the UNet2DConditionModel of Stable Diffusion 1.x, 2.x and XL, "
+    "SD3Transformer2DModel and FluxTransformer2DModel"
 )
 # Options that the U-Nets of other pipelines set, and those of Stable Diffusion 1.x and 2.x do not.
 ADDED_CONDITIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
@@ -76,6 +77,8 @@ def find_family(config: Mapping[str, Any]) -> Family | None:
         # The first DiTs were published under the name that diffusers' class had then.
         case "DiTTransformer2DModel" | "Transformer2DModel" if config.get("norm_type") == "ada_norm_zero":
             return Family(DiTTransformer2DModel, ClassConditionalTarget)
+        case "ClassTokenUNet":
+            return Family(ClassTokenUNet, ClassConditionalTarget)
         case "UNet2DConditionModel":
             return _find_conditional(config)
         case "SD3Transformer2DModel":

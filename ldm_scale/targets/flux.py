@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers import AutoencoderKL, VQModel
 from jaxtyping import Float, Num
 from torch import Tensor, nn
 
+from ldm_scale.targets.autoencoder import AnyAutoencoder
 from ldm_scale.targets.base import Embeddings
 from ldm_scale.targets.text import TextConditionalTarget
 
@@ -41,7 +41,7 @@ class FluxTarget(TextConditionalTarget):
         ).sample
         return nn.functional.pixel_shuffle(output.transpose(1, 2).unflatten(2, (rows, columns)), PACK)
 
-    def _own_side(self, autoencoder: AutoencoderKL | VQModel) -> int:
+    def _own_side(self, autoencoder: AnyAutoencoder) -> int:
         """The autoencoder's: the transformer has none."""
         return int(autoencoder.config.sample_size) // self._autoencoder.factor
 

@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, VQModel
+from diffusers import ModelMixin, SchedulerMixin
 from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from ldm_scale.errors import UsageError
-from ldm_scale.targets.autoencoder import freeze, make_autoencoder
+from ldm_scale.targets.autoencoder import AnyAutoencoder, freeze, make_autoencoder
 from ldm_scale.targets.base import ConditionTensors, each_part
 from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.schedules import make_schedule
@@ -31,7 +31,7 @@ class LatentDiffusion(ABC):
 
     def __init__(
         self,
-        autoencoder: AutoencoderKL | VQModel,
+        autoencoder: AnyAutoencoder,
         denoiser: ModelMixin,
         schedule: SchedulerMixin,
         *,
@@ -88,7 +88,7 @@ class LatentDiffusion(ABC):
     ) -> Float[Tensor, "n c h w"]:
         """The network's output as it is; z, output and a condition of floats are in the network's precision."""
 
-    def _own_side(self, autoencoder: AutoencoderKL | VQModel) -> int | None:
+    def _own_side(self, autoencoder: AnyAutoencoder) -> int | None:
         """The side of the latents that the model was made for, if its configuration says."""
         return self._denoiser.config.sample_size
 

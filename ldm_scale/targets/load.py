@@ -13,6 +13,7 @@ import transformers
 from diffusers import AutoencoderKL, DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin, VQModel
 
 from ldm_scale.errors import UsageError
+from ldm_scale.targets.autoencoder import AnyAutoencoder
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.components import find_variant, load_component, load_model, loading
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
@@ -20,11 +21,12 @@ from ldm_scale.targets.families import SUPPORTED, Family, Text, find_family
 from ldm_scale.targets.intake import digest_files, read_config, read_files
 from ldm_scale.targets.layout import COMPONENTS, SCHEDULE, TOKENIZER
 from ldm_scale.targets.lora import Lora, fuse_lora
+from ldm_scale.targets.strided import StridedAutoencoder
 from ldm_scale.targets.text import TextEncoder
 
 # Names of the autoencoder's folder: the first in diffusers' LDMPipeline, the second everywhere else.
 AUTOENCODERS = ("vqvae", "vae")
-AUTOENCODER_KINDS = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+AUTOENCODER_KINDS = {kind.__name__: kind for kind in (AutoencoderKL, VQModel, StridedAutoencoder)}
 DENOISERS = ("transformer", "unet")
 PREDICTIONS = ("epsilon", "v_prediction")
 FLOW_SCHEDULER = FlowMatchEulerDiscreteScheduler
@@ -97,7 +99,7 @@ def variants(folder: Path) -> dict[str, str]:
     return {name: variant for name, variant in found.items() if variant}
 
 
-def load_autoencoder(component: Path, device: str | torch.device) -> AutoencoderKL | VQModel:
+def load_autoencoder(component: Path, device: str | torch.device) -> AnyAutoencoder:
     """The autoencoder of a local folder; raises UsageError if that holds none that is supported."""
     config = read_config(component / "config.json", "_class_name")
     name = config["_class_name"]
@@ -178,7 +180,7 @@ def _check_words(tokenizer: Path, words: Any, embeddings: int, places: int | Non
         )
 
 
-def _check_channels(autoencoder: AutoencoderKL | VQModel, denoiser: Any, packing: int) -> None:
+def _check_channels(autoencoder: AnyAutoencoder, denoiser: Any, packing: int) -> None:
     latent, taken = autoencoder.config.latent_channels, denoiser.config.in_channels
     if latent * packing != taken:
         packed = f", {latent * packing} when packed" if packing > 1 else ""

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin, VQModel
+from diffusers import ModelMixin, SchedulerMixin
 from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ldm_scale.errors import RunError, one_line
-from ldm_scale.targets.autoencoder import freeze
+from ldm_scale.targets.autoencoder import AnyAutoencoder, freeze
 from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.latent_diffusion import LatentDiffusion
 
@@ -58,7 +58,7 @@ class TextConditionalTarget(LatentDiffusion):
 
     def __init__(
         self,
-        autoencoder: AutoencoderKL | VQModel,
+        autoencoder: AnyAutoencoder,
         denoiser: ModelMixin,
         schedule: SchedulerMixin,
         *texts: TextEncoder | None,

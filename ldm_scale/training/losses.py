@@ -1,18 +1,19 @@
 """The two losses of a latent diffusion model: the autoencoder's, and the denoiser's on its latents."""
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin
+from diffusers import DDPMScheduler, ModelMixin
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ldm_scale.targets.autoencoder import KLAutoencoder
 from ldm_scale.training.conditions import Batch, Condition
 
 
 class AutoencoderLoss(nn.Module):
     """L1 of the reconstruction, mean over pixels, + kl_weight * KL(q(z|x) || N(0, I)), mean over latent dimensions."""
 
-    def __init__(self, autoencoder: AutoencoderKL, kl_weight: float) -> None:
+    def __init__(self, autoencoder: KLAutoencoder, kl_weight: float) -> None:
         super().__init__()
         self.autoencoder = autoencoder
         self.kl_weight = kl_weight

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionModel
+from diffusers import DDPMScheduler, ModelMixin, UNet2DConditionModel, VQModel
 from peft import LoraConfig
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -12,7 +12,7 @@ from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location
-from ldm_scale.targets.autoencoder import freeze
+from ldm_scale.targets.autoencoder import KLAutoencoder, freeze
 from ldm_scale.targets.components import load_component, load_model
 from ldm_scale.targets.fetch import AUTOENCODER, TARGET, fetch
 from ldm_scale.targets.intake import read_files
@@ -20,7 +20,7 @@ from ldm_scale.targets.layout import MODEL, SCHEDULE
 from ldm_scale.targets.load import load_autoencoder, load_target, load_text, target_digest
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
 from ldm_scale.training.conditions import ByCaption, ByClass, Condition, Unconditional
-from ldm_scale.training.networks import build_autoencoder, build_denoiser, build_schedule, set_dropout
+from ldm_scale.training.networks import build_autoencoder, build_denoiser, build_schedule
 
 BASE = replace(TARGET, what="base")
 # The projections of every attention layer, as in diffusers' LoRA training.
@@ -35,7 +35,7 @@ class Models:
         copied: the folders of components that go into the target byte for byte, by their names there.
     """
 
-    autoencoder: AutoencoderKL
+    autoencoder: KLAutoencoder
     denoiser: ModelMixin
     schedule: DDPMScheduler
     condition: Condition
@@ -62,7 +62,6 @@ def make_models(config: TrainConfig, classes: int, device: torch.device) -> Mode
         autoencoder = _frozen_autoencoder(copied["vqvae"], device)
     else:
         autoencoder = build_autoencoder(config.autoencoder, config.size)
-        set_dropout(autoencoder, config.autoencoder.dropout)
     factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
     whole = factor * 2 ** (len(config.denoiser.channels) - 1)
     if config.size % whole:
@@ -77,9 +76,9 @@ def make_models(config: TrainConfig, classes: int, device: torch.device) -> Mode
         config.size // factor,
         classes if config.denoiser.classes else None,
     )
-    set_dropout(denoiser, config.denoiser.dropout)
     condition = ByClass(classes) if config.denoiser.classes else Unconditional()
-    return Models(autoencoder.to(device), denoiser.to(device), build_schedule(config.denoiser.betas), condition, copied)
+    schedule = build_schedule(*config.denoiser.betas)
+    return Models(autoencoder.to(device), denoiser.to(device), schedule, condition, copied)
 
 
 def check_base(config: TrainConfig) -> None:
@@ -109,9 +108,9 @@ def _from_base(config: TrainConfig, base: Path, device: torch.device) -> Models:
     return Models(_frozen_autoencoder(base / "vae", device), denoiser, schedule, ByCaption(encoder), copied)
 
 
-def _frozen_autoencoder(folder: Path, device: torch.device) -> AutoencoderKL:
+def _frozen_autoencoder(folder: Path, device: torch.device) -> KLAutoencoder:
     autoencoder = load_autoencoder(folder, device)
-    if not isinstance(autoencoder, AutoencoderKL):
+    if isinstance(autoencoder, VQModel):
         raise UsageError(f"autoencoder {folder} is a {type(autoencoder).__name__}; a denoiser is trained on a KL one")
     return freeze(autoencoder)
 

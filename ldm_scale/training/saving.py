@@ -50,14 +50,19 @@ def _save_components(folder: Path, models: Models, dtype: torch.dtype, classes: 
         models.schedule.save_pretrained(folder / "scheduler")
         index = {
             "_class_name": "LDMPipeline",
-            "vqvae": ["diffusers", "AutoencoderKL"],
-            "unet": ["diffusers", "UNet2DModel"],
+            "vqvae": _home(models.autoencoder),
+            "unet": _home(models.denoiser),
             "scheduler": ["diffusers", "DDPMScheduler"],
         }
     if classes:
         # As DiT pipelines name their classes.
         index["id2label"] = {str(number): name for number, name in enumerate(classes)}
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+
+
+def _home(model: ModelMixin) -> list[str]:
+    """The library and the class of a model, as diffusers' index of a pipeline names them."""
+    return [type(model).__module__.partition(".")[0], type(model).__name__]
 
 
 def _stable_diffusion(folder: Path) -> dict[str, Any]:

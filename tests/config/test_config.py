@@ -10,6 +10,7 @@ from ldm_scale.config.audit import AuditConfig, dropped_bins
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.data import PackConfig
 from ldm_scale.config.train import TrainConfig
+from ldm_scale.config.values import merge
 from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import digest
 from ldm_scale.flags import load_yaml
@@ -206,6 +207,25 @@ def test_the_first_caption_is_what_it_was_before_there_was_a_choice() -> None:
         assert make() == first
         assert "captions" not in first
         assert chosen == first | {"captions": "all"}
+
+
+@pytest.mark.parametrize(
+    ("section", "before", "other"), [("autoencoder", "resnet", "strided"), ("denoiser", "unet", "class-token")]
+)
+def test_the_first_kind_of_network_is_what_it_was_before_there_was_a_choice(
+    section: str, before: str, other: str
+) -> None:
+    """No recipe names it; the other is named."""
+    values = {"shards": "s", "out": "o", "denoiser": {"classes": True}}
+    made = {kind: build(TrainConfig, merge(values, {section: {"kind": kind}})).recipe() for kind in (before, other)}
+    assert made[before] == build(TrainConfig, values).recipe()
+    assert not any("kind" in made[before][name] for name in ("autoencoder", "denoiser"))
+    assert made[other] == merge(made[before], {section: {"kind": other}})
+
+
+def test_tokens_of_classes_need_classes() -> None:
+    with pytest.raises(UsageError, match=r"give denoiser\.classes"):
+        build(TrainConfig, {"shards": "s", "out": "o", "denoiser": {"kind": "class-token"}})
 
 
 def test_science_is_plain_json_and_survives_it() -> None:

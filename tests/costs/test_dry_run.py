@@ -175,6 +175,8 @@ def test_a_job_of_a_data_set_takes_the_flag(
 @pytest.mark.parametrize(
     "make",
     [
+        tiny.strided,
+        tiny.class_token,
         tiny.class_conditional_unet,
         tiny.dit,
         tiny.stable_diffusion_xl,

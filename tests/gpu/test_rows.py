@@ -25,7 +25,15 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
     "slq distortion": {"probes": 2, "distortion": "slq"},
 }
 FAMILIES = (
-    *(tiny.vq_ldm, tiny.unconditional, tiny.class_unet, tiny.class_conditional_unet, tiny.dit),
+    *(
+        tiny.vq_ldm,
+        tiny.unconditional,
+        tiny.strided,
+        tiny.class_unet,
+        tiny.class_conditional_unet,
+        tiny.class_token,
+        tiny.dit,
+    ),
     *(tiny.stable_diffusion, tiny.stable_diffusion_xl, tiny.stable_diffusion_3, tiny.flux),
 )
 # One on the CPU, to prove the check.

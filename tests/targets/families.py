@@ -6,8 +6,10 @@ from tests.targets import tiny
 
 FAMILIES = {
     tiny.vq_ldm: DDIMScheduler,
+    tiny.strided: DDPMScheduler,
     tiny.class_unet: DDPMScheduler,
     tiny.class_conditional_unet: DDPMScheduler,
+    tiny.class_token: DDPMScheduler,
     tiny.dit: DDIMScheduler,
     tiny.stable_diffusion: PNDMScheduler,
     tiny.stable_diffusion_xl: EulerDiscreteScheduler,

@@ -31,6 +31,9 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from ldm_scale.targets.class_token import ClassTokenUNet
+from ldm_scale.targets.strided import StridedAutoencoder
+
 CLASSES = 5
 TOKENS = 12
 KL = {
@@ -101,6 +104,21 @@ def unconditional(folder: Path) -> Path:
     torch.manual_seed(0)
     unet = UNet2DModel(**UNET, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
     return save(folder, "LDMPipeline", DDPMScheduler(), vqvae=kl(), unet=unet)
+
+
+def strided(folder: Path) -> Path:
+    """The paper's from-scratch target: its autoencoder, and latents that are not scaled."""
+    torch.manual_seed(0)
+    unet = UNet2DModel(**UNET, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+    autoencoder = StridedAutoencoder(block_out_channels=(4, 4, 8), sample_size=16)
+    return save(folder, "LDMPipeline", DDPMScheduler(), vqvae=autoencoder, unet=unet)
+
+
+def class_token(folder: Path) -> Path:
+    """The paper's ImageNet target: a U-Net that attends to the token of a class."""
+    torch.manual_seed(0)
+    options = {"attending": 1, "heads": 2, "token_width": 8, "num_class_embeds": CLASSES}
+    return save(folder, "LDMPipeline", DDPMScheduler(), vqvae=kl(), unet=ClassTokenUNet(**UNET, **options))
 
 
 def class_unet(folder: Path, out_channels: int = 4) -> Path:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from ldm_scale.errors import UsageError
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.load import load_target
+from ldm_scale.training.conditions import Batch
 from ldm_scale.training.saving import save_target
 from tests.targets import tiny
 from tests.training.cases import models
@@ -71,6 +72,21 @@ def test_a_class_conditional_target_names_its_classes_and_diffusers_reads_it(tmp
     save_target(tmp_path, models(denoiser={"classes": True}), half=False, record={"classes": ["cat", "dog"]})
     assert read_class_names(tmp_path) == ("cat", "dog")
     DiffusionPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False)
+
+
+def test_the_papers_kinds_are_loaded_as_they_were_trained(tmp_path: Path) -> None:
+    kinds = {"autoencoder": {"kind": "strided"}, "denoiser": {"kind": "class-token", "classes": True, "attention": 1}}
+    made = models(**kinds)
+    z, images = torch.randn(2, 4, 4, 4), torch.rand(2, 3, 16, 16) * 2 - 1
+    with torch.no_grad():
+        condition = made.condition(Batch(images, [1, 0], [None, None]))
+        noise = made.denoiser.eval()(z, torch.tensor([7, 7]), **condition).sample
+        latents = made.autoencoder.eval().encode(images).latent_dist.mean * 0.7
+    save_target(tmp_path, made, half=False, record={"classes": ["cat", "dog"]})
+    target = load_target(tmp_path, "cpu")
+    assert read_class_names(tmp_path) == ("cat", "dog")
+    torch.testing.assert_close(target.encode(images, None), latents)
+    torch.testing.assert_close(target.predict_noise(z, tiny.at(7, z), target.condition([None] * 2, [1, 0])), noise)
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"id2label": ["cat"]}', '{"id2label": {"1": "cat"}}'])
