@@ -101,14 +101,16 @@ def test_both_stages_from_scratch(tmp_path: Path, shards: Path, capsys: pytest.C
 
 
 @pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("preset", ["imagenet", "imagenet-small"])
 def test_a_class_conditional_unet_on_a_pretrained_autoencoder(
-    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: Path, preset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, source = tmp_path / "target", tmp_path / "vae"
     torch.manual_seed(0)
     tiny.kl().save_pretrained(source)
     flags = ("--autoencoder.pretrained", source, "--denoiser.epochs", 20, "--denoiser.attention", 1)
-    assert run(shards, out, "--preset", "imagenet", "--denoiser.layers", 1, *flags) == 0
+    short = ("--denoiser.layers", 1, "--denoiser.warmup", 0, "--precision", "float32")
+    assert run(shards, out, "--preset", preset, *short, *flags) == 0
     assert predicts(str(out), labels=[0, 1])
     assert read_class_names(out) == ("cat", "dog")
     name = "diffusion_pytorch_model.safetensors"
@@ -124,7 +126,8 @@ def test_stable_diffusion_on_captions(
     tmp_path: Path, shards: Path, preset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, base = tmp_path / "target", tiny.stable_diffusion(tmp_path / "base")
-    assert run(shards, out, "--preset", preset, "--base", base, "--denoiser.epochs", 20, "--half", "false") == 0
+    flags = ("--denoiser.epochs", 20, "--half", "false", "--precision", "float32")
+    assert run(shards, out, "--preset", preset, "--base", base, *flags) == 0
     assert fell(capsys.readouterr().out, "denoiser")
     assert record(out)["source_sha256"] is not None
     if preset == "finetune":
@@ -235,7 +238,8 @@ def test_a_sample_that_cannot_be_trained_on_is_named_and_not_tried_again(
         path.unlink()
     packed, base = tmp_path / "packed", tiny.stable_diffusion(tmp_path / "base")
     pack(PackConfig(dataset="folder", source=str(source), out=str(packed), near_duplicates=0))
-    assert run(packed, tmp_path / "target", "--preset", "finetune", "--base", base) == 1
+    flags = ("--preset", "finetune", "--base", base, "--precision", "float32")
+    assert run(packed, tmp_path / "target", *flags) == 1
     captured = capsys.readouterr()
     assert "training sample members-000000/" in captured.err
     assert "has no caption" in captured.err
