@@ -51,6 +51,7 @@ FLAGS = {
     "benchmark stream": """
         --batch-size --config --few --help --rows-per-part --s3 --samples --shards --side --size -h
     """,
+    "benchmark train": "--config --cpus --device --help --presets --repeats --seed --steps -h",
     "completion": "--help -h SHELL",
     "pack": """
         --caption-column --heldout --help --image-column --label-column --max-pixels --max-reject-fraction --max-samples

@@ -23,6 +23,12 @@ class ReadTask(BaseModel):
     seed: int = 0
     span: tuple[int, int] | None = None
 
+    @property
+    def samples(self) -> int:
+        """Samples that are read, wanted or not."""
+        first, last = self.span or (0, self.shard.samples)
+        return last - first
+
     def is_member(self, key: str) -> bool | None:
         """True for members, False for held-out, None for samples that are not wanted."""
         if key in self.done or not self._drawn(key):

@@ -9,11 +9,13 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from ldm_scale.config.train import TrainConfig
+from ldm_scale.data.addresses import Shards
 from ldm_scale.data.pixels import as_pixels
+from ldm_scale.data.split import MEMBERS
 from ldm_scale.data.task import ReadTask
 from ldm_scale.engine.blame import blamed
 from ldm_scale.engine.reading import decode_block, read_blocks
-from ldm_scale.errors import RunError
+from ldm_scale.errors import RunError, UsageError
 from ldm_scale.targets.captions import caption_of_epoch
 from ldm_scale.training.conditions import Batch, Condition
 from ldm_scale.training.tables import Table, Turn, turns
@@ -22,12 +24,24 @@ from ldm_scale.training.tables import Table, Turn, turns
 DECODED = 256
 
 
+def member_shards(shards: Shards) -> list[ReadTask]:
+    """The shards of members.
+
+    Raises:
+        UsageError: There are none.
+    """
+    members = [shard for shard in shards.manifest.shards if shard.side == MEMBERS]
+    if not members:
+        raise UsageError(f"{shards.folder} has no {MEMBERS}/ shards to train on")
+    return [ReadTask(folder=shards.folder.uri, shard=shard, membership=True) for shard in members]
+
+
 def part_of(tasks: Sequence[ReadTask], worker: int, workers: int) -> list[ReadTask]:
     """The part of all samples that one of several workers reads: one run of them in the shards' order.
 
     Parts are as equal as can be, and each sample is in one of them.
     """
-    total = sum(task.shard.samples for task in tasks)
+    total = sum(task.samples for task in tasks)
     first, last = (total * number // workers for number in (worker, worker + 1))
     part = []
     for task in tasks:
@@ -57,7 +71,7 @@ class Members:
         self._ids: list[str] = []
         self._labels: list[int | None] = []
         self._captions: list[list[str]] = []
-        self.count = sum(task.span[1] - task.span[0] for task in tasks if task.span)
+        self.count = sum(task.samples for task in tasks)
 
     def read(self) -> Iterator[UInt8[Tensor, "b 3 H W"]]:
         """The pixels of all samples, in order; their labels and captions stay here, for `batches`.

@@ -13,12 +13,12 @@ from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from ldm_scale.config.train import TrainConfig
-from ldm_scale.data.addresses import Shards, open_shards
+from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import Manifest
-from ldm_scale.data.split import MEMBERS
 from ldm_scale.data.task import ReadTask
 from ldm_scale.device.choose import choose_device
 from ldm_scale.engine.blame import find_own_error
+from ldm_scale.engine.members import member_shards
 from ldm_scale.engine.progress import relay
 from ldm_scale.engine.session import cluster_gpus, session
 from ldm_scale.engine.train_worker import TARGET, Job, train_worker
@@ -34,13 +34,6 @@ RUN = "train"
 VERSIONED = ("ldm_scale", "ray", "torch", "diffusers", "transformers", "peft")
 
 
-def _member_shards(shards: Shards) -> list[ReadTask]:
-    members = [shard for shard in shards.manifest.shards if shard.side == MEMBERS]
-    if not members:
-        raise UsageError(f"{shards.folder} has no {MEMBERS}/ shards to train on")
-    return [ReadTask(folder=shards.folder.uri, shard=shard, membership=True) for shard in members]
-
-
 def run_training(config: TrainConfig) -> None:
     """Train a target on the members of `config.shards` and write it to `config.out`.
 
@@ -53,7 +46,7 @@ def run_training(config: TrainConfig) -> None:
     out = Location.of(config.out)
     partial = Location(f"{out}.partial")
     shards = open_shards(config.shards, config.manifest)
-    members, manifest = _member_shards(shards), shards.manifest
+    members, manifest = member_shards(shards), shards.manifest
     config = find_sources(config)
     job = _make_job(config, manifest, members)
     identity = {name: value for name, value in job.record.items() if name != "versions"} | {"shards": manifest.sha256}

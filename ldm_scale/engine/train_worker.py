@@ -52,7 +52,7 @@ class Job:
     @property
     def count(self) -> int:
         """Members in all."""
-        return sum(task.shard.samples for task in self.members)
+        return sum(task.samples for task in self.members)
 
 
 @dataclass

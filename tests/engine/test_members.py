@@ -12,8 +12,7 @@ from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import ShardInfo
 from ldm_scale.data.task import ReadTask
 from ldm_scale.engine import members
-from ldm_scale.engine.members import Members, part_of
-from ldm_scale.engine.train import _member_shards
+from ldm_scale.engine.members import Members, member_shards, part_of
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.training.conditions import Unconditional
 from ldm_scale.training.tables import Images, collect
@@ -39,13 +38,13 @@ def test_every_sample_is_in_one_workers_part(workers: int) -> None:
 
 
 def worker(config: TrainConfig, shards: Path, number: int, workers: int) -> Members:
-    tasks = _member_shards(open_shards(str(shards)))
+    tasks = member_shards(open_shards(str(shards)))
     return Members(config, part_of(tasks, number, workers), Unconditional(), f"worker {number}", threads=1)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_member_is_read_once_and_trained_on_once_an_epoch(tiny_shards: Path, workers: int) -> None:
-    tasks = _member_shards(open_shards(str(tiny_shards)))
+    tasks = member_shards(open_shards(str(tiny_shards)))
     assert {one.shard.name.split("/")[0] for one in tasks} == {"members"}
     total = sum(one.shard.samples for one in tasks)
     config = tiny_recipe()
@@ -83,7 +82,7 @@ def test_a_member_is_trained_with_the_caption_of_its_epoch(choice: str) -> None:
     """Whatever batch it is in."""
     captions = [["a", "b", "c"], ["d"], ["e", "f"]]
     one = Members(tiny_recipe(captions=choice, seed=3), [task("s", 3)], Unconditional(), "worker", 1)
-    one.count, one._labels = 3, [0, 1, 2]
+    one._labels = [0, 1, 2]
     one._ids, one._captions = ["s/0", "s/1", "s/2"], captions
     expected = [
         [["a", "d", "e"], ["a", "d", "e"], ["a", "d", "e"]],
@@ -113,7 +112,7 @@ def test_images_are_decoded_by_as_many_threads_as_the_worker_has(
     found = []
     decode = members.decode_block
     monkeypatch.setattr(members, "decode_block", lambda *given: found.append(given[-1]) or decode(*given))
-    tasks = _member_shards(open_shards(str(tiny_shards)))
+    tasks = member_shards(open_shards(str(tiny_shards)))
     one = Members(tiny_recipe(), part_of(tasks, 0, 1), Unconditional(), "worker", threads=3)
     assert sum(map(len, one.read())) == one.count
     assert set(found) == {3}
