@@ -90,7 +90,13 @@ def _validate(config: ValidateConfig) -> None:
     say("no problem was found")
 
 
-def _train(config: TrainConfig) -> None:
+def _train(config: TrainConfig, trial: DryRunConfig) -> None:
+    if trial.dry_run:
+        from ldm_scale.costs.training import estimate_training
+
+        for line in estimate_training(config, trial.hardware):
+            say(line)
+        return
     from ldm_scale.engine.train import run_training
 
     run_training(config)
@@ -250,6 +256,19 @@ def _add_audit_flags(
     parser.set_defaults(function=run)
 
 
+def _add_train_flags(parser: argparse.ArgumentParser) -> None:
+    def run(arguments: argparse.Namespace) -> None:
+        trial = build(DryRunConfig, given_flags(arguments, DryRunConfig))
+        # What is only estimated needs no shards, and leaves nothing.
+        absent = {"shards": "", "out": ""} if trial.dry_run else {}
+        _train(build(TrainConfig, absent | collect(arguments, TrainConfig, {})), trial)
+
+    _add_config(parser)
+    add_flags(parser, TrainConfig)
+    add_flags(parser, DryRunConfig)
+    parser.set_defaults(function=run)
+
+
 def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     """The parser of `ldm-scale`, with or without the options of an audit's attacks, which load torch."""
     parser = Parser(
@@ -266,7 +285,8 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
         commands, "pack", PackConfig, _pack, "make shards, manifest and split from a source", positional
     )
     _add_config_command(commands, "validate", ValidateConfig, _validate, "check shards and a target before an audit")
-    _add_config_command(commands, "train", TrainConfig, _train, "train a target on the members of a shard folder")
+    text = "train a target on the members of a shard folder"
+    _add_train_flags(commands.add_parser("train", help=text, description=text))
     text = "make a target of checkpoints (.pt) of the paper's authors"
     _add_config_command(commands, "convert", ConvertConfig, _convert, text)
     text = "time the models' part, the influence, the stream of images, the reducer, or the graph on pretended GPUs"

@@ -18,7 +18,6 @@ STORED = pa.schema(
         ("label", pa.int64()),
         ("fault", pa.string()),
         ("flaws", pa.string()),
-        ("epoch", pa.int32()),
     ]
 )
 DECODED = pa.schema(
@@ -28,7 +27,6 @@ DECODED = pa.schema(
         ("captions", pa.list_(pa.string())),
         ("label", pa.int64()),
         ("flaws", pa.string()),
-        ("epoch", pa.int32()),
         ("pixels", pa.binary()),
         ("stage", pa.string()),
         ("reject", pa.string()),

@@ -99,11 +99,15 @@ BLANK = dict.fromkeys(
 )
 
 
+def set_threads(count: int) -> None:
+    """What a training worker does to its threads, here nothing."""
+
+
 class Trainer:
     """Stands in for ray.train's TorchTrainer: its one worker is this process."""
 
-    def __init__(self, worker: Callable[[Any], None], *, train_loop_config: Any, datasets: Any, **_: Any) -> None:
-        self._run, self._datasets = functools.partial(worker, train_loop_config), datasets
+    def __init__(self, worker: Callable[[Any], None], *, train_loop_config: Any, **_: Any) -> None:
+        self._run = functools.partial(worker, train_loop_config)
 
     def fit(self) -> Any:
         import ray.train
@@ -115,12 +119,11 @@ class Trainer:
             copy = shutil.copytree(checkpoint.path, f"{tempfile.mkdtemp()}/checkpoint")
             reported.append(ray.train.Checkpoint.from_directory(copy))
 
-        alone = SimpleNamespace(get_world_size=lambda: 1, get_world_rank=lambda: 0)
+        alone = SimpleNamespace(get_world_size=lambda: 1, get_world_rank=lambda: 0, get_local_world_size=lambda: 1)
         with pytest.MonkeyPatch.context() as patch:
-            # A worker takes all of the machine's threads; the tests share it.
-            patch.setattr(torch, "set_num_threads", lambda count: None)
+            # The tests share this process's threads.
+            patch.setattr(torch, "set_num_threads", lambda count: set_threads(count))
             patch.setattr(ray.train, "get_context", lambda: alone)
-            patch.setattr(ray.train, "get_dataset_shard", self._datasets.__getitem__)
             patch.setattr(ray.train, "get_checkpoint", lambda: None)
             patch.setattr(ray.train, "report", report)
             patch.setattr("ldm_scale.engine.train_worker.get_device", lambda: torch.device("cpu"))
@@ -151,6 +154,7 @@ def inline_ray() -> Iterator[None]:
         patch.setattr(ray, "put", Done)
         patch.setattr(ray, "is_initialized", lambda: True)
         patch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+        patch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
         patch.setattr(ray.data, "from_items", Dataset.from_items)
         patch.setattr("ldm_scale.engine.audit.pool_size", lambda actor: 1)
         patch.setattr("ldm_scale.engine.train.TorchTrainer", Trainer)

@@ -54,6 +54,7 @@ FLAGS = {
     "benchmark stream": """
         --batch-size --config --few --help --rows-per-part --s3 --samples --shards --side --size -h
     """,
+    "benchmark train": "--config --cpus --device --help --presets --repeats --seed --steps -h",
     "completion": "--help -h SHELL",
     "convert": "--autoencoder --config --help --out --size --unet -h",
     "pack": """
@@ -61,12 +62,15 @@ FLAGS = {
         --members --near-duplicates --order --seed --shard-samples --size --split -h DATASET OUT SOURCE
     """,
     "train": """
-        --autoencoder.batch --autoencoder.channels --autoencoder.epochs --autoencoder.kind --autoencoder.kl-weight
-        --autoencoder.layers --autoencoder.pretrained --autoencoder.rate --base --captions --checkpoint-steps --config
-        --denoiser.attention --denoiser.batch --denoiser.channels --denoiser.classes --denoiser.ema --denoiser.epochs
-        --denoiser.kind --denoiser.layers --denoiser.rate --device --failures --half --help --images.crop
-        --images.filter --images.max-pixels --images.size --lora-rank --manifest --out --precision --preset --seed
-        --shards --size --workers -h
+        --autoencoder.accumulate --autoencoder.batch --autoencoder.channels --autoencoder.clip --autoencoder.decay
+        --autoencoder.dropout --autoencoder.epochs --autoencoder.kind --autoencoder.kl-weight --autoencoder.layers
+        --autoencoder.pretrained --autoencoder.rate --autoencoder.scaled --autoencoder.warmup --autoencoder.weight-decay
+        --base --captions --checkpoint-steps --config --cpus --denoiser.accumulate --denoiser.attention --denoiser.batch
+        --denoiser.betas --denoiser.channels --denoiser.classes --denoiser.clip --denoiser.decay --denoiser.dropout
+        --denoiser.ema --denoiser.epochs --denoiser.kind --denoiser.latent --denoiser.layers --denoiser.rate
+        --denoiser.warmup --denoiser.weight-decay --device --dry-run --failures --flip --half --hardware.bandwidth
+        --hardware.flops --hardware.gpus --help --images.crop --images.filter --images.max-pixels --images.size
+        --lora-rank --manifest --out --precision --preset --seed --shards --size --workers -h
     """,
     "validate": """
         --config --decode-share --help --images.crop --images.filter --images.max-pixels --images.size --lora
@@ -258,7 +262,12 @@ def help_of(command: str) -> dict[str, tuple[str, str]]:
         ("audit", "--attacks.sima.timesteps", "INTS", "[0:300:10]"),
         ("audit", "--attacks.pfami.p", "FLOAT", "[2]"),
         ("audit", "--attacks.secmi.step", "INT", "[10]"),
-        ("train", "--preset", "{demo,cifar10,celeba,imagenet,finetune,lora}", "[demo]"),
+        (
+            "train",
+            "--preset",
+            "{demo,cifar10,celeba,imagenet,finetune,lora,cifar10-small,celeba-small,imagenet-small}",
+            "[demo]",
+        ),
         ("train", "--denoiser.channels", "INTS", "[64,128,128]"),
         ("train", "--autoencoder.kl-weight", "FLOAT", "[0.01]"),
         ("pack", "--members", "NAMES", ""),

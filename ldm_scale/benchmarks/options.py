@@ -132,6 +132,17 @@ class DeviceBenchmarkConfig(Config):
         return self
 
 
+class TrainBenchmarkConfig(Config):
+    """How the speed of training is measured, on the members of the demo."""
+
+    presets: Names = Field(("demo", "cifar10-small"), description="presets of training from scratch, comma-separated")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
+    cpus: int = Field(1, gt=0, description="threads that compute")
+    seed: int = Field(0, description="seed of weights, order and noise")
+    steps: int = Field(10, gt=0, description="steps of a run, in the presets' batches")
+    repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
+
+
 class BenchmarkConfig(Config):
     """Which parts are measured, where the numbers go, and the options of each part."""
 
@@ -143,6 +154,7 @@ class BenchmarkConfig(Config):
     reduce: ReduceBenchmarkConfig = ReduceBenchmarkConfig()
     scale: ScaleBenchmarkConfig = ScaleBenchmarkConfig()
     device: DeviceBenchmarkConfig = DeviceBenchmarkConfig()
+    train: TrainBenchmarkConfig = TrainBenchmarkConfig()
 
 
 # The parts of the benchmark by the names that their options have, and what each does.
@@ -153,4 +165,5 @@ PARTS: dict[str, tuple[type[Config], str]] = {
     "reduce": (ReduceBenchmarkConfig, "time the reducer on made-up rows, with its memory"),
     "scale": (ScaleBenchmarkConfig, "run the graph with auditors that only wait"),
     "device": (DeviceBenchmarkConfig, "time the models' parts on a device, beside its matrix speed; without Ray"),
+    "train": (TrainBenchmarkConfig, "time the steps of a training, beside a bare loop; without Ray"),
 }

@@ -17,6 +17,7 @@ from ldm_scale.benchmarks.options import (
 from ldm_scale.benchmarks.reduce import run_reduce_benchmark
 from ldm_scale.benchmarks.scale import run_scale_benchmark
 from ldm_scale.benchmarks.stream import run_stream_benchmark
+from ldm_scale.benchmarks.train import run_train_benchmark
 from ldm_scale.benchmarks.weed import find_weed
 from ldm_scale.config.base import Config
 from ldm_scale.errors import unknown_name
@@ -47,6 +48,7 @@ RUNNERS: dict[str, Callable[[Any], Iterator[Line]]] = {
     "reduce": _reduce,
     "scale": _scale,
     "device": run_device_benchmark,
+    "train": run_train_benchmark,
 }
 
 

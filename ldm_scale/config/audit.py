@@ -236,16 +236,18 @@ class HardwareConfig(Config):
     """The machines that --dry-run estimates for; nothing else uses them."""
 
     flops: float = Field(40e12, gt=0, allow_inf_nan=False, description="operations a second that a GPU sustains")
-    gpus: int | None = Field(None, gt=0, description="GPUs that work at once; the most of --gpus, or 1, by default")
+    gpus: int | None = Field(
+        None, gt=0, description="GPUs that work at once; the most of --gpus, --workers, or 1, by default"
+    )
     bandwidth: Bytes = Field(
         ByteSize(200_000_000), gt=0, description="bytes a second to each GPU from storage, such as 500MB"
     )
 
 
 class DryRunConfig(Config):
-    """Whether an audit is only estimated; no part of the audit's own configuration, nor of its run."""
+    """Whether an audit or a training is only estimated; no part of its own configuration, nor of its run."""
 
-    dry_run: bool = Field(False, description="say what the audit would take, and start nothing")
+    dry_run: bool = Field(False, description="say what this would take, and start nothing")
     hardware: HardwareConfig = HardwareConfig()
 
     @model_validator(mode="after")

@@ -7,9 +7,24 @@ from pydantic import Field, model_validator
 from ldm_scale.config.base import ELSEWHERE, SHARDS, Captions, Config, Device
 from ldm_scale.config.data import ImageConfig
 from ldm_scale.config.presets import NEEDED, PRESETS
-from ldm_scale.config.values import Address, Integers, merge
+from ldm_scale.config.values import Address, Fractions, Integers, merge
 
 Precision = Literal["float32", "bfloat16", "float16"]
+# What records of older trainings lack: it is not named at its default, which is what they did.
+LATER = {
+    "captions",
+    "flip",
+    "accumulate",
+    "betas",
+    "clip",
+    "decay",
+    "dropout",
+    "kind",
+    "latent",
+    "scaled",
+    "warmup",
+    "weight_decay",
+}
 
 
 class StageConfig(Config):
@@ -17,7 +32,13 @@ class StageConfig(Config):
 
     epochs: float = Field(1, gt=0, description="passes over the members")
     batch: int = Field(32, gt=0, description="batch size over all workers")
-    rate: float = Field(1e-4, gt=0, description="learning rate (cosine to zero)")
+    accumulate: int = Field(1, gt=0, description="parts of a batch that are computed one after the other, for memory")
+    rate: float = Field(1e-4, gt=0, description="learning rate, at its highest")
+    decay: Literal["cosine", "constant"] = Field("cosine", description="learning rate over the steps: to zero, or kept")
+    warmup: int = Field(0, ge=0, description="first steps, in which the learning rate rises from zero")
+    weight_decay: float = Field(0, ge=0, description="weight decay of AdamW")
+    clip: float = Field(1, ge=0, description="norm that gradients are cut to; 0: they are left as they are")
+    dropout: float = Field(0, ge=0, lt=1, description="share that residual blocks drop out; not of a base")
 
     def steps(self, members: int) -> int:
         """Optimiser steps that `epochs` passes over the members take."""
@@ -37,7 +58,8 @@ class AutoencoderConfig(StageConfig):
     layers: int = Field(1, gt=0, description="residual blocks a resolution")
     kl_weight: float = Field(1e-2, ge=0, description="weight of the KL term per latent element, against L1 per pixel")
     epochs: float = Field(64, gt=0, description="passes over the members")
-    rate: float = Field(2e-3, gt=0, description="learning rate (cosine to zero)")
+    rate: float = Field(2e-3, gt=0, description="learning rate, at its highest")
+    scaled: bool = Field(True, description="scale latents to a standard deviation of 1 (pretrained: as it says)")
 
 
 class DenoiserConfig(StageConfig):
@@ -53,16 +75,31 @@ class DenoiserConfig(StageConfig):
     classes: bool = Field(False, description="conditional on the shards' class labels")
     epochs: float = Field(106.67, gt=0, description="passes over the members")
     batch: int = Field(64, gt=0, description="batch size over all workers")
-    rate: float = Field(6e-4, gt=0, description="learning rate (cosine to zero)")
+    rate: float = Field(6e-4, gt=0, description="learning rate, at its highest")
+    latent: Literal["mode", "sample"] = Field(
+        "mode", description="trained on the encoder's mode, or on another sample of its posterior each time"
+    )
+    betas: Fractions = Field(
+        (1e-4, 0.02),
+        description="first and last of 1,000 betas of the noise, linear between; a base has its own",
+    )
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average, which is stored")
 
 
 class TrainConfig(Config):
     """Train a target on the members of a shard folder: a preset, and what is given over it."""
 
-    preset: Literal["demo", "cifar10", "celeba", "imagenet", "finetune", "lora"] = Field(
-        "demo", description="named values of other options; file and flags win over them"
-    )
+    preset: Literal[
+        "demo",
+        "cifar10",
+        "celeba",
+        "imagenet",
+        "finetune",
+        "lora",
+        "cifar10-small",
+        "celeba-small",
+        "imagenet-small",
+    ] = Field("demo", description="named values of other options; file and flags win over them")
     shards: Address = Field(description=f"{SHARDS}; only members/ are used")
     manifest: Address | None = Field(None, description=ELSEWHERE)
     out: Address = Field(description="new target folder, local or s3://; the same command again resumes")
@@ -75,12 +112,18 @@ class TrainConfig(Config):
     captions: Captions = Field(
         "first", description="of a sample's several captions: the first, a random one each epoch, or all in turn"
     )
+    flip: bool = Field(False, description="mirror images at random, left to right, half of the times")
     precision: Precision = Field("float32", description="bfloat16 and float16 are mixed (float16 on cuda only)")
     half: bool = Field(True, description="store trained weights in half precision")
     checkpoint_steps: int = Field(1000, gt=0, description="steps between checkpoints")
     failures: int = Field(3, ge=0, description="failed workers after which training goes on from the last checkpoint")
     device: Device = Field("auto", description="auto is cuda if the cluster has GPUs, else cpu")
     workers: int = Field(1, gt=0, description="Ray Train workers; on cuda each has a GPU")
+    cpus: int | None = Field(
+        None,
+        gt=0,
+        description="CPUs that each worker reserves and has threads for; by default 1 on cuda, on cpu its share of all",
+    )
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     denoiser: DenoiserConfig = DenoiserConfig()
     images: ImageConfig = ImageConfig()
@@ -109,8 +152,12 @@ class TrainConfig(Config):
         if self.denoiser.attention > len(self.denoiser.channels):
             raise ValueError(f"denoiser.attention: the U-Net has {len(self.denoiser.channels)} resolutions")
         for name, stage in self.stages().items():
-            if stage.batch % self.workers:
-                raise ValueError(f"{name}.batch = {stage.batch} is not a multiple of workers = {self.workers}")
+            if stage.batch % (self.workers * stage.accumulate):
+                parts = f" times {name}.accumulate = {stage.accumulate}" if stage.accumulate > 1 else ""
+                raise ValueError(f"{name}.batch = {stage.batch} is not a multiple of workers = {self.workers}{parts}")
+        betas = self.denoiser.betas
+        if len(betas) != 2 or not 0 < betas[0] <= betas[1] < 1:
+            raise ValueError("denoiser.betas: give the first and the last, ascending within 0 to 1, as in 0.0001,0.02")
         return self
 
     def stages(self) -> dict[str, StageConfig]:
@@ -120,14 +167,12 @@ class TrainConfig(Config):
 
     def recipe(self) -> dict[str, Any]:
         """The part of the configuration that the trained weights depend on."""
-        exclude = {"shards", "manifest", "out", "device", "workers", "checkpoint_steps", "failures"}
+        exclude = {"shards", "manifest", "out", "device", "workers", "cpus", "checkpoint_steps", "failures"}
+        parts = {None: self, "autoencoder": self.autoencoder, "denoiser": self.denoiser}
         recipe = self.model_dump(mode="json", exclude=exclude)
-        # Not named if it is what it was before there was a choice.
-        for part, name, before in (
-            (recipe, "captions", "first"),
-            (recipe["autoencoder"], "kind", "resnet"),
-            (recipe["denoiser"], "kind", "unet"),
-        ):
-            if part[name] == before:
-                del part[name]
+        for name, part in parts.items():
+            place = recipe if name is None else recipe[name]
+            for option, field in type(part).model_fields.items():
+                if option in LATER and getattr(part, option) == field.default:
+                    del place[option]
         return recipe

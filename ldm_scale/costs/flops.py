@@ -101,9 +101,14 @@ def count_flops(run: Callable[[], object]) -> int:
 def measure_pass(run: Callable[[], object]) -> Pass:
     """A forward pass without gradients, run twice."""
     with torch.inference_mode():
-        flops = count_flops(run)
-        with _LiveBytes() as live:
-            run()
+        return measure_call(run)
+
+
+def measure_call(run: Callable[[], object]) -> Pass:
+    """All operations of a call, and the bytes that it holds at most, gradients included; it is made twice."""
+    flops = count_flops(run)
+    with _LiveBytes() as live:
+        run()
     return Pass(flops, live.peak)
 
 

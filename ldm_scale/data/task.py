@@ -10,7 +10,7 @@ from ldm_scale.schema import sample_id
 class ReadTask(BaseModel):
     """One shard to read: which of its samples are members, which keys are done, and what share is drawn of the rest.
 
-    epoch: which pass over all shards this belongs to, if there are several.
+    span: of its samples, counted from 0, the first that is read and the one before which reading ends; None: all.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -21,7 +21,13 @@ class ReadTask(BaseModel):
     done: frozenset[str] = frozenset()
     share: float = 1.0
     seed: int = 0
-    epoch: int = 0
+    span: tuple[int, int] | None = None
+
+    @property
+    def samples(self) -> int:
+        """Samples that are read, wanted or not."""
+        first, last = self.span or (0, self.shard.samples)
+        return last - first
 
     def is_member(self, key: str) -> bool | None:
         """True for members, False for held-out, None for samples that are not wanted."""

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 
 import pyarrow as pa
 import ray
@@ -30,7 +30,7 @@ BATCHES_DECODED = 8
 # Images that a thread decodes before it takes others: taking them costs as much as a tenth of decoding a small one.
 IMAGES_TAKEN = 32
 # What decoding leaves as it is.
-KEPT = ("sample_id", "member", "captions", "label", "flaws", "epoch")
+KEPT = ("sample_id", "member", "captions", "label", "flaws")
 
 # Pixels, or the stage and the reason of a reject.
 Decoded = tuple[bytes | None, str | None, str | None]
@@ -46,7 +46,6 @@ def _table(task: ReadTask, samples: list[tuple[Sample, bool]]) -> pa.Table:
             "label": [sample.label for sample, _ in samples],
             "fault": [sample.fault for sample, _ in samples],
             "flaws": [" and ".join(sample.flaws) for sample, _ in samples],
-            "epoch": [task.epoch] * len(samples),
         },
         schema=STORED,
     )
@@ -61,7 +60,7 @@ def read_blocks(task: ReadTask) -> Iterator[pa.Table]:
     """The wanted samples of one shard, in tables of about BLOCK_BYTES and of BLOCK_SAMPLES at most."""
     samples: list[tuple[Sample, bool]] = []
     size = 0
-    for sample in read_shard(Location(task.folder), task.shard):
+    for sample in islice(read_shard(Location(task.folder), task.shard), *(task.span or (None,))):
         member = task.is_member(sample.key)
         if member is None:
             continue

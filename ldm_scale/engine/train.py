@@ -2,30 +2,26 @@
 
 import itertools
 import json
-import math
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import torch
-from ray.data import DataContext
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from ldm_scale.config.audit import ComputeConfig
 from ldm_scale.config.train import TrainConfig
-from ldm_scale.data.addresses import Shards, open_shards
+from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import Manifest
-from ldm_scale.data.split import MEMBERS
 from ldm_scale.data.task import ReadTask
 from ldm_scale.device.choose import choose_device
 from ldm_scale.engine.blame import find_own_error
+from ldm_scale.engine.members import member_shards
 from ldm_scale.engine.progress import relay
-from ldm_scale.engine.reading import stream_images
 from ldm_scale.engine.session import cluster_gpus, session
-from ldm_scale.engine.train_worker import SCALE_SAMPLES, TARGET, Job, train_worker
+from ldm_scale.engine.train_worker import TARGET, Job, train_worker
 from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.files.digests import differences
 from ldm_scale.files.storage import Location
@@ -36,43 +32,6 @@ from ldm_scale.training.saving import RECORD
 # Ray Train's folder of checkpoints.
 RUN = "train"
 VERSIONED = ("ldm_scale", "ray", "torch", "diffusers", "transformers", "peft")
-
-
-def _member_shards(shards: Shards) -> list[ReadTask]:
-    members = [shard for shard in shards.manifest.shards if shard.side == MEMBERS]
-    if not members:
-        raise UsageError(f"{shards.folder} has no {MEMBERS}/ shards to train on")
-    return [ReadTask(folder=shards.folder.uri, shard=shard, membership=True) for shard in members]
-
-
-def _epochs(config: TrainConfig, shards: list[ReadTask], position: int) -> list[ReadTask]:
-    """Every shard once an epoch, in an order seeded anew at each restart, for as many epochs as all stages take.
-
-    Epochs are numbered from the one that step `position` is in.
-    """
-    members = sum(task.shard.samples for task in shards)
-    stages = config.stages().values()
-    # One batch more a stage is what a worker holds when a stage ends.
-    wanted = min(SCALE_SAMPLES, members) + sum((stage.steps(members) + 1) * stage.batch for stage in stages)
-    # One epoch more fills what shuffling and dropped partial batches leave over, on each of the workers.
-    epochs = math.ceil(wanted / members) + 1 + config.workers
-    order = np.random.default_rng([config.seed, position])
-    first = _taken(config, members, position) // members
-    return [
-        shards[index].model_copy(update={"epoch": first + epoch})
-        for epoch in range(epochs)
-        for index in order.permutation(len(shards))
-    ]
-
-
-def _taken(config: TrainConfig, members: int, position: int) -> int:
-    """Samples that the first `position` steps take."""
-    samples = 0
-    for stage in config.stages().values():
-        steps = min(position, stage.steps(members))
-        samples += steps * stage.batch
-        position -= steps
-    return samples
 
 
 def run_training(config: TrainConfig) -> None:
@@ -87,7 +46,7 @@ def run_training(config: TrainConfig) -> None:
     out = Location.of(config.out)
     partial = Location(f"{out}.partial")
     shards = open_shards(config.shards, config.manifest)
-    members, manifest = _member_shards(shards), shards.manifest
+    members, manifest = member_shards(shards), shards.manifest
     config = find_sources(config)
     job = _make_job(config, manifest, members)
     identity = {name: value for name, value in job.record.items() if name != "versions"} | {"shards": manifest.sha256}
@@ -97,7 +56,7 @@ def run_training(config: TrainConfig) -> None:
         device = choose_device(config.device, cluster_gpus())
         _check_precision(config, device)
         _begin(identity, partial)
-        checkpoint = _fit(job, members, partial, device)
+        checkpoint = _fit(replace(job, cpus=_cpus(config, device)), partial, device)
         out.make_dir()
         out.copy_from(checkpoint.filesystem, f"{checkpoint.path}/{TARGET}")
         partial.delete_dir()
@@ -114,7 +73,10 @@ def _make_job(config: TrainConfig, manifest: Manifest, shards: list[ReadTask]) -
         "classes": list(manifest.classes) if config.denoiser.classes else [],
         "versions": {name: version(name) for name in VERSIONED},
     }
-    return Job(config, sum(task.shard.samples for task in shards), len(manifest.classes), record)
+    job = Job(config, tuple(shards), len(manifest.classes), record)
+    if job.count < config.workers:
+        raise UsageError(f"workers = {config.workers}: there are {job.count} members to share")
+    return job
 
 
 def _check_free(identity: dict[str, Any], out: Location, partial: Location) -> None:
@@ -147,14 +109,14 @@ def _begin(identity: dict[str, Any], partial: Location) -> None:
         (partial / RECORD).create(json.dumps(identity, indent=1).encode())
 
 
-def _fit(job: Job, shards: list[ReadTask], partial: Location, device: str) -> ray.train.Checkpoint:
+def _fit(job: Job, partial: Location, device: str) -> ray.train.Checkpoint:
     """Train from the last checkpoint on, again if workers fail; the checkpoint that holds the target.
 
     Ray Train could do the latter itself, but would try again even if a sample is at fault.
     """
     for failures in itertools.count(1):
         try:
-            return _attempt(job, shards, partial, device)
+            return _attempt(job, partial, device)
         except TrainingFailedError as error:
             causes = list(getattr(error, "worker_failures", {}).values()) or [error]
             own = find_own_error(error)
@@ -169,32 +131,30 @@ def _fit(job: Job, shards: list[ReadTask], partial: Location, device: str) -> ra
     raise AssertionError
 
 
-def _attempt(job: Job, shards: list[ReadTask], partial: Location, device: str) -> ray.train.Checkpoint:
-    config = job.config
-    # The same seed reads the same images in the same order.
-    DataContext.get_current().execution_options.preserve_order = True
-    order = _epochs(config, shards, _position(partial))
+def _cpus(config: TrainConfig, device: str) -> int:
+    """CPUs that each worker reserves: those asked for, or on cpu the most that all nodes have for each of them."""
+    if config.cpus is not None or device == "cuda":
+        return config.cpus or 1
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    shares = range(1, max(nodes, default=0) + 1)
+    return max((share for share in shares if sum(cpus // share for cpus in nodes) >= config.workers), default=1)
+
+
+def _attempt(job: Job, partial: Location, device: str) -> ray.train.Checkpoint:
     with relay() as progress:
         trainer = TorchTrainer(
             train_worker,
             train_loop_config={"job": job, "progress": progress, "checkpoints": partial / RUN},
-            scaling_config=ray.train.ScalingConfig(num_workers=config.workers, use_gpu=device == "cuda"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=job.config.workers,
+                use_gpu=device == "cuda",
+                resources_per_worker={"CPU": job.cpus, **({"GPU": 1} if device == "cuda" else {})},
+            ),
             run_config=ray.train.RunConfig(
                 name=RUN,
                 storage_path=partial.uri,
                 # A run of this name and place begins with its last checkpoint.
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             ),
-            datasets={"members": stream_images(order, config.images, config.size, ComputeConfig())},
         )
         return trainer.fit().checkpoint
-
-
-def _position(partial: Location) -> int:
-    """The steps that the last checkpoint holds."""
-    try:
-        metrics = ray.train.Result.from_path(f"{partial}/{RUN}").metrics
-    except RuntimeError:
-        # Not begun yet.
-        return 0
-    return metrics["position"] if metrics else 0

@@ -1,39 +1,35 @@
 """What a Ray Train worker does: the stages of a training on its part of the members, from the last checkpoint on."""
 
 import math
-import os
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray.train
 import torch
+from ray._private.utils import estimate_available_memory
 from ray.train.torch import get_device, prepare_model
 from ray.util.queue import Queue
 from torch import nn
 
 from ldm_scale.config.train import StageConfig, TrainConfig
-from ldm_scale.data.pixels import as_pixels
+from ldm_scale.data.task import ReadTask
+from ldm_scale.engine.members import Members, part_of
 from ldm_scale.errors import RunError
 from ldm_scale.files.storage import Location
-from ldm_scale.targets.base import to_images
-from ldm_scale.targets.captions import caption_of_epoch
-from ldm_scale.training.conditions import Batch, Condition
+from ldm_scale.targets.autoencoder import make_autoencoder
 from ldm_scale.training.losses import AutoencoderLoss, DenoiserLoss
 from ldm_scale.training.models import Models, make_models
 from ldm_scale.training.networks import set_scaling_factor
 from ldm_scale.training.optimiser import Optimiser
 from ldm_scale.training.saving import save_target
+from ldm_scale.training.tables import Images, Latents, Table, collect, posteriors
 
 # Samples that fix the latents' scale between the two stages.
 SCALE_SAMPLES = 1024
-# Rows taken from Ray Data at a time, and the decoded bytes among which they are shuffled.
-ROWS = 32
-SHUFFLED_BYTES = 256 << 20
 # Seconds between progress lines, if the twentieth part of a stage takes longer.
 SAY_SECONDS = 60.0
 TARGET = "target"
@@ -42,12 +38,21 @@ _STATE = "state.pt"
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is given: the configuration, what the manifest says, and what is recorded with the target."""
+    """What every worker is given: the configuration, what the manifest says, and what is recorded with the target.
+
+    cpus: threads that a worker has: as many as the CPUs that it reserves.
+    """
 
     config: TrainConfig
-    members: int
+    members: tuple[ReadTask, ...]
     classes: int
     record: dict[str, Any]
+    cpus: int = 1
+
+    @property
+    def count(self) -> int:
+        """Members in all."""
+        return sum(task.samples for task in self.members)
 
 
 @dataclass
@@ -88,55 +93,6 @@ def _report(progress: TrainProgress, rank: int, folder: Path, checkpoints: Locat
         return
     torch.save(vars(progress), folder / _STATE)
     ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_upload_fn=store)
-
-
-class Members:
-    """Shuffled batches of any size from this worker's part of the stream."""
-
-    def __init__(self, job: Job, condition: Condition, position: int) -> None:
-        self._size, self._seed, self._captions = job.config.size, job.config.seed, job.config.captions
-        self._condition = condition
-        held = SHUFFLED_BYTES // (3 * job.config.size**2)
-        self._chunks = ray.train.get_dataset_shard("members").iter_batches(
-            batch_size=min(ROWS, job.members),
-            batch_format="pyarrow",
-            local_shuffle_buffer_size=max(1, min(job.members, 4096, held)),
-            local_shuffle_seed=job.config.seed + position,
-        )
-
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Batches of `size` samples.
-
-        Raises:
-            RunError: A sample, which it names, cannot be trained on.
-        """
-        held: list[dict[str, Any]] = []
-        for chunk in self._chunks:
-            rows = chunk.to_pylist()
-            for row in rows:
-                self._choose_caption(row)
-                self._check(row)
-            held.extend(rows)
-            while len(held) >= size:
-                yield self._batch(held[:size])
-                held = held[size:]
-        raise RunError("the stream of training samples ended early")
-
-    def _choose_caption(self, row: dict[str, Any]) -> None:
-        row["caption"] = caption_of_epoch(row["captions"], self._captions, self._seed, row["sample_id"], row["epoch"])
-
-    def _check(self, row: dict[str, Any]) -> None:
-        if row["reject"]:
-            raise RunError(f"training image {row['sample_id']}: {row['reject']}; run `ldm-scale pack` again without it")
-        if lacking := self._condition.lacks(row["label"], row["caption"]):
-            raise RunError(
-                f"training sample {row['sample_id']} has no {lacking}; run `ldm-scale pack` again without it"
-            )
-
-    def _batch(self, rows: list[dict[str, Any]]) -> Batch:
-        pixels = as_pixels(pa.chunked_array([[row["pixels"] for row in rows]]), self._size)
-        images = to_images(pixels.copy(), get_device())
-        return Batch(images, [row["label"] for row in rows], [row["caption"] for row in rows])
 
 
 class _Lines:
@@ -189,40 +145,68 @@ class _Training:
         config, progress = self._job.config, self._progress
         if progress.stage is None:
             return
-        # Ray gives a worker one thread a CPU it reserves; a lone CPU worker may use the machine.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // self._workers))
+        torch.set_num_threads(self._job.cpus)
         torch.manual_seed(config.seed)
         models = make_models(config, self._job.classes, get_device())
         if progress.autoencoder is not None:
             models.autoencoder.load_state_dict(progress.autoencoder["weights"])
             models.autoencoder.register_to_config(scaling_factor=progress.autoencoder["scaling_factor"])
-        members = Members(self._job, models.condition, progress.position)
+        name = f"worker {self._rank} of {self._workers}"
+        part = part_of(self._job.members, self._rank, self._workers)
+        members = Members(config, part, models.condition, name, self._job.cpus)
         # Other random numbers on each worker, and none again after a checkpoint.
         torch.manual_seed(config.seed + 1 + self._rank + self._workers * progress.position)
+        images = None
         if progress.stage == "autoencoder":
-            self._train_autoencoder(models, members)
+            images = Images(collect(members.read(), members.count, self._memory()))
+            self._train_autoencoder(models, members, images)
             self._checkpoint()
-        self._train_denoiser(models, members)
+        self._train_denoiser(models, members, images)
         self._report_target(models)
 
-    def _train_autoencoder(self, models: Models, members: Members) -> None:
+    def _memory(self) -> int:
+        """Bytes that a table of this worker may take: half of what is free, shared with the node's other workers."""
+        return int(estimate_available_memory()) // 2 // ray.train.get_context().get_local_world_size()
+
+    def _train_autoencoder(self, models: Models, members: Members, images: Images) -> None:
         config, autoencoder = self._job.config.autoencoder, models.autoencoder
-        self._stage("autoencoder", autoencoder, AutoencoderLoss(autoencoder, config.kl_weight), members, config)
+        self._stage("autoencoder", autoencoder, AutoencoderLoss(autoencoder, config.kl_weight), members, images, config)
         autoencoder.eval()
-        set_scaling_factor(autoencoder, next(members.batches(min(SCALE_SAMPLES, self._job.members))).images)
-        scale = torch.tensor(autoencoder.config.scaling_factor, dtype=torch.float64, device=get_device())
-        if self._workers > 1:
-            # Each worker saw other images; all go on with what the first one found.
-            torch.distributed.broadcast(scale, src=0)
-        autoencoder.register_to_config(scaling_factor=scale.item())
-        self._progress.autoencoder = {"weights": autoencoder.state_dict(), "scaling_factor": scale.item()}
+        scale = self._latents_scale(models, members, images) if config.scaled else 1.0
+        autoencoder.register_to_config(scaling_factor=scale)
+        self._progress.autoencoder = {"weights": autoencoder.state_dict(), "scaling_factor": scale}
         self._progress.stage = "denoiser"
 
-    def _train_denoiser(self, models: Models, members: Members) -> None:
+    def _latents_scale(self, models: Models, members: Members, images: Images) -> float:
+        """What gives the latents of some samples a deviation of 1; all workers take what the first one finds."""
+        some = next(members.batches(images, "scale", min(SCALE_SAMPLES, members.count), 0, get_device())).inputs
+        set_scaling_factor(models.autoencoder, some)
+        scale = torch.tensor(models.autoencoder.config.scaling_factor, dtype=torch.float64, device=get_device())
+        if self._workers > 1:
+            torch.distributed.broadcast(scale, src=0)
+        return scale.item()
+
+    def _train_denoiser(self, models: Models, members: Members, images: Images | None) -> None:
         config = self._job.config.denoiser
-        loss = DenoiserLoss(models.denoiser, models.autoencoder, models.schedule, models.condition)
-        self._stage("denoiser", models.denoiser, loss, members, config, config.ema)
+        latents = self._encode(models, members, images)
+        loss = DenoiserLoss(models.denoiser, models.schedule, models.condition)
+        self._stage("denoiser", models.denoiser, loss, members, latents, config, config.ema)
         self._progress.stage = None
+
+    def _encode(self, models: Models, members: Members, images: Images | None) -> Latents:
+        """The latents of all samples: the autoencoder is frozen, so they are made once."""
+        config = self._job.config
+        chunks = members.read() if images is None else iter([images.pixels])
+        # No more at once than are trained on.
+        pixels = (some for chunk in chunks for some in chunk.split(self._samples(config.denoiser)))
+        found = posteriors(
+            pixels, make_autoencoder(models.autoencoder), config.flip, config.denoiser.latent == "sample", get_device()
+        )
+        return Latents(collect(found, members.count, self._memory()))
+
+    def _samples(self, config: StageConfig) -> int:
+        """Samples that this worker computes at once."""
+        return config.batch // self._workers // config.accumulate
 
     def _stage(
         self,
@@ -230,18 +214,20 @@ class _Training:
         network: nn.Module,
         loss: nn.Module,
         members: Members,
+        table: Table,
         config: StageConfig,
         ema: float | None = None,
     ) -> None:
         """Train one network to its stage's end; its last loss goes into the progress."""
-        progress, steps = self._progress, config.steps(self._job.members)
-        optimiser = Optimiser(network, prepare_model(loss), steps, config.rate, self._job.config.precision, ema)
+        progress, steps = self._progress, config.steps(self._job.count)
+        optimiser = Optimiser(network, prepare_model(loss), steps, config, self._job.config.precision, ema)
         if progress.optimiser is not None:
             optimiser.load_state_dict(progress.optimiser)
-        batches = members.batches(config.batch // self._workers)
+        taken = progress.step * config.batch // self._workers
+        batches = members.batches(table, name, self._samples(config), taken, get_device())
         lines = _Lines(name, steps, config.batch, self._queue)
         while progress.step < steps:
-            value = optimiser.step(next(batches))
+            value = optimiser.step([*islice(batches, config.accumulate)])
             progress.step += 1
             progress.position += 1
             lines.add(progress.step, value)

@@ -37,6 +37,11 @@ class Autoencoder:
     ) -> Float[Tensor, "*k n c h w"]:
         return (self._to_latents(images, noise) - self._shift) * self._scale
 
+    def posterior(self, images: Float[Tensor, "n 3 H W"]) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
+        """Mean and standard deviation of a KL autoencoder's scaled latents."""
+        found = self._model.encode(images).latent_dist
+        return (found.mean - self._shift) * self._scale, found.std * self._scale
+
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         return self._to_images(z / self._scale + self._shift)
 

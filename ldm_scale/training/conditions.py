@@ -12,9 +12,9 @@ from ldm_scale.targets.text import TextEncoder
 
 @dataclass(frozen=True)
 class Batch:
-    """Images in [-1, 1], each with the class index and the caption that the shards give, or None."""
+    """Images in [-1, 1] or scaled latents, each with the class index and the caption that the shards give, or None."""
 
-    images: Float[Tensor, "n 3 H W"]
+    inputs: Float[Tensor, "n c h w"]
     labels: list[int | None]
     captions: list[str | None]
 
@@ -51,7 +51,7 @@ class ByClass:
         return None if known else f"class label in 0 ... {self._classes - 1}"
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
-        return {"class_labels": torch.tensor(batch.labels, device=batch.images.device)}
+        return {"class_labels": torch.tensor(batch.labels, device=batch.inputs.device)}
 
 
 class ByCaption:

@@ -6,7 +6,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ldm_scale.targets.autoencoder import KLAutoencoder, make_autoencoder
+from ldm_scale.targets.autoencoder import KLAutoencoder
 from ldm_scale.training.conditions import Batch, Condition
 
 
@@ -19,36 +19,31 @@ class AutoencoderLoss(nn.Module):
         self.kl_weight = kl_weight
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        moments = self.autoencoder.encode(batch.images).latent_dist.parameters
+        moments = self.autoencoder.encode(batch.inputs).latent_dist.parameters
         # In float32, whatever the precision of the network: the KL term takes the exponential of the log variance.
         posterior = DiagonalGaussianDistribution(moments.float())
         latents = posterior.sample()
         reconstruction = self.autoencoder.decode(latents).sample.float()
         divergence = posterior.kl().sum() / latents.numel()
-        return (reconstruction - batch.images).abs().mean() + self.kl_weight * divergence
+        return (reconstruction - batch.inputs).abs().mean() + self.kl_weight * divergence
 
 
 class DenoiserLoss(nn.Module):
     """Mean squared error of the network's output at a uniformly random timestep (Ho et al. 2020, eq. 14).
 
     The output is compared with the noise, or, if the schedule predicts v, with
-    v = sqrt(abar) noise - sqrt(1 - abar) z (Salimans & Ho 2022). z is the posterior's mode, as in an audit by default;
-    a frozen autoencoder makes it, in float32.
+    v = sqrt(abar) noise - sqrt(1 - abar) z (Salimans & Ho 2022), of a batch of scaled latents z.
     """
 
-    def __init__(
-        self, denoiser: ModelMixin, autoencoder: KLAutoencoder, schedule: DDPMScheduler, condition: Condition
-    ) -> None:
+    def __init__(self, denoiser: ModelMixin, schedule: DDPMScheduler, condition: Condition) -> None:
         super().__init__()
         self.denoiser = denoiser
-        # Neither is a module of this one: they are not trained.
-        self._autoencoder = make_autoencoder(autoencoder)
         self._condition = condition
         self._schedule = schedule
 
     def forward(self, batch: Batch) -> Float[Tensor, ""]:
-        with torch.no_grad(), torch.autocast(batch.images.device.type, enabled=False):
-            z = self._autoencoder.encode(batch.images, None)
+        z = batch.inputs
+        with torch.autocast("cuda" if z.is_cuda else "cpu", enabled=False):
             condition = self._condition(batch)
         noise = torch.randn_like(z)
         steps = torch.randint(self._schedule.config.num_train_timesteps, (len(z),), device=z.device)

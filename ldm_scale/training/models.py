@@ -77,7 +77,8 @@ def make_models(config: TrainConfig, classes: int, device: torch.device) -> Mode
         classes if config.denoiser.classes else None,
     )
     condition = ByClass(classes) if config.denoiser.classes else Unconditional()
-    return Models(autoencoder.to(device), denoiser.to(device), build_schedule(), condition, copied)
+    schedule = build_schedule(*config.denoiser.betas)
+    return Models(autoencoder.to(device), denoiser.to(device), schedule, condition, copied)
 
 
 def check_base(config: TrainConfig) -> None:

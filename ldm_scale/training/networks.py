@@ -1,9 +1,12 @@
 """The networks of the paper's from-scratch latent diffusion model, untrained."""
 
+from typing import TypeVar
+
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldm_scale.config.train import AutoencoderConfig, DenoiserConfig
 from ldm_scale.targets.autoencoder import KLAutoencoder
@@ -11,12 +14,21 @@ from ldm_scale.targets.class_token import ClassTokenUNet
 from ldm_scale.targets.strided import StridedAutoencoder
 
 LATENT_CHANNELS = 4
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def _groups(channels: tuple[int, ...]) -> int:
     """The most GroupNorm groups, up to 32, that divide every width and hold two channels or more."""
     tried = (groups for groups in (32, 16, 8, 4, 2) if min(channels) >= 2 * groups)
     return next((groups for groups in tried if all(width % groups == 0 for width in channels)), 1)
+
+
+def _set_dropout(network: Network, share: float) -> Network:
+    """The network, whose residual blocks drop out this share of their features in training."""
+    for module in network.modules():
+        if isinstance(module, ResnetBlock2D):
+            module.dropout.p = share
+    return network
 
 
 def build_autoencoder(config: AutoencoderConfig, size: int) -> KLAutoencoder:
@@ -26,10 +38,11 @@ def build_autoencoder(config: AutoencoderConfig, size: int) -> KLAutoencoder:
             latent_channels=LATENT_CHANNELS,
             block_out_channels=config.channels,
             layers_per_block=config.layers,
+            dropout=config.dropout,
             sample_size=size,
         )
     depth = len(config.channels)
-    return AutoencoderKL(
+    autoencoder = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * depth,
         up_block_types=("UpDecoderBlock2D",) * depth,
         block_out_channels=config.channels,
@@ -39,6 +52,7 @@ def build_autoencoder(config: AutoencoderConfig, size: int) -> KLAutoencoder:
         sample_size=size,
         mid_block_add_attention=False,
     )
+    return _set_dropout(autoencoder, config.dropout)
 
 
 def build_denoiser(
@@ -50,7 +64,7 @@ def build_denoiser(
     the token of the class, too.
     """
     if config.kind == "class-token":
-        return ClassTokenUNet(
+        attending = ClassTokenUNet(
             sample_size=side,
             in_channels=latent_channels,
             out_channels=latent_channels,
@@ -60,8 +74,9 @@ def build_denoiser(
             norm_num_groups=_groups(config.channels),
             num_class_embeds=classes,
         )
+        return _set_dropout(attending, config.dropout)
     plain, attentive = len(config.channels) - config.attention, config.attention
-    return UNet2DModel(
+    denoiser = UNet2DModel(
         sample_size=side,
         in_channels=latent_channels,
         out_channels=latent_channels,
@@ -74,10 +89,12 @@ def build_denoiser(
         add_attention=attentive > 0,
         num_class_embeds=classes,
     )
+    return _set_dropout(denoiser, config.dropout)
 
 
 def build_schedule(beta_start: float = 1e-4, beta_end: float = 0.02) -> DDPMScheduler:
     """1,000 linear-beta steps of noise prediction; by default those of Ho et al. 2020 and arXiv 2511.20592."""
+    # By name: diffusers takes what is given by its place for a default, which others then replace.
     return DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=beta_start,

@@ -1,17 +1,20 @@
 """`ldm-scale train` on a real Ray: members in, a target of each kind out, through failures and stops."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
-import pyarrow as pa
 import pytest
 import ray
 import torch
@@ -19,24 +22,23 @@ from diffusers import StableDiffusionPipeline
 
 from ldm_scale.cli import main
 from ldm_scale.config.data import PackConfig
-from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.pack import pack
 from ldm_scale.engine import train_worker
-from ldm_scale.engine.train import _epochs, _member_shards, _position
-from ldm_scale.engine.train_worker import Job, Members
+from ldm_scale.engine.train import RUN, _cpus
 from ldm_scale.files.storage import Location
-from ldm_scale.randomness import keyed_generator
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.load import load_target
-from ldm_scale.training.conditions import Unconditional
+from ldm_scale.training import tables
+from tests import inline
 from tests.addresses import upload
 from tests.conftest import make_folder, tiny_recipe
 from tests.targets import tiny
 
 AUTOENCODER = ("--autoencoder.channels", "8,8,16", "--autoencoder.batch", "8", "--autoencoder.rate", "1e-2")
 DENOISER = ("--denoiser.channels", "8,16", "--denoiser.batch", "8", "--denoiser.rate", "1e-2")
-TINY = ("--size", "16", "--device", "cpu", *AUTOENCODER, *DENOISER)
+STAGES = ("autoencoder", "denoiser")
+TINY = ("--size", "16", "--device", "cpu", "--cpus", "1", *AUTOENCODER, *DENOISER)
 
 
 def run(shards: object, out: object, *flags: object) -> int:
@@ -99,14 +101,16 @@ def test_both_stages_from_scratch(tmp_path: Path, shards: Path, capsys: pytest.C
 
 
 @pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize("preset", ["imagenet", "imagenet-small"])
 def test_a_class_conditional_unet_on_a_pretrained_autoencoder(
-    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: Path, preset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, source = tmp_path / "target", tmp_path / "vae"
     torch.manual_seed(0)
     tiny.kl().save_pretrained(source)
     flags = ("--autoencoder.pretrained", source, "--denoiser.epochs", 20, "--denoiser.attention", 1)
-    assert run(shards, out, "--preset", "imagenet", "--denoiser.layers", 1, *flags) == 0
+    short = ("--denoiser.layers", 1, "--denoiser.warmup", 0, "--precision", "float32")
+    assert run(shards, out, "--preset", preset, *short, *flags) == 0
     assert predicts(str(out), labels=[0, 1])
     assert read_class_names(out) == ("cat", "dog")
     name = "diffusion_pytorch_model.safetensors"
@@ -122,7 +126,8 @@ def test_stable_diffusion_on_captions(
     tmp_path: Path, shards: Path, preset: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, base = tmp_path / "target", tiny.stable_diffusion(tmp_path / "base")
-    assert run(shards, out, "--preset", preset, "--base", base, "--denoiser.epochs", 20, "--half", "false") == 0
+    flags = ("--denoiser.epochs", 20, "--half", "false", "--precision", "float32")
+    assert run(shards, out, "--preset", preset, "--base", base, *flags) == 0
     assert fell(capsys.readouterr().out, "denoiser")
     assert record(out)["source_sha256"] is not None
     if preset == "finetune":
@@ -135,12 +140,22 @@ def test_stable_diffusion_on_captions(
         assert all(weight.abs().max() > 0 for weight in sides)
 
 
+def position(partial: Location) -> int:
+    """The steps that the last checkpoint holds."""
+    try:
+        metrics = ray.train.Result.from_path(f"{partial}/{RUN}").metrics
+    except RuntimeError:
+        # Not begun yet.
+        return 0
+    return metrics["position"] if metrics else 0
+
+
 def at_checkpoint(out: object, function: Callable[[], None]) -> threading.Thread:
     """Call a function as soon as the training towards `out` has a checkpoint to go on from."""
 
     def wait() -> None:
         deadline = time.monotonic() + 400
-        while not _position(Location.of(f"{out}.partial")):
+        while not position(Location.of(f"{out}.partial")):
             if time.monotonic() > deadline:
                 return
             time.sleep(0.1)
@@ -223,69 +238,82 @@ def test_a_sample_that_cannot_be_trained_on_is_named_and_not_tried_again(
         path.unlink()
     packed, base = tmp_path / "packed", tiny.stable_diffusion(tmp_path / "base")
     pack(PackConfig(dataset="folder", source=str(source), out=str(packed), near_duplicates=0))
-    assert run(packed, tmp_path / "target", "--preset", "finetune", "--base", base) == 1
+    flags = ("--preset", "finetune", "--base", base, "--precision", "float32")
+    assert run(packed, tmp_path / "target", *flags) == 1
     captured = capsys.readouterr()
     assert "training sample members-000000/" in captured.err
     assert "has no caption" in captured.err
     assert "going on" not in captured.out
 
 
-def test_only_members_are_trained_on_and_often_enough(tiny_shards: Path) -> None:
-    shards = _member_shards(open_shards(str(tiny_shards)))
-    assert {task.shard.name.split("/")[0] for task in shards} == {"members"}
-    stages = {"autoencoder": {"epochs": 7 / 3, "batch": 8}, "denoiser": {"epochs": 10 / 3, "batch": 16}}
-    config = tiny_recipe(**stages, workers=2)
-    assert [stage.steps(24) for stage in config.stages().values()] == [7, 5]
-    stream = _epochs(config, shards, position=0)
-    assert sum(task.shard.samples for task in stream) >= 7 * 8 + 24 + 5 * 16
-    assert stream == _epochs(config, shards, position=0)
-    assert stream != _epochs(config, shards, position=10)
-    assert {task.shard.name for task in stream[: len(shards)]} == {task.shard.name for task in shards}
-    # Steps of 8 in the first stage, then of 16: 3 take one epoch of 24 samples, 9 take 7 * 8 + 2 * 16 samples.
-    for position, first in ((0, 0), (2, 0), (3, 1), (9, 3)):
-        begun = [task.epoch for task in _epochs(config, shards, position)]
-        assert begun == [first + place // len(shards) for place in range(len(begun))]
+@pytest.mark.usefixtures("inline")
+def test_every_published_option_trains(tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "target"
+    stages = {"decay": "constant", "warmup": 5, "weight-decay": 1e-4, "clip": 0, "dropout": 0.1, "accumulate": 2}
+    flags = [word for name, value in stages.items() for stage in STAGES for word in (f"--{stage}.{name}", value)]
+    latents = ("--denoiser.latent", "sample", "--denoiser.betas", "0.0015,0.0195", "--autoencoder.scaled", "false")
+    assert run(shards, out, *epochs(20, 20), *flags, *latents, "--flip") == 0
+    printed = capsys.readouterr().out
+    assert all(fell(printed, stage) for stage in STAGES)
+    assert predicts(str(out))
+    assert load_target(out, "cpu").alphas_cumprod[0].item() == pytest.approx(1 - 0.0015)
+    assert json.loads((out / "vqvae" / "config.json").read_text())["scaling_factor"] == 1
+    found = record(out)["recipe"]
+    assert found["flip"] is True
+    assert {name: found["denoiser"][name.replace("-", "_")] for name in stages} == stages
 
 
-@pytest.mark.parametrize("choice", ["first", "random", "all"])
-def test_a_member_is_trained_with_the_caption_of_its_epoch(monkeypatch: pytest.MonkeyPatch, choice: str) -> None:
-    """Whatever batch it is in."""
-    captions = [["a", "b", "c"], ["d"], ["e", "f"]]
-    expected = [
-        [["a", "d", "e"], ["a", "d", "e"], ["a", "d", "e"]],
-        [["a", "d", "e"], ["b", "d", "f"], ["c", "d", "e"]],
-    ][choice == "all"]
-    if choice == "random":
-        expected = [
-            [
-                some[keyed_generator(3, f"s/{n}", f"caption {epoch}").integers(len(some))]
-                for n, some in enumerate(captions)
-            ]
-            for epoch in range(3)
-        ]
-        assert len({tuple(some) for some in expected}) > 1
-    rows = [
-        {"sample_id": f"s/{n}", "captions": some, "label": None, "reject": None, "epoch": epoch, "pixels": bytes(12)}
-        for epoch in range(3)
-        for n, some in enumerate(captions)
-    ]
-    monkeypatch.setattr(ray.train, "get_dataset_shard", lambda _: Stream(rows))
-    monkeypatch.setattr(train_worker, "get_device", lambda: torch.device("cpu"))
-    config = tiny_recipe(captions=choice, seed=3).model_copy(update={"size": 2})
-    for size in (1, 3, 9):
-        batches = Members(Job(config, 3, 0, {}), Unconditional(), 0).batches(size)
-        found = [text for _ in range(9 // size) for text in next(batches).captions]
-        assert found == [text for some in expected for text in some]
+@pytest.mark.usefixtures("inline")
+def test_a_table_that_fits_nowhere_is_named(
+    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a node without free memory, and with a disk that is nearly full."""
+    monkeypatch.setattr(train_worker, "estimate_available_memory", lambda: 0)
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    monkeypatch.setattr(tables.math, "prod", lambda shape: free if len(shape) > 3 else math.prod(shape))
+    assert run(shards, tmp_path / "target") == 1
+    assert "set TMPDIR on the nodes" in capsys.readouterr().err
 
 
-class Stream:
-    """A worker's part of the stream, in this order."""
+@pytest.mark.parametrize(
+    ("nodes", "workers", "asked", "device", "expected"),
+    [
+        ([2], 1, None, "cpu", 2),
+        ([2], 2, None, "cpu", 1),
+        ([16], 3, None, "cpu", 5),
+        ([4, 4, 0], 1, None, "cpu", 4),
+        ([4, 4, 0], 3, None, "cpu", 2),
+        ([4, 6], 4, None, "cpu", 2),
+        ([0], 1, None, "cpu", 1),
+        ([16], 1, 3, "cpu", 3),
+        ([16], 2, None, "cuda", 1),
+        ([16], 2, 8, "cuda", 8),
+    ],
+)
+def test_a_worker_reserves_its_share_of_the_nodes(
+    nodes: list[int], workers: int, asked: int | None, device: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": float(cpus)}} for cpus in nodes])
+    config = tiny_recipe().model_copy(update={"workers": workers, "cpus": asked})
+    assert _cpus(config, device) == expected
 
-    def __init__(self, rows: list[dict[str, object]]) -> None:
-        self._rows = rows
 
-    def iter_batches(self, **_: object) -> Iterator[pa.Table]:
-        yield from (pa.Table.from_pylist(self._rows[start : start + 4]) for start in range(0, len(self._rows), 4))
+@pytest.mark.usefixtures("inline")
+def test_a_worker_computes_with_the_cpus_it_reserves(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Trainer(inline.Trainer):
+        def __init__(self, worker: Callable[[object], None], *, scaling_config: object, **others: object) -> None:
+            asked.append(scaling_config)
+            super().__init__(worker, **others)
+
+    monkeypatch.setattr("ldm_scale.engine.train.TorchTrainer", Trainer)
+    monkeypatch.setattr(inline, "set_threads", found := Mock())
+    assert run(shards, tmp_path / "target", *epochs(0.1, 0.1), "--cpus", 3) == 0
+    found.assert_called_once_with(3)
+    assert [config.resources_per_worker for config in asked] == [{"CPU": 3}]
 
 
 def test_an_out_folder_in_use_is_refused(tmp_path: Path, tiny_shards: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
 """What the tests of the training room share: tiny models, and a batch of smooth pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -18,6 +20,13 @@ def batch(count: int = 4, size: int = 16) -> Batch:
     pixels = np.stack([preprocess(make_image(seed, size), ImageConfig(), size) for seed in range(count)])
     images = torch.from_numpy(pixels).float() / 127.5 - 1
     return Batch(images, [number % CLASSES for number in range(count)], [f"cat {n}" for n in range(count)])
+
+
+def as_latents(made: Models, some: Batch) -> Batch:
+    """The batch with the means of its images' latents, scaled, in the images' place."""
+    with torch.no_grad():
+        z = made.autoencoder.encode(some.inputs).latent_dist.mean * made.autoencoder.config.scaling_factor
+    return replace(some, inputs=z)
 
 
 def models(seed: int = 0, **changes: object) -> Models:

@@ -13,7 +13,7 @@ from tests.training.cases import batch, models
 def test_captions_are_embedded_as_an_audit_embeds_them(tmp_path: Path) -> None:
     base = str(tiny.stable_diffusion(tmp_path))
     captions = ["cat", "a dog", "cat " * 30, "\u00e9t\u00e9"]
-    told = models(base=base).condition(batch().__class__(batch().images, [None] * 4, list(captions)))
+    told = models(base=base).condition(batch().__class__(batch().inputs, [None] * 4, list(captions)))
     with torch.no_grad():
         expected = load_target(base, "cpu").condition(captions, [None] * 4)
     torch.testing.assert_close(told["encoder_hidden_states"], expected, rtol=0, atol=0)

@@ -12,7 +12,7 @@ from tests.training.cases import batch, models
 
 def test_the_autoencoder_downsamples_twice_to_four_channels() -> None:
     made = models()
-    assert made.autoencoder.encode(batch().images).latent_dist.mean.shape == (4, 4, 4, 4)
+    assert made.autoencoder.encode(batch().inputs).latent_dist.mean.shape == (4, 4, 4, 4)
 
 
 @pytest.mark.parametrize("attention", [0, 1, 2])
@@ -65,8 +65,45 @@ def test_betas_are_linear(betas: tuple[float, float]) -> None:
     torch.testing.assert_close(build_schedule().betas, torch.linspace(1e-4, 0.02, 1000))
 
 
+@pytest.mark.parametrize(
+    ("stage", "kind"),
+    [("autoencoder", "resnet"), ("autoencoder", "strided"), ("denoiser", "unet"), ("denoiser", "class-token")],
+)
+def test_residual_blocks_drop_out_their_share_in_training_alone(stage: str, kind: str) -> None:
+    classes = kind == "class-token"
+    options = {"kind": kind, "dropout": 0.25} | ({"classes": True, "attention": 1} if classes else {})
+    network = getattr(models(**{stage: options}), stage)
+    blocks = [module for module in network.modules() if type(module).__name__ in ("ResnetBlock2D", "_Residual")]
+    assert len(blocks) > 4
+    shares: list[float] = []
+    for block in blocks:
+        (dropout,) = (module for module in block.modules() if isinstance(module, torch.nn.Dropout))
+        dropout.register_forward_hook(lambda _, given, made: shares.append(dropped(given[0], made)))
+    labels = torch.zeros(4, dtype=torch.long)
+
+    def use() -> None:
+        if stage == "autoencoder":
+            network.decode(network.encode(batch().inputs).latent_dist.mean)
+        else:
+            network(torch.randn(4, 4, 4, 4), labels, *[labels] * classes)
+
+    network.train()
+    use()
+    assert len(shares) == len(blocks)
+    assert sum(shares) / len(shares) == pytest.approx(0.25, abs=0.05)
+    shares.clear()
+    network.eval()
+    use()
+    assert set(shares) == {0.0}
+
+
+def dropped(given: torch.Tensor, made: torch.Tensor) -> float:
+    """The share of features that are zero only afterwards."""
+    return ((made == 0) & (given != 0)).float().mean().item()
+
+
 def test_scaled_latents_have_unit_deviation() -> None:
-    autoencoder, x = models().autoencoder.eval(), batch(80).images
+    autoencoder, x = models().autoencoder.eval(), batch(80).inputs
     set_scaling_factor(autoencoder, x)
     with torch.no_grad():
         latents = autoencoder.encode(x).latent_dist.mean * autoencoder.config.scaling_factor
