@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 from ray._common.utils import get_default_system_temp_dir
-from ray._private import ray_constants, worker
+from ray._private import auto_init_hook, ray_constants, worker
 from ray.data import DataContext
 from ray.exceptions import RayError
 
@@ -216,6 +216,8 @@ def _driver_quiet() -> Iterator[None]:
 
 def _quiet() -> None:
     """Our own progress lines instead of Ray Data's."""
+    # A thread of Ray Data that outlives a Ray would start another one: open to all, with a folder that stays.
+    auto_init_hook.enable_auto_connect = False
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
+from ray._private import auto_init_hook
 
 from ldm_scale.engine import session as sessions
 from ldm_scale.engine.blame import LostError
@@ -147,6 +149,15 @@ def test_the_logs_stay_only_if_they_can_tell_more(
     if kept:
         (top,) = place.iterdir()
         assert capsys.readouterr().err == f"Ray's logs are kept in {top}\n"
+
+
+def test_what_outlives_a_ray_starts_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread of Ray Data may ask for something when its Ray has ended, after an error."""
+    monkeypatch.setattr(auto_init_hook, "enable_auto_connect", True)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda: pytest.fail("another Ray"))
+    sessions._quiet()
+    auto_init_hook.auto_init_ray()
 
 
 LOST = """
