@@ -152,13 +152,14 @@ def _connect(resources: dict[str, Any]) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if "RAY_ADDRESS" in os.environ:
-            with _driver_quiet():
-                ray.init(log_to_driver=False, configure_logging=False)
+            # Of this process alone: Ray calls an error what any pool of Ray Data does.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            ray.init(log_to_driver=False, configure_logging=False)
         else:
             # Ray says at length that it protects its ports with a token, which is what we want.
             logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
             _keep_token()
-            with _on_loopback(), _driver_quiet():
+            with _on_loopback():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -187,31 +188,6 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
-def _driver_quiet() -> Iterator[None]:
-    """Let this process's own part of a Ray log nothing: it calls an error what any pool of Ray Data does.
-
-    The others have started by the time that this one connects, and keep their logs.
-    """
-    connect = worker.connect
-
-    def connect_quietly(*arguments: Any, **options: Any) -> None:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        with open(os.devnull, "wb") as nothing, os.fdopen(os.dup(2), "wb") as stderr:
-            # Where it says that it was told so.
-            os.dup2(nothing.fileno(), 2)
-            try:
-                connect(*arguments, **options)
-            finally:
-                os.dup2(stderr.fileno(), 2)
-
-    worker.connect = connect_quietly
-    try:
-        yield
-    finally:
-        worker.connect = connect
 
 
 def _quiet() -> None:
