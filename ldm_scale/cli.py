@@ -280,6 +280,8 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     text = "audit a target on shards, all the way to the report"
     _add_audit_flags(commands.add_parser("audit", help=text, description=text), {}, attacks)
+    text = "make a target of checkpoints (.pt) of the paper's authors"
+    _add_config_command(commands, "convert", ConvertConfig, _convert, text)
     positional = ("dataset", "source", "out")
     _add_config_command(
         commands, "pack", PackConfig, _pack, "make shards, manifest and split from a source", positional
@@ -287,8 +289,6 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     _add_config_command(commands, "validate", ValidateConfig, _validate, "check shards and a target before an audit")
     text = "train a target on the members of a shard folder"
     _add_train_flags(commands.add_parser("train", help=text, description=text))
-    text = "make a target of checkpoints (.pt) of the paper's authors"
-    _add_config_command(commands, "convert", ConvertConfig, _convert, text)
     text = "time the models' part, the influence, the stream of images, the reducer, or the graph on pretended GPUs"
     kinds = commands.add_parser("benchmark", help=text, description=text).add_subparsers(required=True, metavar="WHAT")
     for part, (kind, text) in PARTS.items():

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ModelMixin, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import ModelMixin, UNet2DConditionModel
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
+from torch import nn
 
 from ldm_scale.targets.intake import read_files
 from ldm_scale.targets.layout import COMPONENTS
@@ -40,13 +42,13 @@ def _save_components(folder: Path, models: Models, dtype: torch.dtype, classes: 
         (folder / name).mkdir(parents=True)
         for path in read_files(source, COMPONENTS[name]):
             shutil.copyfile(path, folder / name / path.name)
-    models.denoiser.to(dtype).save_pretrained(folder / "unet", safe_serialization=True)
+    _save_model(models.denoiser, folder / "unet", dtype)
     index: dict[str, Any]
     if isinstance(models.denoiser, UNet2DConditionModel):
         index = _stable_diffusion(folder)
     else:
         if "vqvae" not in models.copied:
-            models.autoencoder.to(dtype).save_pretrained(folder / "vqvae", safe_serialization=True)
+            _save_model(models.autoencoder, folder / "vqvae", dtype)
         models.schedule.save_pretrained(folder / "scheduler")
         index = {
             "_class_name": "LDMPipeline",
@@ -58,6 +60,12 @@ def _save_components(folder: Path, models: Models, dtype: torch.dtype, classes: 
         # As DiT pipelines name their classes.
         index["id2label"] = {str(number): name for number, name in enumerate(classes)}
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+
+
+def _save_model(model: ModelMixin, folder: Path, dtype: torch.dtype) -> None:
+    # torch's own method: diffusers' warns of the cast, even of models such as ours, with no layer to keep float32.
+    nn.Module.to(model, dtype)
+    model.save_pretrained(folder, safe_serialization=True)
 
 
 def _home(model: ModelMixin) -> list[str]:
@@ -83,4 +91,4 @@ def _stable_diffusion(folder: Path) -> dict[str, Any]:
 def _save_lora(folder: Path, denoiser: ModelMixin) -> None:
     """pytorch_lora_weights.safetensors, as StableDiffusionPipeline.load_lora_weights reads it."""
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser))
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
+    StableDiffusionLoraLoaderMixin.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
