@@ -127,6 +127,20 @@ def test_bad_images_keep_their_row_and_get_a_reason(tmp_path: Path) -> None:
     assert "more than max_pixels = 399 (20 x 20)" in oversize["reject"][0].as_py()
 
 
+@pytest.mark.usefixtures("inline")
+@pytest.mark.parametrize(("cpus", "threads"), [(0.4, 1), (1, 1), (2.9, 2)])
+def test_a_decoder_has_as_many_threads_as_cpus(
+    tiny_shards: Path, cpus: float, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = []
+    kind = reading.ThreadPoolExecutor
+    monkeypatch.setattr(reading, "ThreadPoolExecutor", lambda count: pools.append(count) or kind(count))
+    tasks = [task(tiny_shards, shard) for shard in read_manifest(Location.of(tiny_shards)).shards]
+    stream = stream_images(tasks, ImageConfig(), 16, ComputeConfig(cpus_per_decoder=cpus))
+    assert len(ids(stream.iter_batches(batch_size=None))) == 48
+    assert set(pools) == {threads}
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_images_stream_in_blocks_of_about_a_batch(tiny_shards: Path) -> None:
     """What an auditor takes at a time it also hands on at a time; larger blocks would be lost with it as a whole."""
