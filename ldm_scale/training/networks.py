@@ -14,7 +14,7 @@ from ldm_scale.targets.class_token import ClassTokenUNet
 from ldm_scale.targets.strided import StridedAutoencoder
 
 LATENT_CHANNELS = 4
-Untrained = TypeVar("Untrained", bound=nn.Module)
+Built = TypeVar("Built", bound=nn.Module)
 
 
 def _groups(channels: tuple[int, ...]) -> int:
@@ -23,7 +23,7 @@ def _groups(channels: tuple[int, ...]) -> int:
     return next((groups for groups in tried if all(width % groups == 0 for width in channels)), 1)
 
 
-def _set_dropout(network: Untrained, share: float) -> Untrained:
+def _set_dropout(network: Built, share: float) -> Built:
     """The network, whose residual blocks drop out this share of their features in training."""
     for module in network.modules():
         if isinstance(module, ResnetBlock2D):
