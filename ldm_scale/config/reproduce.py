@@ -4,13 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ldm_scale.config.audit import CALIBRATED, AuditConfig
+from ldm_scale.config.audit import CALIBRATED, AuditConfig, Latent
 from ldm_scale.config.base import Config, Device
 from ldm_scale.config.data import PackConfig
 from ldm_scale.config.train import TrainConfig
 from ldm_scale.config.values import Address, Integers, Metavar, merge, parse_names
 
-Latent = Literal["mode", "sample"]
 Attacked = Annotated[tuple[Latent, ...], BeforeValidator(parse_names), Metavar("NAMES", ("mode", "sample"))]
 
 # Options that a size gives other defaults.
