@@ -13,6 +13,7 @@ from ldm_scale.benchmarks.options import PARTS, BenchmarkConfig
 from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, ReduceConfig, dropped_bins
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.data import PackConfig, ValidateConfig
+from ldm_scale.config.reproduce import ReproduceConfig
 from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import RunError, UnforeseenError, UsageError
 from ldm_scale.flags import FILES, ROOT, add_attack_flags, add_flags, at_root, collect, given_flags
@@ -125,6 +126,14 @@ def _benchmark_suite(config: BenchmarkConfig) -> None:
     say(f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads; torch {versions['torch']}")
     show(lines)
     say(f"numbers: {numbers}")
+
+
+def _reproduce(config: ReproduceConfig) -> None:
+    from ldm_scale.benchmarks.reproduce import NUMBERS, run_reproduction
+    from ldm_scale.report.replication import print_replication
+
+    print_replication(run_reproduction(config))
+    say(f"numbers: {config.out}/{NUMBERS}")
 
 
 def _reduce(arguments: argparse.Namespace) -> None:
@@ -381,4 +390,11 @@ def run_benchmarks(description: str, recipe: dict[str, Any], argv: Sequence[str]
     """Run all parts of the benchmark, or those named: a recipe of configuration values, with flags over it."""
     parser = Parser(description=description)
     _add_config_flags(parser, BenchmarkConfig, _benchmark_suite, recipe)
+    return _run(parser, argv)
+
+
+def run_reproduction(description: str, argv: Sequence[str] | None = None) -> int:
+    """Pack, train and audit on several seeds, and print the paper's row beside what was found."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    _add_config_flags(parser, ReproduceConfig, _reproduce, {})
     return _run(parser, argv)

@@ -1,0 +1,168 @@
+"""The same audit on several seeds: rows as means over them, beside the paper's row of CIFAR-10."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from scipy.stats import t
+
+from ldm_scale.analysis.results import Estimate, Headline, MetricSet, Record, Results, RowName
+
+# Table of the paper: 25,000 members and as many held-out, SimA, drop 40%.
+PAPER: dict[RowName, tuple[float, float, float]] = {
+    "plain": (0.8910, 0.8163, 0.1988),
+    "lowest": (0.9126, 0.8358, 0.2456),
+    "random": (0.8644, 0.7880, 0.1592),
+}
+ROWS: tuple[RowName, ...] = ("plain", "lowest", "global", "random", "highest")
+QUARTILES = 4
+
+
+class OverSeeds(Record):
+    """A value on each seed, and its mean over them."""
+
+    seeds: tuple[float, ...]
+    within: tuple[tuple[float, float], ...] = Field(
+        description="low and high on each seed, over its samples; none of a difference that results.json does not have"
+    )
+    mean: float
+    low: float | None = Field(description="of Student's interval of the mean over seeds; none of one seed")
+    high: float | None
+
+
+class Metrics(Record):
+    """What the paper's tables have, or differences of them."""
+
+    auroc: OverSeeds
+    asr: OverSeeds
+    paper_tpr_at_1pct_fpr: OverSeeds
+
+
+class ReplicatedRow(Record):
+    """One row of an attack: the held-out choices of all seeds."""
+
+    attack: str
+    latent: str = Field(description="attacked: the encoder's mode, or a sample of its posterior")
+    row: RowName
+    metrics: Metrics
+    minus_plain: Metrics | None = Field(description="paired on each seed; none for plain itself")
+    minus_random: Metrics | None = Field(description="likewise minus the random row; for lowest and global")
+
+
+class ReplicatedQuartile(Record):
+    """AUROC among a quartile of distortion, of members and held-out together."""
+
+    attack: str
+    latent: str
+    row: RowName
+    group: int = Field(description="1 is the least distorted")
+    auroc: OverSeeds
+
+
+class Replication(Record):
+    """All that a reproduction found."""
+
+    config: dict[str, Any]
+    members: int
+    heldout: int
+    confidence: float
+    paper: dict[RowName, tuple[float, float, float]] = Field(
+        description="AUROC, ASR and TPR@1%FPR of the paper's CIFAR-10 row; each at its own best timestep"
+    )
+    rows: tuple[ReplicatedRow, ...]
+    quartiles: tuple[ReplicatedQuartile, ...]
+
+
+def over_seeds(values: Sequence[float], confidence: float, within: Sequence[Estimate] = ()) -> OverSeeds:
+    """The mean of the seeds' values, with Student's interval of this confidence in (0, 1).
+
+    >>> found = over_seeds([1.0, 2.0, 3.0], 0.95)
+    >>> found.mean, round(found.high - found.mean, 3)  # 4.303 / sqrt(3)
+    (2.0, 2.484)
+    """
+    mean = float(np.mean(values))
+    half = None
+    if len(values) > 1:
+        half = float(t.isf((1 - confidence) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return OverSeeds(
+        seeds=tuple(values),
+        within=tuple((estimate.low, estimate.high) for estimate in within),
+        mean=mean,
+        low=None if half is None else mean - half,
+        high=None if half is None else mean + half,
+    )
+
+
+def replicate(config: dict[str, Any], found: Mapping[str, Sequence[Results]]) -> Replication:
+    """What the audits of all seeds say together.
+
+    Args:
+        config: of the reproduction, for the record.
+        found: the results of each seed, in their order, by what was attacked.
+    """
+    first = next(iter(found.values()))[0]
+    return Replication(
+        config=config,
+        members=first.members,
+        heldout=first.heldout,
+        confidence=first.confidence,
+        paper=PAPER,
+        rows=tuple(row for latent, results in found.items() for row in _rows(latent, results)),
+        quartiles=tuple(group for latent, results in found.items() for group in _quartiles(latent, results)),
+    )
+
+
+def _rows(latent: str, results: Sequence[Results]) -> list[ReplicatedRow]:
+    lines = [{(line.attack, line.row): line for line in one.headline} for one in results]
+    confidence = results[0].confidence
+    return [
+        _row(latent, [seed[attack, row] for seed in lines], [seed[attack, "random"] for seed in lines], confidence)
+        for attack, row in lines[0]
+        if row in ROWS
+    ]
+
+
+def _row(latent: str, lines: Sequence[Headline], random: Sequence[Headline], confidence: float) -> ReplicatedRow:
+    paired = [line.heldout_choice.difference for line in lines]
+    metrics = [line.heldout_choice.metrics for line in lines]
+    controls = [line.heldout_choice.metrics for line in random]
+    differences = [difference for difference in paired if difference is not None]
+    controlled = lines[0].row in ("lowest", "global")
+    return ReplicatedRow(
+        attack=lines[0].attack,
+        latent=latent,
+        row=lines[0].row,
+        metrics=_metrics(metrics, confidence),
+        minus_plain=_metrics(differences, confidence) if differences else None,
+        minus_random=_minus(metrics, controls, confidence) if controlled else None,
+    )
+
+
+def _metrics(sets: Sequence[MetricSet], confidence: float) -> Metrics:
+    def pooled(name: str) -> OverSeeds:
+        estimates = [getattr(one, name) for one in sets]
+        return over_seeds([estimate.value for estimate in estimates], confidence, estimates)
+
+    return Metrics(**{name: pooled(name) for name in Metrics.model_fields})
+
+
+def _minus(sets: Sequence[MetricSet], others: Sequence[MetricSet], confidence: float) -> Metrics:
+    def pooled(name: str) -> OverSeeds:
+        pairs = zip(sets, others, strict=True)
+        return over_seeds([getattr(one, name).value - getattr(other, name).value for one, other in pairs], confidence)
+
+    return Metrics(**{name: pooled(name) for name in Metrics.model_fields})
+
+
+def _quartiles(latent: str, results: Sequence[Results]) -> list[ReplicatedQuartile]:
+    """Those that have an AUROC on every seed."""
+    found = []
+    groups = [[group for group in one.by_distortion if group.groups == QUARTILES] for one in results]
+    for same in zip(*groups, strict=False):
+        aurocs = [group.auroc for group in same if group.auroc is not None]
+        if len(aurocs) == len(same):
+            pooled = over_seeds([auroc.value for auroc in aurocs], results[0].confidence, aurocs)
+            attack, row, group = same[0].attack, same[0].row, same[0].group
+            found.append(ReplicatedQuartile(attack=attack, latent=latent, row=row, group=group, auroc=pooled))
+    return found

@@ -1,0 +1,142 @@
+"""jobs/reproduce.py on a few pictures: the numbers of its tables are those of its results.json, by hand."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ldm_scale.analysis.replication import Replication
+from ldm_scale.cli import run_reproduction
+from ldm_scale.config.base import build
+from ldm_scale.config.reproduce import ReproduceConfig
+from ldm_scale.errors import UsageError
+from tests.conftest import make_folder
+
+# Student's t of one degree of freedom, 97.5%.
+T1 = 12.706204736
+METRICS = ("auroc", "asr", "paper_tpr_at_1pct_fpr")
+
+
+def reproduce(folder: Path, *flags: str) -> int:
+    tiny = ("--members", "8", "--steps", "2", "--widths", "8,16", "--seeds", "0,1", "--device", "cpu")
+    return run_reproduction("", ["--data", str(folder / "data"), "--out", str(folder / "out"), *tiny, *flags])
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, and out: two seeds, of which each target is attacked in two ways."""
+    from tests.inline import inline_ray
+
+    folder = tmp_path_factory.mktemp("reproduce")
+    pictures = sorted(path for path in make_folder(folder / "pictures", 24).rglob("*.png"))
+    (folder / "data").mkdir()
+    columns = {
+        "image": [{"bytes": path.read_bytes(), "path": None} for path in pictures],
+        "label": [n % 2 for n in range(len(pictures))],
+        "text": ["a photo"] * len(pictures),
+    }
+    pq.write_table(pa.table(columns), folder / "data/train.parquet")
+    with inline_ray():
+        assert reproduce(folder) == 0
+    return folder
+
+
+def results(done: Path, latent: str) -> list[dict[str, Any]]:
+    return [json.loads((done / f"out/seed-{seed}/attacked-{latent}/results.json").read_text()) for seed in (0, 1)]
+
+
+def replication(done: Path) -> Replication:
+    return Replication.model_validate_json((done / "out/reproduction.json").read_bytes())
+
+
+def choice(found: dict[str, Any], attack: str, row: str) -> dict[str, Any]:
+    return next(line for line in found["headline"] if (line["attack"], line["row"]) == (attack, row))["heldout_choice"]
+
+
+def test_every_row_is_the_mean_of_the_seeds_results(done: Path) -> None:
+    rows = replication(done).rows
+    masks = ("plain", "lowest", "global", "random", "highest")
+    asked = [
+        (attack, latent, row) for latent in ("sample", "mode") for attack in ("sima", "pia", "secmi") for row in masks
+    ]
+    assert [(row.attack, row.latent, row.row) for row in rows] == asked
+    for row in rows:
+        both = [choice(found, row.attack, row.row) for found in results(done, row.latent)]
+        for name in METRICS:
+            pooled, given = getattr(row.metrics, name), [one["metrics"][name] for one in both]
+            a, b = (one["value"] for one in given)
+            assert pooled.seeds == (a, b)
+            assert pooled.within == tuple((one["low"], one["high"]) for one in given)
+            half = T1 * abs(a - b) / 2
+            assert (pooled.mean, pooled.low, pooled.high) == pytest.approx(
+                ((a + b) / 2, pooled.mean - half, pooled.mean + half)
+            )
+
+
+def test_changes_are_paired_on_each_seed(done: Path) -> None:
+    for row in replication(done).rows:
+        found = results(done, row.latent)
+        both = [choice(one, row.attack, row.row) for one in found]
+        assert (row.minus_plain is None) == (row.row == "plain")
+        assert (row.minus_random is not None) == (row.row in ("lowest", "global"))
+        for name in METRICS:
+            if row.minus_plain is not None:
+                given = [one["difference"][name] for one in both]
+                pooled = getattr(row.minus_plain, name)
+                assert pooled.seeds == tuple(one["value"] for one in given)
+                assert pooled.within == tuple((one["low"], one["high"]) for one in given)
+            if row.minus_random is not None:
+                controls = [choice(one, row.attack, "random")["metrics"][name]["value"] for one in found]
+                gains = [one["metrics"][name]["value"] - control for one, control in zip(both, controls, strict=True)]
+                assert getattr(row.minus_random, name).mean == pytest.approx(statistics.mean(gains))
+
+
+def test_quartiles_are_those_with_members_and_heldout_on_every_seed(done: Path) -> None:
+    pooled = {(q.attack, q.latent, q.row, q.group): q.auroc for q in replication(done).quartiles}
+    expected = {}
+    for latent in ("sample", "mode"):
+        groups = [[group for group in one["by_distortion"] if group["groups"] == 4] for one in results(done, latent)]
+        for a, b in zip(*groups, strict=True):
+            if a["auroc"] and b["auroc"]:
+                expected[a["attack"], latent, a["row"], a["group"]] = (a["auroc"]["value"], b["auroc"]["value"])
+    assert {key: found.seeds for key, found in pooled.items()} == expected
+
+
+@pytest.mark.usefixtures("inline")
+def test_what_is_finished_is_not_done_again(
+    done: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (done / "out/reproduction.json").read_bytes()
+    for stage in ("run_training", "run_audit"):
+        monkeypatch.delattr(f"ldm_scale.benchmarks.reproduce.{stage}")
+    assert reproduce(done) == 0
+    assert (done / "out/reproduction.json").read_bytes() == before
+    # The paper's row, and ours beside it.
+    printed = capsys.readouterr().out
+    mean = replication(done).rows[0].metrics.auroc.mean
+    lines = [line for line in printed.splitlines() if " all " in line]
+    assert "0.891" in lines[0]
+    assert f"{mean:.3f}" in lines[1]
+
+
+@pytest.mark.usefixtures("inline")
+def test_another_training_is_refused(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce(done, "--kl-weight", "1e-3") == 2
+    assert "autoencoder.kl_weight was 0.01, is now 0.001" in capsys.readouterr().err
+
+
+def test_a_size_gives_defaults_that_options_win_over() -> None:
+    config = build(ReproduceConfig, {"size": "gpu", "data": "d", "members": 100})
+    assert (config.members, config.steps, config.train(0).denoiser.batch) == (100, 6000, 256)
+    assert config.train(0).denoiser.steps(100) == 6000
+    assert config.audit(0, "mode").compute.device == "cuda"
+
+
+@pytest.mark.parametrize("given", [{"seeds": "1,1"}, {"attacked": ""}, {"attacked": "mean"}])
+def test_what_cannot_be_asked(given: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=f"^{next(iter(given))}"):
+        build(ReproduceConfig, {"data": "d", **given})
