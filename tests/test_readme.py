@@ -23,7 +23,8 @@ from ldm_scale.analysis import results
 from ldm_scale.benchmarks.options import BenchmarkConfig
 from ldm_scale.cli import make_parser
 from ldm_scale.config.audit import AuditConfig
-from ldm_scale.config.base import build
+from ldm_scale.config.base import Config, build
+from ldm_scale.config.reproduce import ReproduceConfig
 from ldm_scale.flags import add_flags
 from tests.conftest import make_folder
 from tests.markdown import Block, anchors, blocks, code, links
@@ -85,9 +86,10 @@ def test_no_block_is_left_out_by_a_mistyped_comment() -> None:
     assert {block.language for block in BLOCKS} <= {"python", "sh", "text", "yaml"}
 
 
-def benchmark_parser() -> argparse.ArgumentParser:
+def parser_of(kind: type[Config]) -> argparse.ArgumentParser:
+    """Of a job that is no command's."""
     parser = argparse.ArgumentParser()
-    add_flags(parser, BenchmarkConfig)
+    add_flags(parser, kind)
     return parser
 
 
@@ -102,7 +104,8 @@ def options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_every_option_in_the_prose_is_one(file: Path) -> None:
-    known = {*options(make_parser()), *options(benchmark_parser()), *OTHERS}
+    jobs = [parser_of(kind) for kind in (BenchmarkConfig, ReproduceConfig)]
+    known = {option for parser in (make_parser(), *jobs) for option in options(parser)} | OTHERS
     named = {span.split()[0] for span in code(file) if span.startswith("--") and span != "--"}
     assert named <= known
 
@@ -129,7 +132,9 @@ def parse(words: list[str]) -> bool:
             case (*_, "jobs", "benchmark.py") if "--fake-gpus" in given:
                 make_parser().parse_args(["benchmark", "scale", *given])
             case (*_, "jobs", "benchmark.py"):
-                benchmark_parser().parse_args(given)
+                parser_of(BenchmarkConfig).parse_args(given)
+            case (*_, "jobs", "reproduce.py"):
+                parser_of(ReproduceConfig).parse_args(given)
             case (*_, "jobs", _):
                 assert (ROOT / "jobs" / path.name).is_file()
                 make_parser().parse_args(["audit", *given])

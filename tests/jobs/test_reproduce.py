@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from ldm_scale.analysis.replication import Replication
 from ldm_scale.cli import run_reproduction
+from ldm_scale.config.audit import CALIBRATED, AnalysisConfig, GeometryConfig, MaskConfig
 from ldm_scale.config.base import build
-from ldm_scale.config.reproduce import ReproduceConfig
+from ldm_scale.config.reproduce import TIMESTEPS, ReproduceConfig
 from ldm_scale.errors import UsageError
 from tests.conftest import make_folder
 
@@ -24,6 +26,21 @@ METRICS = ("auroc", "asr", "paper_tpr_at_1pct_fpr")
 def reproduce(folder: Path, *flags: str) -> int:
     tiny = ("--members", "8", "--steps", "2", "--widths", "8,16", "--seeds", "0,1", "--device", "cpu")
     return run_reproduction("", ["--data", str(folder / "data"), "--out", str(folder / "out"), *tiny, *flags])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small() -> Iterator[None]:
+    """Little of everything that is not what is tested."""
+    audit = ReproduceConfig.audit
+    few = {
+        "analysis": AnalysisConfig(bootstrap=20, repeats=2),
+        "geometry": GeometryConfig(probes=2, distortion="exact"),
+        "masks": MaskConfig(ranking=CALIBRATED, bins=5),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReproduceConfig, "audit", lambda *asked: audit(*asked).model_copy(update=few))
+        patch.setitem(TIMESTEPS, "cpu", {"sima": "0,30", "pia": "0,30", "secmi": "0,20"})
+        yield
 
 
 @pytest.fixture(scope="module")
