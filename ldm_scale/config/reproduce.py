@@ -11,7 +11,7 @@ from ldm_scale.config.train import TrainConfig
 from ldm_scale.config.values import Address, Integers, Metavar, merge, parse_names
 
 Latent = Literal["mode", "sample"]
-Latents = Annotated[tuple[Latent, ...], BeforeValidator(parse_names), Metavar("NAMES", ("mode", "sample"))]
+Attacked = Annotated[tuple[Latent, ...], BeforeValidator(parse_names), Metavar("NAMES", ("mode", "sample"))]
 
 # Options that a size gives other defaults.
 SIZES: dict[str, dict[str, Any]] = {
@@ -41,7 +41,7 @@ class ReproduceConfig(Config):
     kl_weight: float = Field(1e-2, ge=0, description="weight of the autoencoder's KL term")
     latent: Latent = Field("sample", description="what the U-Net is trained on: the posterior's mode, or samples of it")
     flip: bool = Field(False, description="train on images mirrored at random, too")
-    attacked: Latents = Field(("sample", "mode"), description="what is attacked of one target: one audit for each")
+    attacked: Attacked = Field(("sample", "mode"), description="what is attacked of one target: one audit for each")
     device: Device = Field("auto", description="auto is cuda if the cluster has GPUs, else cpu")
 
     @model_validator(mode="before")

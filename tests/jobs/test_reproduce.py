@@ -15,6 +15,7 @@ from ldm_scale.cli import run_reproduction
 from ldm_scale.config.audit import CALIBRATED, AnalysisConfig, GeometryConfig, MaskConfig
 from ldm_scale.config.base import build
 from ldm_scale.config.reproduce import TIMESTEPS, ReproduceConfig
+from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import UsageError
 from tests.conftest import make_folder
 
@@ -28,16 +29,22 @@ def reproduce(folder: Path, *flags: str) -> int:
     return run_reproduction("", ["--data", str(folder / "data"), "--out", str(folder / "out"), *tiny, *flags])
 
 
+def shrink(config: TrainConfig, autoencoder: dict[str, Any]) -> TrainConfig:
+    return config.model_copy(update={"size": 16, "autoencoder": config.autoencoder.model_copy(update=autoencoder)})
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _small() -> Iterator[None]:
     """Little of everything that is not what is tested."""
-    audit = ReproduceConfig.audit
+    train, audit = ReproduceConfig.train, ReproduceConfig.audit
+    small = {"channels": (8, 8, 16), "epochs": 4}
     few = {
         "analysis": AnalysisConfig(bootstrap=20, repeats=2),
         "geometry": GeometryConfig(probes=2, distortion="exact"),
         "masks": MaskConfig(ranking=CALIBRATED, bins=5),
     }
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReproduceConfig, "train", lambda *asked: shrink(train(*asked), small))
         patch.setattr(ReproduceConfig, "audit", lambda *asked: audit(*asked).model_copy(update=few))
         patch.setitem(TIMESTEPS, "cpu", {"sima": "0,30", "pia": "0,30", "secmi": "0,20"})
         yield
