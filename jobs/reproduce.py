@@ -1,9 +1,10 @@
 #!/usr/bin/env python
 """Repeat the paper's CIFAR-10 row on photographs: pack, train and audit on several seeds, and print both side by side.
 
-With --size cpu, the default, each seed takes about ten minutes on two free cores: 1,000 members and as many held-out, a
-small U-Net, 1,800 steps. --size gpu takes 5,000 and 5,000 and a larger U-Net on one GPU. The same command goes on where
-it stopped; below --out are the shards, target and audits of each seed, and reproduction.json with all numbers.
+--size cpu, the default, has 1,000 members and as many held-out, a small U-Net and 1,800 steps: by what its stages took
+on a busy machine, a seed takes about half an hour of one core. --size gpu has 5,000 and 5,000, a larger U-Net and one
+seed; it was not timed. The same command goes on where it stopped; below --out are the shards, target and audits of each
+seed, and reproduction.json with all numbers.
 """
 
 import sys
