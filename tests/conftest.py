@@ -36,6 +36,11 @@ from ldm_scale.config.values import merge  # noqa: E402
 RAYS = {"cluster": "cluster", "second": "cluster", "local_ray": "ray"}
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Long values are named by their argument: one that holds the time would differ between processes."""
+    return argname if isinstance(val, str | bytes) and len(val) > 80 else None
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark the tests that talk to S3, and group all by the Ray that they hold, or by module."""
     fixtures = {*getattr(item, "fixturenames", ())}
