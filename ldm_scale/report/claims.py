@@ -34,12 +34,13 @@ class Finding:
         >>> Finding("AUROC", Estimate(value=0.02, low=0.01, high=0.03)).answer
         'agrees on'
         """
-        if self.change is None or self.change.low <= 0 <= self.change.high:
+        # Of numbers that are none, with too few samples, no comparison holds.
+        if self.change is None or not (self.change.low > 0 or self.change.high < 0):
             return "cannot tell on"
         return "agrees on" if (self.change.low > 0) == self.positive else "disagrees on"
 
     def __str__(self) -> str:
-        if self.change is None:
+        if self.change is None or math.isnan(self.change.value):
             return f"{self.subject} (not measured)"
         return f"{self.subject} ({self.change.value:+.3f}, {self.change.low:+.3f} to {self.change.high:+.3f})"
 

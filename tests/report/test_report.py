@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -48,7 +49,7 @@ from ldm_scale.files.parts import Expected
 from ldm_scale.files.reductions import RANKING, write_reduction
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
-from ldm_scale.report.claims import CLAIMS, findings, lede
+from ldm_scale.report.claims import CLAIMS, Finding, findings, lede
 from ldm_scale.report.facts import facts
 from ldm_scale.report.headline import read_results
 from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, step_label
@@ -468,6 +469,20 @@ def test_the_lede_asks_the_first_and_the_last_quartile(first: float | None, last
 def test_without_distortion_the_lede_cannot_tell() -> None:
     results = _results(("sima",), (), 0.7).model_copy(update={"by_distortion": ()})
     assert str(findings(results, "sima")[-1]) == "distortion (not measured)"
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize(("value", "said"), [(0.1, "AUROC (+0.100, +nan to +nan)"), (math.nan, "AUROC (not measured)")])
+def test_of_numbers_that_are_none_the_lede_cannot_tell(positive: bool, value: float, said: str) -> None:
+    """There may be too few samples for an interval, or for the number itself."""
+    found = Finding("AUROC", Estimate(value=value, low=math.nan, high=math.nan), positive)
+    assert (found.answer, str(found)) == ("cannot tell on", said)
+
+
+@pytest.mark.parametrize("positive", [True, False])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.2), (-0.2, 0.0), (0.0, 0.0)])
+def test_of_an_interval_that_touches_zero_the_lede_cannot_tell(positive: bool, low: float, high: float) -> None:
+    assert Finding("AUROC", Estimate(value=(low + high) / 2, low=low, high=high), positive).answer == "cannot tell on"
 
 
 def test_the_lede_groups_the_claims_by_answer() -> None:
