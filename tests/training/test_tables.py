@@ -1,5 +1,6 @@
 """Turns and tables: every sample once an epoch, the same from any place on; what a table gives, against the models."""
 
+import errno
 from itertools import islice
 from pathlib import Path
 
@@ -61,6 +62,15 @@ def test_a_table_on_disk_is_the_one_in_memory(memory: int, dtype: torch.dtype) -
 def test_a_table_for_which_there_is_no_room_is_an_error() -> None:
     with pytest.raises(RunError, match=r"has no room for 4,000,000,000,000,000 bytes: .*TMPDIR"):
         allot((10**15,), torch.float32, 0)
+
+
+def test_room_that_others_take_meanwhile_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(RunError, match=r"cannot be written: .*TMPDIR"):
+        allot((8,), torch.float32, 0)
 
 
 def test_images_are_given_as_they_are_or_mirrored() -> None:
