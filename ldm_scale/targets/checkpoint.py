@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ldm_scale.errors import LONGEST, UsageError
+from ldm_scale.errors import LONGEST, UsageError, one_line
 from ldm_scale.targets import unpickle
 from ldm_scale.targets.intake import OWN
 from ldm_scale.terminal import printable
@@ -41,7 +42,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     with TemporaryDirectory(prefix=OWN) as folder:
         out = Path(folder, "tensors.safetensors")
         _unpickle(path, out, SECONDS + size / PACE)
-        return load_file(out)
+        try:
+            return load_file(out)
+        except SafetensorError as error:
+            # A name may be one that the format itself uses.
+            raise UsageError(f"checkpoint {path}: its names cannot be stored ({one_line(error)})") from None
 
 
 def _unpickle(path: Path, out: Path, seconds: float) -> None:

@@ -41,8 +41,9 @@ def convert(config: ConvertConfig) -> str:
     autoencoder, copied = _autoencoder(config)
     unet, betas = _unet(config, autoencoder)
     models = Models(autoencoder, unet, build_schedule(*betas), Unconditional(), copied)
-    files = [config.unet] if copied else [config.autoencoder, config.unet]
-    record = {"converted": {Path(file).name: Location.of(file).sha256() for file in files}}
+    files = {"unet": config.unet} if copied else {"autoencoder": config.autoencoder, "unet": config.unet}
+    sources = {what: {"file": Path(file).name, "sha256": Location.of(file).sha256()} for what, file in files.items()}
+    record = {"converted": sources}
     with TemporaryDirectory(prefix=OWN) as folder:
         save_target(Path(folder), models, half=False, record=record)
         target = load_target(folder, "cpu")

@@ -123,10 +123,15 @@ def test_what_is_no_dict_of_tensors_is_named(content: Any, message: str) -> None
         unpickle.find_states(content)
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e300])
 def test_weights_that_are_no_numbers_are_refused(number: float) -> None:
+    """Nor are those that are none as they are stored."""
     with pytest.raises(unpickle.Refused, match=r"conv\.bias holds numbers that are not finite"):
-        unpickle.check_tensors({"conv.bias": torch.tensor([1.0, number])}, 1000)
+        unpickle.check_tensors({"conv.bias": torch.tensor([1.0, number], dtype=torch.float64)}, 1000)
+
+
+def test_a_name_that_safetensors_uses_itself_is_refused(tmp_path: Path) -> None:
+    refused(save(tmp_path / "names.pt", {**WEIGHTS, "__metadata__": torch.ones(1)}), "its names cannot be stored")
 
 
 def test_a_tensor_declares_no_more_than_the_file_holds() -> None:

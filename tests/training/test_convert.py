@@ -1,6 +1,9 @@
 """Checkpoints of the paper's authors become targets: the same numbers as plain torch, or one line that says why not."""
 
+import hashlib
+import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +202,20 @@ def test_a_converted_target_is_validated_and_audited(saved: Path, tiny_shards: P
     brief = {"attacks": "sima", "attacks.sima.timesteps": "0,50", "masks.bins": 5, "geometry.distortion": "off"}
     assert run("audit", shards=tiny_shards, target=target, out=tmp_path / "run", **brief) == 0
     assert (tmp_path / "run/results.json").is_file()
+
+
+@pytest.mark.usefixtures("here")
+def test_the_record_names_both_files_even_if_they_have_one_name(saved: Path, tmp_path: Path) -> None:
+    files = {what: tmp_path / what / "last.pt" for what in ("autoencoder", "unet")}
+    for name, path in zip(("vae_last.pt", "unet_last.pt"), files.values(), strict=True):
+        path.parent.mkdir()
+        shutil.copy(saved / name, path)
+    folder = convert(tmp_path, **files)
+    expected = {
+        what: {"file": "last.pt", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for what, path in files.items()
+    }
+    assert json.loads((folder / "training.json").read_text()) == {"converted": expected}
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
