@@ -56,7 +56,9 @@ def run_training(config: TrainConfig) -> None:
         device = choose_device(config.device, cluster_gpus())
         _check_precision(config, device)
         _begin(identity, partial)
-        checkpoint = _fit(replace(job, cpus=_cpus(config, device)), partial, device)
+        job = replace(job, cpus=_cpus(config, device))
+        _tell_of_waiting(config.workers, _reserved(job, device))
+        checkpoint = _fit(job, partial, device)
         out.make_dir()
         out.copy_from(checkpoint.filesystem, f"{checkpoint.path}/{TARGET}")
         partial.delete_dir()
@@ -135,9 +137,30 @@ def _cpus(config: TrainConfig, device: str) -> int:
     """CPUs that each worker reserves: those asked for, or on cpu the most that all nodes have for each of them."""
     if config.cpus is not None or device == "cuda":
         return config.cpus or 1
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    nodes = [int(node.get("CPU", 0)) for node in _nodes()]
     shares = range(1, max(nodes, default=0) + 1)
     return max((share for share in shares if sum(cpus // share for cpus in nodes) >= config.workers), default=1)
+
+
+def _nodes() -> list[dict[str, float]]:
+    """The resources of each node that is there."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _reserved(job: Job, device: str) -> dict[str, float]:
+    """What each worker reserves."""
+    return {"CPU": job.cpus, **({"GPU": 1} if device == "cuda" else {})}
+
+
+def _tell_of_waiting(workers: int, reserved: dict[str, float]) -> None:
+    """Say that workers wait, for ever if no node comes, if the nodes do not hold all of them."""
+    room = sum(min(int(node.get(name, 0) // amount) for name, amount in reserved.items()) for node in _nodes())
+    if room < workers:
+        each = " and ".join(f"{amount} {name}" for name, amount in reserved.items())
+        say(
+            f"workers = {workers}: Ray's nodes hold {room} of them, which reserve {each} each; waiting for more nodes. "
+            "If none will come, stop this and give fewer workers or cpus"
+        )
 
 
 def _attempt(job: Job, partial: Location, device: str) -> ray.train.Checkpoint:
@@ -148,7 +171,7 @@ def _attempt(job: Job, partial: Location, device: str) -> ray.train.Checkpoint:
             scaling_config=ray.train.ScalingConfig(
                 num_workers=job.config.workers,
                 use_gpu=device == "cuda",
-                resources_per_worker={"CPU": job.cpus, **({"GPU": 1} if device == "cuda" else {})},
+                resources_per_worker=_reserved(job, device),
             ),
             run_config=ray.train.RunConfig(
                 name=RUN,

@@ -25,7 +25,7 @@ from ldm_scale.config.data import PackConfig
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.pack import pack
 from ldm_scale.engine import train_worker
-from ldm_scale.engine.train import RUN, _cpus
+from ldm_scale.engine.train import RUN, _cpus, _tell_of_waiting
 from ldm_scale.files.storage import Location
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.load import load_target
@@ -296,6 +296,30 @@ def test_a_worker_reserves_its_share_of_the_nodes(
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": float(cpus)}} for cpus in nodes])
     config = tiny_recipe().model_copy(update={"workers": workers, "cpus": asked})
     assert _cpus(config, device) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "reserved", "waits"),
+    [
+        (3, {"CPU": 2}, False),
+        (4, {"CPU": 2}, True),
+        (1, {"CPU": 8}, True),
+        (2, {"CPU": 1, "GPU": 1}, False),
+        (3, {"CPU": 1, "GPU": 1}, True),
+    ],
+)
+def test_workers_for_which_there_is_no_room_are_said_to_wait(
+    workers: int,
+    reserved: dict[str, float],
+    waits: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nodes may be on their way; a lone machine would wait for ever, without a word."""
+    held = [{"CPU": 5.0, "GPU": 2.0}, {"CPU": 3.0}]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources} for resources in held])
+    _tell_of_waiting(workers, reserved)
+    assert ("waiting for more nodes" in capsys.readouterr().out) == waits
 
 
 @pytest.mark.usefixtures("inline")
