@@ -73,11 +73,15 @@ def test_what_is_quoted_does_not_fill_the_terminal(capsys: pytest.CaptureFixture
     assert printed.endswith("x ... and 9,950,000 more characters\n")
 
 
+# Its standard output is a pipe to the command that started it, which prints what it reads by terminal.py.
+ANSWERS = "targets/unpickle.py"
+
+
 def test_nothing_else_prints() -> None:
     """No print, no console, no write to a standard stream but in terminal.py."""
     found = []
     for path in PACKAGE.rglob("*.py"):
-        if path == PACKAGE / "terminal.py":
+        if path in (PACKAGE / "terminal.py", PACKAGE / ANSWERS):
             continue
         for node in ast.walk(ast.parse(path.read_bytes())):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""

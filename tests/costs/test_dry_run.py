@@ -6,26 +6,23 @@ import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from ldm_scale.cli import main, run_job
-from ldm_scale.costs.flops import Arithmetic, measure_target
 from ldm_scale.files.storage import Location
 from ldm_scale.flags import ENVIRONMENT, ROOT
 from ldm_scale.report.labels import scaled
 from ldm_scale.schema import row_bytes, row_schema
-from ldm_scale.targets.base import ConditionTensors, Target
 from ldm_scale.targets.fetch import CACHE
 from ldm_scale.targets.load import load_target
 from tests.addresses import upload
+from tests.counting import count_once
 from tests.targets import tiny
 
 JOBS = Path(__file__).parent.parent.parent / "jobs"
 Say = Callable[..., dict[str, str]]
-COUNTED: dict[Any, Arithmetic] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +39,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test has counted of a target of such shapes, another need not count again."""
-
-    def counted(target: Target, condition: Callable[[], ConditionTensors]) -> Arithmetic:
-        shapes = (type(target), target.latent_shape, *(weight.shape for weight in target.weights()))
-        if shapes not in COUNTED:
-            COUNTED[shapes] = measure_target(target, condition)
-        return COUNTED[shapes]
-
-    monkeypatch.setattr("ldm_scale.costs.dry_run.measure_target", counted)
+    count_once(monkeypatch)
 
 
 def parse(out: str) -> dict[str, str]:

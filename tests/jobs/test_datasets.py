@@ -16,6 +16,7 @@ from ldm_scale.cli import main, run_job
 from ldm_scale.config.published import PUBLISHED
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
+from tests.counting import count_once
 from tests.data.sources import official, test_cifar10, test_imagenet
 from tests.inline import inline_ray
 from tests.jobs.cluster import ray_job, submit
@@ -94,6 +95,7 @@ def test_the_published_procedure_of_every_row_can_be_estimated(
     name: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its attacks, timesteps and estimators, and each departure, are said before anything starts."""
+    count_once(monkeypatch)
     monkeypatch.setenv("LDM_SCALE_ROOT", str(place))
     job = runpy.run_path(str(ROOT / f"jobs/{name}.py"))
     preset = ["--preset", "published", "--dry-run"]
