@@ -17,7 +17,7 @@ from torch import Tensor
 from ldm_scale.benchmarks.lines import Line, encode, show
 from ldm_scale.benchmarks.machine import describe_machine, describe_versions
 from ldm_scale.benchmarks.options import DeviceBenchmarkConfig
-from ldm_scale.benchmarks.timing import least_seconds
+from ldm_scale.benchmarks.timing import check_device, least_seconds
 from ldm_scale.config.audit import DenoiserPrecision
 from ldm_scale.config.base import DEMO, build
 from ldm_scale.costs.flops import Arithmetic, measure_target
@@ -191,8 +191,7 @@ def run_device_benchmark(config: DeviceBenchmarkConfig) -> Iterator[Line]:
     """
     if unknown := next((name for name in config.targets if name not in TARGETS), None):
         raise unknown_name("target", unknown, TARGETS)
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device cuda: torch sees no GPU here; take --device cpu")
+    check_device(config.device)
     lines = []
     for line in _measure(config):
         lines.append(line)

@@ -5,6 +5,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from ldm_scale.errors import UsageError
+
+
+def check_device(device: str) -> None:
+    """Raise UsageError if cuda is asked for and there is no GPU."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda: torch sees no GPU here; take --device cpu")
+
 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":

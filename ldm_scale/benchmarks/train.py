@@ -9,12 +9,11 @@ from torch import Tensor, nn
 
 from ldm_scale.benchmarks.lines import Line
 from ldm_scale.benchmarks.options import TrainBenchmarkConfig
-from ldm_scale.benchmarks.timing import seconds
+from ldm_scale.benchmarks.timing import check_device, seconds
 from ldm_scale.config.base import DEMO, build
 from ldm_scale.config.train import DenoiserConfig, StageConfig, TrainConfig
 from ldm_scale.data.addresses import open_shards
 from ldm_scale.engine.members import Members, member_shards
-from ldm_scale.errors import UsageError
 from ldm_scale.targets.autoencoder import make_autoencoder
 from ldm_scale.targets.base import to_images
 from ldm_scale.training.conditions import Batch
@@ -47,8 +46,7 @@ def run_train_benchmark(config: TrainBenchmarkConfig) -> Iterator[Line]:
     Raises:
         UsageError: A preset is unknown or starts from other models, or cuda is asked for if there is no GPU.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device cuda: torch sees no GPU here; take --device cpu")
+    check_device(config.device)
     torch.set_num_threads(config.cpus)
     for preset in config.presets:
         recipe = build(TrainConfig, {"preset": preset, "shards": str(DEMO / "shards"), "out": "unused"})

@@ -13,6 +13,7 @@ from ldm_scale.costs.flops import Pass, measure_call, measure_pass
 from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.split import MEMBERS
 from ldm_scale.report.labels import duration, scaled, three_digits
+from ldm_scale.targets.autoencoder import downsampling
 from ldm_scale.training.conditions import Batch
 from ldm_scale.training.losses import AutoencoderLoss, DenoiserLoss
 from ldm_scale.training.models import Models, make_models
@@ -79,7 +80,7 @@ def _measure(name: str, stage: StageConfig, config: TrainConfig, models: Models)
     if name == "autoencoder":
         network, loss, shape = autoencoder, AutoencoderLoss(autoencoder, config.autoencoder.kl_weight), (3, config.size)
     else:
-        side = config.size // 2 ** (len(autoencoder.config.block_out_channels) - 1)
+        side = config.size // downsampling(autoencoder)
         network, loss = models.denoiser, DenoiserLoss(models.denoiser, models.schedule, models.condition)
         shape = (autoencoder.config.latent_channels, side)
     inputs = torch.empty(samples, shape[0], shape[1], shape[1], device=META)

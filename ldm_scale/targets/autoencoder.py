@@ -17,6 +17,11 @@ def freeze(model: nn.Module) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def downsampling(model: AnyAutoencoder) -> int:
+    """Pixels of an image's side for each of a latent's."""
+    return int(2 ** (len(model.config.block_out_channels) - 1))
+
+
 class Autoencoder:
     """A KL autoencoder between images in [-1, 1] and scaled latents z = (latent - shift) * scale.
 
@@ -30,7 +35,7 @@ class Autoencoder:
         self._model = freeze(model)
         self._scale = float(model.config.scaling_factor)
         self._shift = float(model.config.get("shift_factor") or 0.0)
-        self.factor = 2 ** (len(model.config.block_out_channels) - 1)
+        self.factor = downsampling(model)
 
     def encode(
         self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "*k n c h w"] | None

@@ -11,7 +11,7 @@ from pyarrow import fs as pafs
 from ldm_scale.config.convert import ConvertConfig
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.files.storage import Location
-from ldm_scale.targets.autoencoder import KLAutoencoder
+from ldm_scale.targets.autoencoder import KLAutoencoder, downsampling
 from ldm_scale.targets.checkpoint import read_checkpoint
 from ldm_scale.targets.fetch import AUTOENCODER, fetch
 from ldm_scale.targets.intake import OWN
@@ -19,7 +19,7 @@ from ldm_scale.targets.load import load_autoencoder, load_target
 from ldm_scale.targets.trial import describe
 from ldm_scale.training.conditions import Unconditional
 from ldm_scale.training.models import Models
-from ldm_scale.training.networks import build_schedule
+from ldm_scale.training.networks import build_schedule, check_halved
 from ldm_scale.training.published import Misfit, StateDict, find_autoencoder, find_unet
 from ldm_scale.training.saving import save_target
 
@@ -72,11 +72,7 @@ def _autoencoder(config: ConvertConfig) -> tuple[KLAutoencoder, dict[str, Path]]
 
 
 def _unet(config: ConvertConfig, autoencoder: Any) -> tuple[ModelMixin, tuple[float, float]]:
-    factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
+    factor = downsampling(autoencoder)
     unet, betas = _read(config.unet, "U-Net", lambda weights: find_unet(weights, config.size // factor))
-    whole = factor * 2 ** (len(unet.config.block_out_channels) - 1)
-    if config.size % whole:
-        raise UsageError(
-            f"size = {config.size}: autoencoder and U-Net halve it to a whole number for multiples of {whole}"
-        )
+    check_halved(config.size, factor, len(unet.config.block_out_channels))
     return unet, betas

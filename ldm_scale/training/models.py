@@ -12,7 +12,7 @@ from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location
-from ldm_scale.targets.autoencoder import KLAutoencoder, freeze
+from ldm_scale.targets.autoencoder import KLAutoencoder, downsampling, freeze
 from ldm_scale.targets.components import load_component, load_model
 from ldm_scale.targets.fetch import AUTOENCODER, TARGET, fetch
 from ldm_scale.targets.intake import read_files
@@ -20,7 +20,7 @@ from ldm_scale.targets.layout import MODEL, SCHEDULE
 from ldm_scale.targets.load import load_autoencoder, load_target, load_text, target_digest
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
 from ldm_scale.training.conditions import ByCaption, ByClass, Condition, Unconditional
-from ldm_scale.training.networks import build_autoencoder, build_denoiser, build_schedule
+from ldm_scale.training.networks import build_autoencoder, build_denoiser, build_schedule, check_halved
 
 BASE = replace(TARGET, what="base")
 # The projections of every attention layer, as in diffusers' LoRA training.
@@ -62,12 +62,8 @@ def make_models(config: TrainConfig, classes: int, device: torch.device) -> Mode
         autoencoder = _frozen_autoencoder(copied["vqvae"], device)
     else:
         autoencoder = build_autoencoder(config.autoencoder, config.size)
-    factor = 2 ** (len(autoencoder.config.block_out_channels) - 1)
-    whole = factor * 2 ** (len(config.denoiser.channels) - 1)
-    if config.size % whole:
-        raise UsageError(
-            f"size = {config.size}: autoencoder and U-Net halve it to a whole number for multiples of {whole}"
-        )
+    factor = downsampling(autoencoder)
+    check_halved(config.size, factor, len(config.denoiser.channels))
     if config.denoiser.classes and not classes:
         raise UsageError(f"denoiser.classes: the manifest of {config.shards} names no classes")
     denoiser = build_denoiser(

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ldm_scale.config.train import AutoencoderConfig, DenoiserConfig
+from ldm_scale.errors import UsageError
 from ldm_scale.targets.autoencoder import KLAutoencoder
 from ldm_scale.targets.class_token import ClassTokenUNet
 from ldm_scale.targets.strided import StridedAutoencoder
@@ -90,6 +91,19 @@ def build_denoiser(
         num_class_embeds=classes,
     )
     return _set_dropout(denoiser, config.dropout)
+
+
+def check_halved(size: int, factor: int, resolutions: int) -> None:
+    """Raise UsageError if an image's side is not whole at the U-Net's lowest resolution.
+
+    Args:
+        size: of the side, in pixels.
+        factor: by which the autoencoder divides it.
+        resolutions: of the U-Net; each after the first halves it.
+    """
+    whole = factor * 2 ** (resolutions - 1)
+    if size % whole:
+        raise UsageError(f"size = {size}: autoencoder and U-Net halve it to a whole number for multiples of {whole}")
 
 
 def build_schedule(beta_start: float = 1e-4, beta_end: float = 0.02) -> DDPMScheduler:

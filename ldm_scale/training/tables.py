@@ -19,7 +19,7 @@ from ldm_scale.targets.autoencoder import Autoencoder
 from ldm_scale.targets.base import to_images
 
 # What to do about a disk that has no room for a table.
-MORE_ROOM = "set TMPDIR on the nodes to a folder that has it, or give them more memory"
+REMEDY = "set TMPDIR on the nodes to a folder that has it, or give them more memory"
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def allot(shape: tuple[int, ...], dtype: torch.dtype, memory: int) -> Tensor:
     if size <= memory:
         return torch.empty(shape, dtype=dtype)
     folder = tempfile.gettempdir()
-    check_room(folder, size, MORE_ROOM)
+    check_room(folder, size, REMEDY)
     # Others may take the room first: the node's other workers ask for as much at the same time.
-    with room_at(folder, MORE_ROOM), tempfile.TemporaryFile(dir=folder) as file:
+    with room_at(folder, REMEDY), tempfile.TemporaryFile(dir=folder) as file:
         os.posix_fallocate(file.fileno(), 0, size)
         return torch.from_numpy(np.memmap(file, torch.empty(0, dtype=dtype).numpy().dtype, "r+", shape=shape))
 
