@@ -89,22 +89,32 @@ def in_words(found: Iterable[Finding]) -> str:
     return "; ".join(f"{answer} {' and '.join(said)}" for answer, said in subjects.items() if said)
 
 
-def _tally(results: Results) -> str:
+def filtered(results: Results) -> list[str]:
+    """The attacks whose AUROC depends on what is dropped; that of PFAMI as published does not."""
+    kinds = ("plain", "lowest", "random", "highest")
+    aurocs = {
+        attack: {rows_of(results, attack)[kind].heldout_choice.metrics.auroc for kind in kinds}
+        for attack in attacks_of(results)
+    }
+    return [attack for attack, found in aurocs.items() if len(found) > 1]
+
+
+def _tally(results: Results, attacks: list[str]) -> str:
     """How many of several attacks agree on the first claim, as the strongest is only one of them."""
-    attacks = attacks_of(results)
     if len(attacks) == 1:
         return ""
     answers = [findings(results, attack)[0].answer for attack in attacks]
     raised, lowered = answers.count("agrees on"), answers.count("disagrees on")
     return (
-        f" Of all {len(attacks)} attacks, dropping the lowest clearly raises AUROC for {raised} and clearly lowers it "
-        f"for {lowered}."
+        f" Of the {len(attacks)} attacks that it can change, dropping the lowest clearly raises AUROC for {raised} and "
+        f"clearly lowers it for {lowered}."
     )
 
 
 def lede(results: Results) -> tuple[str, str]:
-    """What the paper claims; and what this run, by its strongest attack, says of each claim."""
-    lowest = strongest(results)["lowest"]
+    """What the paper claims; and what this run says of each, by the strongest attack that dropping can change."""
+    attacks = filtered(results) or attacks_of(results)
+    lowest = strongest(results, attacks)["lowest"]
     attack, share = lowest.attack, share_label(lowest.heldout_choice.drop)
     said = in_words(findings(results, attack))
-    return CLAIMS, f"For {attack} with {share} dropped, this run {said}.{_tally(results)}"
+    return CLAIMS, f"For {attack} with {share} dropped, this run {said}.{_tally(results, attacks)}"

@@ -1,5 +1,7 @@
 """What the numbers say, in plain words, computed from the headline's held-out choices."""
 
+from collections.abc import Iterable
+
 from ldm_scale.analysis.results import Estimate, Headline, Results
 from ldm_scale.report.headline import attacks_of, rows_of
 from ldm_scale.report.labels import share_label
@@ -9,9 +11,9 @@ def _auroc(row: Headline) -> Estimate:
     return row.heldout_choice.metrics.auroc
 
 
-def strongest(results: Results) -> dict[str, Headline]:
-    """The headline rows of the attack whose chosen row has the highest AUROC by its held-out choice."""
-    candidates = [rows_of(results, attack) for attack in attacks_of(results)]
+def strongest(results: Results, attacks: Iterable[str]) -> dict[str, Headline]:
+    """The headline rows of that of the attacks whose chosen row has the highest AUROC by its held-out choice."""
+    candidates = [rows_of(results, attack) for attack in attacks]
     return max(candidates, key=lambda rows: _auroc(rows["chosen"]).value)
 
 
@@ -95,7 +97,7 @@ def verdict(results: Results) -> list[str]:
 
     One paragraph each. With several attacks, a paragraph between them says what the others and all together find.
     """
-    rows = strongest(results)
+    rows = strongest(results, attacks_of(results))
     best = rows["chosen"]
     meaning = (_meaning(_auroc(best)), _low_rate(best, results.confidence), _picked(results))
     others = (_together(results), _reversed(results, best))

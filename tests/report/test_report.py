@@ -49,7 +49,7 @@ from ldm_scale.files.parts import Expected
 from ldm_scale.files.reductions import RANKING, write_reduction
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
-from ldm_scale.report.claims import CLAIMS, Finding, findings, lede
+from ldm_scale.report.claims import CLAIMS, Finding, filtered, findings, lede
 from ldm_scale.report.facts import facts
 from ldm_scale.report.headline import read_results
 from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, step_label
@@ -502,9 +502,38 @@ def test_the_lede_of_several_attacks_counts_them() -> None:
     mixed = [new if new.attack == "pia" else old for old, new in zip(results.headline, changed, strict=True)]
     said = lede(results.model_copy(update={"headline": tuple(mixed)}))[1]
     assert said.startswith("For sima with 40% dropped, this run cannot tell on AUROC (+0.011")
-    ending = "Of all 3 attacks, dropping the lowest clearly raises AUROC for 1 and clearly lowers it for 0."
-    assert said.endswith(ending)
-    assert "Of all" not in lede(_results(("sima",), (), 0.7))[1]
+    assert "Of the 3 attacks that it can change, " in said
+    assert said.endswith("dropping the lowest clearly raises AUROC for 1 and clearly lowers it for 0.")
+    assert "Of the" not in lede(_results(("sima",), (), 0.7))[1]
+
+
+def _unfiltered(results: Results, attack: str, auroc: float) -> Results:
+    """The same results with one AUROC in all rows of an attack, whatever they drop."""
+    rows = [
+        row.model_copy(update={"heldout_choice": row.heldout_choice.model_copy(update={"metrics": _metrics(auroc)})})
+        if row.attack == attack
+        else row
+        for row in results.headline
+    ]
+    return results.model_copy(update={"headline": tuple(rows)})
+
+
+def test_the_lede_asks_no_attack_that_dropping_cannot_change() -> None:
+    """PFAMI as published is one number a sample; strong or not, it says nothing of the claims."""
+    results = _unfiltered(_results(SEVEN[:3], (), 0.7), "sima", 0.95)
+    assert filtered(results) == ["secmi", "pia"]
+    said = lede(results)[1]
+    assert said.startswith("For secmi with 40% dropped, this run ")
+    assert "Of the 2 attacks that it can change, " in said
+    assert verdict(results)[0].startswith(
+        "An attacker who scores a random member against a random held-out image with sima"
+    )
+
+
+def test_the_lede_of_such_an_attack_alone_cannot_tell() -> None:
+    results = _with_change(_unfiltered(_results(("sima",), (), 0.7), "sima", 0.95), "lowest", _metrics(0.0))
+    assert filtered(results) == []
+    assert lede(results)[1].startswith("For sima with 40% dropped, this run cannot tell on AUROC (+0.000")
 
 
 def test_the_page_opens_with_the_papers_claims(page: str) -> None:
