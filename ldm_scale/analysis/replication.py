@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 from scipy.stats import t
 
-from ldm_scale.analysis.results import Estimate, Headline, MetricSet, Record, Results, RowName
+from ldm_scale.analysis.results import Estimate, Headline, MetricSet, PaperRowName, Record, Results, RowName
 
 # Table of the paper: 25,000 members and as many held-out, SimA, drop 40%.
 PAPER: dict[RowName, tuple[float, float, float]] = {
@@ -50,6 +50,15 @@ class ReplicatedRow(Record):
     minus_random: Metrics | None = Field(description="likewise minus the random row; for lowest and global")
 
 
+class ReplicatedPaperRow(Record):
+    """One row of an attack by the rules of the paper's authors, as PaperRow: optimistic, beside the paper's."""
+
+    attack: str
+    latent: str
+    row: PaperRowName
+    metrics: Metrics = Field(description="without intervals on each seed")
+
+
 class ReplicatedQuartile(Record):
     """AUROC among a quartile of distortion, of members and held-out together."""
 
@@ -70,6 +79,7 @@ class Replication(Record):
     paper: dict[RowName, tuple[float, float, float]] = Field(
         description="AUROC, ASR and TPR@1%FPR of the paper's CIFAR-10 row; each at its own best timestep"
     )
+    by_papers_rules: tuple[ReplicatedPaperRow, ...]
     rows: tuple[ReplicatedRow, ...]
     quartiles: tuple[ReplicatedQuartile, ...]
 
@@ -108,9 +118,20 @@ def replicate(config: dict[str, Any], found: Mapping[str, Sequence[Results]]) ->
         heldout=first.heldout,
         confidence=first.confidence,
         paper=PAPER,
+        by_papers_rules=tuple(row for latent, results in found.items() for row in _paper_rows(latent, results)),
         rows=tuple(row for latent, results in found.items() for row in _rows(latent, results)),
         quartiles=tuple(group for latent, results in found.items() for group in _quartiles(latent, results)),
     )
+
+
+def _paper_rows(latent: str, results: Sequence[Results]) -> list[ReplicatedPaperRow]:
+    names = {"auroc": "auroc", "asr": "asr", "paper_tpr_at_1pct_fpr": "tpr_at_1pct_fpr"}
+    found = []
+    for same in zip(*(one.paper for one in results), strict=True):
+        values = {ours: [getattr(row, theirs).value for row in same] for ours, theirs in names.items()}
+        metrics = Metrics(**{name: over_seeds(seeds, results[0].confidence) for name, seeds in values.items()})
+        found.append(ReplicatedPaperRow(attack=same[0].attack, latent=latent, row=same[0].row, metrics=metrics))
+    return found
 
 
 def _rows(latent: str, results: Sequence[Results]) -> list[ReplicatedRow]:

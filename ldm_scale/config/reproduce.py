@@ -42,6 +42,7 @@ class ReproduceConfig(Config):
     flip: bool = Field(False, description="train on images mirrored at random, too")
     attacked: Attacked = Field(("sample", "mode"), description="what is attacked of one target: one audit for each")
     device: Device = Field("auto", description="auto is cuda if the cluster has GPUs, else cpu")
+    cpus: int | None = Field(None, gt=0, description="of `ldm-scale train --cpus`: the CPUs that the training reserves")
 
     @model_validator(mode="before")
     @classmethod
@@ -87,6 +88,7 @@ class ReproduceConfig(Config):
                 "seed": seed,
                 "flip": self.flip,
                 "device": self.device,
+                "cpus": self.cpus,
                 "autoencoder": {"kl_weight": self.kl_weight},
                 "denoiser": denoiser,
             }

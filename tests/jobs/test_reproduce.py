@@ -1,5 +1,6 @@
 """jobs/reproduce.py on a few pictures: the numbers of its tables are those of its results.json, by hand."""
 
+import itertools
 import json
 import statistics
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ldm_scale.analysis.replication import Replication
+from ldm_scale.analysis.replication import ReplicatedPaperRow, Replication
 from ldm_scale.cli import run_reproduction
 from ldm_scale.config.audit import CALIBRATED, AnalysisConfig, GeometryConfig, MaskConfig
 from ldm_scale.config.base import build
@@ -81,6 +82,11 @@ def choice(found: dict[str, Any], attack: str, row: str) -> dict[str, Any]:
     return next(line for line in found["headline"] if (line["attack"], line["row"]) == (attack, row))["heldout_choice"]
 
 
+def of(line: dict[str, Any] | ReplicatedPaperRow) -> tuple[str, str]:
+    values = line if isinstance(line, dict) else line.model_dump()
+    return values["attack"], values["row"]
+
+
 def test_every_row_is_the_mean_of_the_seeds_results(done: Path) -> None:
     rows = replication(done).rows
     masks = ("plain", "lowest", "global", "random", "highest")
@@ -97,6 +103,18 @@ def test_every_row_is_the_mean_of_the_seeds_results(done: Path) -> None:
             assert (pooled.mean, pooled.low, pooled.high) == pytest.approx(
                 ((a + b) / 2, pooled.mean - half, pooled.mean + half)
             )
+
+
+def test_the_papers_rules_are_those_of_each_seeds_paper_table(done: Path) -> None:
+    rows = replication(done).by_papers_rules
+    masks = ("plain", "lowest", "random", "highest")
+    asked = [(attack, row) for attack in ("sima", "pia", "secmi") for row in masks]
+    assert sorted((row.attack, row.row) for row in rows) == sorted(asked)
+    names = zip(METRICS, ("auroc", "asr", "tpr_at_1pct_fpr"), strict=True)
+    for (ours, theirs), row in itertools.product(names, rows):
+        given = [line[theirs]["value"] for one in results(done) for line in one["paper"] if of(line) == of(row)]
+        assert getattr(row.metrics, ours).seeds == tuple(given)
+        assert getattr(row.metrics, ours).mean == pytest.approx(statistics.mean(given))
 
 
 def test_changes_are_paired_on_each_seed(done: Path) -> None:
@@ -140,10 +158,12 @@ def test_what_is_finished_is_not_done_again(
     assert (done / "out/reproduction.json").read_bytes() == before
     # The paper's row, and ours beside it.
     printed = capsys.readouterr().out
-    mean = replication(done).rows[0].metrics.auroc.mean
+    found = replication(done)
     lines = [line for line in printed.splitlines() if " all " in line]
     assert "0.891" in lines[0]
-    assert f"{mean:.3f}" in lines[1]
+    assert f"{found.by_papers_rules[0].metrics.auroc.mean:.3f}" in lines[1]
+    # By the paper's rules the three attacks, then by ours.
+    assert f"{found.rows[0].metrics.auroc.mean:.3f}" in lines[4]
 
 
 @pytest.mark.usefixtures("inline")
@@ -157,6 +177,7 @@ def test_a_size_gives_defaults_that_options_win_over() -> None:
     assert (config.members, config.steps, config.train(0).denoiser.batch) == (100, 6000, 256)
     assert config.train(0).denoiser.steps(100) == 6000
     assert config.audit(0, "mode").compute.device == "cuda"
+    assert build(ReproduceConfig, {"data": "d", "cpus": 3}).train(0).cpus == 3
 
 
 @pytest.mark.parametrize("given", [{"seeds": "1,1"}, {"attacked": ""}, {"attacked": "mean"}])
