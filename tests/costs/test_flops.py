@@ -30,6 +30,7 @@ from ldm_scale.targets.load import load_target
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
 from ldm_scale.targets.unconditional import UnconditionalTarget
 from ldm_scale.training.networks import build_autoencoder, build_denoiser, build_schedule
+from tests.counting import measured, trace_once, traced_once
 from tests.targets import tiny
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -85,7 +86,10 @@ def counted_by_hand(*models: nn.Module) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("make", [tiny.stable_diffusion, tiny.strided, tiny.class_token])
-def test_a_pass_takes_what_its_modules_take(make: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_a_pass_takes_what_its_modules_take(
+    make: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace_once(monkeypatch)
     folder = make(tmp_path / "target")
     target = load_target(folder, "meta")
     assert isinstance(target, LatentDiffusion)
@@ -133,8 +137,8 @@ def test_products_with_a_linear_decoder_take_what_it_takes(device: str) -> None:
 @pytest.mark.parametrize("at_once", [5, 2])
 def test_products_are_linear_in_vectors(at_once: int, tiny_target: Path) -> None:
     """Chunks begin from one linearisation."""
-    target = load_target(tiny_target, "meta")
-    arithmetic, decoder = measure_target(target, lambda: None), TracedDecoder(target.decode)
+    target, arithmetic = measured(tiny_target)
+    decoder: TracedDecoder = traced_once(target.decode)
     z = torch.empty(1, 4, 4, 4, device="meta")
     for products, name, shape in ((arithmetic.pushes, "push", (4, 4, 4)), (arithmetic.pulls, "pull", (3, 16, 16))):
 
@@ -161,8 +165,7 @@ def test_memory_is_what_lives_at_once() -> None:
 
 
 def test_memory_of_a_pass_is_between_its_largest_result_and_all_of_them(tiny_target: Path) -> None:
-    target = load_target(tiny_target, "meta")
-    arithmetic = measure_target(target, lambda: None)
+    _, arithmetic = measured(tiny_target)
     # The last resolution's: 8 channels of 16 x 16, in and out of a convolution.
     assert arithmetic.decoding.memory >= 2 * 4 * 8 * 16 * 16
     assert (
