@@ -90,6 +90,7 @@ def made_once(make: Callable[P, Path]) -> Callable[P, Path]:
         key = (*others, *options.items())
         if key not in known:
             known[key] = make(Path(_made.name) / make.__name__ / str(len(known)), *others, **options)
+        torch.manual_seed(0)  # what is drawn next does not depend on who was first
         return Path(shutil.copytree(known[key], folder, dirs_exist_ok=True))
 
     return copied
