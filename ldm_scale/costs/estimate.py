@@ -35,7 +35,7 @@ class SampleCost:
         encodings: of the image.
         conditions: texts through their encoders.
         evaluations: of the denoiser.
-        influence: products with the decoder's Jacobian, without the few that fill up chunks.
+        influence: products with the decoder's Jacobian.
         distortion: likewise.
         passes: linearisations of the decoder, from which these products begin.
     """

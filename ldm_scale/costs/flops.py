@@ -116,10 +116,10 @@ def count_products(multiply: Callable[[Tensor], object], vector: Tensor) -> Prod
     """Operations of multiply(vectors) for vectors (k, 1, ...) of the shape of `vector`, all of them at once.
 
     From a call with one and a call with two: a further vector takes `each`, and what is left of the first call is
-    `shared`. Both calls are made before without counting: the first of each shape also traces.
+    `shared`. A call is made before without counting, as the first one also traces.
     """
     one, two = (partial(multiply, vector.expand(count, 1, *vector.shape)) for count in (1, 2))
-    one(), two()
+    one()
     first, both = count_flops(one), count_flops(two)
     return Products(each=both - first, shared=2 * first - both)
 

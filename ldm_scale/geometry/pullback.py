@@ -1,6 +1,5 @@
 """Products with the decoder's Jacobian J (M image values by D latent dimensions), and the pullback metric J^T J."""
 
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,21 +24,15 @@ def _linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor,
 
 def _pull(decode: Decoder) -> Callable[[Tensor, Tensor], Tensor]:
     """J^T v: one backward pass."""
-
-    def product(z: Tensor, cotangents: Tensor) -> Tensor:
-        _, pull = _linearise(decode, z)
-        return torch.func.vmap(pull)(cotangents)
-
-    return product
+    return lambda z, cotangent: _linearise(decode, z)[1](cotangent)
 
 
 def _push(decode: Decoder) -> Callable[[Tensor, Tensor], Tensor]:
     """J v: the backward pass is linear, and its own backward pass is J. Forward mode lacks rules for some kernels."""
 
-    def product(z: Tensor, tangents: Tensor) -> Tensor:
+    def product(z: Tensor, tangent: Tensor) -> Tensor:
         images, pull = _linearise(decode, z)
-        _, push = _linearise(pull, torch.zeros_like(images))
-        return torch.func.vmap(push)(tangents)
+        return _linearise(pull, torch.zeros_like(images))[1](tangent)
 
     return product
 
@@ -49,7 +42,7 @@ PRODUCTS = {"push": _push, "pull": _pull}
 
 @dataclass
 class TracedDecoder:
-    """A decoder whose products with J are traced once for each shape, and counted.
+    """A decoder whose products with J are traced once for latents of a shape, and counted.
 
     Attributes:
         decode: latents to images.
@@ -65,12 +58,12 @@ class TracedDecoder:
     def __call__(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         return self.decode(z)
 
-    def staged(self, name: str, z: Float[Tensor, "n c h w"], vectors: Float[Tensor, "k n ..."]) -> Staged:
-        """The product of PRODUCTS with this name at latents and vectors of these shapes."""
-        key = (name, z.shape, vectors.shape, z.dtype, z.device)
+    def staged(self, name: str, z: Float[Tensor, "n c h w"], vector: Float[Tensor, "n ..."]) -> Staged:
+        """The product of PRODUCTS with this name at latents of this shape."""
+        key = (name, z.shape, z.dtype, z.device)
         if key not in self._known:
             with torch.no_grad(), linear_kernels():
-                self._known[key] = stage(PRODUCTS[name](self.decode), z, vectors)
+                self._known[key] = stage(PRODUCTS[name](self.decode), z, vector)
         return self._known[key]
 
     def product_bytes(self, z: Float[Tensor, "1 c h w"]) -> int:
@@ -116,22 +109,13 @@ class Jacobian:
         return self._products("pull", cotangents)
 
     def _products(self, name: str, vectors: Tensor) -> Tensor:
-        count = len(vectors)
-        self._decoder.products += count * len(self.z)
-        # Equal chunks, the last filled up with zeros: one shape is traced.
-        size = math.ceil(count / math.ceil(count / self.at_once))
-        chunks = [_filled(chunk, size) for chunk in vectors.split(size)]
-        staged = self._decoder.staged(name, self.z, chunks[0])
+        self._decoder.products += len(vectors) * len(self.z)
+        staged = self._decoder.staged(name, self.z, vectors[0])
         with torch.no_grad():
             if name not in self._residuals:
                 self._residuals[name] = staged.residuals(self.z)
-            return torch.cat([staged.product(chunk, *self._residuals[name]) for chunk in chunks])[:count]
-
-
-def _filled(vectors: Float[Tensor, "k ..."], size: int) -> Float[Tensor, "{size} ..."]:
-    """The vectors with zeros behind, in the layout that products are traced for."""
-    missing = size - len(vectors)
-    return torch.cat([vectors, vectors.new_zeros(missing, *vectors.shape[1:])]) if missing else vectors.contiguous()
+            residuals = self._residuals[name]
+            return torch.func.vmap(lambda vector: staged.product(vector, *residuals), chunk_size=self.at_once)(vectors)
 
 
 def product_bytes(decode: Decoder, z: Float[Tensor, "1 c h w"]) -> int:

@@ -8,24 +8,27 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 
-MULTIPLY = torch.ops.aten.mul.Tensor
+MULTIPLY, VIEW, RESHAPE = torch.ops.aten.mul.Tensor, torch.ops.aten.view.default, torch.ops.aten.reshape.default
 
 
 @dataclass(frozen=True)
 class Staged:
-    """f(z, vectors) = product(vectors, *residuals(z)), for arguments of the shapes that it was traced with."""
+    """f(z, vector) = product(vector, *residuals(z)), for arguments of the shapes that it was traced with.
+
+    The product may be mapped over many vectors by torch.func.vmap.
+    """
 
     residuals: GraphModule
     product: GraphModule
 
 
-def stage(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, vectors: Tensor) -> Staged:
-    """Trace a function that is linear in `vectors` and split it: partial evaluation, as jax.linearize does it.
+def stage(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, vector: Tensor) -> Staged:
+    """Trace a function that is linear in `vector` and split it: partial evaluation, as jax.linearize does it.
 
     Args:
-        function: of latents and vectors. One that branches on values cannot be traced.
+        function: of latents and a vector. One that branches on values cannot be traced.
         z: latents; any of this shape may be given to the result.
-        vectors: likewise.
+        vector: likewise.
 
     Example:
         sin z is computed once, and only the product with it for each vector:
@@ -36,13 +39,14 @@ def stage(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, vectors: Tens
         ((tensor([1.]),), tensor([3.]))
     """
     # On tensors without data: no kernel runs. Weights have theirs, and are constants of the trace.
-    traced = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(z, vectors)
+    traced = make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(z, vector)
     _, argument = (node for node in traced.graph.nodes if node.op == "placeholder")
     varying = {argument}
     for node in traced.graph.nodes:
         if not varying.isdisjoint(node.all_input_nodes):
             varying.add(node)
     _gather_factors(traced.graph, varying)
+    _free_of_strides(varying)
     return _split(traced, argument, varying)
 
 
@@ -60,11 +64,18 @@ def _gather_factors(graph: Graph, varying: set[Node]) -> None:
                 node.args = (vector, graph.call_function(MULTIPLY, (factor, outer)))
 
 
+def _free_of_strides(varying: set[Node]) -> None:
+    """A view becomes a reshape: many vectors at once have other strides than the one that was traced."""
+    for node in varying:
+        if node.target is VIEW:
+            node.target = RESHAPE
+
+
 def _split(traced: GraphModule, argument: Node, varying: set[Node]) -> Staged:
     """The nodes that vary with the argument, as a function of it and of the others' values; and these others."""
     before, after = Graph(), Graph()
     early: dict[Node, Node] = {}
-    late: dict[Node, Node] = {argument: after.placeholder("vectors")}
+    late: dict[Node, Node] = {argument: after.placeholder("vector")}
     handed: list[Node] = []
 
     def here(node: Node) -> Node:

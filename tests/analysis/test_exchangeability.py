@@ -25,7 +25,7 @@ Interval = tuple[float, float, float]
 
 
 def judged(scorer: Scorer, member: np.ndarray, seed: int) -> Interval:
-    result = judge({"it": scorer}, member, 8, 100, NOMINAL, seed)["it"]
+    result = judge({"it": scorer}, member, 4, 100, NOMINAL, seed)["it"]
     return float(result.values[0]), *result.intervals[0].tolist()
 
 

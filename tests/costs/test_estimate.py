@@ -1,7 +1,6 @@
 """What an audit will take, against what one is seen to take."""
 
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,15 @@ from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import build
 from ldm_scale.costs.counts import denoiser_evaluations
 from ldm_scale.costs.estimate import CostEstimate
-from ldm_scale.costs.flops import Arithmetic, count_flops, measure_pass, measure_target
+from ldm_scale.costs.flops import count_flops, measure_pass
 from ldm_scale.device.budget import Budget
 from ldm_scale.geometry.pullback import Jacobian, product_bytes
-from ldm_scale.targets.base import Target
 from ldm_scale.targets.denoising import Conditions, predict_noises
 from ldm_scale.targets.load import load_target
 from tests.auditing import KEYS, PIXELS, make_auditor
+from tests.counting import measured
 
 BATCH = 2
-
-
-@cache
-def measured(folder: Path) -> tuple[Target, Arithmetic]:
-    target = load_target(folder, "meta")
-    return target, measure_target(target, lambda: None)
 
 
 def estimate(folder: Path, **values: Any) -> tuple[CostEstimate, AuditConfig]:

@@ -138,6 +138,9 @@ DECODERS = {
     "AutoencoderDC": frozen(dc_decoder()),
 }
 
+# What only knows a decoder by its products meets these three; test_pullback proves products with each kind.
+SIMPLE = ("linear", "conv", "attention")
+
 WIDE = (4, 4, 4)
 INDEX = torch.arange(64, dtype=torch.float64)
 
@@ -150,6 +153,7 @@ WIDE_DECODERS = {
     "attention": frozen(AttentionDecoder(4)),
     "AutoencoderKL": frozen(kl_decoder(4)),
 }
+WIDE_SIMPLE = [name for name in WIDE_DECODERS if name != "AutoencoderKL"]
 
 
 def jacobians(decode: nn.Module | TracedDecoder, z: Tensor) -> Tensor:

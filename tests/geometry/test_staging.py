@@ -27,6 +27,14 @@ def test_what_z_decides_is_computed_in_the_first_stage_alone() -> None:
     assert later == ["aten.mul.Tensor", "aten.mul.Tensor", "aten.mm.default", "aten.cumsum.default", "aten.add.Tensor"]
 
 
+def test_many_vectors_at_once_may_have_other_strides() -> None:
+    """A view of the traced vector is one of a batch of them, too, wherever its batch dimension is."""
+    staged = stage(lambda z, vector: vector.reshape(12) * z, normal(12, seed=1), normal(3, 4))
+    z, vectors = normal(12, seed=2), normal(3, 4, 5)
+    found = torch.func.vmap(lambda vector: staged.product(vector, *staged.residuals(z)), in_dims=2)(vectors)
+    torch.testing.assert_close(found, vectors.movedim(2, 0).reshape(5, 12) * z)
+
+
 def test_a_result_that_does_not_vary_is_handed_on() -> None:
     staged = stage(lambda z, vectors: z.sin(), normal(3), normal(2))
     z = normal(3, seed=3)

@@ -1,7 +1,12 @@
 """Tiny random targets of every family, in diffusers' layout: 16 px images, 4 x 4 latents."""
 
+import functools
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ParamSpec
 
 import torch
 from diffusers import (
@@ -71,6 +76,26 @@ FLUX = {
 }
 
 
+P = ParamSpec("P")
+_made = TemporaryDirectory()
+
+
+def made_once(make: Callable[P, Path]) -> Callable[P, Path]:
+    """A target is made once in a process; whoever asks again gets a copy, which he may change."""
+    known: dict[Any, Path] = {}
+
+    @functools.wraps(make)
+    def copied(*arguments: P.args, **options: P.kwargs) -> Path:
+        folder, *others = arguments
+        key = (*others, *options.items())
+        if key not in known:
+            known[key] = make(Path(_made.name) / make.__name__ / str(len(known)), *others, **options)
+        torch.manual_seed(0)  # what is drawn next does not depend on who was first
+        return Path(shutil.copytree(known[key], folder, dirs_exist_ok=True))
+
+    return copied
+
+
 def at(t: int, z: torch.Tensor) -> torch.Tensor:
     """One timestep for all rows of z."""
     return torch.full((len(z),), t)
@@ -93,6 +118,7 @@ def kl() -> AutoencoderKL:
     return AutoencoderKL(**KL, scaling_factor=0.7)
 
 
+@made_once
 def vq_ldm(folder: Path) -> Path:
     torch.manual_seed(0)
     autoencoder = VQModel(**KL, num_vq_embeddings=16, scaling_factor=0.8)
@@ -100,12 +126,14 @@ def vq_ldm(folder: Path) -> Path:
     return save(folder, "LDMPipeline", DDIMScheduler(), vqvae=autoencoder, unet=unet)
 
 
+@made_once
 def unconditional(folder: Path) -> Path:
     torch.manual_seed(0)
     unet = UNet2DModel(**UNET, down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
     return save(folder, "LDMPipeline", DDPMScheduler(), vqvae=kl(), unet=unet)
 
 
+@made_once
 def strided(folder: Path) -> Path:
     """The paper's from-scratch target: its autoencoder, and latents that are not scaled."""
     torch.manual_seed(0)
@@ -114,6 +142,7 @@ def strided(folder: Path) -> Path:
     return save(folder, "LDMPipeline", DDPMScheduler(), vqvae=autoencoder, unet=unet)
 
 
+@made_once
 def class_token(folder: Path) -> Path:
     """The paper's ImageNet target: a U-Net that attends to the token of a class."""
     torch.manual_seed(0)
@@ -121,6 +150,7 @@ def class_token(folder: Path) -> Path:
     return save(folder, "LDMPipeline", DDPMScheduler(), vqvae=kl(), unet=ClassTokenUNet(**UNET, **options))
 
 
+@made_once
 def class_unet(folder: Path, out_channels: int = 4) -> Path:
     """A U-Net of classes; 8 output channels are a prediction and a learned sigma."""
     torch.manual_seed(0)
@@ -129,6 +159,7 @@ def class_unet(folder: Path, out_channels: int = 4) -> Path:
     return save(folder, "LDMPipeline", DDPMScheduler(), vae=kl(), unet=unet)
 
 
+@made_once
 def class_conditional_unet(folder: Path) -> Path:
     """The other class of U-Net, of classes and without cross-attention."""
     torch.manual_seed(0)
@@ -143,6 +174,7 @@ def class_conditional_unet(folder: Path) -> Path:
     return save(folder, "LDMPipeline", DDPMScheduler(), vae=kl(), unet=unet)
 
 
+@made_once
 def dit(folder: Path, classes: int = CLASSES) -> Path:
     torch.manual_seed(0)
     transformer = DiTTransformer2DModel(
@@ -203,6 +235,7 @@ def t5(words: T5TokenizerFast, width: int) -> T5EncoderModel:
     return T5EncoderModel(config)
 
 
+@made_once
 def stable_diffusion(folder: Path, prediction_type: str = "epsilon", pad: str = "<|endoftext|>") -> Path:
     """Stable Diffusion 1.x; 2.x predicts v and pads with "!"."""
     torch.manual_seed(0)
@@ -213,6 +246,7 @@ def stable_diffusion(folder: Path, prediction_type: str = "epsilon", pad: str = 
     return save(folder, "StableDiffusionPipeline", schedule, **models)
 
 
+@made_once
 def stable_diffusion_xl(folder: Path) -> Path:
     torch.manual_seed(0)
     first = clip_config(write_tokenizer(folder / "tokenizer", "<|endoftext|>"), 8)
@@ -240,6 +274,7 @@ def flow_kl() -> AutoencoderKL:
     return AutoencoderKL(**KL, scaling_factor=1.3, **options)
 
 
+@made_once
 def stable_diffusion_3(folder: Path, with_t5: bool = True) -> Path:
     torch.manual_seed(0)
     first = clip_config(write_tokenizer(folder / "tokenizer", "<|endoftext|>"), 8)
@@ -267,6 +302,7 @@ def stable_diffusion_3(folder: Path, with_t5: bool = True) -> Path:
     return save(folder, "StableDiffusion3Pipeline", FlowMatchEulerDiscreteScheduler(shift=3.0), **models)
 
 
+@made_once
 def flux(folder: Path, guidance_embeds: bool = True) -> Path:
     """FLUX.1 dev, or schnell, which has no guidance and no dynamic shift."""
     torch.manual_seed(0)
