@@ -40,6 +40,12 @@ from ldm_scale.config.values import merge  # noqa: E402
 RAYS = {"cluster": "cluster", "second": "cluster", "local_ray": "ray"}
 
 
+def pytest_collection_finish() -> None:
+    """Garbage is looked for from now on, but not among all that is there."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Long values are named by their argument: one that holds the time would differ between processes."""
     return argname if isinstance(val, str | bytes) and len(val) > 80 else None
@@ -54,12 +60,6 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     if item.get_closest_marker("xdist_group") is None:
         rays = [group for fixture, group in RAYS.items() if fixture in fixtures]
         item.add_marker(pytest.mark.xdist_group(rays[0] if rays else str(item.path)))
-
-
-def pytest_collection_finish() -> None:
-    """Garbage is looked for from now on, but not among all that is there."""
-    gc.freeze()
-    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
