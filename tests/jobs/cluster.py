@@ -1,5 +1,6 @@
 """A Ray of a test's own, by clusters/local.sh: its own folder, ports and token, and gone afterwards."""
 
+import json
 import os
 import shlex
 import socket
@@ -9,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
 
 BIN = Path(sys.executable).parent
 
@@ -24,7 +27,7 @@ def clean_environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "LDM_SCALE_"))}
     # But as in conftest.py: beside other tests, workers that are nice do not get on. A job that is stopped has three
     # seconds to say so, which is not enough there.
-    kept |= {"RAY_worker_niceness": "0", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+    kept |= {"RAY_worker_niceness": "0", "RAY_JOB_STOP_WAIT_TIME_S": "60", "RAY_USAGE_STATS_ENABLED": "0"}
     return kept | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
 
 
@@ -75,3 +78,11 @@ def ray_job(environment: dict[str, str], cwd: Path, *arguments: str) -> subproce
 def submit(environment: dict[str, str], cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`ray job submit ...`, waiting for the job's end; its output holds the job's log."""
     return ray_job(environment, cwd, "submit", *arguments)
+
+
+def ask(environment: dict[str, str], path: str, method: str = "GET") -> Any:
+    """What Ray's server answers, which `ray job` asks too; that command takes seconds to start on a busy machine."""
+    headers = {"Authorization": f"Bearer {Path(environment['RAY_AUTH_TOKEN_PATH']).read_text()}"}
+    request = Request(f"{environment['RAY_API_SERVER_ADDRESS']}/api/{path}", headers=headers, method=method)
+    with urlopen(request, timeout=100) as answer:
+        return json.load(answer)

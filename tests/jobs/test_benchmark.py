@@ -15,7 +15,7 @@ def run(*flags: str) -> int:
     return run_benchmarks(job["__doc__"], job["RECIPE"], flags)
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("inline")
 def test_the_parts_asked_for_are_one_table_and_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     numbers, little = tmp_path / "numbers.json", ("--reduce.rows", "200", "--reduce.analysis.bootstrap", "20")
     assert run("--parts", "reduce", *little, "--json", str(numbers)) == 0

@@ -11,7 +11,7 @@ from ldm_scale.analysis.results import Results
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.files.storage import Location
 from tests.conftest import make_folder
-from tests.jobs.cluster import folder_of, ray_job, submit
+from tests.jobs.cluster import ask, folder_of, ray_job, submit
 from tests.jobs.conftest import ROOT
 
 
@@ -75,23 +75,24 @@ def test_submitted_with_uv_run(cluster: dict[str, str], checkout: Path, tmp_path
 def test_a_pack_is_a_job_too(cluster: dict[str, str], checkout: Path, tmp_path: Path) -> None:
     """`ray job submit --working-dir . -- python jobs/pack.py folder SOURCE OUT`."""
     source = make_folder(tmp_path / "source", 12)
-    flags = ("--near-duplicates", "0.94", "--shard-samples", "4")
+    flags = ("--near-duplicates", "0.94", "--shard-samples", "6")
     job = ("python", "jobs/pack.py", "folder", str(source), str(tmp_path / "out"), *flags)
     done = submit(cluster, checkout, "--working-dir", ".", "--", *job)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert f"{tmp_path / 'out'}: 12 samples in 4 shards; random halves, seed 0" in done.stdout
+    assert f"{tmp_path / 'out'}: 12 samples in 2 shards; random halves, seed 0" in done.stdout
     assert read_manifest(Location.of(tmp_path / "out")).samples == 12
 
 
 def test_a_usage_error_fails_the_job_and_its_status_says_why(
     cluster: dict[str, str], checkout: Path, tmp_path: Path
 ) -> None:
-    job = ("jobs/demo.py", "--out", str(tmp_path / "run"), "--attacks", "simma")
-    done = submit(cluster, checkout, "--submission-id", "misspelt", "--", *job)
+    command = ("jobs/demo.py", "--out", str(tmp_path / "run"), "--masks.bins", "1")
+    done = submit(cluster, checkout, "--submission-id", "refused", "--", *command)
     assert done.returncode == 1
-    message = "error: unknown attack 'simma'; did you mean 'sima'?"
+    message = "demo.py: error: masks.bins: Input should be greater than 1"
     assert message in done.stdout
     assert "Traceback" not in done.stdout.split(message)[0]
-    status = ray_job(cluster, checkout, "status", "misspelt").stdout
-    assert "failed with exit code 2" in status
-    assert message in status
+    job = ask(cluster, "jobs/refused")
+    assert job["status"] == "FAILED"
+    assert "failed with exit code 2" in job["message"]
+    assert message in job["message"]

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import stat
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -133,12 +134,30 @@ def test_up_again_says_the_same_and_status_says_what_is_there(second: dict[str, 
     assert "0.0/3.0 GPU" in status.stdout
 
 
+# A Ray of ray.init, which computes once more when it is asked.
+ANOTHER = """
+import ray
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+print("there", flush=True)
+input()
+print(ray.get(ray.remote(lambda: 1).remote()))
+"""
+
+
+@pytest.fixture
+def another() -> Iterator["subprocess.Popen[str]"]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", ANOTHER], env=clean_environment(), text=True, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+        yield process
+        process.kill()
+
+
 def test_down_takes_all_of_its_own_and_nothing_of_others(
-    second: dict[str, str], cluster: dict[str, str], local_ray: None, checkout: Path
+    second: dict[str, str], cluster: dict[str, str], another: "subprocess.Popen[str]", checkout: Path
 ) -> None:
     """Beside it run another Ray of local.sh and one of ray.init."""
-    import ray
-
     folder = folder_of(second)
     own, others = of_ray(folder), of_ray(folder_of(cluster))
     assert len(own) > 5
@@ -153,7 +172,7 @@ def test_down_takes_all_of_its_own_and_nothing_of_others(
     assert [process for process in others if not process.is_running()] == []
     listing = ray_job(cluster, checkout, "list")
     assert listing.returncode == 0, listing.stderr
-    assert ray.get(ray.remote(lambda: 1).remote()) == 1
+    assert another.communicate("\n", timeout=100)[0] == "1\n"
     for action in ("down", "status"):
         nothing = local(checkout, action, "--dir", folder, environment=clean_environment())
         assert nothing.returncode == 1
