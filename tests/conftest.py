@@ -81,7 +81,7 @@ def local_ray(s3_server: None) -> Iterator[None]:
 
     ray.init(
         address="local",
-        num_cpus=4,
+        num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",
