@@ -175,6 +175,10 @@ def test_a_simulated_auditor_loads_no_library_of_models() -> None:
     assert reached(["ldm_scale.benchmarks.simulated"], {"diffusers", "transformers", "peft"}) == []
 
 
+def test_a_training_is_handed_on_without_torch() -> None:
+    assert reached(["ldm_scale.engine.train_job"], {"torch", "diffusers", "ray"}) == []
+
+
 def test_a_batch_is_audited_without_ray_or_s3() -> None:
     """What the tests of tests/gpu and the benchmark of a device load, on a machine that has neither."""
     roots = ["ldm_scale.auditor", "ldm_scale.targets.load", "ldm_scale.costs.estimate", "ldm_scale.benchmarks.device"]
