@@ -62,9 +62,23 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.xdist_group(rays[0] if rays else str(item.path)))
 
 
+def group_of(item: pytest.Item | None) -> str | None:
+    """The group of tests that run in one process, one after the other."""
+    return item and item.get_closest_marker("xdist_group").args[0]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The groups of Rays, which take longest, come first."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args[0] not in RAYS.values())
+    """The groups of Rays, which take longest, come first, each as a whole."""
+    items.sort(key=lambda item: [*RAYS.values(), group_of(item)].index(group_of(item)))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The test session's Ray ends with its group: it takes a twentieth of a CPU as long as it is there."""
+    if group_of(item) == RAYS["local_ray"] != group_of(nextitem):
+        import ray
+
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +105,7 @@ def local_ray(s3_server: None) -> Iterator[None]:
 
     ray.init(
         address="local",
-        num_cpus=4,
+        num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
         _node_ip_address="127.0.0.1",

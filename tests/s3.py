@@ -1,5 +1,6 @@
 """A real S3 server on this machine: signatures, multipart uploads and ranges as on the cloud."""
 
+import functools
 import json
 import os
 import subprocess
@@ -9,9 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import boto3
+import pytest
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import JSONFileLoader
 
 from tests.jobs.cluster import free_port
 
@@ -25,6 +29,15 @@ IDENTITIES = {
         for name, actions in RIGHTS.items()
     ]
 }
+
+
+_load = JSONFileLoader.load_file
+
+
+@functools.cache
+def _load_once(path: str) -> Any:
+    """A file of botocore's own, which it else reads anew for each session: most of what a client takes."""
+    return _load(JSONFileLoader(), path)
 
 
 def _environment(port: int) -> dict[str, str]:
@@ -78,8 +91,10 @@ def server() -> Iterator[None]:
             stdout=stream, stderr=stream,
         )  # fmt: skip
     try:
-        _wait(process, log)
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(JSONFileLoader, "load_file", lambda self, path: _load_once(path))
+            _wait(process, log)
+            yield
     finally:
         process.kill()
         process.wait()

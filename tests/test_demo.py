@@ -154,7 +154,7 @@ def test_the_demo_job_runs_end_to_end(cut: Path, tmp_path: Path, capsys: pytest.
     flags = ["--shards", str(cut), "--target", str(DEMO / "target"), "--out", str(out)]
     for attack in job["RECIPE"]["attacks"]:
         flags += [f"--attacks.{attack}.timesteps", "30,60"]
-    flags += ["--geometry.distortion-share", "0.1"]
+    flags += ["--geometry.distortion-share", "0.05"]
     assert run_job(job["__doc__"], job["RECIPE"], flags) == 0
     printed = capsys.readouterr().out
     assert f"report: {out}/report.html" in printed

@@ -168,7 +168,15 @@ def test_a_worker_loads_nothing_that_only_the_driver_needs(worker: str) -> None:
 def test_an_auditors_libraries_load_nothing_that_only_the_driver_needs() -> None:
     # torch itself loads jinja2.
     forbidden = ("sklearn", "matplotlib", "rich", "ray.data", "ray.train")
-    assert loaded("import ldm_scale.engine.actor", *forbidden) == set()
+    assert loaded("import ldm_scale.engine.actor, ldm_scale.targets.weights", *forbidden) == set()
+
+
+def test_a_simulated_auditor_loads_no_library_of_models() -> None:
+    assert reached(["ldm_scale.benchmarks.simulated"], {"diffusers", "transformers", "peft"}) == []
+
+
+def test_a_training_is_handed_on_without_torch() -> None:
+    assert reached(["ldm_scale.engine.train_job"], {"torch", "diffusers", "ray"}) == []
 
 
 def test_a_batch_is_audited_without_ray_or_s3() -> None:

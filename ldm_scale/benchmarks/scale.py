@@ -3,41 +3,32 @@
 import io
 import math
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
-import torch
-from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
 
-from ldm_scale.auditor import STAGES, AuditedBatch, Auditor, Calibration, Cost
 from ldm_scale.benchmarks.lines import SAMPLES, Line
 from ldm_scale.benchmarks.options import ScaleBenchmarkConfig
+from ldm_scale.benchmarks.simulated import DONE, waiting
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import DEMO, build
 from ldm_scale.data.manifest import Manifest, write_manifest
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import write_shard
-from ldm_scale.device.transfer import Arriving, Transfer
-from ldm_scale.engine.actor import Actor, AuditorActor
+from ldm_scale.engine.actor import AuditorActor
 from ldm_scale.engine.audit import compute_rows
 from ldm_scale.engine.plan import plan_audit
 from ldm_scale.engine.session import check_local, session, whole_pool
 from ldm_scale.files.ownership import own
-from ldm_scale.files.rundir import RunDirectory, RunRecord
+from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location, read_table
 from ldm_scale.inputs import check_inputs
-from ldm_scale.schema import spectrum_column
 from ldm_scale.terminal import say
 
-# The column of the second at which an auditor was done with a sample.
-DONE = "done"
 SHARD_SAMPLES = 500
 SIDE = 32
 # Seconds that actors may take to start: they share this machine's CPUs.
@@ -69,69 +60,6 @@ class Scaling:
         )
         bound = self.bound if waits else None
         return Line("scale", f"{self.auditors} auditors", self.rate, SAMPLES, bound=bound, note=note)
-
-
-class SimulatedAuditor:
-    """Takes every image in, and waits for so long a batch instead of measuring anything."""
-
-    def __init__(self, record: RunRecord, seconds: float) -> None:
-        self._record, self._seconds = record, seconds
-        self._transfer = Transfer(torch.device("cpu"))
-
-    def refusal(self, caption: str | None, label: int | None) -> str | None:
-        """None: every sample can be taken."""
-        return None
-
-    def load(self, pixels: UInt8[np.ndarray, "n 3 H W"]) -> Arriving:
-        """As the auditor does."""
-        return self._transfer.begin(pixels)
-
-    def audit(
-        self,
-        pixels: UInt8[Tensor, "n 3 H W"],
-        sample_ids: Sequence[str],
-        captions: Sequence[Sequence[str]],
-        labels: Sequence[int | None],
-    ) -> AuditedBatch:
-        """Made-up rows."""
-        time.sleep(self._seconds)
-        return made_up(self._record, np.full(len(pixels), np.nan, np.float32))
-
-
-class SimulatedActor(AuditorActor):
-    """An actor with such an auditor, whose rows also say when they were done."""
-
-    def __init__(self, auditor: SimulatedAuditor, image_size: int) -> None:
-        Actor.__init__(self, cast(Auditor, auditor), image_size)
-
-    def _compute(self, good: pa.Table, arriving: Arriving) -> list[pa.Table]:
-        rows, rejects = super()._compute(good, arriving)
-        return [rows.append_column(DONE, pa.array(np.full(len(rows), time.time()))), rejects]
-
-
-def waiting(seconds: float) -> type[AuditorActor]:
-    """An actor whose auditor waits for so long a batch."""
-
-    class WaitingAuditorActor(SimulatedActor):
-        def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
-            super().__init__(SimulatedAuditor(record, seconds), image_size)
-
-    return WaitingAuditorActor
-
-
-def made_up(record: RunRecord, distortion: Float[np.ndarray, " n"]) -> AuditedBatch:
-    """What could have been measured of n samples with this distortion (float32, nan for none)."""
-    samples, dimensions, bins = len(distortion), record.dimensions, record.config.masks.bins
-    spectra = {name: np.ones((samples, len(steps), bins), np.float32) for name, steps in record.timesteps.items()}
-    return AuditedBatch(
-        influence=np.zeros((samples, dimensions), np.float32),
-        distortion=distortion,
-        stability=np.full((samples, 2), np.nan, np.float32),
-        leakage=np.zeros((samples, dimensions), np.float32),
-        spectra={**spectra, **{spectrum_column(name, "random"): values for name, values in spectra.items()}},
-        finite=np.ones(samples, bool),
-        cost=Cost(dict.fromkeys(STAGES, 0.0), 0, 0),
-    )
 
 
 def make_shards(folder: Location, samples: int) -> None:

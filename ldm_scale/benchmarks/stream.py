@@ -5,20 +5,18 @@ import itertools
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 
-from ldm_scale.auditor import AuditedBatch, Calibration
 from ldm_scale.benchmarks.lines import BYTES, SAMPLES, Line, number
 from ldm_scale.benchmarks.memory import watched
 from ldm_scale.benchmarks.options import StreamBenchmarkConfig
-from ldm_scale.benchmarks.scale import STARTING, SimulatedActor, SimulatedAuditor, made_up, run_graph, steady_rate
+from ldm_scale.benchmarks.scale import STARTING, run_graph, steady_rate
+from ldm_scale.benchmarks.simulated import IdleAuditorActor
 from ldm_scale.benchmarks.weed import find_weed, s3_server
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import DEMO, build
@@ -27,7 +25,6 @@ from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import write_shard
 from ldm_scale.engine.session import check_local, session, whole_pool
 from ldm_scale.errors import RunError
-from ldm_scale.files.rundir import RunRecord
 from ldm_scale.files.storage import Location, read_table
 
 PART = "stream"
@@ -62,27 +59,6 @@ class Streaming:
             before = self.peaks[few].get(kind)
             note = "" if before is None else f"{number(before / 1e9)} at {few:,} images"
             yield Line(PART, f"memory of {kind}, from {self.where}", peak / 1e9, BYTES, note=note)
-
-
-class IdleAuditor(SimulatedAuditor):
-    """Measures nothing of its images but the sum of their pixels, which it gives as their distortion."""
-
-    def audit(
-        self,
-        pixels: UInt8[Tensor, "n 3 H W"],
-        sample_ids: Sequence[str],
-        captions: Sequence[Sequence[str]],
-        labels: Sequence[int | None],
-    ) -> AuditedBatch:
-        """Made-up rows."""
-        return made_up(self._record, pixels.sum(dim=(1, 2, 3)).float().numpy())
-
-
-class IdleAuditorActor(SimulatedActor):
-    """An actor with such an auditor."""
-
-    def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
-        super().__init__(IdleAuditor(record, 0), image_size)
 
 
 def make_picture(seed: int, side: int) -> bytes:

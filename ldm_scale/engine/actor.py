@@ -20,7 +20,6 @@ from ldm_scale.engine.blame import blamed
 from ldm_scale.files.rundir import RunRecord
 from ldm_scale.schema import REJECT
 from ldm_scale.targets.execution import Execution
-from ldm_scale.targets.weights import fetch_weights
 
 INFLUENCES = pa.schema([("sample_id", pa.string()), ("influence", pa.list_(pa.float32()))])
 
@@ -36,6 +35,10 @@ def load_auditor(record: RunRecord, device: str, calibration: Calibration | None
     Raises:
         RunError: The weights on the actor's node are not those that the run began with.
     """
+    from ldm_scale.targets.weights import (
+        fetch_weights,  # imports diffusers: four seconds that a simulation has no use for
+    )
+
     if device == "cpu":
         # No more threads than the CPUs it reserves: those of several auditors would only contend.
         torch.set_num_threads(max(1, int(record.config.compute.cpus_per_actor)))

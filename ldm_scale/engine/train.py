@@ -21,7 +21,8 @@ from ldm_scale.engine.blame import find_own_error
 from ldm_scale.engine.members import member_shards
 from ldm_scale.engine.progress import relay
 from ldm_scale.engine.session import cluster_gpus, session
-from ldm_scale.engine.train_worker import TARGET, Job, train_worker
+from ldm_scale.engine.train_job import Job
+from ldm_scale.engine.train_worker import TARGET, train_worker
 from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.files.digests import differences
 from ldm_scale.files.storage import Location

@@ -15,9 +15,9 @@ from ray.train.torch import get_device, prepare_model
 from ray.util.queue import Queue
 from torch import nn
 
-from ldm_scale.config.train import StageConfig, TrainConfig
-from ldm_scale.data.task import ReadTask
+from ldm_scale.config.train import StageConfig
 from ldm_scale.engine.members import Members, part_of
+from ldm_scale.engine.train_job import Job
 from ldm_scale.errors import RunError
 from ldm_scale.files.storage import Location
 from ldm_scale.targets.autoencoder import make_autoencoder
@@ -34,25 +34,6 @@ SCALE_SAMPLES = 1024
 SAY_SECONDS = 60.0
 TARGET = "target"
 _STATE = "state.pt"
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every worker is given: the configuration, what the manifest says, and what is recorded with the target.
-
-    cpus: threads that a worker has: as many as the CPUs that it reserves.
-    """
-
-    config: TrainConfig
-    members: tuple[ReadTask, ...]
-    classes: int
-    record: dict[str, Any]
-    cpus: int = 1
-
-    @property
-    def count(self) -> int:
-        """Members in all."""
-        return sum(task.samples for task in self.members)
 
 
 @dataclass

@@ -1,27 +1,59 @@
 """The audit's benchmark on a tiny target: its quantities belong together; how fast it is, is not for a test to say."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from ldm_scale.benchmarks import audit
+from ldm_scale.auditor import AuditedBatch
+from ldm_scale.benchmarks import audit, published
+from ldm_scale.benchmarks.lines import Line
 from ldm_scale.benchmarks.options import AuditBenchmarkConfig
 from ldm_scale.benchmarks.pictures import demo_pictures
 from ldm_scale.config.base import build
 from ldm_scale.errors import UsageError
+from tests.inline import traced_once
 
 
-def test_the_lines_belong_together(tiny_target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "SIZES", (1, 2))
+@dataclass(frozen=True)
+class Measured:
+    """The benchmark's lines by what they are, and what its comparison was given: our audit and the published one."""
+
+    lines: dict[str, Line]
+    ours: list[AuditedBatch]
+    theirs: published.Published
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_target: Path) -> Measured:
+    given: list[Any] = []
+
+    def compare(*both: Any) -> Iterator[Line]:
+        given.extend(both)
+        yield from audit_compare(*both)
+
+    audit_compare = audit.compare
     config = AuditBenchmarkConfig(
         target=str(tiny_target),
         samples=4,
-        published=2,
+        published=4,
         batch_size=2,
         precision=4,
         repeats=1,
     )
-    lines = {line.what: line for line in audit.run_audit_benchmark(config)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit, "SIZES", (1, 2))
+        patch.setattr(audit, "compare", compare)
+        patch.setattr("ldm_scale.auditor.TracedDecoder", traced_once)
+        lines = {line.what: line for line in audit.run_audit_benchmark(config)}
+    return Measured(lines, *given)
+
+
+def test_the_lines_belong_together(measured: Measured) -> None:
+    lines = measured.lines
     ours, bare = lines["ours"], {name: line.value for name, line in lines.items() if name.endswith("alone")}
     # 20 evaluations an attack, two of which share SimA's at t = 0; 8 probes, and 50 directions there and back.
     assert ours.note.startswith("80 evaluations, 308 products")
@@ -37,6 +69,21 @@ def test_the_lines_belong_together(tiny_target: Path, monkeypatch: pytest.Monkey
     assert lines["agreement: influence"].value < 1e-4
     assert lines["agreement: distortion"].value < 1e-3
     assert 0 <= lines["AUROC in float32"].value <= 1
+
+
+def test_the_auditor_agrees_with_the_published_procedure(measured: Measured) -> None:
+    ours, theirs = measured.ours, measured.theirs
+    influence, distortion = (
+        np.concatenate([getattr(batch, name) for batch in ours]) for name in ("influence", "distortion")
+    )
+    np.testing.assert_allclose(influence, theirs.influence.numpy(), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(distortion, theirs.distortion.numpy(), rtol=1e-3)
+    mine = audit.our_statistics(ours)
+    assert mine.keys() == theirs.statistics.keys()
+    for key, values in mine.items():
+        # y_t - x_t of nearly equal numbers is less exact than the formula without it.
+        tolerance = 1e-2 if key[0] == "secmi" else 1e-3
+        np.testing.assert_allclose(values.numpy(), theirs.statistics[key].numpy(), rtol=tolerance)
 
 
 def test_pictures_are_members_and_heldout_by_turns() -> None:

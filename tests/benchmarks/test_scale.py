@@ -3,38 +3,30 @@
 import re
 import subprocess
 import sys
-import threading
-import time
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from torch import Tensor
 
-from ldm_scale.auditor import AuditedBatch, Calibration
 from ldm_scale.benchmarks.options import ScaleBenchmarkConfig
 from ldm_scale.benchmarks.scale import (
-    DONE,
     Scaling,
-    SimulatedActor,
-    SimulatedAuditor,
-    made_up,
     make_shards,
     run_graph,
     run_scale_benchmark,
     steady_rate,
 )
+from ldm_scale.benchmarks.simulated import DONE
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import DEMO, build
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.shards import read_shard
-from ldm_scale.device.transfer import Arriving
 from ldm_scale.errors import UsageError
-from ldm_scale.files.rundir import RunDirectory, RunRecord
+from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location, read_table
 from ldm_scale.schema import REJECT
+from tests.benchmarks.meeting import MeetingActor
 from tests.jobs.cluster import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -87,35 +79,6 @@ def test_pools_on_pretended_gpus_take_what_they_wait_for() -> None:
     rates = [float(rate.replace(",", "")) for _, rate, _ in found]
     assert rates[0] < 20
     assert rates[1] < 60 < rates[2]
-
-
-class MeetingAuditor(SimulatedAuditor):
-    """Its first batch computes until the next one is on its way; says so by distortions of 1, or 0 if none came."""
-
-    def __init__(self, record: RunRecord) -> None:
-        super().__init__(record, 0)
-        self.loads = self.computing = 0
-        self.second = threading.Event()
-
-    def load(self, pixels: np.ndarray) -> Arriving:
-        arriving = super().load(pixels)
-        self.loads += 1
-        if self.loads > 1:
-            self.second.set()
-        return arriving
-
-    def audit(self, pixels: Tensor, *_: object) -> AuditedBatch:
-        self.computing += 1
-        met = self.second.wait(60) and self.computing == 1
-        time.sleep(0.05)
-        met = met and self.computing == 1
-        self.computing -= 1
-        return made_up(self._record, np.full(len(pixels), met, np.float32))
-
-
-class MeetingActor(SimulatedActor):
-    def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
-        super().__init__(MeetingAuditor(record), image_size)
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -29,7 +29,8 @@ from tests.engine.runs import ATTACKS, BRIEF, assert_same_rows, column, make_con
 from tests.targets import tiny
 from tests.targets.loras import diffusers_file, make_weights
 
-pytestmark = pytest.mark.usefixtures("inline")
+# One process, for one run that most of both read.
+pytestmark = [pytest.mark.usefixtures("inline"), pytest.mark.xdist_group("audit")]
 
 
 @pytest.mark.parametrize(

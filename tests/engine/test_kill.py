@@ -1,14 +1,12 @@
 """Audits through deaths: of the driver, of its whole machine, of auditors and of a node. The rows are the same."""
 
-import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from ldm_scale.analysis.results import Results
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.data import PackConfig
 from ldm_scale.data.pack import pack
@@ -24,7 +23,8 @@ from ldm_scale.files.ownership import latest_owner
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location, read_table
 from tests.conftest import make_folder
-from tests.engine.runs import assert_whole, make_config
+from tests.engine.runs import assert_whole, make_config, raw_rows
+from tests.engine.watched import Watched
 from tests.inline import inline_ray
 from tests.jobs.cluster import clean_environment
 
@@ -201,40 +201,14 @@ def test_a_driver_that_is_killed_at_five_random_moments_computes_little_twice(
     driver.assert_little_was_computed_twice(SAMPLES)
 
 
-def auditors(parent: int) -> list[psutil.Process]:
-    """The auditor actors below a process, by the titles that Ray gives its workers."""
-    found = []
-    for process in psutil.Process(parent).children(recursive=True):
-        with suppress(psutil.Error):  # it ended meanwhile
-            if "AuditorActor" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_auditors_that_are_killed_are_replaced(
-    undisturbed: RunDirectory, shards: Path, tiny_target: Path, tmp_path: Path
-) -> None:
-    """Two, one after the other."""
-    config = make_config(tmp_path / "run", shards, tiny_target, **QUICK)
-    run = RunDirectory(Location.of(config.out))
-    killed: list[int] = []
-
-    def kill() -> None:
-        for count in (1, 15):
-            while len(run.parts()) < count:
-                time.sleep(0.1)
-            while not (living := [process for process in auditors(os.getpid()) if process.pid not in killed]):
-                time.sleep(0.1)
-            living[0].kill()
-            killed.append(living[0].pid)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    run_audit(config)
-    killer.join()
-    assert len(killed) == 2
-    assert_whole(run, undisturbed)
+def test_auditors_that_are_killed_are_replaced(watched: Watched) -> None:
+    """Both, in the middle of what they took in; each sample counts once."""
+    assert watched.killed == 2
+    assert watched.started > 2
+    assert len({key.as_py() for key in raw_rows(watched.run)["sample_id"]}) == 48
+    results = Results.model_validate_json((watched.run.root / "results.json").read_bytes())
+    assert (results.members, results.heldout, results.expected) == (24, 24, 50)
+    assert results.rejected == {"decode: cannot be decoded": 2}
 
 
 @pytest.mark.slow

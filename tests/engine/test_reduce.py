@@ -24,7 +24,8 @@ from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from tests.inline import inline_ray
 
-pytestmark = pytest.mark.usefixtures("inline")
+# One process, for one run that most of both read.
+pytestmark = [pytest.mark.usefixtures("inline"), pytest.mark.xdist_group("audit")]
 
 
 def test_reduce_and_report_need_rows_and_nothing_else(undisturbed: Path, tmp_path: Path) -> None:

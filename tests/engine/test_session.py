@@ -6,8 +6,10 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import ray
@@ -20,59 +22,60 @@ from tests.jobs.cluster import clean_environment
 
 ROOT = Path(__file__).parents[2]
 LOOK = """
-import json, os, psutil, ray
+import glob, json, os, psutil, ray
 from ldm_scale.engine.session import session
 
 with session(num_cpus=1, num_gpus=3):
-    mode = ray.get(ray.remote(num_gpus=1)(lambda: os.environ.get("RAY_AUTH_MODE")).remote())
+    (folder,) = glob.glob(os.environ["TMPDIR"] + "/ray-*")
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     sockets = [socket for process in processes for socket in process.net_connections("inet")]
-    addresses = sorted({socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN})
-    print(json.dumps([addresses, mode, ray.cluster_resources()["GPU"]]))
+    found = {
+        "mode": ray.get(ray.remote(num_gpus=1)(lambda: os.environ.get("RAY_AUTH_MODE")).remote()),
+        "addresses": sorted({socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}),
+        "gpus": ray.cluster_resources()["GPU"],
+        "files": os.listdir(f"{folder}/ray"),
+        "access": oct(os.stat(folder).st_mode & 0o777),
+    }
+print(json.dumps(found))
 """
 
 
-@pytest.mark.xdist_group("ray")
-def test_it_listens_on_loopback_alone_behind_a_token_and_has_the_gpus_it_is_told_of() -> None:
-    command = [sys.executable, "-c", LOOK]
-    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    addresses, mode, gpus = json.loads(done.stdout.splitlines()[-1])
-    assert addresses
-    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
-    assert mode == "token"
-    assert gpus == 3
+@dataclass(frozen=True)
+class Look:
+    """What a Ray of its own was seen to be, and what it left in TMPDIR and in /tmp."""
+
+    found: dict[str, Any]
+    left: list[Path]
 
 
-HOMELESS = """
-import glob, json, os, ray, tempfile
-from ldm_scale.engine.session import session
-
-with session(num_cpus=1):
-    (folder,) = glob.glob(os.environ["TMPDIR"] + "/ray-*")
-    mode = oct(os.stat(folder).st_mode & 0o777)
-    print(json.dumps([ray.get(ray.remote(lambda: 41 + 1).remote()), os.listdir(f"{folder}/ray"), mode]))
-"""
-
-
-@pytest.mark.xdist_group("ray")
-def test_it_starts_below_a_long_tmpdir_and_without_a_home_and_leaves_nothing(tmp_path: Path) -> None:
-    long = tmp_path / ("scratch-of-a-job-" * 8)
-    long.mkdir()
+@pytest.fixture(scope="module")
+def look(tmp_path_factory: pytest.TempPathFactory) -> Look:
+    """Below a long TMPDIR and without a home."""
+    long = tmp_path_factory.mktemp("scratch-of-a-job-" * 8)
     short = set(Path("/tmp").glob("ray-*"))
     environment = {**clean_environment(), "TMPDIR": str(long), "HOME": "/proc/nobody"}
-    for name in ("RAY_TMPDIR", "RAY_AUTH_MODE"):
-        environment.pop(name, None)
-    command = [sys.executable, "-c", HOMELESS]
+    command = [sys.executable, "-c", LOOK]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    answer, files, mode = json.loads(done.stdout.splitlines()[-1])
-    assert answer == 42
-    assert any(name.startswith("session_") for name in files)
+    left = [*long.iterdir(), *(set(Path("/tmp").glob("ray-*")) - short)]
+    return Look(json.loads(done.stdout.splitlines()[-1]), left)
+
+
+@pytest.mark.xdist_group("ray")
+def test_it_listens_on_loopback_alone_behind_a_token_and_has_the_gpus_it_is_told_of(look: Look) -> None:
+    addresses = look.found["addresses"]
+    assert addresses
+    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+    assert look.found["mode"] == "token"
+    assert look.found["gpus"] == 3
+
+
+@pytest.mark.xdist_group("ray")
+def test_it_starts_below_a_long_tmpdir_and_without_a_home_and_leaves_nothing(look: Look) -> None:
+    assert any(name.startswith("session_") for name in look.found["files"])
     # Nobody else looks into it, and nothing of it stays.
-    assert mode == "0o700"
-    assert list(long.iterdir()) == []
-    assert set(Path("/tmp").glob("ray-*")) <= short
+    assert look.found["access"] == "0o700"
+    assert look.left == []
 
 
 def test_a_long_tmpdir_without_a_short_place_is_named_with_the_remedy(

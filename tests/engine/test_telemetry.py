@@ -2,31 +2,20 @@
 
 import json
 import re
-import time
-import urllib.request
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import ray
-from prometheus_client.parser import text_string_to_metric_families
 
-from ldm_scale.config.data import PackConfig
-from ldm_scale.data.manifest import read_manifest
-from ldm_scale.data.pack import pack
-from ldm_scale.engine import audit, progress, telemetry
-from ldm_scale.engine.audit import run_audit
-from ldm_scale.files.ownership import Ownership
-from ldm_scale.files.rundir import RunDirectory
-from ldm_scale.files.storage import Location
-from tests.conftest import BROKEN, make_folder
-from tests.engine.runs import make_config
+from ldm_scale.engine import telemetry
+from tests.engine.runs import raw_rows
+from tests.engine.watched import Watched
 
 DASHBOARD = Path(__file__).parents[2] / "clusters" / "grafana.json"
+# The shards that the keys of the calibration set draw.
+CALIBRATED_ON = {"members-000000", "members-000001"}
 STAGES = ("read", "decode", "encode", "geometry", "attacks", "commit")
-Totals = dict[str, float]
 
 
 def defined() -> dict[str, set[str]]:
@@ -39,96 +28,35 @@ def defined() -> dict[str, set[str]]:
     }
 
 
-def scrape() -> Totals:
-    """The sum over workers of each of our series, and by each value of our own tags."""
-    (node,) = ray.nodes()
-    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    # As Prometheus does, without a token.
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        text = answer.read().decode()
-    found: Totals = defaultdict(float)
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name.startswith("ray_ldm_scale_"):
-                found[sample.name] += sample.value
-                for tag in ("stage", "reason", "operation"):
-                    if tag in sample.labels:
-                        found[f"{sample.name} {tag}={sample.labels[tag]}"] += sample.value
-    return found
-
-
-def settled() -> Totals:
-    """What is there when no worker has anything more to tell: workers tell every second."""
-    before = scrape()
-    for _ in range(30):
-        time.sleep(2)
-        after = scrape()
-        if after == before:
-            return after
-        before = after
-    raise TimeoutError
-
-
-def test_the_metrics_of_a_running_audit_move_and_end_as_what_was_done(
-    local_ray: None, tmp_path: Path, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = make_folder(tmp_path / "source", 60)
-    (source / "dog/000.png").write_bytes(BROKEN)
-    (source / "dog/002.png").write_bytes(BROKEN + b", too")
-    shards = tmp_path / "shards"
-    pack(PackConfig(dataset="folder", source=str(source), out=str(shards), near_duplicates=0, shard_samples=10))
-    config = make_config(
-        tmp_path / "run",
-        shards,
-        tiny_target,
-        attacks={"sima": {"timesteps": [0, 50, 100]}, "pia": {"timesteps": [0, 50]}},
-        geometry={"influence": "hutchinson", "probes": 3, "distortion": "exact"},
-        masks={"bins": 5},
-        max_reject_fraction=0.1,
-    )
-    before = settled()
-    running: list[Totals] = []
-
-    def moves(now: Totals) -> bool:
-        return now["ray_ldm_scale_samples_total"] > before["ray_ldm_scale_samples_total"]
-
-    def watch(owner: Ownership) -> None:
-        """The job goes on when its first part is seen at the port, and how many auditors there are said to be."""
-        while not (running and moves(running[-1]) and running[-1]["ray_ldm_scale_pool_auditors"] == 7):
-            running.append(scrape())
-            assert len(running) < 1000, running[-1]
-            time.sleep(0.1)
-
-    monkeypatch.setattr(Ownership, "check", watch)
-    monkeypatch.setattr(audit, "pool_size", lambda actor: 7)
-    monkeypatch.setattr(progress, "OFTEN", 0.5)
-    run_audit(config)
-    after = settled()
-    moved = {name: after[name] - before[name] for name in after}
-
-    run, manifest = RunDirectory(Location.of(config.out)), read_manifest(Location.of(shards))
-    done = run.progress()
-    good = 58
+def test_the_metrics_of_a_running_audit_move_and_end_as_what_was_done(watched: Watched) -> None:
+    """Through the deaths of two auditors; a row's distortion is there or null."""
+    rows = raw_rows(watched.run)
+    good, moved = len(rows), watched.moved
+    done = watched.run.progress()
     assert (done.rows, done.rejects) == (good, {"decode: cannot be decoded": 2})
-    assert moved["ray_ldm_scale_samples_total"] == good
-    assert moved["ray_ldm_scale_rejects_total"] == 2
-    assert moved["ray_ldm_scale_rejects_total stage=decode"] == 2
-    assert moved["ray_ldm_scale_rejects_total reason=cannot be decoded"] == 2
-    assert moved["ray_ldm_scale_read_bytes_total"] == sum(shard.bytes for shard in manifest.shards)
-    # eps(z, t) at three timesteps, of which PIA takes the one at t = 0, and two of its own.
-    assert moved["ray_ldm_scale_denoiser_evaluations_total"] == 5 * good
-    # Three probes, and a Jacobian of 64 dimensions.
-    assert moved["ray_ldm_scale_decoder_products_total"] == (3 + 64) * good
-    observed = {stage: moved[f"ray_ldm_scale_stage_seconds_count stage={stage}"] for stage in STAGES}
-    names = {file.name for file in (*run.parts(), *run.reject_parts())}
-    assert observed["read"] == len(manifest.shards)
+    assert moved("samples_total") == good
+    assert moved("rejects_total") == 2
+    assert moved("rejects_total stage=decode") == 2
+    assert moved("rejects_total reason=cannot be decoded") == 2
+    read = [*watched.manifest.shards, *(shard for shard in watched.manifest.shards if shard.stem in CALIBRATED_ON)]
+    assert moved("read_bytes_total") == sum(shard.bytes for shard in read)
+    # Each attack at two timesteps; what several ask for is evaluated once.
+    assert moved("denoiser_evaluations_total") == 15 * good
+    # Two probes, and a Jacobian of 64 dimensions if the distortion is measured.
+    measured = good - rows["distortion"].null_count
+    assert 0 < measured < good
+    assert moved("decoder_products_total") == 2 * good + 64 * measured
+    observed = {stage: moved(f"stage_seconds_count stage={stage}") for stage in STAGES}
+    names = {file.name for file in (*watched.run.parts(), *watched.run.reject_parts())}
+    assert observed["read"] == len(read)
     assert observed["commit"] == len(names)
-    assert observed["encode"] == observed["geometry"] == observed["attacks"] >= good / config.compute.batch_size
+    batch_size = watched.run.read_record().config.compute.batch_size
+    assert observed["encode"] == observed["geometry"] == observed["attacks"] >= good / batch_size
     # Several batches are decoded at once.
     assert observed["decode"] >= 1
     # All that is defined has the names that are expected, but what there is only on a GPU, or after a fault.
     silent = {"gpu_memory_bytes", "s3_retries_total"}
-    series = {name.split(" ")[0] for name in {*running[-1], *after}}
+    series = {name.split(" ")[0] for name in {*watched.running, *watched.after}}
     assert set().union(*(found for name, found in defined().items() if name not in silent)) <= series
 
 

@@ -434,11 +434,6 @@ def test_a_chain_that_is_broken_in_itself_is_named(
 
 def test_the_command_prints_that_line_alone(bucket: str) -> None:
     command = "import sys; from ldm_scale.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", command, "validate", "--shards", "s3://nope/x"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", command, "status", "s3://nope/x"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr
-        == "ldm-scale: error: cannot list s3://nope/x/manifest.json: there is no such bucket (NoSuchBucket)\n"
-    )
+    assert done.stderr == "ldm-scale: error: cannot list s3://nope/x/run.json: there is no such bucket (NoSuchBucket)\n"

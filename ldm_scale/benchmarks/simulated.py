@@ -1,0 +1,104 @@
+"""Auditors that measure nothing, for benchmarks of the graph around them; they load no library of models."""
+
+import time
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from ldm_scale.auditor import STAGES, AuditedBatch, Auditor, Calibration, Cost
+from ldm_scale.device.transfer import Arriving, Transfer
+from ldm_scale.engine.actor import Actor, AuditorActor
+from ldm_scale.files.rundir import RunRecord
+from ldm_scale.schema import spectrum_column
+
+# The column of the second at which an auditor was done with a sample.
+DONE = "done"
+
+
+def made_up(record: RunRecord, distortion: Float[np.ndarray, " n"]) -> AuditedBatch:
+    """What could have been measured of n samples with this distortion (float32, nan for none)."""
+    samples, dimensions, bins = len(distortion), record.dimensions, record.config.masks.bins
+    spectra = {name: np.ones((samples, len(steps), bins), np.float32) for name, steps in record.timesteps.items()}
+    return AuditedBatch(
+        influence=np.zeros((samples, dimensions), np.float32),
+        distortion=distortion,
+        stability=np.full((samples, 2), np.nan, np.float32),
+        leakage=np.zeros((samples, dimensions), np.float32),
+        spectra={**spectra, **{spectrum_column(name, "random"): values for name, values in spectra.items()}},
+        finite=np.ones(samples, bool),
+        cost=Cost(dict.fromkeys(STAGES, 0.0), 0, 0),
+    )
+
+
+class SimulatedAuditor:
+    """Takes every image in, and waits for so long a batch instead of measuring anything."""
+
+    def __init__(self, record: RunRecord, seconds: float) -> None:
+        self._record, self._seconds = record, seconds
+        self._transfer = Transfer(torch.device("cpu"))
+
+    def refusal(self, caption: str | None, label: int | None) -> str | None:
+        """None: every sample can be taken."""
+        return None
+
+    def load(self, pixels: UInt8[np.ndarray, "n 3 H W"]) -> Arriving:
+        """As the auditor does."""
+        return self._transfer.begin(pixels)
+
+    def audit(
+        self,
+        pixels: UInt8[Tensor, "n 3 H W"],
+        sample_ids: Sequence[str],
+        captions: Sequence[Sequence[str]],
+        labels: Sequence[int | None],
+    ) -> AuditedBatch:
+        """Made-up rows."""
+        time.sleep(self._seconds)
+        return made_up(self._record, np.full(len(pixels), np.nan, np.float32))
+
+
+class SimulatedActor(AuditorActor):
+    """An actor with such an auditor, whose rows also say when they were done."""
+
+    def __init__(self, auditor: SimulatedAuditor, image_size: int) -> None:
+        Actor.__init__(self, cast(Auditor, auditor), image_size)
+
+    def _compute(self, good: pa.Table, arriving: Arriving) -> list[pa.Table]:
+        rows, rejects = super()._compute(good, arriving)
+        return [rows.append_column(DONE, pa.array(np.full(len(rows), time.time()))), rejects]
+
+
+def waiting(seconds: float) -> type[AuditorActor]:
+    """An actor whose auditor waits for so long a batch."""
+
+    class WaitingAuditorActor(SimulatedActor):
+        def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
+            super().__init__(SimulatedAuditor(record, seconds), image_size)
+
+    return WaitingAuditorActor
+
+
+class IdleAuditor(SimulatedAuditor):
+    """Measures nothing of its images but the sum of their pixels, which it gives as their distortion."""
+
+    def audit(
+        self,
+        pixels: UInt8[Tensor, "n 3 H W"],
+        sample_ids: Sequence[str],
+        captions: Sequence[Sequence[str]],
+        labels: Sequence[int | None],
+    ) -> AuditedBatch:
+        """Made-up rows."""
+        return made_up(self._record, pixels.sum(dim=(1, 2, 3)).float().numpy())
+
+
+class IdleAuditorActor(SimulatedActor):
+    """An actor with such an auditor."""
+
+    def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
+        super().__init__(IdleAuditor(record, 0), image_size)
