@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy.stats import rankdata
+from jaxtyping import Bool, Float, Int
 
-# Elements of one block of bootstrap weights, or of ranked scores: 128 MB of float64.
+from ldm_scale.analysis.ranks import Ranks
+
+# Elements of one block of bootstrap weights: 128 MB of float64.
 BLOCK = 1 << 24
 
 # Up to so many samples every resample's curve has a point for every score; beyond, one for every cell of scores.
@@ -44,27 +45,34 @@ class Curve:
 
     def tpr_at(self, fpr: float) -> Float[np.ndarray, " r"]:
         """TPR at the lowest threshold whose FPR is at most `fpr`, a share in [0, 1]; not interpolated."""
-        return np.where(self.fpr <= fpr + 1e-12, self.tpr, 0).max(axis=1)
+        return _take(self.tpr, np.count_nonzero(self.fpr <= fpr + 1e-12, axis=1) - 1)
 
     def paper_tpr_at(self, fpr: float) -> Float[np.ndarray, " r"]:
         """The same with held-out samples as positives, as the paper's scripts have it.
 
         The share of held-out samples below the highest threshold that has at most a share `fpr` of members below it.
         """
-        return np.where(1 - self.tpr <= fpr + 1e-12, 1 - self.fpr, 0).max(axis=1)
+        return 1 - _take(self.fpr, np.count_nonzero(1 - self.tpr > fpr + 1e-12, axis=1))
 
     def paper_tpr_below(self, fpr: float) -> Float[np.ndarray, " r"]:
         """The same with strictly less than a share `fpr` of members below it, as the paper's tables have it."""
-        return np.where(1 - self.tpr < fpr - 1e-12, 1 - self.fpr, 0).max(axis=1)
+        return 1 - _take(self.fpr, np.count_nonzero(1 - self.tpr >= fpr - 1e-12, axis=1))
+
+    def rates(self) -> Float[np.ndarray, "r 4"]:
+        """The metrics of NAMES but the AUROC, in that order; a curve's upper left corners are enough for them."""
+        return np.stack([self.asr(), self.tpr_at(0.01), self.tpr_at(0.001), self.paper_tpr_at(0.01)], axis=1)
 
     def all(self) -> Float[np.ndarray, "r 5"]:
         """The metrics of NAMES, in that order."""
-        rates = [self.tpr_at(0.01), self.tpr_at(0.001), self.paper_tpr_at(0.01)]
-        return np.stack([self.auroc(), self.asr(), *rates], axis=1)
+        return np.column_stack([self.auroc(), self.rates()])
+
+
+def _take(rates: Float[np.ndarray, "r g"], points: Int[np.ndarray, " r"]) -> Float[np.ndarray, " r"]:
+    return rates[np.arange(len(rates)), points]
 
 
 class Roc:
-    """Scores sorted once, so that each weighting or subset of the samples costs a cumulative sum."""
+    """Scores sorted once, so that each weighting of the samples costs a cumulative sum."""
 
     def __init__(self, scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> None:
         self._order = np.argsort(-scores)
@@ -72,30 +80,12 @@ class Roc:
         last = np.append(ordered[1:] != ordered[:-1], True)
         self._ends = slice(None) if last.all() else np.flatnonzero(last)
         self._member = member
-        self._ours = member[self._order]
 
     def curve(self, weights: Float[np.ndarray, "r n"] | None = None) -> Curve:
         """The curve under each row of sample weights; every sample once by default."""
         if weights is None:
-            return Curve(self._rate(~self._ours[None]), self._rate(self._ours[None]))
+            weights = np.ones((1, len(self._member)))
         return Curve(*(self._rate((weights * side)[:, self._order]) for side in (~self._member, self._member)))
-
-    def aurocs(self, subsets: Bool[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
-        """The AUROC among each subset of the samples, by exact counts; a subset needs one sample of each side.
-
-        >>> roc = Roc(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
-        >>> roc.aurocs(np.array([[True, True, True, True], [False, True, True, False]]))
-        array([0.75, 0.  ])
-        """
-        return np.array([self._auroc(subset) for subset in subsets])
-
-    def _auroc(self, subset: Bool[np.ndarray, " n"]) -> float:
-        inside = subset[self._order]
-        ours, theirs = (np.cumsum(inside & side)[self._ends] for side in (self._ours, ~self._ours))
-        # Twice the area by the trapezoid rule; integers, which stay exact even if a sum wraps around.
-        cross = ours[1:] @ theirs[:-1] - ours[:-1] @ theirs[1:]
-        pairs = ours[-1] * theirs[-1]
-        return float((pairs - cross) / 2 / pairs)
 
     def _rate(self, ordered: np.ndarray) -> Float[np.ndarray, "r g"]:
         return _rate(np.cumsum(ordered, axis=1, dtype=np.float64)[:, self._ends])
@@ -160,6 +150,12 @@ def resampled(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -
     return Roc(scores, member) if len(member) <= EXACT else CoarseRoc(scores, member)
 
 
+def corners(ranks: Ranks) -> Curve:
+    """The upper left corners of the curve of all samples: what its rates need."""
+    fpr, tpr = ranks.corners()
+    return Curve(fpr[None], tpr[None])
+
+
 def evaluate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " 5"]:
     """The metrics of NAMES on all samples.
 
@@ -171,14 +167,12 @@ def evaluate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) ->
     >>> dict(zip(NAMES[:3], values.tolist()))
     {'auroc': 0.75, 'asr': 0.75, 'tpr_at_1pct_fpr': 0.5}
     """
-    return Roc(scores, member).curve().all()[0]
+    ranks = Ranks(scores, member)
+    return np.append(ranks.auroc(), corners(ranks).rates()[0])
 
 
 def aurocs(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
-    """The AUROC of each column: (sum of the members' ranks - m (m + 1) / 2) / (m h), equal scores sharing a mean rank.
-
-    m members, h held-out samples (Mann & Whitney, Annals of Mathematical Statistics 1947). The fast form for many
-    candidate scores.
+    """The AUROC of each column: P(member's score > held-out's) + P(equal) / 2.
 
     Args:
         scores: k scores of each sample, finite; higher means member.
@@ -187,11 +181,7 @@ def aurocs(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> 
     >>> aurocs(np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]]), np.array([True, False, False]))
     array([1. , 0.5])
     """
-    members = int(member.sum())
-    width = max(1, BLOCK // len(member))
-    blocks = (scores[:, start : start + width] for start in range(0, scores.shape[1], width))
-    ranks = [rankdata(block.astype(np.float64), axis=0)[member].sum(axis=0) for block in blocks]
-    return (np.concatenate(ranks) - members * (members + 1) / 2) / (members * (len(member) - members))
+    return np.array([Ranks(column, member).auroc() for column in scores.T])
 
 
 def quantiles(draws: Float[np.ndarray, "r k"], confidence: float) -> Float[np.ndarray, "k 2"]:

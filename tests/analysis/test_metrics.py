@@ -217,16 +217,6 @@ def test_the_fast_auroc_is_the_share_of_ordered_pairs(scores: np.ndarray, member
     np.testing.assert_allclose(aurocs(columns, member), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("block", [1, 90 * 3, 90 * 7, 1 << 24])
-def test_the_fast_auroc_does_not_depend_on_the_block_size(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    columns = np.random.default_rng(0).standard_normal((90, 7)).astype(np.float32)
-    member = draw(0)[1]
-    whole = aurocs(columns, member)
-    monkeypatch.setattr(metrics, "BLOCK", block)
-    np.testing.assert_array_equal(aurocs(columns, member), whole)
-    assert whole.dtype == np.float64
-
-
 @pytest.mark.parametrize(("scores", "member"), [*CASES, draw(15, 300, 200), draw(16, 250, 250, ties=True)])
 def test_the_papers_orientation_finds_held_out_samples(scores: np.ndarray, member: np.ndarray) -> None:
     statistic = -scores
@@ -245,16 +235,6 @@ def hard_to_sort() -> list[np.ndarray]:
 def test_scores_that_differ_little_or_not_at_all_are_told_apart_exactly(scores: np.ndarray) -> None:
     member = np.random.default_rng(1).permutation(np.arange(len(scores)) % 2 == 0)
     assert evaluate(scores, member)[0] == pytest.approx(pair_count(scores, member), abs=1e-12)
-
-
-@pytest.mark.parametrize(("scores", "member"), [CASES[0], CASES[1], CASES[4], CASES[5], draw(18, 300, 200, ties=True)])
-def test_the_auroc_among_a_subset_is_that_of_the_subset_alone(scores: np.ndarray, member: np.ndarray) -> None:
-    subsets = np.random.default_rng(0).random((20, len(scores))) < 0.5
-    subsets[:, [np.flatnonzero(side)[0] for side in (member, ~member)]] = True
-    found = Roc(scores, member).aurocs(subsets)
-    for value, subset in zip(found, subsets, strict=True):
-        assert value == aurocs(scores[subset, None], member[subset])[0]
-        assert value == pytest.approx(pair_count(scores[subset], member[subset]), abs=1e-12)
 
 
 @pytest.fixture
