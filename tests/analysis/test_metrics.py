@@ -286,6 +286,22 @@ def test_a_large_set_is_drawn_sample_by_sample_with_the_same_counts(monkeypatch:
     np.testing.assert_allclose(weights.var(0), np.where(member, 29 / 30, 10 / 11), rtol=5 * (2.9 / 4000) ** 0.5)
 
 
+def test_draws_of_a_large_set_are_a_plain_loops_however_wide_a_block_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = draw(9, 30, 11)[1]
+    monkeypatch.setattr(metrics, "EXACT", 40)
+    monkeypatch.setattr(metrics, "BLOCK", 16 * 41 * 3)  # sides change after three resamples
+    blocks = list(bootstrap_weights(member, 50, np.random.default_rng(0)))
+    assert [len(block) for block in blocks] == [24, 24, 2]
+    rng = np.random.default_rng(0)
+    expected = np.zeros((50, 41))
+    for start in range(0, 50, 3):
+        for side in (np.flatnonzero(member), np.flatnonzero(~member)):
+            for row in expected[start : start + 3]:
+                for pick in rng.integers(len(side), size=len(side)):
+                    row[side[pick]] += 1
+    np.testing.assert_array_equal(np.concatenate(blocks), expected)
+
+
 @pytest.mark.parametrize(("scores", "member"), LARGE[:4])
 def test_intervals_of_a_large_set_agree_with_the_exact_ones(
     scores: np.ndarray, member: np.ndarray, monkeypatch: pytest.MonkeyPatch
