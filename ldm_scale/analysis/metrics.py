@@ -12,6 +12,9 @@ from ldm_scale.analysis.ranks import Ranks
 # Elements of one block of bootstrap weights: 128 MB of float64, or half of so many in single precision.
 BLOCK = 1 << 24
 
+# Resamples of large sets that are counted together: a sample's counts in them fill a line of a processor's cache.
+TOGETHER = 16
+
 # Up to so many samples every resample's curve has a point for every score; beyond, one for every cell of scores.
 EXACT = 50_000
 # Cells between the two tails of a curve.
@@ -228,28 +231,34 @@ def _large_weights(
 
     How wide a block is has no say in the draws, which change sides after `turn` resamples.
     """
-    turn = max(1, (BLOCK >> 4) // len(member))
-    rows = turn * max(1, (BLOCK >> 1) // len(member) // turn)
-    sides = int(member.sum()), int((~member).sum())
-    # Where a sample's counts are drawn: members first.
-    place = np.where(member, np.cumsum(member) - 1, sides[0] + np.cumsum(~member) - 1)
-    for start in range(0, resamples, rows):
-        block = [min(turn, resamples - first) for first in range(start, min(start + rows, resamples), turn)]
-        drawn = np.concatenate([np.hstack([_draw(size, count, rng) for size in sides]) for count in block])
-        yield _transposed(drawn)[place].T
-
-
-def _draw(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    members, samples = int(member.sum()), len(member)
+    turn = max(1, (BLOCK >> 4) // samples)
+    rows = turn * max(1, min(TOGETHER, (BLOCK >> 1) // samples) // turn)
+    # Members are drawn first: where a sample's counts are.
+    place = np.where(member, np.cumsum(member) - 1, members + np.cumsum(~member) - 1)
     # Counts of up to 2^24 are exact in single precision, and so are their sums.
-    kind = np.float32 if size < 1 << 23 else np.float64
-    return np.stack([np.bincount(rng.integers(size, size=size), minlength=size).astype(kind) for _ in range(count)])
+    kind = np.float32 if samples < 1 << 24 else np.float64
+    for start in range(0, resamples, rows):
+        drawn = np.empty((min(rows, resamples - start), samples), kind)
+        for first in range(0, len(drawn), turn):
+            for side in np.hsplit(drawn[first : first + turn], [members]):
+                _draw(side, rng)
+        yield _as_columns(drawn, place).T
 
 
-def _transposed(rows: Float[np.ndarray, "r n"], width: int = 4096) -> Float[np.ndarray, "n r"]:
-    """The rows as columns, in memory too; pieces that a processor's cache holds are turned four times as fast."""
+def _draw(counts: Float[np.ndarray, "r m"], rng: np.random.Generator) -> None:
+    size = counts.shape[1]
+    for row in counts:
+        row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
+
+
+def _as_columns(
+    rows: Float[np.ndarray, "r n"], place: Int[np.ndarray, " n"], width: int = 4096
+) -> Float[np.ndarray, "n r"]:
+    """The rows as columns, in memory too, in this order; pieces that a processor's cache holds are turned faster."""
     columns = np.empty(rows.shape[::-1], rows.dtype)
     for start in range(0, len(columns), width):
-        columns[start : start + width] = rows[:, start : start + width].T
+        columns[start : start + width] = rows[:, place[start : start + width]].T
     return columns
 
 

@@ -291,7 +291,7 @@ def test_draws_of_a_large_set_are_a_plain_loops_however_wide_a_block_is(monkeypa
     monkeypatch.setattr(metrics, "EXACT", 40)
     monkeypatch.setattr(metrics, "BLOCK", 16 * 41 * 3)  # sides change after three resamples
     blocks = list(bootstrap_weights(member, 50, np.random.default_rng(0)))
-    assert [len(block) for block in blocks] == [24, 24, 2]
+    assert [len(block) for block in blocks] == [15, 15, 15, 5]
     rng = np.random.default_rng(0)
     expected = np.zeros((50, 41))
     for start in range(0, 50, 3):
