@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
+
+from ldm_scale.analysis.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def wins(
 ) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "h k"]]:
     """How many held-out samples each member is above, and how many members are above each held-out sample; exact.
 
-    Equal scores count half. The count is a difference of mid-ranks, in both sides together and in one's own side (Sun &
-    Xu, "Fast Implementation of DeLong's Algorithm", 2014): O(n log n), while the pairs are O(n^2).
+    Equal scores count half. Sorting (Sun & Xu, "Fast Implementation of DeLong's Algorithm", 2014) takes O(n log n),
+    while the pairs are O(n^2).
 
     Args:
         scores: k scores of each sample, finite.
@@ -51,10 +53,8 @@ def wins(
     >>> ours.ravel(), theirs.ravel()
     (array([2. , 0.5]), array([1.5, 1. ]))
     """
-    scores = scores.astype(np.float64)
-    ranks = rankdata(scores, axis=0)
-    ours, theirs = (ranks[side] - rankdata(scores[side], axis=0) for side in (member, ~member))
-    return ours, member.sum() - theirs
+    ours, theirs = zip(*(Ranks(column, member).wins() for column in scores.T), strict=True)
+    return np.stack(ours, axis=1), np.stack(theirs, axis=1)
 
 
 def delong(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> Aurocs:

@@ -4,11 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy.stats import rankdata
+from jaxtyping import Bool, Float, Int
+from scipy.sparse import csc_array
 
-# Elements of one block of bootstrap weights, or of ranked scores: 128 MB of float64.
+from ldm_scale.analysis.ranks import Ranks
+
+# Elements of one block of bootstrap weights: 128 MB of float64, or half of so many in single precision.
 BLOCK = 1 << 24
+
+# Resamples of large sets that are counted together: a sample's counts in them fill a line of a processor's cache.
+TOGETHER = 16
 
 # Up to so many samples every resample's curve has a point for every score; beyond, one for every cell of scores.
 EXACT = 50_000
@@ -44,27 +49,34 @@ class Curve:
 
     def tpr_at(self, fpr: float) -> Float[np.ndarray, " r"]:
         """TPR at the lowest threshold whose FPR is at most `fpr`, a share in [0, 1]; not interpolated."""
-        return np.where(self.fpr <= fpr + 1e-12, self.tpr, 0).max(axis=1)
+        return _take(self.tpr, np.count_nonzero(self.fpr <= fpr + 1e-12, axis=1) - 1)
 
     def paper_tpr_at(self, fpr: float) -> Float[np.ndarray, " r"]:
         """The same with held-out samples as positives, as the paper's scripts have it.
 
         The share of held-out samples below the highest threshold that has at most a share `fpr` of members below it.
         """
-        return np.where(1 - self.tpr <= fpr + 1e-12, 1 - self.fpr, 0).max(axis=1)
+        return 1 - _take(self.fpr, np.count_nonzero(1 - self.tpr > fpr + 1e-12, axis=1))
 
     def paper_tpr_below(self, fpr: float) -> Float[np.ndarray, " r"]:
         """The same with strictly less than a share `fpr` of members below it, as the paper's tables have it."""
-        return np.where(1 - self.tpr < fpr - 1e-12, 1 - self.fpr, 0).max(axis=1)
+        return 1 - _take(self.fpr, np.count_nonzero(1 - self.tpr >= fpr - 1e-12, axis=1))
+
+    def rates(self) -> Float[np.ndarray, "r 4"]:
+        """The metrics of NAMES but the AUROC, in that order; a curve's upper left corners are enough for them."""
+        return np.stack([self.asr(), self.tpr_at(0.01), self.tpr_at(0.001), self.paper_tpr_at(0.01)], axis=1)
 
     def all(self) -> Float[np.ndarray, "r 5"]:
         """The metrics of NAMES, in that order."""
-        rates = [self.tpr_at(0.01), self.tpr_at(0.001), self.paper_tpr_at(0.01)]
-        return np.stack([self.auroc(), self.asr(), *rates], axis=1)
+        return np.column_stack([self.auroc(), self.rates()])
+
+
+def _take(rates: Float[np.ndarray, "r g"], points: Int[np.ndarray, " r"]) -> Float[np.ndarray, " r"]:
+    return rates[np.arange(len(rates)), points]
 
 
 class Roc:
-    """Scores sorted once, so that each weighting or subset of the samples costs a cumulative sum."""
+    """Scores sorted once, so that each weighting of the samples costs a cumulative sum."""
 
     def __init__(self, scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> None:
         self._order = np.argsort(-scores)
@@ -72,30 +84,12 @@ class Roc:
         last = np.append(ordered[1:] != ordered[:-1], True)
         self._ends = slice(None) if last.all() else np.flatnonzero(last)
         self._member = member
-        self._ours = member[self._order]
 
     def curve(self, weights: Float[np.ndarray, "r n"] | None = None) -> Curve:
         """The curve under each row of sample weights; every sample once by default."""
         if weights is None:
-            return Curve(self._rate(~self._ours[None]), self._rate(self._ours[None]))
+            weights = np.ones((1, len(self._member)))
         return Curve(*(self._rate((weights * side)[:, self._order]) for side in (~self._member, self._member)))
-
-    def aurocs(self, subsets: Bool[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
-        """The AUROC among each subset of the samples, by exact counts; a subset needs one sample of each side.
-
-        >>> roc = Roc(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
-        >>> roc.aurocs(np.array([[True, True, True, True], [False, True, True, False]]))
-        array([0.75, 0.  ])
-        """
-        return np.array([self._auroc(subset) for subset in subsets])
-
-    def _auroc(self, subset: Bool[np.ndarray, " n"]) -> float:
-        inside = subset[self._order]
-        ours, theirs = (np.cumsum(inside & side)[self._ends] for side in (self._ours, ~self._ours))
-        # Twice the area by the trapezoid rule; integers, which stay exact even if a sum wraps around.
-        cross = ours[1:] @ theirs[:-1] - ours[:-1] @ theirs[1:]
-        pairs = ours[-1] * theirs[-1]
-        return float((pairs - cross) / 2 / pairs)
 
     def _rate(self, ordered: np.ndarray) -> Float[np.ndarray, "r g"]:
         return _rate(np.cumsum(ordered, axis=1, dtype=np.float64)[:, self._ends])
@@ -128,25 +122,28 @@ class CoarseRoc:
         kept = corners[tail[corners] | (np.diff(number[corners], append=-1) != 0)]
         self._cells = len(kept)
         # Twice the cell of each sample, and one more if it is a member.
-        self._code = np.empty(len(scores), dtype=np.int64)
-        self._code[order] = 2 * np.repeat(np.arange(len(kept)), np.diff(ends[kept], prepend=-1))
-        self._code += member
+        code = np.empty(len(scores), dtype=np.int64)
+        code[order] = 2 * np.repeat(np.arange(len(kept)), np.diff(ends[kept], prepend=-1))
+        code += member
+        self._counts = np.bincount(code, minlength=2 * self._cells)
+        each = np.ones(len(scores), dtype=np.float32), code, np.arange(len(scores) + 1)
+        # A column a sample, with its weight for one of the cells' counts.
+        self._sums = csc_array(each, shape=(2 * self._cells, len(scores)))
 
     def curve(self, weights: Float[np.ndarray, "r n"]) -> Curve:
         """The curve under each row of sample weights."""
-        return self._curve(np.stack([np.bincount(self._code, row, 2 * self._cells) for row in weights]))
+        return self._curve((self._sums @ weights.T).T)
 
     def resample(self, resamples: int, rng: np.random.Generator) -> Curve:
         """The curves of bootstrap resamples of this score alone: a cell's count of a resample is multinomial, too."""
-        counts = np.bincount(self._code, minlength=2 * self._cells)
         drawn = np.empty((resamples, 2 * self._cells))
         for side in range(2):
-            of_side = counts[side::2]
+            of_side = self._counts[side::2]
             drawn[:, side::2] = rng.multinomial(of_side.sum(), of_side / of_side.sum(), size=resamples)
         return self._curve(drawn)
 
     def _curve(self, counts: Float[np.ndarray, "r c"]) -> Curve:
-        below = counts.reshape(len(counts), self._cells, 2).cumsum(axis=1)
+        below = counts.reshape(len(counts), self._cells, 2).cumsum(axis=1, dtype=np.float64)
         return Curve(_rate(below[:, :, 0]), _rate(below[:, :, 1]))
 
 
@@ -160,6 +157,12 @@ def resampled(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -
     return Roc(scores, member) if len(member) <= EXACT else CoarseRoc(scores, member)
 
 
+def corners(ranks: Ranks) -> Curve:
+    """The upper left corners of the curve of all samples: what its rates need."""
+    fpr, tpr = ranks.corners()
+    return Curve(fpr[None], tpr[None])
+
+
 def evaluate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " 5"]:
     """The metrics of NAMES on all samples.
 
@@ -171,14 +174,12 @@ def evaluate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) ->
     >>> dict(zip(NAMES[:3], values.tolist()))
     {'auroc': 0.75, 'asr': 0.75, 'tpr_at_1pct_fpr': 0.5}
     """
-    return Roc(scores, member).curve().all()[0]
+    ranks = Ranks(scores, member)
+    return np.append(ranks.auroc(), corners(ranks).rates()[0])
 
 
 def aurocs(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
-    """The AUROC of each column: (sum of the members' ranks - m (m + 1) / 2) / (m h), equal scores sharing a mean rank.
-
-    m members, h held-out samples (Mann & Whitney, Annals of Mathematical Statistics 1947). The fast form for many
-    candidate scores.
+    """The AUROC of each column: P(member's score > held-out's) + P(equal) / 2.
 
     Args:
         scores: k scores of each sample, finite; higher means member.
@@ -187,11 +188,7 @@ def aurocs(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> 
     >>> aurocs(np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]]), np.array([True, False, False]))
     array([1. , 0.5])
     """
-    members = int(member.sum())
-    width = max(1, BLOCK // len(member))
-    blocks = (scores[:, start : start + width] for start in range(0, scores.shape[1], width))
-    ranks = [rankdata(block.astype(np.float64), axis=0)[member].sum(axis=0) for block in blocks]
-    return (np.concatenate(ranks) - members * (members + 1) / 2) / (members * (len(member) - members))
+    return np.array([Ranks(column, member).auroc() for column in scores.T])
 
 
 def quantiles(draws: Float[np.ndarray, "r k"], confidence: float) -> Float[np.ndarray, "k 2"]:
@@ -214,23 +211,55 @@ def bootstrap_weights(
         resamples: rows of all blocks together.
         rng: where the draws come from.
     """
-    # Beyond EXACT, small blocks stay in a processor's cache, and each sample is drawn: the same counts, made faster.
-    draw, block = (_draw_counts, BLOCK) if len(member) <= EXACT else (_draw_samples, BLOCK >> 4)
-    rows = max(1, min(resamples, block // len(member)))
+    if len(member) > EXACT:
+        yield from _large_weights(member, resamples, rng)
+        return
+    rows = max(1, min(resamples, BLOCK // len(member)))
     for start in range(0, resamples, rows):
         count = min(rows, resamples - start)
         weights = np.zeros((count, len(member)))
         for side in (member, ~member):
-            weights[:, side] = draw(int(side.sum()), count, rng)
+            size = int(side.sum())
+            weights[:, side] = rng.multinomial(size, np.full(size, 1 / size), size=count)
         yield weights
 
 
-def _draw_counts(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    return rng.multinomial(size, np.full(size, 1 / size), size=count)
+def _large_weights(
+    member: Bool[np.ndarray, " n"], resamples: int, rng: np.random.Generator
+) -> Iterator[Float[np.ndarray, "r n"]]:
+    """The same by draws of each sample, faster beyond EXACT: single precision, and columns are rows in memory.
+
+    How wide a block is has no say in the draws, which change sides after `turn` resamples.
+    """
+    members, samples = int(member.sum()), len(member)
+    turn = max(1, (BLOCK >> 4) // samples)
+    rows = turn * max(1, min(TOGETHER, (BLOCK >> 1) // samples) // turn)
+    # Members are drawn first: where a sample's counts are.
+    place = np.where(member, np.cumsum(member) - 1, members + np.cumsum(~member) - 1)
+    # Counts of up to 2^24 are exact in single precision, and so are their sums.
+    kind = np.float32 if samples < 1 << 24 else np.float64
+    for start in range(0, resamples, rows):
+        drawn = np.empty((min(rows, resamples - start), samples), kind)
+        for first in range(0, len(drawn), turn):
+            for side in np.hsplit(drawn[first : first + turn], [members]):
+                _draw(side, rng)
+        yield _as_columns(drawn, place).T
 
 
-def _draw_samples(size: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    return np.stack([np.bincount(rng.integers(size, size=size), minlength=size) for _ in range(count)])
+def _draw(counts: Float[np.ndarray, "r m"], rng: np.random.Generator) -> None:
+    size = counts.shape[1]
+    for row in counts:
+        row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
+
+
+def _as_columns(
+    rows: Float[np.ndarray, "r n"], place: Int[np.ndarray, " n"], width: int = 4096
+) -> Float[np.ndarray, "n r"]:
+    """The rows as columns, in memory too, in this order; pieces that a processor's cache holds are turned faster."""
+    columns = np.empty(rows.shape[::-1], rows.dtype)
+    for start in range(0, len(columns), width):
+        columns[start : start + width] = rows[:, place[start : start + width]].T
+    return columns
 
 
 def bootstrap(

@@ -15,6 +15,10 @@ def influence_ranks(influence: Float[np.ndarray, "n d"]) -> Int[np.ndarray, "n d
     >>> influence_ranks(np.array([[0.3, -1.0, 0.3]]))
     array([[1, 0, 2]])
     """
+    if influence.dtype == np.float16:
+        # Short integers in the same order are ranked in a quarter of the time; 0.0 takes the sign of zeros away.
+        bits = (influence + np.float16(0)).view(np.int16)
+        influence = bits ^ (bits >> 15 & np.int16(0x7FFF))
     # Floats in some versions of SciPy.
     return rankdata(influence, method="ordinal", axis=1).astype(np.int64) - 1
 

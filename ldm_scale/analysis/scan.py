@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ldm_scale.analysis.metrics import NAMES, Roc
+from ldm_scale.analysis.metrics import NAMES, corners
+from ldm_scale.analysis.ranks import Ranks
 from ldm_scale.analysis.scores import Mask, mask_scores
 
 
@@ -55,15 +56,15 @@ def scan(
         # Bins first: each is added to all samples at once.
         ordered = np.ascontiguousarray(spectra[:, step].T).T
         for dropped, scores in mask_scores(ordered, mask):
-            roc = Roc(scores, member)
-            curve = roc.curve()
-            grid[dropped, step] = curve.all()[0]
+            ranks = Ranks(scores, member)
+            curve = corners(ranks)
+            grid[dropped, step] = ranks.auroc(), *curve.rates()[0]
             if dropped not in drops:
                 continue
-            choosing[dropped, step] = roc.aurocs(chosen)
+            choosing[dropped, step] = ranks.aurocs(chosen)
             if dropped in fixed:
                 strict[dropped, step] = curve.paper_tpr_below(0.01)[0]
-                grouped[dropped, step, both] = roc.aurocs(groups[both])
+                grouped[dropped, step, both] = ranks.aurocs(groups[both])
     return Scan(grid, choosing, strict, grouped)
 
 

@@ -217,16 +217,6 @@ def test_the_fast_auroc_is_the_share_of_ordered_pairs(scores: np.ndarray, member
     np.testing.assert_allclose(aurocs(columns, member), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("block", [1, 90 * 3, 90 * 7, 1 << 24])
-def test_the_fast_auroc_does_not_depend_on_the_block_size(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    columns = np.random.default_rng(0).standard_normal((90, 7)).astype(np.float32)
-    member = draw(0)[1]
-    whole = aurocs(columns, member)
-    monkeypatch.setattr(metrics, "BLOCK", block)
-    np.testing.assert_array_equal(aurocs(columns, member), whole)
-    assert whole.dtype == np.float64
-
-
 @pytest.mark.parametrize(("scores", "member"), [*CASES, draw(15, 300, 200), draw(16, 250, 250, ties=True)])
 def test_the_papers_orientation_finds_held_out_samples(scores: np.ndarray, member: np.ndarray) -> None:
     statistic = -scores
@@ -245,16 +235,6 @@ def hard_to_sort() -> list[np.ndarray]:
 def test_scores_that_differ_little_or_not_at_all_are_told_apart_exactly(scores: np.ndarray) -> None:
     member = np.random.default_rng(1).permutation(np.arange(len(scores)) % 2 == 0)
     assert evaluate(scores, member)[0] == pytest.approx(pair_count(scores, member), abs=1e-12)
-
-
-@pytest.mark.parametrize(("scores", "member"), [CASES[0], CASES[1], CASES[4], CASES[5], draw(18, 300, 200, ties=True)])
-def test_the_auroc_among_a_subset_is_that_of_the_subset_alone(scores: np.ndarray, member: np.ndarray) -> None:
-    subsets = np.random.default_rng(0).random((20, len(scores))) < 0.5
-    subsets[:, [np.flatnonzero(side)[0] for side in (member, ~member)]] = True
-    found = Roc(scores, member).aurocs(subsets)
-    for value, subset in zip(found, subsets, strict=True):
-        assert value == aurocs(scores[subset, None], member[subset])[0]
-        assert value == pytest.approx(pair_count(scores[subset], member[subset]), abs=1e-12)
 
 
 @pytest.fixture
@@ -304,6 +284,22 @@ def test_a_large_set_is_drawn_sample_by_sample_with_the_same_counts(monkeypatch:
     # Binomial(30, 1/30) and (11, 1/11): mean 1, variance 29/30 and 10/11; five standard errors of 4,000 draws.
     np.testing.assert_allclose(weights.mean(0), 1, atol=5 / 4000**0.5)
     np.testing.assert_allclose(weights.var(0), np.where(member, 29 / 30, 10 / 11), rtol=5 * (2.9 / 4000) ** 0.5)
+
+
+def test_draws_of_a_large_set_are_a_plain_loops_however_wide_a_block_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    member = draw(9, 30, 11)[1]
+    monkeypatch.setattr(metrics, "EXACT", 40)
+    monkeypatch.setattr(metrics, "BLOCK", 16 * 41 * 3)  # sides change after three resamples
+    blocks = list(bootstrap_weights(member, 50, np.random.default_rng(0)))
+    assert [len(block) for block in blocks] == [15, 15, 15, 5]
+    rng = np.random.default_rng(0)
+    expected = np.zeros((50, 41))
+    for start in range(0, 50, 3):
+        for side in (np.flatnonzero(member), np.flatnonzero(~member)):
+            for row in expected[start : start + 3]:
+                for pick in rng.integers(len(side), size=len(side)):
+                    row[side[pick]] += 1
+    np.testing.assert_array_equal(np.concatenate(blocks), expected)
 
 
 # The slow two are sets whose curves are compared point by point above.

@@ -34,6 +34,13 @@ def test_ranks_count_the_lower_dimensions_with_ties_by_dimension() -> None:
     np.testing.assert_array_equal(influence_ranks(values), [naive_ranks(row) for row in values])
 
 
+def test_half_precision_is_ranked_likewise_with_signs_and_zeros() -> None:
+    values = (np.random.default_rng(1).integers(-2, 3, (8, 40)) / -8).astype(np.float16)
+    values[:, ::3] = np.abs(values[:, ::3])
+    assert 0 < np.signbit(values[values == 0]).mean() < 1
+    np.testing.assert_array_equal(influence_ranks(values), [naive_ranks(row) for row in values])
+
+
 def test_the_table_matches_a_loop_over_samples(influence: np.ndarray) -> None:
     table = numbers(ranking_table(RankingSums.of(influence, 8, 20), SHAPE, LEAKAGE))
     columns = [influence[:, i].astype(float) for i in range(DIMENSIONS)]
