@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm_scale.attacks.base import Attack, Evaluations
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
-from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig
+from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig, distortion_estimator
 from ldm_scale.device.budget import Budget
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.device.stopwatch import Stopwatch
@@ -32,13 +32,14 @@ from ldm_scale.targets.base import Target, to_images
 from ldm_scale.targets.captions import offered
 from ldm_scale.targets.denoising import Conditions, predict_noises
 
-AUTO_EXACT_DIMENSIONS = 1024
 # Bytes of a chunk of decoder products; on the CPU, as many as its caches nearly hold.
 MEMORY = {"cpu": 64 << 20, "cuda": 4 << 30}
 # Draws beyond the rank for truncated distortion in arXiv 2511.20592, and probes for SLQ in its scripts.
 OVERSAMPLING, SLQ_PROBES = 30, 16
 # The share of lowest dimensions whose overlap between two halves of the probes the rows keep: what the paper drops.
 STABILITY_DROP = 0.4
+# Estimators of distortion that take no product: the influences in the rows are all that they need.
+UNMEASURED = ("bound", "off")
 # Evaluations that are one batch for the denoiser by default; on the CPU more fit no cache.
 EVALUATIONS = {"cpu": 64, "cuda": 256}
 # The stages of a batch whose seconds are measured.
@@ -79,7 +80,7 @@ class AuditedBatch:
 
     Attributes:
         influence: (n, D) float32.
-        distortion: (n,) float32; nan if it was not asked for.
+        distortion: (n,) float32; nan if it was not measured.
         stability: (n, 2) float32, rank correlation and overlap of the lowest 40% between two halves of the probes; nan
             if there are no two halves.
         leakage: (n, D) float32, |S_i| of one attack at one timestep.
@@ -100,17 +101,6 @@ class AuditedBatch:
 def products_memory(memory: int | None, device: torch.device) -> int:
     """Bytes that decoder products computed at once may hold: as configured, or the default of the kind of device."""
     return memory or MEMORY[device.type]
-
-
-def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
-    """The estimator of distortion for D = `dimensions`: exact, truncated, slq or off.
-
-    >>> [distortion_estimator(GeometryConfig(distortion="auto"), D) for D in (1024, 1025)]
-    ['exact', 'off']
-    """
-    if config.distortion == "auto":
-        return "exact" if dimensions <= AUTO_EXACT_DIMENSIONS else "off"
-    return config.distortion
 
 
 def distortion_draws(config: GeometryConfig, estimator: str) -> int:
@@ -312,7 +302,7 @@ class Auditor:
         config = self._config.geometry
         estimator = distortion_estimator(config, z[0].numel())
         draws = [keyed_generator(self._config.seed, key, "distortion").random() for key in sample_ids]
-        measured = (torch.tensor(draws) < config.distortion_share).to(z.device) & (estimator != "off")
+        measured = (torch.tensor(draws) < config.distortion_share).to(z.device) & (estimator not in UNMEASURED)
         distortion = torch.full((len(z),), torch.nan, device=z.device)
         if measured.any():
             known = None if pullback_metrics is None else pullback_metrics[measured]

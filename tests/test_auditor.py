@@ -13,11 +13,10 @@ from ldm_scale.auditor import (
     Auditor,
     Calibration,
     Cost,
-    distortion_estimator,
     evaluations_at_once,
     resolve_leakage,
 )
-from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig
+from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig, distortion_estimator
 from ldm_scale.config.base import build
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
@@ -240,8 +239,8 @@ def test_a_broken_target_is_not_called_finite(tiny_target: Path) -> None:
 
 def test_auto_distortion_is_exact_up_to_1024_dimensions() -> None:
     assert distortion_estimator(GeometryConfig(), 1024) == "exact"
-    assert distortion_estimator(GeometryConfig(), 1025) == "off"
-    for estimator in ("exact", "truncated", "slq", "off"):
+    assert distortion_estimator(GeometryConfig(), 1025) == "bound"
+    for estimator in ("exact", "truncated", "slq", "bound", "off"):
         assert distortion_estimator(GeometryConfig(distortion=estimator), 4096) == estimator
 
 

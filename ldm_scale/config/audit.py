@@ -15,6 +15,8 @@ DenoiserPrecision = Literal["float32", "tf32", "bfloat16", "float16"]
 Compilation = Literal["off", "default", "graphs"]
 # A point of the encoder's posterior.
 Latent = Literal["mode", "sample"]
+# The most latent dimensions in which distortion is exact by default.
+AUTO_EXACT_DIMENSIONS = 1024
 
 
 class GeometryConfig(Config):
@@ -30,14 +32,18 @@ class GeometryConfig(Config):
         gt=1,
         description="size, about, of the calibration set, for pooled estimates and masks.ranking",
     )
-    distortion: Literal["auto", "exact", "truncated", "slq", "off"] = Field(
+    distortion: Literal["auto", "exact", "truncated", "slq", "bound", "off"] = Field(
         "auto",
-        description="estimator of log sqrt det of the pullback metric; auto is exact up to 1,024 latent dimensions, "
-        "else off",
+        description="estimator of log sqrt det of the pullback metric; bound is the sum of the influences, which takes "
+        "no product; auto is exact up to 1,024 latent dimensions, else bound",
     )
     rank: int = Field(20, gt=0, description="largest singular values whose logarithms truncated distortion sums")
     distortion_share: float = Field(
-        1.0, gt=0, le=1, description="share of the samples whose distortion is measured, drawn by key"
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the samples whose distortion is measured, drawn by key; the others' is estimated from "
+        "the bound",
     )
     latent: Latent | None = Field(
         None, description="the latent at which geometry is measured, as the option latent; by default the attacks' own"
@@ -124,6 +130,17 @@ def name_attacks(attacks: Any) -> Any:
     if isinstance(attacks, str):
         attacks = [name.strip() for name in attacks.split(",")]
     return {name: {} for name in attacks} if isinstance(attacks, list | tuple) else attacks
+
+
+def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
+    """The estimator of distortion for D = `dimensions`: exact, truncated, slq, bound or off.
+
+    >>> [distortion_estimator(GeometryConfig(distortion="auto"), D) for D in (1024, 1025)]
+    ['exact', 'bound']
+    """
+    if config.distortion == "auto":
+        return "exact" if dimensions <= AUTO_EXACT_DIMENSIONS else "bound"
+    return config.distortion
 
 
 def dropped_bins(drop: float, bins: int) -> int:

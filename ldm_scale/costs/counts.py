@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldm_scale.attacks.base import Attack, Evaluations
-from ldm_scale.auditor import distortion_draws, distortion_estimator
-from ldm_scale.config.audit import GeometryConfig
+from ldm_scale.auditor import distortion_draws
+from ldm_scale.config.audit import GeometryConfig, distortion_estimator
 from ldm_scale.geometry.slq import slq_products
 from ldm_scale.geometry.truncated import truncated_products
 

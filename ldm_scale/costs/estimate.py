@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ldm_scale.auditor import distortion_draws, distortion_estimator, evaluations_at_once, products_memory
-from ldm_scale.config.audit import AuditConfig
+from ldm_scale.auditor import distortion_draws, evaluations_at_once, products_memory
+from ldm_scale.config.audit import AuditConfig, distortion_estimator
 from ldm_scale.costs.counts import distortion_products
 from ldm_scale.costs.flops import Arithmetic
 from ldm_scale.device.choose import choose_device
