@@ -21,6 +21,7 @@ from ldm_scale.device.transfer import Arriving, Transfer
 from ldm_scale.errors import UsageError, unknown_name
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
+from ldm_scale.geometry.kernels import in_bfloat16
 from ldm_scale.geometry.pooled import Profile, pooled_influence
 from ldm_scale.geometry.pullback import TracedDecoder, pullback_metric
 from ldm_scale.geometry.slq import slq_distortion
@@ -31,6 +32,7 @@ from ldm_scale.schema import Order, spectrum_column
 from ldm_scale.targets.base import Target, to_images
 from ldm_scale.targets.captions import offered
 from ldm_scale.targets.denoising import Conditions, predict_noises
+from ldm_scale.targets.execution import Execution
 
 # Bytes of a chunk of decoder products; on the CPU, as many as its caches nearly hold.
 MEMORY = {"cpu": 64 << 20, "cuda": 4 << 30}
@@ -79,7 +81,7 @@ class AuditedBatch:
     """What was measured of n samples.
 
     Attributes:
-        influence: (n, D) float32.
+        influence: (n, D) float32; the one ranking's if no sample has its own.
         distortion: (n,) float32; nan if it was not measured.
         stability: (n, 2) float32, rank correlation and overlap of the lowest 40% between two halves of the probes; nan
             if there are no two halves.
@@ -161,7 +163,10 @@ class Auditor:
         self._attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
         self._leakage = resolve_leakage(config.leakage, self._attacks)
         self._device = target.alphas_cumprod.device
-        self._decoder = TracedDecoder(target.decode)
+        self._products = Execution(config.geometry.precision)
+        self._decoder = TracedDecoder(
+            in_bfloat16(target.decode) if self._products.precision == "bfloat16" else target.decode
+        )
         self._memory = products_memory(config.geometry.memory, self._device)
         self._rows = Budget(evaluations_at_once(config.compute, self._device), "evaluation of the denoiser")
         self._transfer = Transfer(self._device)
@@ -198,8 +203,9 @@ class Auditor:
         stopwatch, made = Stopwatch(self._device), self._decoder.products
         z, measured_at = self._encode(pixels, sample_ids)
         stopwatch.mark()
-        influence, stability, pullback_metrics = self._influence(measured_at, sample_ids)
-        distortion, measured = self._distortion(measured_at, sample_ids, pullback_metrics)
+        with self._products.arithmetic():
+            influence, stability, pullback_metrics = self._influence(measured_at, sample_ids)
+            distortion, measured = self._distortion(measured_at, sample_ids, pullback_metrics)
         stopwatch.mark()
         conditions = self._condition(sample_ids, captions, labels)
         spectra, leakage, evaluations = self._attack(z, influence, sample_ids, conditions)
@@ -247,9 +253,10 @@ class Auditor:
             RunError: The device does not hold one product.
         """
         _, z = self._encode(pixels, sample_ids)
-        if self._config.geometry.influence == "exact":
-            return exact_influence(pullback_metric(self._decoder, z, self._memory)).cpu().numpy()
-        return hutchinson_influence(self._probe(z, sample_ids)).cpu().numpy()
+        with self._products.arithmetic():
+            if self._config.geometry.influence == "exact":
+                return exact_influence(pullback_metric(self._decoder, z, self._memory)).cpu().numpy()
+            return hutchinson_influence(self._probe(z, sample_ids)).cpu().numpy()
 
     def _normal(self, sample_ids: Sequence[str], purpose: str, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
         return keyed_normal(self._config.seed, sample_ids, purpose, shape, self._device)
@@ -284,10 +291,13 @@ class Auditor:
         self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n 2"], Float[Tensor, "n d d"] | None]:
         """Influence, its split-half stability, and the exact pullback metrics if they were needed."""
-        config = self._config.geometry
+        config, no_halves = self._config.geometry, z.new_full((len(z), 2), torch.nan)
+        if config.influence == "off":
+            assert self._calibration.ranking is not None
+            return z.new_tensor(self._calibration.ranking).expand(len(z), -1), no_halves, None
         if config.influence == "exact":
             pullback_metrics = pullback_metric(self._decoder, z, self._memory)
-            return exact_influence(pullback_metrics), z.new_full((len(z), 2), torch.nan), pullback_metrics
+            return exact_influence(pullback_metrics), no_halves, pullback_metrics
         squares = self._probe(z, sample_ids)
         stability = split_half_stability(squares, self._estimate, STABILITY_DROP)
         return self._estimate(squares), torch.stack(stability, dim=1), None

@@ -60,7 +60,7 @@ def _attacks(inputs: Inputs) -> str:
 
 def _geometry(inputs: Inputs) -> str:
     geometry, dimensions = inputs.config.geometry, math.prod(inputs.target.latent_shape)
-    probes = "" if geometry.influence == "exact" else f", {geometry.probes} probes"
+    probes = "" if geometry.influence in ("exact", "off") else f", {geometry.probes} probes"
     estimator = distortion_estimator(geometry, dimensions)
     rank = f" of rank {geometry.rank}" if estimator == "truncated" else ""
     measured = "" if estimator in UNMEASURED else f" on {share_label(geometry.distortion_share)} of the samples"

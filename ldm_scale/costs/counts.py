@@ -34,7 +34,7 @@ def denoiser_evaluations(
 
 def decoder_products(config: GeometryConfig, dimensions: int) -> float:
     """Products with J or J^T for influence and distortion of one sample, the mean over all samples."""
-    influence = dimensions if config.influence == "exact" else config.probes
+    influence = {"exact": dimensions, "off": 0}.get(config.influence, config.probes)
     return influence + config.distortion_share * distortion_products(config, dimensions)
 
 

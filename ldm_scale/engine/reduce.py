@@ -213,8 +213,9 @@ def _geometry(sums: list[_PartSums], distortion: np.ndarray) -> np.ndarray:
 def _distortion(
     measured: np.ndarray, influence_mean: np.ndarray, record: RunRecord
 ) -> tuple[np.ndarray, DistortionEstimate | None]:
-    """The distortion of every sample, estimated if it was not measured; only what was measured if the option is off."""
-    off = distortion_estimator(record.config.geometry, record.dimensions) == "off"
+    """The distortion of every sample, estimated if it was not measured; only what was measured if an option is off."""
+    config = record.config.geometry
+    off = "off" in (config.influence, distortion_estimator(config, record.dimensions))
     if off or np.isfinite(measured).all():
         return measured, None
     return complete_distortion(measured, distortion_bound(influence_mean, record.dimensions))

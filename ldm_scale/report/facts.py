@@ -40,16 +40,19 @@ def _attacks(results: Results, record: RunRecord) -> str:
 
 
 def _influence(geometry: GeometryConfig, shape: tuple[int, ...]) -> str:
-    probes = "" if geometry.influence == "exact" else f", {geometry.probes} probes a sample"
+    probes = "" if geometry.influence in ("exact", "off") else f", {geometry.probes} probes a sample"
     pooled = f" and the mean of about {geometry.calibration:,} calibration samples" * (geometry.influence == "pooled")
     latent = f"latent {' x '.join(map(str, shape))} = {math.prod(shape):,} dimensions"
-    return f"{geometry.influence}{probes}{pooled}; {latent}"
+    kind = "the one ranking stands for each sample's own" if geometry.influence == "off" else geometry.influence
+    precision = "" if geometry.precision == "float32" else f", products in {geometry.precision}"
+    return f"{kind}{probes}{pooled}{precision}; {latent}"
 
 
 def _stability(results: Results, geometry: GeometryConfig) -> str:
     """How steady the influences are, or why that is unknown."""
     if results.stability is None:
-        return "exact influences, none is estimated" if geometry.influence == "exact" else "one probe has no two halves"
+        reasons = {"exact": "exact influences, none is estimated", "off": "no sample has influences of its own"}
+        return reasons.get(geometry.influence, "one probe has no two halves")
     return (
         f"the two halves of {results.stability.probes} probes a sample correlate by "
         f"{results.stability.correlation:.3f} (Spearman)"

@@ -37,6 +37,7 @@ pytestmark = pytest.mark.usefixtures("inline")
     [
         ({"precision": "float16"}, "^precision float16 works on cuda only"),
         ({"compute": {"compile": "graphs"}}, r"^compute\.compile graphs works on cuda only"),
+        ({"geometry": {"precision": "tf32"}}, r"^geometry\.precision tf32 works on cuda only"),
     ],
 )
 def test_what_the_device_cannot_do_is_refused_before_a_run_begins(

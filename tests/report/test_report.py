@@ -593,6 +593,10 @@ def test_facts_of_a_ranking_by_another_run(run: RunDirectory) -> None:
     assert found["Influence"] == "exact; latent 4 x 2 x 2 = 16 dimensions"
     assert found["Ranking"] == "one for all samples, from runs/<b>"
     assert found["Stability"] == "exact influences, none is estimated"
+    off = GeometryConfig(influence="off", precision="bfloat16")
+    found = _facts(run, exact, geometry=off, masks=MaskConfig(ranking="runs/<b>"))
+    assert found["Influence"].startswith("the one ranking stands for each sample's own, products in bfloat16; latent")
+    assert found["Stability"] == "no sample has influences of its own"
 
 
 def test_facts_name_a_conditioning_that_is_not_the_samples_own(run: RunDirectory) -> None:
