@@ -13,7 +13,7 @@ from torch import Tensor
 from ldm_scale.attacks.base import Attack, Evaluations
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
-from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig
+from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig, distortion_estimator
 from ldm_scale.device.budget import Budget
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.device.stopwatch import Stopwatch
@@ -21,6 +21,7 @@ from ldm_scale.device.transfer import Arriving, Transfer
 from ldm_scale.errors import UsageError, unknown_name
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
+from ldm_scale.geometry.kernels import in_bfloat16
 from ldm_scale.geometry.pooled import Profile, pooled_influence
 from ldm_scale.geometry.pullback import TracedDecoder, pullback_metric
 from ldm_scale.geometry.slq import slq_distortion
@@ -31,14 +32,16 @@ from ldm_scale.schema import Order, spectrum_column
 from ldm_scale.targets.base import Target, to_images
 from ldm_scale.targets.captions import offered
 from ldm_scale.targets.denoising import Conditions, predict_noises
+from ldm_scale.targets.execution import Execution
 
-AUTO_EXACT_DIMENSIONS = 1024
 # Bytes of a chunk of decoder products; on the CPU, as many as its caches nearly hold.
 MEMORY = {"cpu": 64 << 20, "cuda": 4 << 30}
 # Draws beyond the rank for truncated distortion in arXiv 2511.20592, and probes for SLQ in its scripts.
 OVERSAMPLING, SLQ_PROBES = 30, 16
 # The share of lowest dimensions whose overlap between two halves of the probes the rows keep: what the paper drops.
 STABILITY_DROP = 0.4
+# Estimators of distortion that take no product: the influences in the rows are all that they need.
+UNMEASURED = ("bound", "off")
 # Evaluations that are one batch for the denoiser by default; on the CPU more fit no cache.
 EVALUATIONS = {"cpu": 64, "cuda": 256}
 # The stages of a batch whose seconds are measured.
@@ -78,8 +81,8 @@ class AuditedBatch:
     """What was measured of n samples.
 
     Attributes:
-        influence: (n, D) float32.
-        distortion: (n,) float32; nan if it was not asked for.
+        influence: (n, D) float32; the one ranking's if no sample has its own.
+        distortion: (n,) float32; nan if it was not measured.
         stability: (n, 2) float32, rank correlation and overlap of the lowest 40% between two halves of the probes; nan
             if there are no two halves.
         leakage: (n, D) float32, |S_i| of one attack at one timestep.
@@ -100,17 +103,6 @@ class AuditedBatch:
 def products_memory(memory: int | None, device: torch.device) -> int:
     """Bytes that decoder products computed at once may hold: as configured, or the default of the kind of device."""
     return memory or MEMORY[device.type]
-
-
-def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
-    """The estimator of distortion for D = `dimensions`: exact, truncated, slq or off.
-
-    >>> [distortion_estimator(GeometryConfig(distortion="auto"), D) for D in (1024, 1025)]
-    ['exact', 'off']
-    """
-    if config.distortion == "auto":
-        return "exact" if dimensions <= AUTO_EXACT_DIMENSIONS else "off"
-    return config.distortion
 
 
 def distortion_draws(config: GeometryConfig, estimator: str) -> int:
@@ -171,7 +163,10 @@ class Auditor:
         self._attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
         self._leakage = resolve_leakage(config.leakage, self._attacks)
         self._device = target.alphas_cumprod.device
-        self._decoder = TracedDecoder(target.decode)
+        self._products = Execution(config.geometry.precision)
+        self._decoder = TracedDecoder(
+            in_bfloat16(target.decode) if self._products.precision == "bfloat16" else target.decode
+        )
         self._memory = products_memory(config.geometry.memory, self._device)
         self._rows = Budget(evaluations_at_once(config.compute, self._device), "evaluation of the denoiser")
         self._transfer = Transfer(self._device)
@@ -208,8 +203,9 @@ class Auditor:
         stopwatch, made = Stopwatch(self._device), self._decoder.products
         z, measured_at = self._encode(pixels, sample_ids)
         stopwatch.mark()
-        influence, stability, pullback_metrics = self._influence(measured_at, sample_ids)
-        distortion, measured = self._distortion(measured_at, sample_ids, pullback_metrics)
+        with self._products.arithmetic():
+            influence, stability, pullback_metrics = self._influence(measured_at, sample_ids)
+            distortion, measured = self._distortion(measured_at, sample_ids, pullback_metrics)
         stopwatch.mark()
         conditions = self._condition(sample_ids, captions, labels)
         spectra, leakage, evaluations = self._attack(z, influence, sample_ids, conditions)
@@ -257,9 +253,10 @@ class Auditor:
             RunError: The device does not hold one product.
         """
         _, z = self._encode(pixels, sample_ids)
-        if self._config.geometry.influence == "exact":
-            return exact_influence(pullback_metric(self._decoder, z, self._memory)).cpu().numpy()
-        return hutchinson_influence(self._probe(z, sample_ids)).cpu().numpy()
+        with self._products.arithmetic():
+            if self._config.geometry.influence == "exact":
+                return exact_influence(pullback_metric(self._decoder, z, self._memory)).cpu().numpy()
+            return hutchinson_influence(self._probe(z, sample_ids)).cpu().numpy()
 
     def _normal(self, sample_ids: Sequence[str], purpose: str, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
         return keyed_normal(self._config.seed, sample_ids, purpose, shape, self._device)
@@ -294,10 +291,13 @@ class Auditor:
         self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n 2"], Float[Tensor, "n d d"] | None]:
         """Influence, its split-half stability, and the exact pullback metrics if they were needed."""
-        config = self._config.geometry
+        config, no_halves = self._config.geometry, z.new_full((len(z), 2), torch.nan)
+        if config.influence == "off":
+            assert self._calibration.ranking is not None
+            return z.new_tensor(self._calibration.ranking).expand(len(z), -1), no_halves, None
         if config.influence == "exact":
             pullback_metrics = pullback_metric(self._decoder, z, self._memory)
-            return exact_influence(pullback_metrics), z.new_full((len(z), 2), torch.nan), pullback_metrics
+            return exact_influence(pullback_metrics), no_halves, pullback_metrics
         squares = self._probe(z, sample_ids)
         stability = split_half_stability(squares, self._estimate, STABILITY_DROP)
         return self._estimate(squares), torch.stack(stability, dim=1), None
@@ -312,7 +312,7 @@ class Auditor:
         config = self._config.geometry
         estimator = distortion_estimator(config, z[0].numel())
         draws = [keyed_generator(self._config.seed, key, "distortion").random() for key in sample_ids]
-        measured = (torch.tensor(draws) < config.distortion_share).to(z.device) & (estimator != "off")
+        measured = (torch.tensor(draws) < config.distortion_share).to(z.device) & (estimator not in UNMEASURED)
         distortion = torch.full((len(z),), torch.nan, device=z.device)
         if measured.any():
             known = None if pullback_metrics is None else pullback_metrics[measured]

@@ -22,7 +22,7 @@ KEYS = [f"shard/{n:03d}" for n in range(COUNT)]
 
 PIXELS = np.stack([preprocess(make_image(n), ImageConfig(), 16) for n in range(COUNT)])
 
-DECODERS: dict[Path, TracedDecoder] = {}
+DECODERS: dict[tuple[Path, str], TracedDecoder] = {}
 
 
 def make_auditor(target: Path, calibration: Calibration | None = None, **changes: object) -> Auditor:
@@ -35,7 +35,8 @@ def make_auditor(target: Path, calibration: Calibration | None = None, **changes
         "masks": {"bins": 8},
         "analysis": {"drop": 0.5},
     }
-    auditor = Auditor(load_target(str(target), "cpu"), build(AuditConfig, values | changes), calibration)
+    config = build(AuditConfig, values | changes)
+    auditor = Auditor(load_target(str(target), "cpu"), config, calibration)
     # What one test has traced, another need not trace again.
-    auditor._decoder = DECODERS.setdefault(target, auditor._decoder)
+    auditor._decoder = DECODERS.setdefault((target, config.geometry.precision), auditor._decoder)
     return auditor

@@ -13,11 +13,11 @@ from ldm_scale.auditor import (
     Auditor,
     Calibration,
     Cost,
-    distortion_estimator,
     evaluations_at_once,
     resolve_leakage,
 )
-from ldm_scale.config.audit import ComputeConfig, GeometryConfig, LeakageConfig
+from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig, distortion_estimator
+from ldm_scale.config.base import build
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.pooled import Profile
@@ -189,6 +189,31 @@ def test_spectra_are_the_definition_on_the_targets_own_prediction(tiny_target: P
             assert found.spectra["sima_random"][0, step, b] == pytest.approx(expected, rel=1e-4)
 
 
+def test_without_influences_of_their_own_samples_have_the_ranking(tiny_target: Path) -> None:
+    """No product is made, and both orders are the ranking's."""
+    ranking = np.random.default_rng(0).normal(size=64)
+    geometry, masks = {"influence": "off", "probes": 2}, {"bins": 8, "ranking": "calibration"}
+    auditor = make_auditor(tiny_target, Calibration(ranking=ranking), geometry=geometry, masks=masks)
+    found = audit(auditor, [0, 1, 2])
+    np.testing.assert_allclose(found.influence, np.tile(ranking, (3, 1)), rtol=1e-6)
+    np.testing.assert_array_equal(found.spectra["sima"], found.spectra["sima_global"])
+    assert np.isnan(found.distortion).all()
+    assert np.isnan(found.stability).all()
+    assert found.cost.products == 0
+    assert found.finite.all()
+    probed = make_auditor(tiny_target, geometry={"probes": 2, "distortion": "off"})
+    np.testing.assert_allclose(auditor.calibrate(PIXELS[:3], KEYS[:3]), audit(probed, [0, 1, 2]).influence, atol=1e-4)
+
+
+def test_products_are_as_precise_as_asked_for(tiny_target: Path) -> None:
+    exact = audit(make_auditor(tiny_target, geometry={"influence": "exact", "distortion": "off"}), [0, 1])
+    geometry = {"influence": "exact", "distortion": "off", "precision": "bfloat16"}
+    rounded = audit(make_auditor(tiny_target, geometry=geometry), [0, 1])
+    differences = np.abs(rounded.influence - exact.influence)
+    assert 1e-4 < differences.mean() < 0.02
+    assert rounded.influence.dtype == np.float32
+
+
 def test_seed_and_key_decide_the_probes(tiny_target: Path) -> None:
     first = audit(make_auditor(tiny_target), [0, 1])
     again = audit(make_auditor(tiny_target), [0, 1])
@@ -240,8 +265,9 @@ def test_a_broken_target_is_not_called_finite(tiny_target: Path) -> None:
 
 def test_auto_distortion_is_exact_up_to_1024_dimensions() -> None:
     assert distortion_estimator(GeometryConfig(), 1024) == "exact"
-    assert distortion_estimator(GeometryConfig(), 1025) == "off"
-    for estimator in ("exact", "truncated", "slq", "off"):
+    assert distortion_estimator(GeometryConfig(), 1025) == "bound"
+    assert distortion_estimator(GeometryConfig(influence="off"), 1024) == "off"
+    for estimator in ("exact", "truncated", "slq", "bound", "off"):
         assert distortion_estimator(GeometryConfig(distortion=estimator), 4096) == estimator
 
 

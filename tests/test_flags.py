@@ -33,18 +33,18 @@ FLAGS = {
         --compute.compile --compute.cpus-per-actor --compute.cpus-per-decoder --compute.cpus-per-reader
         --compute.device --compute.evaluations --compute.gpus --compute.gpus-per-actor --compute.initial-actors
         --compute.rows-per-part --conditioning --config --dry-run --geometry.calibration --geometry.distortion
-        --geometry.distortion-share --geometry.influence --geometry.latent --geometry.memory --geometry.probes
-        --geometry.rank --gpus --hardware.bandwidth --hardware.flops --hardware.gpus --help --images.crop
-        --images.filter --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep --lora
-        --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out --precision --retry-rejects
-        --seed --shards --split --target -h
+        --geometry.distortion-share --geometry.influence --geometry.latent --geometry.memory --geometry.precision
+        --geometry.probes --geometry.rank --gpus --hardware.bandwidth --hardware.flops --hardware.gpus --help
+        --images.crop --images.filter --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep
+        --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out --precision
+        --retry-rejects --seed --shards --split --target -h
     """,
     "benchmark audit": """
         --batch-size --config --device --help --precision --published --repeats --samples --seed --target -h
     """,
     "benchmark device": "--batches --config --device --help --json --numbers --repeats --targets -h",
     "benchmark influence": """
-        --batch-size --calibration --config --device --help --memory --repeats --samples --seed --target -h
+        --batch-size --calibration --config --device --help --memory --repeats --samples --seed --shards --target -h
     """,
     "benchmark reduce": """
         --analysis.average --analysis.bootstrap --analysis.confidence --analysis.drop --analysis.repeats --attacks

@@ -209,6 +209,23 @@ class Stability(Record):
     probes: int = Field(description="probes of both halves together; a full estimate is steadier than either half")
 
 
+class DistortionEstimate(Record):
+    """Distortion of the samples in which it was not measured: slope * (sum of the influences) + intercept.
+
+    The line is fitted to the measured ones. If there are fewer than eight, it is the sum itself for all samples: an
+    upper bound of log sqrt det G (Hadamard's inequality).
+    """
+
+    samples: int = Field(description="rows whose distortion is estimated")
+    slope: Number
+    intercept: Number = Field(description="nats")
+    correlation: Number = Field(
+        description="Spearman's, over the measured samples: distortion, and what a line through the others says"
+    )
+    residual: Number = Field(description="root of the mean square of their difference, nats")
+    spread: Number = Field(description="standard deviation of the measured distortions, nats")
+
+
 class Results(Record):
     """All results of one run."""
 
@@ -219,7 +236,10 @@ class Results(Record):
     heldout: int = Field(description="held-out rows")
     expected: int = Field(description="samples the run was to audit")
     rejected: dict[str, int] = Field(description="rejected samples by stage and reason")
-    distortion_measured: int = Field(description="rows with a distortion")
+    distortion_measured: int = Field(description="rows whose distortion was measured")
+    distortion_estimate: DistortionEstimate | None = Field(
+        None, description="of the other rows; none if all were measured, or if geometry.distortion is off"
+    )
     stability: Stability | None = Field(description="of the influences; none if they are exact or of one probe")
     repeats: int = Field(description="random halvings behind each held-out choice")
     bootstrap: int
@@ -235,7 +255,7 @@ class Results(Record):
     by_drop: tuple[Point, ...] = Field(description="each drop share and mask, at the plain row's held-out timestep")
     by_bin: tuple[BinPoint, ...]
     by_distortion: tuple[DistortionGroup, ...] = Field(
-        description="all samples with a distortion, at the held-out choices of plain and lowest"
+        description="all samples with a distortion, measured or estimated, at the held-out choices of plain and lowest"
     )
     roc: tuple[RocPoint, ...]
     at_risk: tuple[RiskyMember, ...] = Field(description="ten members most at risk, by the first attack's chosen row")

@@ -1,6 +1,8 @@
-"""How long the estimators of influence take, and how well their masks agree with the exact one."""
+"""How long the estimators of influence take, and how well their masks and distortions agree with the exact ones."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -12,23 +14,36 @@ from ldm_scale.benchmarks.options import InfluenceBenchmarkConfig
 from ldm_scale.benchmarks.pictures import demo_pictures
 from ldm_scale.benchmarks.published import DROP
 from ldm_scale.benchmarks.timing import least_seconds
+from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
+from ldm_scale.geometry.kernels import in_bfloat16
 from ldm_scale.geometry.pooled import Profile, pooled_influence
-from ldm_scale.geometry.pullback import TracedDecoder, pullback_metric
-from ldm_scale.geometry.stability import Estimator, mask_overlap
+from ldm_scale.geometry.pullback import Decoder, TracedDecoder, pullback_metric
+from ldm_scale.geometry.stability import Estimator, mask_overlap, rank_correlation
 from ldm_scale.targets.base import Target, to_images
 from ldm_scale.targets.weights import fetch_weights
 
 PART = "influence"
-HUTCHINSON, POOLED = (2, 4, 8, 16, 64), (2, 4, 8)
+HUTCHINSON, POOLED = (2, 4, 8, 16, 64), (1, 2, 4, 8)
+# What the paper takes, and of which the cheapest estimator is to be the equal.
+PAPER = 8
+# Samples whose columns of J are computed at once.
+COLUMNS = 4
 
 
-def accuracy(
-    squares: Float[Tensor, "m n d"], exact: Float[Tensor, "n d"], probes: int, estimate: Estimator
-) -> Float[Tensor, " n"]:
-    """Overlap of each sample's mask with the exact one, the mean over its m // probes estimates from so many probes."""
-    groups = [some for some in squares.split(probes) if len(some) == probes]
-    return torch.stack([mask_overlap(estimate(some), exact, DROP) for some in groups]).mean(0)
+def groups(squares: Float[Tensor, "m n d"], probes: int, estimate: Estimator) -> list[Float[Tensor, "n d"]]:
+    """The m // probes estimates from so many probes each."""
+    return [estimate(some) for some in squares.split(probes) if len(some) == probes]
+
+
+def accuracy(found: list[Float[Tensor, "n d"]], exact: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """Overlap of each sample's mask with the exact one, the mean over several estimates."""
+    return torch.stack([mask_overlap(one, exact, DROP) for one in found]).mean(0)
+
+
+def distortion_correlation(found: list[Float[Tensor, "n d"]], exact: Float[Tensor, " n"]) -> float:
+    """Spearman's rho over samples of the sum of their influences and the exact distortion, the mean over estimates."""
+    return torch.stack([rank_correlation(one.sum(1)[None], exact[None]) for one in found]).mean().item()
 
 
 def with_error(values: Float[Tensor, " n"]) -> tuple[float, float]:
@@ -36,56 +51,111 @@ def with_error(values: Float[Tensor, " n"]) -> tuple[float, float]:
     return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
 
-def profile_of(squares: Float[Tensor, "m n d"], probes: int) -> Profile:
-    """The profile of a calibration set, from its samples' first so many probes."""
-    return Profile.of(hutchinson_influence(squares[:probes]), probes)
+def pooled_estimator(squares: Float[Tensor, "m n d"], probes: int) -> Estimator:
+    """The pooled estimator from so many probes, by the profile that a calibration set's first probes give."""
+    profile = Profile.of(hutchinson_influence(squares[:probes]), probes)
+    return lambda some: pooled_influence(hutchinson_influence(some), profile, probes)
 
 
-def _latents(target: Target, pixels: Tensor, batch_size: int) -> Float[Tensor, "n c h w"]:
-    with torch.no_grad():
-        return torch.cat([target.encode(some, None) for some in pixels.split(batch_size)]).contiguous()
+@dataclass(frozen=True)
+class _Bench:
+    """The latents of some pictures and of a calibration set, and the probes of the first."""
+
+    config: InfluenceBenchmarkConfig
+    target: Target
+    judged: Float[Tensor, "n c h w"]
+    others: Float[Tensor, "k c h w"]
+    generator: torch.Generator
+
+    @cached_property
+    def probes(self) -> Float[Tensor, "m n 3 H W"]:
+        return self._draw(max(HUTCHINSON), len(self.judged))
+
+    @property
+    def device(self) -> torch.device:
+        return self.target.alphas_cumprod.device
+
+    @cached_property
+    def decoder(self) -> TracedDecoder:
+        return TracedDecoder(self.target.decode)
+
+    def _draw(self, probes: int, samples: int) -> Float[Tensor, "m n 3 H W"]:
+        side = self.target.image_size
+        return torch.randn(probes, samples, 3, side, side, generator=self.generator).to(self.device)
+
+    def squares(self, decoder: Decoder, z: Float[Tensor, "n c h w"], probes: Tensor) -> Float[Tensor, "m n d"]:
+        memory, size = products_memory(self.config.memory, self.device), self.config.batch_size
+        parts = zip(z.split(size), probes.split(size, dim=1), strict=True)
+        return torch.cat([probe_squares(decoder, some, draws, memory) for some, draws in parts], dim=1)
+
+    def known(self, probes: int) -> Float[Tensor, "m k d"]:
+        """Of the calibration set."""
+        return self.squares(self.decoder, self.others, self._draw(probes, len(self.others)))
+
+    def exact(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
+        """Influences and distortions of the judged pictures."""
+        memory = products_memory(self.config.memory, self.device)
+        influences, distortions = [], []
+        for some in self.judged.split(COLUMNS):
+            metric = pullback_metric(self.decoder, some, memory)
+            influences.append(exact_influence(metric))
+            distortions.append(exact_distortion(metric))
+        return torch.cat(influences), torch.cat(distortions)
+
+    def seconds(self, probes: int, estimate: Estimator) -> float:
+        """Of a sample's estimate, in batches."""
+        size = self.config.batch_size
+        z, draws = self.judged[:size], self.probes[:probes, :size]
+        once = least_seconds(lambda: estimate(self.squares(self.decoder, z, draws)), self.device, self.config.repeats)
+        return once / len(z)
 
 
-def run_influence_benchmark(config: InfluenceBenchmarkConfig) -> Iterator[Line]:
-    """Seconds and mask accuracy of Hutchinson and pooled estimates, by their probes, and of the two that compete."""
+def _begin(config: InfluenceBenchmarkConfig) -> _Bench:
     target = fetch_weights(config.target).load(config.device)
     if config.device == "cpu":
         torch.set_num_threads(1)  # as many as an auditor has
-    device, generator = target.alphas_cumprod.device, torch.Generator().manual_seed(config.seed)
-    pictures = demo_pictures(config.samples + config.calibration, target.image_size)
-    z = _latents(target, to_images(pictures.pixels, device), config.batch_size)
-    judged, others = z[: config.samples], z[config.samples :]
+    pictures = demo_pictures(config.samples + config.calibration, target.image_size, config.shards)
+    images = to_images(pictures.pixels, target.alphas_cumprod.device)
+    with torch.no_grad():
+        z = torch.cat([target.encode(some, None) for some in images.split(config.batch_size)]).contiguous()
+    generator = torch.Generator().manual_seed(config.seed)
+    return _Bench(config, target, z[: config.samples], z[config.samples :], generator)
 
-    decoder, memory = TracedDecoder(target.decode), products_memory(config.memory, device)
 
-    def squares(some: Tensor, probes: int) -> Tensor:
-        draws = torch.randn(probes, len(some), 3, target.image_size, target.image_size, generator=generator)
-        return probe_squares(decoder, some, draws.to(device), memory)
-
-    def in_batches(some: Tensor, probes: int) -> Tensor:
-        return torch.cat([squares(few, probes) for few in some.split(config.batch_size)], dim=1)
-
-    exact = torch.cat([exact_influence(pullback_metric(decoder, few, memory)) for few in judged.split(4)])
-    found, known = in_batches(judged, max(HUTCHINSON)), in_batches(others, max(POOLED))
-    batch = judged[: config.batch_size]
-
-    def lines(name: str, probes: int, estimate: Estimator, overlaps: Tensor) -> Iterator[Line]:
-        took = least_seconds(lambda: estimate(squares(batch, probes)), device, config.repeats) / len(batch)
-        yield Line(PART, f"{name}, {probes} probes", took, SECONDS)
-        mean, error = with_error(overlaps)
-        yield Line(PART, f"{name}, {probes} probes: accuracy", mean, note=f"overlap with exact; +- {error:.4f}")
-
-    hutchinson = {k: accuracy(found, exact, k, hutchinson_influence) for k in HUTCHINSON}
-    for k, overlaps in hutchinson.items():
-        yield from lines("Hutchinson", k, hutchinson_influence, overlaps)
-    pooled = {}
+def run_influence_benchmark(config: InfluenceBenchmarkConfig) -> Iterator[Line]:
+    """Seconds, masks and distortions of Hutchinson and pooled estimates, by their probes, and by precision."""
+    bench = _begin(config)
+    exact, distortion = bench.exact()
+    found, known = bench.squares(bench.decoder, bench.judged, bench.probes), bench.known(max(POOLED))
+    estimators: dict[tuple[str, int], Estimator] = {("Hutchinson", k): hutchinson_influence for k in HUTCHINSON}
+    estimators |= {("pooled", k): pooled_estimator(known, k) for k in POOLED}
+    overlaps: dict[tuple[str, int], Tensor] = {}
+    for (name, k), estimate in estimators.items():
+        estimates = groups(found, k, estimate)
+        overlaps[name, k] = accuracy(estimates, exact)
+        yield Line(PART, f"{name}, {k} probes", bench.seconds(k, estimate), SECONDS)
+        yield _overlap(f"{name}, {k} probes: accuracy", overlaps[name, k])
+        correlation = distortion_correlation(estimates, distortion)
+        yield Line(PART, f"{name}, {k} probes: bound", correlation, note="its rank correlation with distortion")
+    mean = Profile.of(hutchinson_influence(known), len(known)).mean.expand_as(exact)
+    yield _overlap("calibration set alone: accuracy", accuracy([mean], exact))
+    correlation = distortion_correlation([exact], distortion)
+    yield Line(PART, "exact influence: bound", correlation, note="its rank correlation with distortion")
+    paper = overlaps["Hutchinson", PAPER]
     for k in POOLED:
-        profile = profile_of(known, k)
+        yield _difference(f"pooled {k} probes - Hutchinson {PAPER}", overlaps["pooled", k] - paper)
+    lower = bench.squares(TracedDecoder(in_bfloat16(bench.target.decode)), bench.judged, bench.probes[: 2 * PAPER])
+    for name, k in (("pooled", 2), ("Hutchinson", PAPER)):
+        estimate = estimators[name, k]
+        both = [accuracy(groups(some[: 2 * PAPER], k, estimate), exact) for some in (lower, found)]
+        yield _difference(f"{name}, {k} probes: bfloat16 - float32", both[0] - both[1])
 
-        def estimate(some: Tensor, k: int = k, profile: Profile = profile) -> Tensor:
-            return pooled_influence(hutchinson_influence(some), profile, k)
 
-        pooled[k] = accuracy(found, exact, k, estimate)
-        yield from lines("pooled", k, estimate, pooled[k])
-    mean, error = with_error(pooled[4] - hutchinson[8])
-    yield Line(PART, "pooled 4 probes - Hutchinson 8", mean, note=f"of accuracy, +- {error:.4f}; goal: not below 0")
+def _overlap(what: str, overlaps: Float[Tensor, " n"]) -> Line:
+    mean, error = with_error(overlaps)
+    return Line(PART, what, mean, note=f"overlap with exact; +- {error:.4f}")
+
+
+def _difference(what: str, differences: Float[Tensor, " n"]) -> Line:
+    mean, error = with_error(differences)
+    return Line(PART, what, mean, note=f"of accuracy, +- {error:.4f}; goal: not below 0")

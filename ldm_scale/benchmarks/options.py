@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ldm_scale.config.audit import AnalysisConfig, dropped_bins
-from ldm_scale.config.base import DEMO, Config
+from ldm_scale.config.base import DEMO, SHARDS, Config
 from ldm_scale.config.values import Address, Bytes, Integers, Names
 from ldm_scale.errors import UsageError
 
@@ -34,9 +34,10 @@ class AuditBenchmarkConfig(Config):
 
 
 class InfluenceBenchmarkConfig(Config):
-    """How speed and accuracy of the estimators of influence are measured, on pictures of the demo."""
+    """How speed and accuracy of the estimators of influence are measured, on the demo's pictures or on others."""
 
     target: Address = Field(str(DEMO / "target"), description=MEASURED)
+    shards: Address = Field(str(DEMO / "shards"), description=f"{SHARDS}, local or s3://, with the target's pictures")
     device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
     seed: int = Field(0, description="seed of the probes")
     samples: int = Field(64, gt=1, description="pictures whose masks are compared with exact ones")
@@ -46,12 +47,6 @@ class InfluenceBenchmarkConfig(Config):
         None, description="bytes that one chunk of decoder products may take, such as 8GiB; by default as in an audit"
     )
     repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "InfluenceBenchmarkConfig":
-        if self.samples + self.calibration > DEMO_PICTURES:
-            raise ValueError(f"samples and calibration: the demo holds {DEMO_PICTURES} pictures")
-        return self
 
 
 class ReduceBenchmarkConfig(Config):

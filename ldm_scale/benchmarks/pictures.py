@@ -11,6 +11,7 @@ from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.images import open_image, preprocess
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.shards import read_shard
+from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 from ldm_scale.schema import sample_id
 
@@ -34,9 +35,15 @@ class Pictures:
         return [self[start : start + size] for start in range(0, len(self), size)]
 
 
-def demo_pictures(count: int, side: int) -> Pictures:
-    """The first `count` of the demo's 1,200 pictures, member and held-out by turns, resized to a side in pixels."""
-    folder = Location.of(DEMO / "shards")
+def demo_pictures(count: int, side: int, shards_in: str = str(DEMO / "shards")) -> Pictures:
+    """The first `count` of the demo's 1,200 pictures, member and held-out by turns, resized to a side in pixels.
+
+    Or of another folder of shards.
+
+    Raises:
+        UsageError: There are not so many.
+    """
+    folder = Location.of(shards_in)
     shards, options = read_manifest(folder).shards, ImageConfig()
 
     def of(wanted: str, first: int) -> list[tuple[str, np.ndarray]]:
@@ -47,6 +54,8 @@ def demo_pictures(count: int, side: int) -> Pictures:
         ]
 
     half = -(-count // 2)
-    turns = [one for pair in zip(of("members", half), of("heldout", half), strict=True) for one in pair][:count]
+    turns = [one for pair in zip(of("members", half), of("heldout", half), strict=False) for one in pair][:count]
+    if len(turns) < count:
+        raise UsageError(f"shards {shards_in} hold {len(turns)} pictures, in pairs of a member and a held-out one")
     ids, pixels = zip(*turns, strict=True)
     return Pictures(np.stack(pixels), ids, np.arange(count) % 2 == 0)

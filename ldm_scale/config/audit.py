@@ -12,17 +12,21 @@ from ldm_scale.errors import UsageError
 # The word that asks for a calibration set instead of the ranking of a finished run.
 CALIBRATED = "calibration"
 DenoiserPrecision = Literal["float32", "tf32", "bfloat16", "float16"]
+ProductPrecision = Literal["float32", "tf32", "bfloat16"]
 Compilation = Literal["off", "default", "graphs"]
 # A point of the encoder's posterior.
 Latent = Literal["mode", "sample"]
+# The most latent dimensions in which distortion is exact by default.
+AUTO_EXACT_DIMENSIONS = 1024
 
 
 class GeometryConfig(Config):
     """What is measured of the decoder's pullback metric."""
 
-    influence: Literal["exact", "hutchinson", "pooled"] = Field(
+    influence: Literal["exact", "hutchinson", "pooled", "off"] = Field(
         "hutchinson",
-        description="estimator of each dimension's influence; pooled shrinks few probes to a calibration set's mean",
+        description="estimator of each dimension's influence; pooled shrinks few probes to a calibration set's mean; "
+        "off: masks.ranking stands for all samples' own",
     )
     probes: int = Field(16, gt=0, description="Hutchinson probes a sample (vector-Jacobian products)")
     calibration: int = Field(
@@ -30,14 +34,21 @@ class GeometryConfig(Config):
         gt=1,
         description="size, about, of the calibration set, for pooled estimates and masks.ranking",
     )
-    distortion: Literal["auto", "exact", "truncated", "slq", "off"] = Field(
+    distortion: Literal["auto", "exact", "truncated", "slq", "bound", "off"] = Field(
         "auto",
-        description="estimator of log sqrt det of the pullback metric; auto is exact up to 1,024 latent dimensions, "
-        "else off",
+        description="estimator of log sqrt det of the pullback metric; bound is the sum of the influences, which takes "
+        "no product; auto is exact up to 1,024 latent dimensions, else bound",
     )
     rank: int = Field(20, gt=0, description="largest singular values whose logarithms truncated distortion sums")
     distortion_share: float = Field(
-        1.0, gt=0, le=1, description="share of the samples whose distortion is measured, drawn by key"
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the samples whose distortion is measured, drawn by key; the others' is estimated from "
+        "the bound",
+    )
+    precision: ProductPrecision = Field(
+        "float32", description="precision of the decoder's products (tf32 on cuda only); their squares are float32"
     )
     latent: Latent | None = Field(
         None, description="the latent at which geometry is measured, as the option latent; by default the attacks' own"
@@ -126,6 +137,21 @@ def name_attacks(attacks: Any) -> Any:
     return {name: {} for name in attacks} if isinstance(attacks, list | tuple) else attacks
 
 
+def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
+    """The estimator of distortion for D = `dimensions`: exact, truncated, slq, bound or off.
+
+    Without influences nothing is measured of a sample's geometry unless it is asked for.
+
+    >>> [distortion_estimator(GeometryConfig(distortion="auto"), D) for D in (1024, 1025)]
+    ['exact', 'bound']
+    """
+    if config.distortion == "auto" and config.influence == "off":
+        return "off"
+    if config.distortion == "auto":
+        return "exact" if dimensions <= AUTO_EXACT_DIMENSIONS else "bound"
+    return config.distortion
+
+
 def dropped_bins(drop: float, bins: int) -> int:
     """How many of the bins of influence rank a drop share leaves out.
 
@@ -203,6 +229,10 @@ class AuditConfig(Config):
             raise ValueError("give both shards and target; only together do they default to the demo")
         if self.lora is None and self.lora_scale != 1:
             raise ValueError("lora_scale: there is no lora to scale")
+        if self.geometry.influence == "off" and self.masks.ranking is None:
+            raise ValueError("geometry.influence off: give masks.ranking, which stands for the samples' own")
+        if self.geometry.influence == "off" and self.geometry.distortion == "bound":
+            raise ValueError("geometry.distortion bound: it is the sum of influences, and geometry.influence is off")
         try:
             dropped_bins(self.analysis.drop, self.masks.bins)
         except UsageError as error:
@@ -213,7 +243,12 @@ class AuditConfig(Config):
         """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""
         # Not named if they are what they were before there was a choice.
         captions = {} if self.captions == "first" else {"captions": self.captions}
-        chosen = {"rank": self.geometry.rank != 20, "latent": self.geometry.latent not in (None, self.latent)}
+        geometry = self.geometry
+        chosen = {
+            "rank": geometry.rank != 20,
+            "latent": geometry.latent not in (None, self.latent),
+            "precision": geometry.precision != "float32",
+        }
         unnamed = {"memory", *(name for name, named in chosen.items() if not named)}
         return captions | self.model_dump(
             mode="json",

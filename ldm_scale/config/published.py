@@ -71,29 +71,28 @@ STABLE_DIFFUSION = {name: {"timesteps": "0:200:10"} for name in ("sima", "loss",
     "secmi": {"timesteps": "0:190:10"},
     "pfami_published": {"timesteps": "0:500:50"},
 }
+GEOMETRY = {"influence": "hutchinson", "precision": "float32", "distortion_share": 1.0, "latent": "mode"}
 COMMON = {"conditioning": "sample", "precision": "float32", "analysis": {"drop": 0.4}}
 
 
 def _from_scratch(probes: int, rank: int, **images: Any) -> dict[str, Any]:
-    geometry = {"influence": "hutchinson", "probes": probes, "distortion": "truncated", "rank": rank}
     return {
         **COMMON,
         "attacks": SCRATCH,
         "latent": "mode",
         "images": {"size": None, "crop": None, **images},
-        "geometry": {**geometry, "distortion_share": 1.0, "latent": "mode"},
+        "geometry": {**GEOMETRY, "probes": probes, "distortion": "truncated", "rank": rank},
     }
 
 
 def _stable_diffusion(captions: str) -> dict[str, Any]:
-    geometry = {"influence": "hutchinson", "probes": 8, "distortion": "slq"}
     return {
         **COMMON,
         "attacks": STABLE_DIFFUSION,
         "latent": "sample",
         "captions": captions,
         "images": {"size": None, "crop": None, "filter": "bilinear"},
-        "geometry": {**geometry, "distortion_share": 1.0, "latent": "mode"},
+        "geometry": {**GEOMETRY, "probes": 8, "distortion": "slq"},
     }
 
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable, Iterator
 
-from ldm_scale.auditor import distortion_estimator
+from ldm_scale.auditor import UNMEASURED
+from ldm_scale.config.audit import distortion_estimator
 from ldm_scale.costs.counts import decoder_products, denoiser_evaluations
 from ldm_scale.data.classes import table_difference
 from ldm_scale.files.rundir import RunRecord
@@ -59,9 +60,11 @@ def _attacks(inputs: Inputs) -> str:
 
 def _geometry(inputs: Inputs) -> str:
     geometry, dimensions = inputs.config.geometry, math.prod(inputs.target.latent_shape)
-    probes = "" if geometry.influence == "exact" else f", {geometry.probes} probes"
+    probes = "" if geometry.influence in ("exact", "off") else f", {geometry.probes} probes"
     estimator = distortion_estimator(geometry, dimensions)
     rank = f" of rank {geometry.rank}" if estimator == "truncated" else ""
-    measured = "" if estimator == "off" else f" on {share_label(geometry.distortion_share)} of the samples"
+    measured = "" if estimator in UNMEASURED else f" on {share_label(geometry.distortion_share)} of the samples"
+    if measured and geometry.distortion_share < 1:
+        measured += ", estimated on the others"
     products = f"{decoder_products(geometry, dimensions):,.5g} decoder products a sample"
     return f"influence {geometry.influence}{probes}; distortion {estimator}{rank}{measured}; {products}"

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldm_scale.attacks.base import Attack, Evaluations
-from ldm_scale.auditor import distortion_draws, distortion_estimator
-from ldm_scale.config.audit import GeometryConfig
+from ldm_scale.auditor import distortion_draws
+from ldm_scale.config.audit import GeometryConfig, distortion_estimator
 from ldm_scale.geometry.slq import slq_products
 from ldm_scale.geometry.truncated import truncated_products
 
@@ -34,7 +34,7 @@ def denoiser_evaluations(
 
 def decoder_products(config: GeometryConfig, dimensions: int) -> float:
     """Products with J or J^T for influence and distortion of one sample, the mean over all samples."""
-    influence = dimensions if config.influence == "exact" else config.probes
+    influence = {"exact": dimensions, "off": 0}.get(config.influence, config.probes)
     return influence + config.distortion_share * distortion_products(config, dimensions)
 
 

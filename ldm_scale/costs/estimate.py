@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ldm_scale.auditor import distortion_draws, distortion_estimator, evaluations_at_once, products_memory
-from ldm_scale.config.audit import AuditConfig
+from ldm_scale.auditor import distortion_draws, evaluations_at_once, products_memory
+from ldm_scale.config.audit import AuditConfig, distortion_estimator
 from ldm_scale.costs.counts import distortion_products
 from ldm_scale.costs.flops import Arithmetic
 from ldm_scale.device.choose import choose_device
@@ -120,7 +120,8 @@ class CostEstimate:
     def sample(self) -> SampleCost:
         """The mean over all samples."""
         arithmetic = self._arithmetic
-        influence, distortion = self._influence(), self._distortion() * self._geometry.distortion_share
+        own = self._geometry.influence != "off"
+        influence, distortion = self._influence() * own, self._distortion() * self._geometry.distortion_share
         begun = [products.passed(arithmetic) for products in (influence, distortion)]
         return SampleCost(
             encodings=CostItem(1, arithmetic.encoding.flops),
@@ -138,6 +139,7 @@ class CostEstimate:
         return self._arithmetic.encoding.flops + sum(part.flops for part in parts)
 
     def _influence(self) -> _Work:
+        """Of a sample whose influences are measured: of all of them, or of the calibration set alone."""
         if self._exact:
             return _Work(pushed=self._dimensions, pushing=1)
         return _Work(pulled=self._geometry.probes, pulling=1)

@@ -27,6 +27,7 @@ from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
 from ldm_scale.report.page import write_report
+from ldm_scale.targets.execution import Execution
 from ldm_scale.terminal import say
 
 # Reasons of rejects, most frequent first, that a failed run names.
@@ -49,7 +50,9 @@ def run_audit(config: AuditConfig, procedure: Procedure | None = None) -> Result
     run.check_free(inputs.fingerprint, inputs.science)
     run.root.check_place()
     with session():
-        execution_of(config).check(find_device(config.compute))
+        device = find_device(config.compute)
+        execution_of(config).check(device)
+        Execution(config.geometry.precision).check(device, "geometry.precision")
         plan = plan_audit(inputs, run)
         for line in ("audit", *briefing(inputs, plan.record, len(plan.tasks))):
             say(line)

@@ -15,16 +15,17 @@ import ray
 
 from ldm_scale.analysis.adjusted import geometry_features
 from ldm_scale.analysis.combined import FITTED, LogOdds, fitted_rows, group_sums, least_positive, log_features
+from ldm_scale.analysis.distortion import complete_distortion, distortion_bound
 from ldm_scale.analysis.groups import distortion_groups, memberships
 from ldm_scale.analysis.leakage import correlate, jackknife
 from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
-from ldm_scale.analysis.results import Combined, Leakage, Results, Stability
+from ldm_scale.analysis.results import Combined, DistortionEstimate, Leakage, Results, Stability
 from ldm_scale.analysis.scan import Scan, join, scan
 from ldm_scale.analysis.scores import Mask
 from ldm_scale.analysis.splithalf import choosing, halves
 from ldm_scale.analysis.summary import AttackSummary, chosen_drops, level_warnings, summarise_attack
 from ldm_scale.analysis.together import combine
-from ldm_scale.config.audit import AnalysisConfig, dropped_bins
+from ldm_scale.config.audit import AnalysisConfig, distortion_estimator, dropped_bins
 from ldm_scale.engine.rows import Index, Part, StoredRows, build_index, stream
 from ldm_scale.errors import RunError
 from ldm_scale.files.ownership import Ownership
@@ -107,23 +108,30 @@ def _sum_parts(parts: Sequence[Part], task: _Reduction) -> _PartSums:
 
 
 @ray.remote
-def _scan(index: Index, name: str, masks: list[Mask], steps: slice, task: _Reduction) -> dict[Mask, Scan]:
+def _scan(
+    index: Index, name: str, masks: list[Mask], steps: slice, distortion: np.ndarray, task: _Reduction
+) -> dict[Mask, Scan]:
     """Masks of one order of dimensions, at some timesteps."""
     rows = task.rows(index, name)
     spectra = rows.spectra(rows.column(masks[0]), steps)
     chosen = choosing(index.member, task.config.repeats, task.seed)
-    groups = memberships(distortion_groups(index.distortion), len(index.member))
+    groups = memberships(distortion_groups(distortion), len(index.member))
     drops = {mask: chosen_drops(mask, task.bins, task.dropped) for mask in masks}
     return {mask: scan(spectra, mask, index.member, chosen, drops[mask], groups, {0, task.dropped}) for mask in masks}
 
 
 @ray.remote
 def _summarise(
-    index: Index, name: str, geometry: np.ndarray, task: _Reduction, *scans: dict[Mask, Scan]
+    index: Index,
+    name: str,
+    geometry: np.ndarray,
+    distortion: np.ndarray,
+    task: _Reduction,
+    *scans: dict[Mask, Scan],
 ) -> AttackSummary:
     rows = task.rows(index, name)
     joined = {mask: join([found[mask] for found in scans if mask in found]) for mask in rows.masks}
-    return summarise_attack(name, rows, joined, index.sample_id, index.distortion, geometry, task.config, task.seed)
+    return summarise_attack(name, rows, joined, index.sample_id, distortion, geometry, task.config, task.seed)
 
 
 @ray.remote
@@ -167,7 +175,12 @@ def _slices(count: int, most: int, fewest: int = 1) -> list[slice]:
 
 
 def _start_attack(
-    index: ray.ObjectRef, samples: int, name: str, geometry: ray.ObjectRef, task: _Reduction
+    index: ray.ObjectRef,
+    samples: int,
+    name: str,
+    geometry: ray.ObjectRef,
+    distortion: ray.ObjectRef,
+    task: _Reduction,
 ) -> ray.ObjectRef:
     """The summary of one attack, from scans of as many timesteps as a task may hold."""
     steps = 1 if name in task.config.average else len(task.record.timesteps[name])
@@ -175,11 +188,11 @@ def _start_attack(
     if task.record.config.masks.ranking is not None:
         orders.append([Mask.GLOBAL])
     scans = [
-        _scan.remote(index, name, masks, some, task)
+        _scan.remote(index, name, masks, some, distortion, task)
         for masks in orders
         for some in _slices(steps, MEMORY // (4 * samples * task.bins))
     ]
-    return _summarise.remote(index, name, geometry, task, *scans)
+    return _summarise.remote(index, name, geometry, distortion, task, *scans)
 
 
 def _start_combined(index: ray.ObjectRef, samples: int, floor: np.ndarray, task: _Reduction) -> ray.ObjectRef:
@@ -195,6 +208,17 @@ def _geometry(sums: list[_PartSums], distortion: np.ndarray) -> np.ndarray:
     for found in sums:
         moments[found.places] = found.moments
     return geometry_features(moments[:, 0], moments[:, 1], distortion)
+
+
+def _distortion(
+    measured: np.ndarray, influence_mean: np.ndarray, record: RunRecord
+) -> tuple[np.ndarray, DistortionEstimate | None]:
+    """The distortion of every sample, estimated if it was not measured; only what was measured if an option is off."""
+    config = record.config.geometry
+    off = "off" in (config.influence, distortion_estimator(config, record.dimensions))
+    if off or np.isfinite(measured).all():
+        return measured, None
+    return complete_distortion(measured, distortion_bound(influence_mean, record.dimensions))
 
 
 def _stability(measured: np.ndarray, probes: int) -> Stability | None:
@@ -252,8 +276,10 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
         [_sum_parts.remote(parts, task) for parts in _split(index.parts, len(index.parts), BUNDLES)]
     )
     ranking, floor = merge([found.ranking for found in sums]), np.min([found.floor for found in sums], axis=0)
-    geometry = ray.put(_geometry(sums, index.distortion))
-    pending = [_start_attack(reference, samples, name, geometry, task) for name in record.timesteps]
+    features = _geometry(sums, index.distortion)
+    distortion, estimate = _distortion(index.distortion, features[:, 0], record)
+    handed = ray.put(features), ray.put(distortion)
+    pending = [_start_attack(reference, samples, name, *handed, task) for name in record.timesteps]
     combined: Combined = ray.get(_start_combined(reference, samples, floor, task))
     jackknifed = np.concatenate(ray.get(leaks), axis=1)
     leakage = Leakage(
@@ -271,6 +297,7 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
         expected=record.samples,
         rejected=rejected,
         distortion_measured=int(np.isfinite(index.distortion).sum()),
+        distortion_estimate=estimate,
         stability=_stability(index.stability, record.config.geometry.probes),
         repeats=config.repeats,
         bootstrap=config.bootstrap,

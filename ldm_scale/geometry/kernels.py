@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import group_norm
+from torch.nn.functional import group_norm, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 
@@ -72,26 +72,68 @@ def normalised_groups(
 ) -> Float[Tensor, "n c *size"]:
     """torch.nn.functional.group_norm by `Normalisation`, of inputs of any layout (attention's are channels-last).
 
+    At least in float32, as torch's autocast has it, too.
+
     Example:
         >>> normalised_groups(torch.tensor([[[1.0], [3.0]]]), num_groups=1, eps=0.0).flatten()
         tensor([-1.,  1.])
     """
-    y = Normalisation.apply(input.contiguous(), num_groups, eps)[0]
+    precise = input.to(torch.promote_types(input.dtype, torch.float32))
+    y = Normalisation.apply(precise.contiguous(), num_groups, eps)[0]
     by_channel = (-1, *(1,) * (input.dim() - 2))
     if weight is not None:
         y = y * weight.reshape(by_channel)
     return y if bias is None else y + bias.reshape(by_channel)
 
 
-class _GroupNorm(TorchFunctionMode):
+def precise_attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """torch.nn.functional.scaled_dot_product_attention, at least in float32.
+
+    Autocast mixes precisions inside of it, which its second derivative refuses.
+    """
+    if value.dtype is not torch.bfloat16:
+        return scaled_dot_product_attention(query, key, value, *args, **kwargs)
+    with torch.autocast(value.device.type, enabled=False):
+        return scaled_dot_product_attention(query.float(), key.float(), value.float(), *args, **kwargs)
+
+
+REPLACED: dict[Any, Callable[..., Any]] = {
+    group_norm: normalised_groups,
+    scaled_dot_product_attention: precise_attention,
+}
+
+
+class _Replaced(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return (normalised_groups if func is group_norm else func)(*args, **(kwargs or {}))
+        return REPLACED.get(func, func)(*args, **(kwargs or {}))
+
+
+def in_bfloat16(decode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The decoder with its convolutions and matrix products in bfloat16, and with them those of its Jacobian.
+
+    Latents and images are float32, so that what is made of the products is, too. bfloat16 has float32's range, which
+    SDXL's autoencoder needs: in float16 it overflows.
+
+    Example:
+        A weight of 1 + 2^-10 is rounded to 1, an image of 1 / 3 would have been:
+
+        >>> weight = torch.full((3, 1, 1, 1), 1 + 2**-10)
+        >>> in_bfloat16(lambda z: torch.nn.functional.conv2d(z, weight) / 3)(torch.ones(1, 1, 1, 1)).flatten()
+        tensor([0.3340, 0.3340, 0.3340])
+    """
+
+    def lower(z: Tensor) -> Tensor:
+        # A cache of cast weights would hand the tensors of one trace to another.
+        with torch.autocast(z.device.type, torch.bfloat16, cache_enabled=False):
+            return decode(z).float()
+
+    return lower
 
 
 @contextmanager
 def linear_kernels() -> Iterator[None]:
     """Only kernels with second derivatives that can be batched: fused attention has none (pytorch #128971)."""
-    with sdpa_kernel(SDPBackend.MATH), _GroupNorm():
+    with sdpa_kernel(SDPBackend.MATH), _Replaced():
         yield

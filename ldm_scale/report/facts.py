@@ -3,7 +3,7 @@
 import itertools
 import math
 
-from ldm_scale.analysis.results import Results
+from ldm_scale.analysis.results import DistortionEstimate, Results
 from ldm_scale.config.audit import CALIBRATED, AuditConfig, GeometryConfig
 from ldm_scale.files.rundir import RunRecord
 from ldm_scale.report.headline import attacks_of, rows_of
@@ -40,16 +40,19 @@ def _attacks(results: Results, record: RunRecord) -> str:
 
 
 def _influence(geometry: GeometryConfig, shape: tuple[int, ...]) -> str:
-    probes = "" if geometry.influence == "exact" else f", {geometry.probes} probes a sample"
+    probes = "" if geometry.influence in ("exact", "off") else f", {geometry.probes} probes a sample"
     pooled = f" and the mean of about {geometry.calibration:,} calibration samples" * (geometry.influence == "pooled")
     latent = f"latent {' x '.join(map(str, shape))} = {math.prod(shape):,} dimensions"
-    return f"{geometry.influence}{probes}{pooled}; {latent}"
+    kind = "the one ranking stands for each sample's own" if geometry.influence == "off" else geometry.influence
+    precision = "" if geometry.precision == "float32" else f", products in {geometry.precision}"
+    return f"{kind}{probes}{pooled}{precision}; {latent}"
 
 
 def _stability(results: Results, geometry: GeometryConfig) -> str:
     """How steady the influences are, or why that is unknown."""
     if results.stability is None:
-        return "exact influences, none is estimated" if geometry.influence == "exact" else "one probe has no two halves"
+        reasons = {"exact": "exact influences, none is estimated", "off": "no sample has influences of its own"}
+        return reasons.get(geometry.influence, "one probe has no two halves")
     return (
         f"the two halves of {results.stability.probes} probes a sample correlate by "
         f"{results.stability.correlation:.3f} (Spearman)"
@@ -65,13 +68,24 @@ def describe_ranking(config: AuditConfig) -> list[tuple[str, str]]:
     return [("Ranking", f"one for all samples, from {means if source == CALIBRATED else source}")]
 
 
-def _distortion(results: Results, geometry: GeometryConfig) -> str:
-    if not results.distortion_measured:
-        return "not measured"
-    rows = results.members + results.heldout
+def describe_estimate(estimate: DistortionEstimate) -> str:
+    """What distortion is taken from if it was not measured, and with which error."""
+    if math.isnan(estimate.residual):
+        return f"the sum of the influences, an upper bound, of {estimate.samples:,} samples"
     return (
-        f"measured on {results.distortion_measured:,} of {rows:,} samples (geometry.distortion: {geometry.distortion})"
+        f"estimated from the sum of the influences of {estimate.samples:,} samples (where it was measured, a line "
+        f"through the others gives a rank correlation of {estimate.correlation:.3f}, and a residual of "
+        f"{estimate.residual:.3g} nats of a spread of {estimate.spread:.3g})"
     )
+
+
+def _distortion(results: Results, geometry: GeometryConfig) -> str:
+    rows, measured, said = results.members + results.heldout, results.distortion_measured, []
+    if measured:
+        said.append(f"measured on {measured:,} of {rows:,} samples (geometry.distortion: {geometry.distortion})")
+    if results.distortion_estimate is not None:
+        said.append(describe_estimate(results.distortion_estimate))
+    return "; ".join(said) or "not measured"
 
 
 def describe_lora(record: RunRecord) -> list[tuple[str, str]]:

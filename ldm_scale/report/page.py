@@ -12,7 +12,7 @@ from ldm_scale.files.reductions import REPORT, Reduction, publish, stamp_of
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.report.claims import lede
-from ldm_scale.report.facts import facts, warnings_of
+from ldm_scale.report.facts import describe_estimate, facts, warnings_of
 from ldm_scale.report.figures import STYLES, Plot
 from ldm_scale.report.headline import attacks_of, read_results, rows_of
 from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, share_label, step_label
@@ -99,6 +99,7 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
             width=100,
         ),
         "departures": record.departures,
+        "estimate": results.distortion_estimate and describe_estimate(results.distortion_estimate),
         "facts": facts(results, record),
         "lede": lede(results),
         "paper": _paper(results),

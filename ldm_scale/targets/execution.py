@@ -47,12 +47,12 @@ class Execution:
     compile: Compilation = "off"
     channels_last: bool = False
 
-    def check(self, device: str) -> None:
-        """Raise UsageError if this kind of device cannot do it."""
+    def check(self, device: str, option: str = "precision") -> None:
+        """Raise UsageError if this kind of device cannot do it; `option` says where the precision was given."""
         if torch.device(device).type == "cuda":
             return
         if self.precision in ("tf32", "float16"):
-            raise UsageError(f"precision {self.precision} works on cuda only; take bfloat16 or float32")
+            raise UsageError(f"{option} {self.precision} works on cuda only; take bfloat16 or float32")
         if self.compile == "graphs":
             raise UsageError("compute.compile graphs works on cuda only; take default or off")
 

@@ -60,6 +60,11 @@ def test_products_are_those_that_an_audit_takes(
     assert taken == 2 * decoder_products(GeometryConfig.model_validate(geometry), 64)
 
 
+def test_without_influences_only_distortion_takes_products() -> None:
+    assert decoder_products(GeometryConfig(influence="off"), 256) == 0
+    assert decoder_products(GeometryConfig(influence="off", distortion="exact", distortion_share=0.5), 256) == 128
+
+
 def test_a_share_of_the_samples_takes_a_share_of_the_products() -> None:
     """The paper's ImageNet: 8 probes, and 300 products of one image in fifty."""
     geometry = GeometryConfig(probes=8, distortion="truncated", distortion_share=0.02)

@@ -104,6 +104,14 @@ def test_evaluations_take_what_the_attacks_are_seen_to_ask(tiny_target: Path) ->
         assert count_flops(attack) == expected.sample().evaluations.flops
 
 
+def test_without_influences_the_calibration_set_alone_is_probed(tiny_target: Path) -> None:
+    probed, _ = estimate(tiny_target, geometry={"probes": 4, "distortion": "off"})
+    expected, _ = estimate(tiny_target, geometry={"influence": "off", "probes": 4}, masks={"ranking": "calibration"})
+    sample = expected.sample()
+    assert sample.influence.flops + sample.distortion.flops + sample.passes.flops == 0
+    assert expected.calibration() == probed.calibration() > 0
+
+
 def test_calibration_encodes_and_probes(tiny_target: Path) -> None:
     expected, _ = estimate(tiny_target, geometry={"distortion": "off"})
     sample = expected.sample()

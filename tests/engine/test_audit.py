@@ -38,6 +38,7 @@ pytestmark = [pytest.mark.usefixtures("inline"), pytest.mark.xdist_group("audit"
     [
         ({"precision": "float16"}, "^precision float16 works on cuda only"),
         ({"compute": {"compile": "graphs"}}, r"^compute\.compile graphs works on cuda only"),
+        ({"geometry": {"precision": "tf32"}}, r"^geometry\.precision tf32 works on cuda only"),
     ],
 )
 def test_what_the_device_cannot_do_is_refused_before_a_run_begins(
@@ -57,7 +58,12 @@ def test_a_run_directory_holds_everything(undisturbed: Path) -> None:
     assert rows.schema.metadata[b"fingerprint"].decode() == record.fingerprint
     results = Results.model_validate_json((undisturbed / "results.json").read_bytes())
     assert (results.members, results.heldout, results.rejected) == (24, 24, {})
-    assert results.distortion_measured == sum(np.isfinite(column(rows, "distortion").astype(float)))
+    measured = np.isfinite(column(rows, "distortion").astype(float))
+    assert results.distortion_measured == sum(measured)
+    assert results.distortion_estimate is not None
+    assert results.distortion_estimate.samples == sum(~measured) > 0
+    halves = [group for group in results.by_distortion if group.attack == "sima" and group.groups == 2]
+    assert sum(half.members + half.heldout for half in halves if half.row == "plain") == 48
     assert pq.read_table(undisturbed / "ranking.parquet").num_rows == 64
     assert pq.read_table(undisturbed / "metrics.parquet").num_rows == 4 * 5 * (6 * 2 + 1)  # PFAMI is averaged
     assert (undisturbed / "report.html").stat().st_size > 10_000

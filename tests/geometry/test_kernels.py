@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import group_norm
 
-from ldm_scale.geometry.kernels import Normalisation, linear_kernels, normalised_groups
+from ldm_scale.geometry.kernels import Normalisation, in_bfloat16, linear_kernels, normalised_groups
+from ldm_scale.geometry.pullback import TracedDecoder, pullback_metric
 from tests.geometry.decoders import DECODERS, latents, normal
 
 CASES = {
@@ -54,3 +55,14 @@ def test_the_kernels_change_no_image(name: str) -> None:
     with linear_kernels():
         found = decoder(z)
     torch.testing.assert_close(found, decoder(z))
+
+
+@pytest.mark.parametrize("name", ["conv", "attention", "AutoencoderKL"])
+def test_products_in_bfloat16_are_near_those_in_float32(name: str) -> None:
+    """Rounded to eight bits in every layer, and no more: normalisation and attention are float32."""
+    decoder, z = DECODERS[name], latents()
+    exact = pullback_metric(decoder, z, 2**30)
+    rounded = pullback_metric(TracedDecoder(in_bfloat16(decoder.decode)), z, 2**30)
+    errors = (rounded - exact).norm(dim=(1, 2)) / exact.norm(dim=(1, 2))
+    assert (errors > 1e-4).all()
+    assert (errors < 0.1).all()

@@ -600,12 +600,32 @@ def test_facts_of_a_pooled_influence_and_a_ranking_by_the_calibration_set(run: R
     assert found["Ranking"] == "one for all samples, from mean influences of about 3,000 calibration samples"
 
 
+@pytest.mark.parametrize(
+    ("residual", "said"),
+    [
+        (math.nan, "the sum of the influences, an upper bound, of 9 samples"),
+        (2.0, "a rank correlation of 0.940, and a residual of 2 nats of a spread of 6.5)"),
+    ],
+)
+def test_facts_and_the_table_say_how_distortion_was_estimated(residual: float, said: str, tmp_path: Path) -> None:
+    run = _make_run(tmp_path)
+    found = {"correlation": 0.94, "residual": residual, "spread": 6.5} if residual == 2 else {}
+    nothing = dict.fromkeys(("correlation", "residual", "spread"))
+    _edit_results(run, distortion_estimate={"samples": 9, "slope": 0.9, "intercept": -3.0, **nothing, **found})
+    assert _facts(run, read_results(run.reduction()))["Distortion"].endswith(said)
+    assert _text(_report(run)).count(said) == 2
+
+
 def test_facts_of_a_ranking_by_another_run(run: RunDirectory) -> None:
     exact = read_results(run.reduction()).model_copy(update={"stability": None})
     found = _facts(run, exact, geometry=GeometryConfig(influence="exact"), masks=MaskConfig(ranking="runs/<b>"))
     assert found["Influence"] == "exact; latent 4 x 2 x 2 = 16 dimensions"
     assert found["Ranking"] == "one for all samples, from runs/<b>"
     assert found["Stability"] == "exact influences, none is estimated"
+    off = GeometryConfig(influence="off", precision="bfloat16")
+    found = _facts(run, exact, geometry=off, masks=MaskConfig(ranking="runs/<b>"))
+    assert found["Influence"].startswith("the one ranking stands for each sample's own, products in bfloat16; latent")
+    assert found["Stability"] == "no sample has influences of its own"
 
 
 def test_facts_name_a_conditioning_that_is_not_the_samples_own(run: RunDirectory) -> None:
