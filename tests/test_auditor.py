@@ -16,8 +16,7 @@ from ldm_scale.auditor import (
     evaluations_at_once,
     resolve_leakage,
 )
-from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig, distortion_estimator
-from ldm_scale.config.base import build
+from ldm_scale.config.audit import ComputeConfig, GeometryConfig, LeakageConfig, distortion_estimator
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.pooled import Profile
