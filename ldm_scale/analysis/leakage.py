@@ -33,22 +33,22 @@ def jackknife(
     """
     groups = min(GROUPS, int(member.sum()), int((~member).sum()))
     group = folds(member, groups, seed)
-    place = 2 * group + member
+    place = group + groups * member
     return np.stack([_leave_out(column, place, groups) for column in vectors_abs.T], axis=1)
 
 
 def _leave_out(values: Float16[np.ndarray, " n"], place: Int[np.ndarray, " n"], groups: int) -> Float[np.ndarray, " g"]:
-    """The AUROCs of minus the values, of all samples and without each group; place: 2 group + member."""
+    """The AUROCs of minus the values, of all samples and without each group; place: group, + groups if a member."""
     # The bits of positive floats are in their order.
     bits = np.ascontiguousarray(values).view(np.uint16).astype(np.int64)
     bits -= bits.min()
-    counts = np.bincount(2 * groups * bits + place, minlength=2 * groups * (bits.max() + 1)).reshape(-1, groups, 2)
-    # Twice, as equal values count half.
+    levels = int(bits.max()) + 1
+    counts = np.bincount(place * levels + bits, minlength=2 * groups * levels).reshape(2, groups, levels)
     everyone = counts.sum(axis=1, keepdims=True)
-    heldout, members = np.moveaxis(np.concatenate([everyone, everyone - counts], axis=1), 2, 0)
-    lower = 2 * members.cumsum(axis=0) - members
-    wins, pairs = (heldout * lower).sum(axis=0), members.sum(axis=0) * heldout.sum(axis=0)
-    return wins / 2 / pairs
+    heldout, members = np.concatenate([everyone, everyone - counts], axis=1)
+    # Twice the members of lower values, as equal values count half.
+    lower = 2 * members.cumsum(axis=1) - members
+    return (heldout * lower).sum(axis=1) / 2 / (members.sum(axis=1) * heldout.sum(axis=1))
 
 
 def correlate(influence_mean: Float[np.ndarray, " d"], leaks: Float[np.ndarray, "g d"], confidence: float) -> Estimate:
