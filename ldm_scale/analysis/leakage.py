@@ -39,11 +39,11 @@ def jackknife(
 
 def _leave_out(values: Float16[np.ndarray, " n"], place: Int[np.ndarray, " n"], groups: int) -> Float[np.ndarray, " g"]:
     """The AUROCs of minus the values, of all samples and without each group; place: group, + groups if a member."""
-    # The bits of positive floats are in their order.
-    bits = np.ascontiguousarray(values).view(np.uint16).astype(np.int64)
-    bits -= bits.min()
-    levels = int(bits.max()) + 1
-    counts = np.bincount(place * levels + bits, minlength=2 * groups * levels).reshape(2, groups, levels)
+    # The bits of positive floats are in their order; a level is a value that there is.
+    bits = np.ascontiguousarray(values).view(np.uint16)
+    level = np.cumsum(np.bincount(bits) > 0) - 1
+    levels = int(level[-1]) + 1
+    counts = np.bincount(place * levels + level[bits], minlength=2 * groups * levels).reshape(2, groups, levels)
     everyone = counts.sum(axis=1, keepdims=True)
     heldout, members = np.concatenate([everyone, everyone - counts], axis=1)
     # Twice the members of lower values, as equal values count half.
