@@ -217,7 +217,7 @@ class DistortionEstimate(Record):
     """
 
     samples: int = Field(description="rows whose distortion is estimated")
-    slope: Number
+    slope: Number = Field(description="nats of distortion a nat of the sum")
     intercept: Number = Field(description="nats")
     correlation: Number = Field(
         description="Spearman's, over the measured samples: distortion, and what a line through the others says"
@@ -229,7 +229,7 @@ class DistortionEstimate(Record):
 class Results(Record):
     """All results of one run."""
 
-    format: Literal[4] = 4
+    format: Literal[5] = 5
     fingerprint: str = Field(description="of everything the rows depend on")
     inputs: dict[str, str] = Field(description="SHA-256 of the audited shards, split and target")
     members: int = Field(description="member rows")
@@ -238,7 +238,7 @@ class Results(Record):
     rejected: dict[str, int] = Field(description="rejected samples by stage and reason")
     distortion_measured: int = Field(description="rows whose distortion was measured")
     distortion_estimate: DistortionEstimate | None = Field(
-        None, description="of the other rows; none if all were measured, or if geometry.distortion is off"
+        description="of the other rows; none if all were measured, or if geometry.distortion is off"
     )
     stability: Stability | None = Field(description="of the influences; none if they are exact or of one probe")
     repeats: int = Field(description="random halvings behind each held-out choice")

@@ -13,6 +13,7 @@ from ldm_scale.analysis.results import (
     Choice,
     Combined,
     DatasetInference,
+    DistortionEstimate,
     DistortionGroup,
     Estimate,
     Headline,
@@ -62,7 +63,10 @@ def example() -> Results:
         heldout=4,
         expected=8,
         rejected={"decode: no image": 1},
-        distortion_measured=7,
+        distortion_measured=5,
+        distortion_estimate=DistortionEstimate(
+            samples=2, slope=0.9, intercept=-3.0, correlation=0.9, residual=0.5, spread=2.0
+        ),
         stability=Stability(correlation=0.9, overlap=0.8, probes=4),
         repeats=10,
         bootstrap=1000,
@@ -99,7 +103,14 @@ def test_json_is_read_back_as_it_was() -> None:
 def test_an_unknown_key_is_rejected_at_every_level() -> None:
     paths = (
         *((), ("headline", 0), ("headline", 0, "heldout_choice", "difference", "auroc"), ("headline", 0, "oracle")),
-        *(("at_risk", 0), ("by_bin", 0), ("combined", "inference"), ("leakage",), ("stability",)),
+        *(
+            ("at_risk", 0),
+            ("by_bin", 0),
+            ("combined", "inference"),
+            ("leakage",),
+            ("stability",),
+            ("distortion_estimate",),
+        ),
         *(("paper", 0), ("paper", 0, "auroc"), ("paper", 0, "by_distortion", 0)),
     )
     for path in paths:
@@ -124,9 +135,9 @@ def test_what_may_be_absent_is_written_as_null() -> None:
     plain = example().headline[0]
     held = plain.heldout_choice.model_copy(update={"difference": None})
     headline = plain.model_copy(update={"heldout_choice": held, "oracle": None})
-    bare = example().model_copy(update={"headline": (headline,), "stability": None})
+    bare = example().model_copy(update={"headline": (headline,), "stability": None, "distortion_estimate": None})
     written = bare.model_dump(mode="json")
-    assert written["stability"] is written["headline"][0]["oracle"] is None
+    assert written["stability"] is written["distortion_estimate"] is written["headline"][0]["oracle"] is None
     assert Results.model_validate_json(bare.model_dump_json()) == bare
 
 
@@ -134,7 +145,7 @@ def test_what_may_be_absent_is_written_as_null() -> None:
     ("path", "value"),
     [
         *((("headline", 0, "row"), "best"), (("by_drop", 0, "mask"), "middle"), (("by_distortion", 0, "groups"), 3)),
-        *((("paper", 0, "row"), "chosen"), (("format",), 3)),
+        *((("paper", 0, "row"), "chosen"), (("format",), 4)),
     ],
 )
 def test_names_outside_the_schema_are_rejected(path: tuple[Any, ...], value: Any) -> None:

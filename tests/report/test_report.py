@@ -211,6 +211,7 @@ def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Res
         expected=12,
         rejected={"decode: no <b>image</b>": 1},
         distortion_measured=11,
+        distortion_estimate=None,
         stability=Stability(correlation=0.912, overlap=0.83, probes=16),
         repeats=7,
         bootstrap=100,
