@@ -35,9 +35,8 @@ def load_auditor(record: RunRecord, device: str, calibration: Calibration | None
     Raises:
         RunError: The weights on the actor's node are not those that the run began with.
     """
-    from ldm_scale.targets.weights import (
-        fetch_weights,  # imports diffusers: four seconds that a simulation has no use for
-    )
+    # It imports diffusers, which takes seconds that a simulated auditor has no use for.
+    from ldm_scale.targets.weights import fetch_weights
 
     if device == "cpu":
         # No more threads than the CPUs it reserves: those of several auditors would only contend.

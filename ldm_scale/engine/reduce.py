@@ -34,8 +34,8 @@ from ldm_scale.files.rundir import RunDirectory, RunRecord, by_reason
 
 # Rows of a side: half of them are reported on, and a variance needs two.
 FEWEST = 4
-# Bytes of spectra, features or leakage that a task holds at a time; with all else it stays below 4 GB.
-MEMORY = 1 << 31
+# Bytes of spectra, features or leakage that a task holds at a time.
+MEMORY = 1 << 30
 # Tasks over parts, and over latent dimensions, of a run that is small enough for fewer.
 BUNDLES, BLOCKS = 32, 4
 T = TypeVar("T")
