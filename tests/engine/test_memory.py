@@ -72,10 +72,13 @@ def test_metadata_of_samples_that_wait_take_no_memory(tmp_path: Path) -> None:
     """A MB of JSON is 25 MB of Python."""
     metadata = json.dumps({"x": [[]] * 340_000}, separators=(",", ":")).encode()
     assert 10**6 < len(metadata) < 1 << 20
-    samples = [
-        (f"{number:02d}.{suffix}", data) for number in range(60) for suffix, data in (("jpg", b""), ("json", metadata))
-    ]
-    assert peak(local_shard(tmp_path, samples, 60)) < 300
+
+    def shard(count: int) -> ReadTask:
+        numbers = (f"{number:02d}" for number in range(count))
+        files = [file for number in numbers for file in ((f"{number}.jpg", b""), (f"{number}.json", metadata))]
+        return local_shard(tmp_path / str(count), files, count)
+
+    assert peak(shard(60)) - peak(shard(5)) < 25
 
 
 @pytest.mark.slow
