@@ -58,8 +58,12 @@ class SimulatedAuditor:
         labels: Sequence[int | None],
     ) -> AuditedBatch:
         """Made-up rows."""
+        return made_up(self._record, self.distortion(pixels))
+
+    def distortion(self, pixels: UInt8[Tensor, "n 3 H W"]) -> Float[np.ndarray, " n"]:
+        """What the rows say of it, after all that takes time."""
         time.sleep(self._seconds)
-        return made_up(self._record, np.full(len(pixels), np.nan, np.float32))
+        return np.full(len(pixels), np.nan, np.float32)
 
 
 class SimulatedActor(AuditorActor):
@@ -86,15 +90,9 @@ def waiting(seconds: float) -> type[AuditorActor]:
 class IdleAuditor(SimulatedAuditor):
     """Measures nothing of its images but the sum of their pixels, which it gives as their distortion."""
 
-    def audit(
-        self,
-        pixels: UInt8[Tensor, "n 3 H W"],
-        sample_ids: Sequence[str],
-        captions: Sequence[Sequence[str]],
-        labels: Sequence[int | None],
-    ) -> AuditedBatch:
-        """Made-up rows."""
-        return made_up(self._record, pixels.sum(dim=(1, 2, 3)).float().numpy())
+    def distortion(self, pixels: UInt8[Tensor, "n 3 H W"]) -> Float[np.ndarray, " n"]:
+        """The sums."""
+        return pixels.sum(dim=(1, 2, 3)).float().numpy()
 
 
 class IdleAuditorActor(SimulatedActor):

@@ -6,8 +6,8 @@ import time
 import numpy as np
 from torch import Tensor
 
-from ldm_scale.auditor import AuditedBatch, Calibration
-from ldm_scale.benchmarks.simulated import SimulatedActor, SimulatedAuditor, made_up
+from ldm_scale.auditor import Calibration
+from ldm_scale.benchmarks.simulated import SimulatedActor, SimulatedAuditor
 from ldm_scale.device.transfer import Arriving
 from ldm_scale.files.rundir import RunRecord
 
@@ -27,13 +27,13 @@ class MeetingAuditor(SimulatedAuditor):
             self.second.set()
         return arriving
 
-    def audit(self, pixels: Tensor, *_: object) -> AuditedBatch:
+    def distortion(self, pixels: Tensor) -> np.ndarray:
         self.computing += 1
         met = self.second.wait(60) and self.computing == 1
         time.sleep(0.05)
         met = met and self.computing == 1
         self.computing -= 1
-        return made_up(self._record, np.full(len(pixels), met, np.float32))
+        return np.full(len(pixels), met, np.float32)
 
 
 class MeetingActor(SimulatedActor):
