@@ -1,14 +1,14 @@
-"""One score from the spectra of all attacks and timesteps: a regularised logistic regression."""
+"""One score from the spectra of all attacks and timesteps: a logistic regression, drawn to the best single attack."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from ldm_scale.analysis.metrics import aurocs
 
 # Neighbouring bins of influence say nearly the same: a few groups of them keep the features fewer than the samples.
 GROUPS = 5
@@ -18,25 +18,25 @@ FITTED = 50_000
 
 
 def group_sums(spectra: Sequence[Float[np.ndarray, "n _ _"]], groups: int = GROUPS) -> Float[np.ndarray, "n f"]:
-    """Every attack's spectrum at every timestep, its bins summed in groups of neighbours.
+    """Every attack's statistic at every timestep, then every spectrum, its bins summed in groups of neighbours.
 
     Args:
         spectra: one (n, T, B) an attack; T and B may differ between attacks.
         groups: of bins in a spectrum; as many as there are bins if they are fewer.
 
     Returns:
-        f is the sum over attacks of T * groups.
+        f is the sum over attacks of T * (1 + groups).
 
     >>> group_sums([np.array([[[1.0, 2.0, 3.0, 4.0]]])], groups=2)
-    array([[3., 7.]])
+    array([[10.,  3.,  7.]])
     """
     blocks = []
     for spectrum in spectra:
         bins = spectrum.shape[2]
         count = min(groups, bins)
         starts = np.arange(count) * bins // count
-        blocks.append(np.add.reduceat(spectrum.astype(np.float64), starts, axis=2).reshape(len(spectrum), -1))
-    return np.concatenate(blocks, axis=1)
+        blocks.append(np.add.reduceat(spectrum.astype(np.float64), starts, axis=2))
+    return np.concatenate([*(b.sum(axis=2) for b in blocks), *(b.reshape(len(b), -1) for b in blocks)], axis=1)
 
 
 def least_positive(sums: Float[np.ndarray, "n f"]) -> Float[np.ndarray, " f"]:
@@ -58,15 +58,6 @@ def log_features(sums: Float[np.ndarray, "n f"], floor: Float[np.ndarray, " f"])
     return np.log(np.maximum(sums, np.where(np.isfinite(floor), floor, 1.0)))
 
 
-def classifier(features: int) -> Any:
-    """Logistic regression on so many standardised features, with an L2 penalty of C = 1 / features.
-
-    So the log odds of independent features have a prior variance of one however many there are, while what many
-    features share is hardly shrunk.
-    """
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1 / features, max_iter=1000))
-
-
 @dataclass(frozen=True)
 class LogOdds:
     """A fitted classifier: log odds = features @ weights + intercept; higher means member."""
@@ -75,10 +66,26 @@ class LogOdds:
     intercept: float
 
     @classmethod
-    def fit(cls, features: Float[np.ndarray, "h f"], member: Bool[np.ndarray, " h"]) -> "LogOdds":
-        """Fit on labelled samples: log features, and who is a member."""
-        scaler, regression = (step for _, step in classifier(features.shape[1]).fit(features, member).steps)
-        weights = regression.coef_[0] / scaler.scale_
+    def fit(
+        cls, features: Float[np.ndarray, "h f"], member: Bool[np.ndarray, " h"], singles: int | None = None
+    ) -> "LogOdds":
+        """Fit on labelled samples a logistic regression with an L2 penalty on standardised features.
+
+        The weight of the best single score has a prior variance of one, and each other weight one of 1 / f, so that
+        the log odds of independent features have as much from all of them, however many there are. So few samples
+        leave the best single score, and more of them correct it.
+
+        Args:
+            features: logs of group sums.
+            member: who is a member.
+            singles: how many of the features, the first ones, are single scores; by default all. The best one has
+                the AUROC furthest from a half on these samples.
+        """
+        scaler = StandardScaler().fit(features)
+        spread = np.full(features.shape[1], features.shape[1] ** -0.5)
+        spread[np.abs(aurocs(features[:, :singles], member) - 0.5).argmax()] = 1
+        regression = LogisticRegression(max_iter=1000).fit(scaler.transform(features) * spread, member)
+        weights = regression.coef_[0] * spread / scaler.scale_
         return cls(weights, float(regression.intercept_[0] - scaler.mean_ @ weights))
 
     def scores(self, features: Float[np.ndarray, "n f"]) -> Float[np.ndarray, " n"]:
@@ -104,7 +111,11 @@ def fitted_rows(half: Bool[np.ndarray, " n"], seed: int, halving: int) -> Int[np
 
 
 def cross_fit(
-    features: Float[np.ndarray, "n f"], member: Bool[np.ndarray, " n"], chosen: Bool[np.ndarray, "r n"], seed: int
+    features: Float[np.ndarray, "n f"],
+    member: Bool[np.ndarray, " n"],
+    chosen: Bool[np.ndarray, "r n"],
+    seed: int,
+    singles: int | None = None,
 ) -> Float[np.ndarray, "r n"]:
     """Log odds of all samples on each of r halvings, by a classifier fitted on the half that a sample is not in.
 
@@ -113,10 +124,11 @@ def cross_fit(
         member: who is a member.
         chosen: which half a sample is in (`splithalf.choosing`).
         seed: of the analysis.
+        singles: how many of the features, the first ones, are single scores (`LogOdds.fit`).
     """
     odds = np.empty(chosen.shape)
     for halving, one in enumerate(chosen):
         for half in (one, ~one):
             rows = fitted_rows(half, seed, halving)
-            odds[halving, ~half] = LogOdds.fit(features[rows], member[rows]).scores(features[~half])
+            odds[halving, ~half] = LogOdds.fit(features[rows], member[rows], singles).scores(features[~half])
     return odds

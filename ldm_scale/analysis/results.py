@@ -181,6 +181,9 @@ class DatasetInference(Record):
     )
     statistic: Number = Field(description="median of Welch's t over the tests")
     tests: int = Field(description="halves tested: two a halving")
+    detectable: Number = Field(
+        description="the AUROC of the scores from which on so many samples give p <= 0.05 in four of five cases"
+    )
     members: int = Field(description="in either half")
     heldout: int = Field(description="likewise")
 

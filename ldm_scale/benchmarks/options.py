@@ -138,6 +138,24 @@ class TrainBenchmarkConfig(Config):
     repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
 
 
+class EvidenceBenchmarkConfig(Config):
+    """How often p calls an untrained target trained, and from how many images on a trained one."""
+
+    targets: int = Field(200, ge=0, description="untrained targets that are audited")
+    samples: int = Field(60, gt=3, le=DEMO_PICTURES // 2, description="pictures a side of an untrained target's audit")
+    run: Address | None = Field(None, description="run directory of a trained target, of whose rows some are drawn")
+    sides: Integers = Field((75, 150, 300, 1000), description="rows a side that are drawn")
+    draws: int = Field(40, gt=0, description="draws of each number of rows")
+    halvings: int = Field(10, gt=0, description="random split-halves behind each p")
+    seed: int = Field(0, description="seed of weights, draws and halvings")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EvidenceBenchmarkConfig":
+        if not self.sides or min(self.sides) < 4:
+            raise ValueError("sides: give numbers of rows of at least four, such as 75,300")
+        return self
+
+
 class BenchmarkConfig(Config):
     """Which parts are measured, where the numbers go, and the options of each part."""
 
@@ -150,6 +168,7 @@ class BenchmarkConfig(Config):
     scale: ScaleBenchmarkConfig = ScaleBenchmarkConfig()
     device: DeviceBenchmarkConfig = DeviceBenchmarkConfig()
     train: TrainBenchmarkConfig = TrainBenchmarkConfig()
+    evidence: EvidenceBenchmarkConfig = EvidenceBenchmarkConfig()
 
 
 # The parts of the benchmark by the names that their options have, and what each does.
@@ -161,4 +180,5 @@ PARTS: dict[str, tuple[type[Config], str]] = {
     "scale": (ScaleBenchmarkConfig, "run the graph with auditors that only wait"),
     "device": (DeviceBenchmarkConfig, "time the models' parts on a device, beside its matrix speed; without Ray"),
     "train": (TrainBenchmarkConfig, "time the steps of a training, beside a bare loop; without Ray"),
+    "evidence": (EvidenceBenchmarkConfig, "size and power of the p-value, by the number of images; without Ray"),
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 from ldm_scale.benchmarks.audit import run_audit_benchmark
 from ldm_scale.benchmarks.device import run_device_benchmark
+from ldm_scale.benchmarks.evidence import run_evidence_benchmark
 from ldm_scale.benchmarks.influence import run_influence_benchmark
 from ldm_scale.benchmarks.lines import Line
 from ldm_scale.benchmarks.options import (
@@ -49,6 +50,7 @@ RUNNERS: dict[str, Callable[[Any], Iterator[Line]]] = {
     "scale": _scale,
     "device": run_device_benchmark,
     "train": run_train_benchmark,
+    "evidence": run_evidence_benchmark,
 }
 
 

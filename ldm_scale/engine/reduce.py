@@ -148,7 +148,8 @@ def _fit(index: Index, halvings: Sequence[int], floor: np.ndarray, task: _Reduct
         logs = log_features(task.group_sums(spectra), floor)
         for some, to in zip(features, target[:, part.places], strict=True):
             some[to[to >= 0]] = logs[to >= 0]
-    models = [LogOdds.fit(some, index.member[wanted]) for some, wanted in zip(features, rows, strict=True)]
+    singles = sum(map(len, task.record.timesteps.values()))
+    models = [LogOdds.fit(some, index.member[wanted], singles) for some, wanted in zip(features, rows, strict=True)]
     return list(zip(models[::2], models[1::2], strict=True))
 
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy.stats import norm, t
+from scipy.stats import binom, norm, t
 
-from ldm_scale.analysis.inference import aggregate, infer_dataset
+from ldm_scale.analysis.inference import aggregate, detectable, infer_dataset
+from ldm_scale.analysis.splithalf import choosing
 
 
 def welch(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
@@ -58,3 +59,16 @@ def test_the_aggregate_reaches_its_size_so_that_no_smaller_factor_would_hold() -
     assert (p_values <= 0.5).mean() == pytest.approx(0.5, abs=0.01)
     found = np.array([aggregate(row) for row in p_values])
     assert (found <= 0.05).mean() == pytest.approx(chance, abs=4 * (chance / 4_000) ** 0.5)
+
+
+@pytest.mark.parametrize(("members", "heldout"), [(150, 150), (400, 100)])
+def test_an_auroc_is_detected_in_four_of_five_cases_or_more(members: int, heldout: int) -> None:
+    """One score without a fit, so that the halves of a halving are independent."""
+    distance = 2**0.5 * norm.ppf(detectable(members, heldout))
+    suspect = np.arange(members + heldout) < members
+    chosen = choosing(suspect, 5, 0)
+    found = []
+    for seed in range(150):
+        scores = np.random.default_rng(seed).standard_normal(len(suspect)) + distance * suspect
+        found.append(infer_dataset(np.tile(scores, (5, 1)), chosen, suspect).p_value <= 0.05)
+    assert binom.ppf(0.0005, 150, 0.8) <= sum(found)

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import spearmanr, ttest_ind
 from sklearn.metrics import roc_auc_score
 
-from ldm_scale.analysis.combined import classifier
+from ldm_scale.analysis.combined import LogOdds
 from ldm_scale.analysis.results import Results
 from ldm_scale.analysis.splithalf import halves
 from ldm_scale.benchmarks.options import ReduceBenchmarkConfig
@@ -134,15 +134,15 @@ def test_results_are_those_of_all_rows_in_memory(whole: tuple[Path, Results], ro
     np.testing.assert_allclose(ranking["leakage"], leaks, atol=1e-12)
     assert results.leakage.correlation.value == pytest.approx(spearmanr(influence.mean(axis=0), leaks).statistic)
 
-    features = np.log(np.concatenate([read("sima"), read("pfami")], axis=1))
+    spectra = [read("sima"), read("pfami")]
+    totals = [spectrum.reshape(2000, 4, 5).sum(axis=2) for spectrum in spectra]
+    features = np.log(np.concatenate([*totals, *spectra], axis=1))
     aurocs, p_values = [], []
     for split in range(2):
         choose, report = halves(member, 0, split)
         for known, fresh in ((choose, report), (report, choose)):
-            odds, suspect = (
-                classifier(40).fit(features[known], member[known]).decision_function(features[fresh]),
-                member[fresh],
-            )
+            odds = LogOdds.fit(features[known], member[known], singles=8).scores(features[fresh])
+            suspect = member[fresh]
             aurocs.append(roc_auc_score(suspect, odds))
             p_values.append(ttest_ind(odds[suspect], odds[~suspect], equal_var=False, alternative="greater").pvalue)
     assert results.combined.metrics.auroc.value == pytest.approx(np.mean(aurocs[::2]), abs=1e-12)
