@@ -27,7 +27,7 @@ from ldm_scale.targets.unconditional import UnconditionalTarget
 
 PART, LEVEL = "evidence", 0.05
 # What an untrained target is attacked with; how many weights it has plays no part.
-ATTACKS, TIMESTEPS = ("sima", "pia", "secmi"), (100, 200)
+ATTACKS, TIMESTEPS = ("sima", "pia"), (100, 200)
 CHANNELS, NORM_GROUPS = (16, 32, 32), 8
 RANKED = 32
 

@@ -1,6 +1,7 @@
 """What an audit will do, settled before any actor starts: who is a member, and what the run record says."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 import numpy as np
@@ -60,6 +61,7 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
         versions={name: version(name) for name in VERSIONED},
         preset=None if inputs.procedure is None else "published",
         departures=inputs.departures,
+        fixed=datetime.now(UTC).replace(microsecond=0),
     )
     check_sides(inputs, record.members, record.heldout)
     return AuditPlan(record, tasks, inputs.target.image_size, inputs.ranking)

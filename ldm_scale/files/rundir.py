@@ -37,7 +37,8 @@ AHEAD = 8
 class RunRecord(BaseModel):
     """run.json: the resolved configuration and everything the rows depend on.
 
-    preset: published, if the run was to follow the authors' procedure. departures: from that, a line each.
+    preset: published, if the run was to follow the authors' procedure. departures: from that, a line each. fixed: when
+    all of this was, attacks and analysis among it: before the first row; none in runs of earlier versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +53,7 @@ class RunRecord(BaseModel):
     versions: dict[str, str]
     preset: Literal["published"] | None = None
     departures: tuple[str, ...] = ()
+    fixed: datetime | None = None
 
     @model_validator(mode="after")
     def _has_rows(self) -> Self:

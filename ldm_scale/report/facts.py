@@ -111,6 +111,13 @@ def describe_conditioning(config: AuditConfig) -> list[tuple[str, str]]:
             return [("Conditioning", f"class {number} for every sample")]
 
 
+def describe_fixed(record: RunRecord) -> list[tuple[str, str]]:
+    """When attacks, timesteps and seed were fixed, if the run says."""
+    if record.fixed is None:
+        return []
+    return [("Fixed", f"attacks, timesteps and seed on {record.fixed:%Y-%m-%d %H:%M:%S} UTC, before the first row")]
+
+
 def warnings_of(results: Results) -> list[str]:
     """Numbers not to trust and why, and how many samples have neither a row nor a reject."""
     absent = max(results.expected - results.members - results.heldout - sum(results.rejected.values()), 0)
@@ -136,6 +143,7 @@ def facts(results: Results, record: RunRecord) -> list[tuple[str, str]]:
         ("Split", named["split"]),
         ("Audited", f"{sides}; {sum(results.rejected.values()):,} rejected"),
         ("Attacks" if len(record.timesteps) > 1 else "Attack", _attacks(results, record)),
+        *describe_fixed(record),
         ("Influence", _influence(config.geometry, record.latent_shape)),
         ("Stability", _stability(results, config.geometry)),
         *describe_ranking(config),

@@ -342,6 +342,13 @@ def test_a_target_on_s3_gives_the_rows_of_the_local_one(
     assert records[0].config.target == address
 
 
+def test_the_time_at_which_everything_was_fixed_is_before_the_first_row(undisturbed: Path) -> None:
+    run = RunDirectory(Location.of(undisturbed))
+    fixed = run.read_record().fixed
+    assert fixed is not None
+    assert all(fixed.timestamp() <= changed / 1e9 for _, changed in (run.root / "samples").versions().values())
+
+
 def test_a_target_that_changes_before_an_auditor_loads_it_fails_the_run_by_name(
     tmp_path: Path, tiny_shards: Path, tiny_target: Path
 ) -> None:

@@ -85,7 +85,8 @@ def test_the_same_run_is_resumed_and_its_record_left_alone(run: RunDirectory, tm
     run.begin(make_record())
     run.commit(rows("a/1"), REJECT.empty_table())
     before = tree(tmp_path)
-    run.begin(make_record().model_copy(update={"config": AuditConfig(out="elsewhere"), "versions": {}}))
+    changes = {"config": AuditConfig(out="elsewhere"), "versions": {}, "fixed": datetime.now(UTC)}
+    run.begin(make_record().model_copy(update=changes))
     assert tree(tmp_path) == before
 
 
