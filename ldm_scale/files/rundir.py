@@ -37,7 +37,8 @@ AHEAD = 8
 class RunRecord(BaseModel):
     """run.json: the resolved configuration and everything the rows depend on.
 
-    preset: published, if the run was to follow the authors' procedure. departures: from that, a line each.
+    preset: published, if the run was to follow the authors' procedure. departures: from that, a line each. blind: names
+    of the plain numbers in the rows; runs of older versions have none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +53,7 @@ class RunRecord(BaseModel):
     versions: dict[str, str]
     preset: Literal["published"] | None = None
     departures: tuple[str, ...] = ()
+    blind: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _has_rows(self) -> Self:
@@ -85,7 +87,7 @@ class RunRecord(BaseModel):
         steps = {name: len(timesteps) for name, timesteps in self.timesteps.items()}
         masks = self.config.masks
         metadata = {"fingerprint": self.fingerprint}
-        return row_schema(self.dimensions, steps, masks.bins, metadata, masks.ranking is not None)
+        return row_schema(self.dimensions, steps, masks.bins, metadata, masks.ranking is not None, self.blind)
 
 
 class CalibrationRecord(BaseModel):
@@ -161,6 +163,10 @@ class RunDirectory:
             raise UsageError(f"{self.root} holds no run.json; give the run directory of an audit")
         return read_model(self._record, RunRecord, "a run record")
 
+    def earlier(self) -> RunRecord | None:
+        """What the run was asked, if there is one."""
+        return self.read_record() if self._record.is_file() else None
+
     def reduction(self) -> Reduction:
         """What readers see of all that is derived; raises UsageError if nothing is."""
         return latest_reduction(self.root)
@@ -176,8 +182,7 @@ class RunDirectory:
 
     def check_free(self, fingerprint: str, science: dict[str, Any]) -> None:
         """Raise UsageError, with the differences, if another run or other files are here."""
-        if self._record.is_file():
-            earlier = self.read_record()
+        if earlier := self.earlier():
             if earlier.fingerprint != fingerprint:
                 changes = "; ".join(differences(earlier.science, science))
                 raise UsageError(
