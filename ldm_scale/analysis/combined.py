@@ -86,17 +86,37 @@ class LogOdds:
         return (features * self.weights).sum(axis=1) + self.intercept
 
 
-def fitted_rows(choose: Int[np.ndarray, " a"], seed: int, halving: int) -> Int[np.ndarray, " h"]:
-    """The rows of the choosing half that the halving's classifier is fitted on: all, or FITTED of them at random.
+def fitted_rows(half: Bool[np.ndarray, " n"], seed: int, halving: int) -> Int[np.ndarray, " h"]:
+    """The rows of a half that its classifier is fitted on: all, or FITTED of them at random.
 
     Args:
-        choose: the rows of the choosing half.
+        half: the samples in it.
         seed: of the analysis.
         halving: its number.
 
     Returns:
-        Some of `choose`, in ascending order.
+        Numbers of samples, in ascending order.
     """
-    if len(choose) <= FITTED:
-        return choose
-    return np.sort(np.random.default_rng([seed, halving, 2]).choice(choose, FITTED, replace=False))
+    rows = np.flatnonzero(half)
+    if len(rows) <= FITTED:
+        return rows
+    return np.sort(np.random.default_rng([seed, halving, 2]).choice(rows, FITTED, replace=False))
+
+
+def cross_fit(
+    features: Float[np.ndarray, "n f"], member: Bool[np.ndarray, " n"], chosen: Bool[np.ndarray, "r n"], seed: int
+) -> Float[np.ndarray, "r n"]:
+    """Log odds of all samples on each of r halvings, by a classifier fitted on the half that a sample is not in.
+
+    Args:
+        features: any that hold no labels.
+        member: who is a member.
+        chosen: which half a sample is in (`splithalf.choosing`).
+        seed: of the analysis.
+    """
+    odds = np.empty(chosen.shape)
+    for halving, one in enumerate(chosen):
+        for half in (one, ~one):
+            rows = fitted_rows(half, seed, halving)
+            odds[halving, ~half] = LogOdds.fit(features[rows], member[rows]).scores(features[~half])
+    return odds

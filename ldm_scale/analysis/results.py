@@ -170,11 +170,18 @@ class RiskyMember(Record):
 
 
 class DatasetInference(Record):
-    """p that suspects not trained on would score so far above held-out samples: Welch's t-test of combined scores."""
+    """p that suspects not trained on would score so far above held-out samples: Welch's t-tests of combined scores.
 
-    p_value: Number = Field(description="uniform if the target never saw the members; one-sided")
-    statistic: Number = Field(description="Welch's t")
-    members: int = Field(description="in the test: those of the first halving's reported half")
+    Every half of every halving is tested by a fit on the other half.
+    """
+
+    p_value: Number = Field(
+        description="twice the median of the tests' p-values, at most 1; one-sided. If the target never saw the "
+        "members, it is a or less with a chance of a at most"
+    )
+    statistic: Number = Field(description="median of Welch's t over the tests")
+    tests: int = Field(description="halves tested: two a halving")
+    members: int = Field(description="in either half")
     heldout: int = Field(description="likewise")
 
 
@@ -229,7 +236,7 @@ class DistortionEstimate(Record):
 class Results(Record):
     """All results of one run."""
 
-    format: Literal[5] = 5
+    format: Literal[6] = 6
     fingerprint: str = Field(description="of everything the rows depend on")
     inputs: dict[str, str] = Field(description="SHA-256 of the audited shards, split and target")
     members: int = Field(description="member rows")

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 
 from ldm_scale.analysis.inference import infer_dataset
 from ldm_scale.analysis.results import Combined
-from ldm_scale.analysis.splithalf import Scorer, halves, judge
+from ldm_scale.analysis.splithalf import Scorer, choosing, judge
 from ldm_scale.analysis.summary import as_metric_set, estimate
 from ldm_scale.config.audit import AnalysisConfig
 
@@ -14,7 +14,7 @@ def combined_scorer(odds: Float[np.ndarray, "r n"]) -> Scorer:
     """One candidate: the log odds by the classifier that was fitted on the halving's choosing half.
 
     Args:
-        odds: of all n samples, by the classifier of each of r halvings.
+        odds: of all n samples, on each of r halvings, by a classifier of the half that a sample is not in.
     """
     return lambda halving, _, report: (0, odds[halving, report])
 
@@ -25,7 +25,7 @@ def combine(
     """What all attacks' spectra say together: metrics of the combined score, and one p-value.
 
     Args:
-        odds: log odds of all samples, by the classifier of each halving.
+        odds: log odds of all samples, on each halving by a classifier of the half that a sample is not in.
         features: how many a classifier weighs.
         member: who is a member.
         config: resamples, confidence and the number of halvings.
@@ -37,5 +37,5 @@ def combine(
         features=features,
         metrics=as_metric_set(judged.values, judged.intervals),
         delong=estimate(judged.values[0], judged.auroc),
-        inference=infer_dataset(judged.first, member[halves(member, seed, 0)[1]]),
+        inference=infer_dataset(odds, choosing(member, config.repeats, seed), member),
     )

@@ -22,7 +22,7 @@ from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
 from ldm_scale.analysis.results import Combined, DistortionEstimate, Leakage, Results, Stability
 from ldm_scale.analysis.scan import Scan, join, scan
 from ldm_scale.analysis.scores import Mask
-from ldm_scale.analysis.splithalf import choosing, halves
+from ldm_scale.analysis.splithalf import choosing
 from ldm_scale.analysis.summary import AttackSummary, chosen_drops, level_warnings, summarise_attack
 from ldm_scale.analysis.together import combine
 from ldm_scale.config.audit import AnalysisConfig, distortion_estimator, dropped_bins
@@ -135,9 +135,10 @@ def _summarise(
 
 
 @ray.remote
-def _fit(index: Index, halvings: Sequence[int], floor: np.ndarray, task: _Reduction) -> list[LogOdds]:
-    """The combined score's classifiers of some halvings."""
-    rows = [fitted_rows(halves(index.member, task.seed, halving)[0], task.seed, halving) for halving in halvings]
+def _fit(index: Index, halvings: Sequence[int], floor: np.ndarray, task: _Reduction) -> list[tuple[LogOdds, LogOdds]]:
+    """The combined score's classifiers of some halvings: of the choosing half, and of the other half."""
+    chosen = choosing(index.member, task.config.repeats, task.seed)
+    rows = [fitted_rows(half, task.seed, i) for i in halvings for half in (chosen[i], ~chosen[i])]
     features = [np.empty((len(some), len(floor))) for some in rows]
     # The place of a sample's features in each fit; -1 is none.
     target = np.full((len(rows), len(index.member)), -1)
@@ -147,17 +148,19 @@ def _fit(index: Index, halvings: Sequence[int], floor: np.ndarray, task: _Reduct
         logs = log_features(task.group_sums(spectra), floor)
         for some, to in zip(features, target[:, part.places], strict=True):
             some[to[to >= 0]] = logs[to >= 0]
-    return [LogOdds.fit(some, index.member[wanted]) for some, wanted in zip(features, rows, strict=True)]
+    models = [LogOdds.fit(some, index.member[wanted]) for some, wanted in zip(features, rows, strict=True)]
+    return list(zip(models[::2], models[1::2], strict=True))
 
 
 @ray.remote
-def _combine(index: Index, floor: np.ndarray, task: _Reduction, *fits: list[LogOdds]) -> Combined:
-    models = [model for some in fits for model in some]
-    odds = np.empty((len(models), len(index.member)))
+def _combine(index: Index, floor: np.ndarray, task: _Reduction, *fits: list[tuple[LogOdds, LogOdds]]) -> Combined:
+    models = [pair for some in fits for pair in some]
+    chosen = choosing(index.member, task.config.repeats, task.seed)
+    odds = np.empty(chosen.shape)
     for part, spectra in stream(index.parts, list(task.record.timesteps)):
         logs = log_features(task.group_sums(spectra), floor)
-        for row, model in zip(odds, models, strict=True):
-            row[part.places] = model.scores(logs)
+        for row, inside, (one, other) in zip(odds, chosen[:, part.places], models, strict=True):
+            row[part.places] = np.where(inside, other.scores(logs), one.scores(logs))
     return combine(odds, len(floor), index.member, task.config, task.seed)
 
 
@@ -197,7 +200,7 @@ def _start_attack(
 
 def _start_combined(index: ray.ObjectRef, samples: int, floor: np.ndarray, task: _Reduction) -> ray.ObjectRef:
     """The combined score, from fits of as many halvings as a task may hold."""
-    halvings = _split(range(task.config.repeats), MEMORY // (8 * min(FITTED, samples) * len(floor)))
+    halvings = _split(range(task.config.repeats), MEMORY // (8 * min(2 * FITTED, samples) * len(floor)))
     fits = [_fit.remote(index, some, floor, task) for some in halvings]
     return _combine.remote(index, floor, task, *fits)
 

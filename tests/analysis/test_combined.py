@@ -7,11 +7,12 @@ from ldm_scale.analysis import combined
 from ldm_scale.analysis.combined import (
     LogOdds,
     classifier,
+    cross_fit,
     fitted_rows,
     least_positive,
 )
 from ldm_scale.analysis.metrics import aurocs
-from ldm_scale.analysis.splithalf import halves
+from ldm_scale.analysis.splithalf import choosing, halves
 from tests.analysis.simulation import simulate
 from tests.analysis.spectra import features_of
 
@@ -45,6 +46,16 @@ def test_the_reported_half_is_scored_by_a_fit_on_the_choosing_half() -> None:
     np.testing.assert_allclose(scores, model.decision_function(features[report]), rtol=1e-9, atol=1e-9)
 
 
+def test_each_half_of_each_halving_is_scored_by_a_fit_on_the_other_half() -> None:
+    data = simulate(0, 90, signal=0.5)
+    features, chosen = features_of(data.spectra), choosing(data.member, 2, 0)
+    odds = cross_fit(features, data.member, chosen, 0)
+    for row, one in zip(odds, chosen, strict=True):
+        for half in (one, ~one):
+            fit = LogOdds.fit(features[half], data.member[half])
+            np.testing.assert_array_equal(row[~half], fit.scores(features[~half]))
+
+
 def test_a_sample_scores_the_same_among_any_others() -> None:
     data = simulate(1, 60, signal=0.3)
     features = features_of(data.spectra)
@@ -62,12 +73,12 @@ def test_the_least_positive_values_of_parts_merge_by_the_minimum() -> None:
 
 
 def test_a_fit_sees_all_of_a_small_half_and_a_fixed_number_of_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = np.flatnonzero(np.random.default_rng(0).random(400) < 0.5)
-    np.testing.assert_array_equal(fitted_rows(choose, 0, 0), choose)
+    choose = np.random.default_rng(0).random(400) < 0.5
+    np.testing.assert_array_equal(fitted_rows(choose, 0, 0), np.flatnonzero(choose))
     monkeypatch.setattr(combined, "FITTED", 50)
     first, again, other = (fitted_rows(choose, 0, halving) for halving in (0, 0, 1))
     assert len(set(first)) == 50
-    assert set(first) <= set(choose)
+    assert set(first) <= set(np.flatnonzero(choose))
     assert first.tolist() == sorted(first)
     np.testing.assert_array_equal(first, again)
     assert set(first) != set(other)

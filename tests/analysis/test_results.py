@@ -55,7 +55,7 @@ def example() -> Results:
         **dict.fromkeys(("auroc", "asr", "tpr_at_1pct_fpr"), cell),
         by_distortion=(PaperGroup(groups=2, group=1, auroc=cell),),
     )
-    inference = DatasetInference(p_value=1e-300, statistic=9.0, members=3, heldout=4)
+    inference = DatasetInference(p_value=1e-300, statistic=9.0, tests=20, members=3, heldout=4)
     return Results(
         fingerprint="abc",
         inputs={"shards": "1", "split": "2", "target": "3"},

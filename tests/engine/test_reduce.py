@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, ttest_ind
 from sklearn.metrics import roc_auc_score
 
 from ldm_scale.analysis.combined import classifier
@@ -135,12 +135,18 @@ def test_results_are_those_of_all_rows_in_memory(whole: tuple[Path, Results], ro
     assert results.leakage.correlation.value == pytest.approx(spearmanr(influence.mean(axis=0), leaks).statistic)
 
     features = np.log(np.concatenate([read("sima"), read("pfami")], axis=1))
-    aurocs = []
+    aurocs, p_values = [], []
     for split in range(2):
         choose, report = halves(member, 0, split)
-        model = classifier(40).fit(features[choose], member[choose])
-        aurocs.append(roc_auc_score(member[report], model.decision_function(features[report])))
-    assert results.combined.metrics.auroc.value == pytest.approx(np.mean(aurocs), abs=1e-12)
+        for known, fresh in ((choose, report), (report, choose)):
+            odds, suspect = (
+                classifier(40).fit(features[known], member[known]).decision_function(features[fresh]),
+                member[fresh],
+            )
+            aurocs.append(roc_auc_score(suspect, odds))
+            p_values.append(ttest_ind(odds[suspect], odds[~suspect], equal_var=False, alternative="greater").pvalue)
+    assert results.combined.metrics.auroc.value == pytest.approx(np.mean(aurocs[::2]), abs=1e-12)
+    assert results.combined.inference.p_value == pytest.approx(min(1, 2 * np.median(p_values)), rel=1e-6)
 
 
 def test_results_depend_neither_on_parts_nor_on_repeated_rows_nor_on_memory(

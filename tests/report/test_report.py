@@ -195,7 +195,7 @@ def _paper(attack: str, averaged: bool) -> list[PaperRow]:
 
 
 def _combined() -> Combined:
-    inference = DatasetInference(p_value=0.003, statistic=2.9, members=3, heldout=2)
+    inference = DatasetInference(p_value=0.003, statistic=2.9, tests=20, members=3, heldout=2)
     return Combined(features=1200, metrics=_metrics(0.81), delong=_estimate(0.81), inference=inference)
 
 
