@@ -16,6 +16,8 @@ PLAIN = (
     *("class", "captions", "caption length", "width", "height", "format", "bytes"),
     *("red", "green", "blue", "red deviation", "green deviation", "blue deviation", "sharpness"),
 )
+# A format is its place here.
+FORMATS = ("JPEG", "PNG", "WEBP")
 # What the rows hold for the blind control: that, and mean and standard deviation of the latent that is attacked.
 BLIND = (*PLAIN, "latent mean", "latent deviation")
 

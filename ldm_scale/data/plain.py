@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from ldm_scale.data.images import SIGNATURE, STORED, format_of
-from ldm_scale.schema import PLAIN
+from ldm_scale.data.images import SIGNATURE, format_of
+from ldm_scale.schema import FORMATS, PLAIN
 
 
 def plain_features(
@@ -38,7 +38,7 @@ def plain_features(
         len(captions),
         len(captions[0]) if captions else 0,
         *(size or (math.nan, math.nan)),
-        STORED.index(kind) if kind in STORED else math.nan,
+        FORMATS.index(kind) if kind in FORMATS else math.nan,
         len(image),
         *(np.full(7, math.nan) if pixels is None else _colours(pixels)),
     ]
