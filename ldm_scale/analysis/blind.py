@@ -75,8 +75,10 @@ def row_features(names: Sequence[str], values: Float[np.ndarray, "n f"]) -> list
     features = []
     for name, column in zip(names, values.T, strict=True):
         if name in ("class", "format"):
-            called = FORMATS.__getitem__ if name == "format" else str
-            features.append(Feature.kind(name, ["none" if np.isnan(value) else called(int(value)) for value in column]))
+            called = dict(enumerate(FORMATS)) if name == "format" else {}
+            numbers = [int(value) if np.isfinite(value) else None for value in column]
+            labels = ["none" if number is None else called.get(number, str(number)) for number in numbers]
+            features.append(Feature.kind(name, labels))
         else:
             features.append(Feature.quantity(name, column))
     return features
@@ -157,20 +159,21 @@ def _telltales(feature: Feature, member: Bool[np.ndarray, " n"]) -> list[Telltal
 
 
 def _quantity_apart(feature: Feature, member: Bool[np.ndarray, " n"]) -> list[Telltale]:
-    """By the two-sample test of Kolmogorov and Smirnov, which sees any shape, of the samples with a known value."""
+    """By the two-sample test of Kolmogorov and Smirnov of the known values, and of how far they lie from the middle."""
     known = np.isfinite(feature.values)
     values, side = feature.values[known], member[known]
     if side.all() or not side.any() or values.min() == values.max():
         return []
-    ours, theirs = values[side], values[~side]
+    far = np.abs(values - np.median(values))
+    tests = [ks_2samp(some[side], some[~side], method="asymp").pvalue for some in (values, far)]
     return [
         Telltale(
             feature=feature.name,
             kind=None,
-            members=float(np.median(ours)),
-            heldout=float(np.median(theirs)),
+            members=float(np.median(values[side])),
+            heldout=float(np.median(values[~side])),
             auroc=float(aurocs(values[:, None], side)[0]),
-            p_value=float(ks_2samp(ours, theirs, method="asymp").pvalue),
+            p_value=min(1.0, 2 * float(min(tests))),
         )
     ]
 

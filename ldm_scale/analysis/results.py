@@ -208,8 +208,8 @@ class Telltale(Record):
         description="of the quantity by itself, below 0.5 if it is lower in members; none of kinds"
     )
     p_value: Number = Field(
-        description="Kolmogorov and Smirnov's test, or Fisher's exact test times the number of kinds; times the number "
-        "of features"
+        description="twice the lesser of Kolmogorov and Smirnov's tests of values and of their distances from the "
+        "median, or Fisher's exact test times the number of kinds; times the number of features"
     )
 
 
