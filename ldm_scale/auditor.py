@@ -86,6 +86,7 @@ class AuditedBatch:
         stability: (n, 2) float32, rank correlation and overlap of the lowest 40% between two halves of the probes; nan
             if there are no two halves.
         leakage: (n, D) float32, |S_i| of one attack at one timestep.
+        latent: (n, 2) float32, mean and standard deviation of the latent that is attacked.
         spectra: for each attack, its random control and its global mask, (n, T, B) float32.
         finite: (n,) bool, False for a sample with a number that is not finite.
         cost: of the batch; no part of rows.
@@ -95,6 +96,7 @@ class AuditedBatch:
     distortion: np.ndarray
     stability: np.ndarray
     leakage: np.ndarray
+    latent: np.ndarray
     spectra: dict[str, np.ndarray]
     finite: np.ndarray
     cost: Cost
@@ -218,6 +220,7 @@ class Auditor:
             distortion.cpu().numpy(),
             stability.cpu().numpy(),
             leakage.cpu().numpy(),
+            torch.stack([z.flatten(1).mean(1), z.flatten(1).std(1, correction=0)], dim=1).cpu().numpy(),
             {name: values.cpu().numpy() for name, values in spectra.items()},
             finite.cpu().numpy(),
             Cost(dict(zip(STAGES, stopwatch.seconds(), strict=True)), evaluations, self._decoder.products - made),

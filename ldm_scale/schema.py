@@ -1,12 +1,25 @@
 """Columns and Arrow schemas of everything that passes between stages or is written."""
 
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 
 # What the bins of a spectrum are ranked by: each sample's own influences, a random draw for each sample (the control),
 # or one ranking for all samples.
 Order = Literal["influence", "random", "global"]
+
+# What is plain of a sample, in this order: its class, its captions (how many, characters of the first), its image as it
+# is stored (pixels, format, bytes) and as the model sees it (0 to 255; sharpness: mean difference of neighbours).
+PLAIN = (
+    *("class", "captions", "caption length", "width", "height", "format", "bytes"),
+    *("red", "green", "blue", "red deviation", "green deviation", "blue deviation", "sharpness"),
+)
+# A format is its place here.
+FORMATS = ("JPEG", "PNG", "WEBP")
+# What the rows hold for the blind control: that, and mean and standard deviation of the latent that is attacked.
+BLIND = (*PLAIN, "latent mean", "latent deviation")
 
 # Between the stages of the graph.
 STORED = pa.schema(
@@ -27,6 +40,7 @@ DECODED = pa.schema(
         ("captions", pa.list_(pa.string())),
         ("label", pa.int64()),
         ("flaws", pa.string()),
+        ("plain", pa.list_(pa.float32(), len(PLAIN))),
         ("pixels", pa.binary()),
         ("stage", pa.string()),
         ("reject", pa.string()),
@@ -63,6 +77,12 @@ def orders(one_ranking: bool) -> tuple[Order, ...]:
     return ("influence", "random", "global") if one_ranking else ("influence", "random")
 
 
+def as_array(table: pa.Table, column: str) -> np.ndarray:
+    """A column of fixed-size lists, none of them null, (rows, values)."""
+    lists = table[column].combine_chunks()
+    return lists.flatten().to_numpy().reshape(len(table), lists.type.list_size)
+
+
 def row_bytes(schema: pa.Schema) -> int:
     """Bytes of a row's values before compression, the text of its id left out."""
     bits = 0
@@ -75,12 +95,18 @@ def row_bytes(schema: pa.Schema) -> int:
 
 
 def row_schema(
-    dimensions: int, attacks: dict[str, int], bins: int, metadata: dict[str, str], one_ranking: bool
+    dimensions: int,
+    attacks: dict[str, int],
+    bins: int,
+    metadata: dict[str, str],
+    one_ranking: bool,
+    blind: Sequence[str] = (),
 ) -> pa.Schema:
     """The schema of samples/*.parquet.
 
     Spectra are T * bins values, timestep by timestep, the lowest rank first. stability_*: rank correlation, and overlap
     of the lowest 40%, of the influences from two halves of the probes. leakage: |S_i| of one attack at one timestep.
+    blind: plain numbers of the sample, whose names are in the metadata, nan for what is not known.
 
     Args:
         dimensions: D of the latent.
@@ -88,6 +114,7 @@ def row_schema(
         bins: bins of a spectrum.
         metadata: kept in the schema, as text.
         one_ranking: whether there are also spectra by one ranking for all samples.
+        blind: names of the plain numbers; rows of older versions have none.
     """
     fields: list[pa.Field] = [
         pa.field("sample_id", pa.string(), nullable=False),
@@ -98,6 +125,9 @@ def row_schema(
         pa.field("stability_overlap", pa.float32()),
         pa.field("leakage", pa.list_(pa.float16(), dimensions)),
     ]
+    if blind:
+        fields.append(pa.field("blind", pa.list_(pa.float32(), len(blind))))
+        metadata = {**metadata, "blind": ", ".join(blind)}
     for name, steps in attacks.items():
         columns = [spectrum_column(name, order) for order in orders(one_ranking)]
         fields += [pa.field(column, pa.list_(pa.float32(), steps * bins)) for column in columns]

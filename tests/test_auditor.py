@@ -43,6 +43,7 @@ def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> Audited
         np.concatenate([part.distortion for part in parts]),
         np.concatenate([part.stability for part in parts]),
         np.concatenate([part.leakage for part in parts]),
+        np.concatenate([part.latent for part in parts]),
         {name: np.concatenate([part.spectra[name] for part in parts]) for name in names},
         np.concatenate([part.finite for part in parts]),
         Cost({}, sum(part.cost.evaluations for part in parts), sum(part.cost.products for part in parts)),

@@ -200,6 +200,38 @@ class Combined(Record):
     inference: DatasetInference
 
 
+class Telltale(Record):
+    """A plain feature that tells members from held-out samples by itself."""
+
+    feature: str
+    kind: str | None = Field(description="of a feature that has kinds: which one; none of a quantity")
+    members: Number = Field(description="median over members, or the share of them that is of this kind")
+    heldout: Number = Field(description="the same of held-out samples")
+    auroc: float | None = Field(
+        description="of the quantity by itself, below 0.5 if it is lower in members; none of kinds"
+    )
+    p_value: Number = Field(
+        description="twice the lesser of Kolmogorov and Smirnov's tests of values and of their distances from the "
+        "median, or Fisher's exact test times the number of kinds; times the number of features"
+    )
+
+
+class BlindControl(Record):
+    """Whether members are told from held-out samples without the model: the combined score's test on plain features.
+
+    If they are, p-values of the model's scores prove nothing about training.
+    """
+
+    features: tuple[str, ...] = Field(description="what was looked at")
+    auroc: Estimate = Field(description="mean over the halvings, DeLong's interval")
+    inference: DatasetInference
+    p_value: Number = Field(
+        description="twice the lesser of inference.p_value and the least p of any feature, at most 1: below 0.05, the "
+        "sides are told apart"
+    )
+    told_by: tuple[Telltale, ...] = Field(description="with p below 0.05, the clearest first")
+
+
 class Leakage(Record):
     """Whether the dimensions of high influence are those that leak."""
 
@@ -260,6 +292,13 @@ class Results(Record):
         "paper's numbers only"
     )
     combined: Combined
+    blind: BlindControl | None = Field(
+        description="by class, captions, image size, format, bytes, colours, latent and geometry; none if the rows are "
+        "of a version that kept none of these"
+    )
+    names: BlindControl | None = Field(
+        description="by names alone, which a model never sees; none if all are alike but for their folders"
+    )
     leakage: Leakage
     by_timestep: tuple[Point, ...] = Field(description="plain, and analysis.drop lowest, at each timestep")
     by_drop: tuple[Point, ...] = Field(description="each drop share and mask, at the plain row's held-out timestep")

@@ -14,6 +14,8 @@ from ldm_scale.analysis.metrics import aurocs, bootstrap_weights, evaluate, quan
 # (b,) of the rows to report on.
 Scorer = Callable[[int, np.ndarray, np.ndarray], tuple[int, np.ndarray]]
 Name = TypeVar("Name", bound=str)
+# Samples of a side: half of them are reported on, and a variance needs two.
+FEWEST = 4
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from ldm_scale.files.parts import Expected
 from ldm_scale.files.reductions import publish
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location, write_table
-from ldm_scale.schema import orders, row_schema, spectrum_column
+from ldm_scale.schema import BLIND, orders, row_schema, spectrum_column
 from ldm_scale.terminal import say
 
 SHARD, FINGERPRINT = "made-up", "made up"
@@ -101,6 +101,7 @@ def make_record(config: ReduceBenchmarkConfig, out: str) -> RunRecord:
         timesteps=dict.fromkeys(config.attacks, tuple(range(0, 10 * config.timesteps, 10))),
         expected=Expected(members={SHARD: config.rows // 2}, heldout={SHARD: config.rows - config.rows // 2}),
         versions={},
+        blind=BLIND,
     )
 
 
@@ -131,11 +132,13 @@ def make_rows(config: ReduceBenchmarkConfig, part: int) -> pa.Table:
         "stability_correlation": pa.array(np.full(len(number), 0.9, np.float32)),
         "stability_overlap": pa.array(np.full(len(number), 0.8, np.float32)),
         "leakage": lists(np.exp(normal(config.dimensions) - 0.1 * member[:, None]).astype(np.float16)),
+        "blind": lists(normal(len(BLIND))),
     }
     for name in config.attacks:
         columns |= {spectrum_column(name, order): spectra(level) for order in orders(config.ranking)}
     steps, metadata = dict.fromkeys(config.attacks, config.timesteps), {"fingerprint": FINGERPRINT}
-    return pa.table(columns).cast(row_schema(config.dimensions, steps, config.bins, metadata, config.ranking))
+    schema = row_schema(config.dimensions, steps, config.bins, metadata, config.ranking, BLIND)
+    return pa.table(columns).cast(schema)
 
 
 def _write_part(run: RunDirectory, config: ReduceBenchmarkConfig, part: int) -> None:

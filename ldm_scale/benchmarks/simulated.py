@@ -29,6 +29,7 @@ def made_up(record: RunRecord, distortion: Float[np.ndarray, " n"]) -> AuditedBa
         distortion=distortion,
         stability=np.full((samples, 2), np.nan, np.float32),
         leakage=np.zeros((samples, dimensions), np.float32),
+        latent=np.zeros((samples, 2), np.float32),
         spectra={**spectra, **{spectrum_column(name, "random"): values for name, values in spectra.items()}},
         finite=np.ones(samples, bool),
         cost=Cost(dict.fromkeys(STAGES, 0.0), 0, 0),

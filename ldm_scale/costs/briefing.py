@@ -7,6 +7,7 @@ from ldm_scale.auditor import UNMEASURED
 from ldm_scale.config.audit import distortion_estimator
 from ldm_scale.costs.counts import decoder_products, denoiser_evaluations
 from ldm_scale.data.classes import table_difference
+from ldm_scale.data.manifest import bytes_apart
 from ldm_scale.files.rundir import RunRecord
 from ldm_scale.inputs import Inputs
 from ldm_scale.report.facts import SHORT, describe_conditioning, describe_lora, describe_ranking, list_timesteps
@@ -39,6 +40,8 @@ def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> I
     yield from describe_conditioning(config)
     if difference := table_difference(inputs.manifest.classes, read_class_names(inputs.weights.target.path)):
         yield "Warning", f"the target was trained on another table of classes: {difference}"
+    if config.split is None and (apart := bytes_apart(inputs.manifest)):
+        yield "Warning", f"{apart}: the sides may differ in more than training; the blind control will say"
     yield "Shards", f"{config.shards}: {shards:,} to audit"
     yield "Samples", f"{members + heldout:,}: {members:,} members, {heldout:,} held-out, {split}"
     yield "Attacks", _attacks(inputs)

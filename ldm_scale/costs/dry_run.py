@@ -11,7 +11,7 @@ from ldm_scale.costs.estimate import CostEstimate, CostItem
 from ldm_scale.costs.flops import measure_target
 from ldm_scale.inputs import Inputs, check_inputs, count_sides
 from ldm_scale.report.labels import duration, scaled, share_label, three_digits
-from ldm_scale.schema import row_bytes, row_schema
+from ldm_scale.schema import BLIND, row_bytes, row_schema
 
 # What the parts of a sample are called.
 PART_NAMES = {
@@ -121,7 +121,7 @@ class _AuditEstimate:
         masks = self._config.masks
         steps = {name: len(attack.timesteps) for name, attack in self._inputs.attacks.items()}
         dimensions = math.prod(self._inputs.target.latent_shape)
-        size = row_bytes(row_schema(dimensions, steps, masks.bins, {}, masks.ranking is not None))
+        size = row_bytes(row_schema(dimensions, steps, masks.bins, {}, masks.ranking is not None, BLIND))
         return f"{scaled(self._samples * size, 'B')} of rows before compression, {scaled(size, 'B')} each"
 
     @property

@@ -68,6 +68,8 @@ def read_source(config: PackConfig) -> Listing:
     options: dict[str, Any] = {"order": config.order} if config.dataset in IN_FILES else {}
     if config.dataset in IN_COLUMNS:
         options["columns"] = Columns(config.image_column, config.caption_column, config.label_column)
+    if config.dataset == "folder":
+        options |= {"members": config.members, "heldout": config.heldout}
     listing = SOURCES[config.dataset](source, **options)
     if not listing.items:
         raise UsageError(f"source folder {source} holds no images")

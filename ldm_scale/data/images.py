@@ -2,13 +2,16 @@
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.parts import check_parts
 from ldm_scale.errors import one_line
+from ldm_scale.schema import FORMATS
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -18,7 +21,7 @@ FILTERS = {
 }
 
 # The formats of images in shards, and those that a pack makes PNGs of; how Pillow names them.
-STORED = ("JPEG", "PNG", "WEBP")
+STORED = FORMATS
 PACKED = (*STORED, "TIFF", "GIF", "BMP")
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -84,27 +87,45 @@ def open_image(data: bytes, max_pixels: int, formats: tuple[str, ...] = STORED) 
         BadImage: The bytes are empty, broken, of another format, or an image of more than `max_pixels`, or of more rows
             or parts than such an image has, left undecoded.
     """
-    if not data:
-        raise BadImage("no image")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            check_parts(data)
-            image = Image.open(io.BytesIO(data), formats=formats)
-            _check_size(image, max_pixels)
-            stored = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
-            image.load()
-    except BadImage:
-        raise
-    except Exception as error:
-        # Pillow raises many kinds on bytes made to mislead it.
-        # Pillow names the buffer by its address, which no two runs share.
-        detail = f"no {_names(formats)}" if isinstance(error, UnidentifiedImageError) else one_line(error)
-        raise BadImage(f"cannot be decoded: {detail}") from error
+    with _faults_named(formats):
+        image = _by_header(data, max_pixels, formats)
+        stored = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
+        image.load()
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         kind = "floating-point" if image.mode == "F" else "32-bit"
         raise BadImage(f"pixels of {kind} numbers, whose black and white nothing tells")
     return _in_8_bits(image, stored)
+
+
+def size_of(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """Width and height of an image by its header alone; raises BadImage as open_image does, if that shows it."""
+    with _faults_named(STORED):
+        return _by_header(data, max_pixels, STORED).size
+
+
+@contextmanager
+def _faults_named(formats: tuple[str, ...]) -> Iterator[None]:
+    """Whatever Pillow raises, on bytes made to mislead it as well, as a BadImage; its own warnings are not shown."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except BadImage:
+        raise
+    except Exception as error:
+        # Pillow names the buffer by its address, which no two runs share.
+        detail = f"no {_names(formats)}" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        raise BadImage(f"cannot be decoded: {detail}") from error
+
+
+def _by_header(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> ImageFile.ImageFile:
+    """An image that is not decoded yet."""
+    if not data:
+        raise BadImage("no image")
+    check_parts(data)
+    image = Image.open(io.BytesIO(data), formats=formats)
+    _check_size(image, max_pixels)
+    return image
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:

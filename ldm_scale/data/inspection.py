@@ -4,14 +4,24 @@ import io
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ldm_scale.data.images import BadImage, open_image
-from ldm_scale.data.manifest import ShardInfo
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ldm_scale.config.data import ImageConfig
+from ldm_scale.data.images import BadImage, open_image, preprocess, size_of
+from ldm_scale.data.manifest import ShardInfo, stem_of
+from ldm_scale.data.plain import plain_features
 from ldm_scale.data.samples import LIMITS, Entry, Sample, as_sample, group_entries, read_entries
 from ldm_scale.errors import one_line
 from ldm_scale.files.storage import Location
 from ldm_scale.randomness import keyed_generator
+from ldm_scale.schema import sample_id
+
+# Pixels a side at which the colours of an image are looked at, as no target says how it sees them.
+LOOKED_AT = 64
 
 
 @dataclass
@@ -22,7 +32,8 @@ class Inspection:
     read, by whether they have a caption and by class index. captions: the fewest and the most of one sample. sides:
     shortest and longest side of the decoded images.
     problems: what is wrong, with how many samples and the first of them. shards: what a manifest says of the shards
-    that could be read and hold samples.
+    that could be read and hold samples. plain: what is plain of each sample that is not rejected as it is read
+    (schema.PLAIN), by its id; colours of the decoded ones alone.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -33,6 +44,7 @@ class Inspection:
     decoded: int = 0
     problems: dict[str, tuple[int, str]] = field(default_factory=dict)
     shards: list[ShardInfo] = field(default_factory=list)
+    plain: dict[str, Float[np.ndarray, " f"]] = field(default_factory=dict)
 
     def complain(self, problem: str, where: str, count: int = 1) -> None:
         """Count a problem; the first place is kept."""
@@ -46,6 +58,7 @@ class Inspection:
         self.conditions += other.conditions
         self.decoded += other.decoded
         self.shards += other.shards
+        self.plain |= other.plain
         for problem, (count, first) in other.problems.items():
             self.complain(problem, first, count)
         self.captions = _range(self.captions, other.captions)
@@ -97,8 +110,10 @@ def inspect_shard(
                     continue
                 found.conditions[sample.caption is not None, sample.label] += 1
                 found.captions = _range(found.captions, [len(sample.captions)])
-                if keyed_generator(seed, where, "validate").random() < share:
-                    _decode(found, where, sample.image, max_pixels)
+                wanted = keyed_generator(seed, where, "validate").random() < share
+                seen = (_decode if wanted else _size)(found, where, sample.image, max_pixels)
+                key = sample_id(stem_of(name), sample.key)
+                found.plain[key] = plain_features(sample.image, sample.captions, sample.label, *seen)
             size = stream.seek(0, io.SEEK_END)
     except (OSError, tarfile.TarError) as error:
         found.complain(f"cannot be read: {one_line(error)}", location.uri)
@@ -120,9 +135,23 @@ def _compare(found: Inspection, location: Location, actual: ShardInfo, expected:
         found.complain("is not the file that its manifest describes: bytes or checksum differ", location.uri)
 
 
-def _decode(found: Inspection, where: str, data: bytes, max_pixels: int) -> None:
+# Width and height, and the pixels of an image that is decoded.
+Seen = tuple[tuple[int, int] | None, UInt8[np.ndarray, "3 H W"] | None]
+
+
+def _decode(found: Inspection, where: str, data: bytes, max_pixels: int) -> Seen:
     found.decoded += 1
     try:
-        found.sides = _range(found.sides, open_image(data, max_pixels).size)
+        image = open_image(data, max_pixels)
+        found.sides = _range(found.sides, image.size)
+        return image.size, preprocess(image, ImageConfig(max_pixels=max_pixels), LOOKED_AT)
     except BadImage as error:
         found.complain(f"an image that {error}", where)
+        return None, None
+
+
+def _size(found: Inspection, where: str, data: bytes, max_pixels: int) -> Seen:
+    """By the header, which may be all that is sound: only images that are decoded are found to be broken."""
+    with suppress(BadImage):
+        return size_of(data, max_pixels), None
+    return None, None

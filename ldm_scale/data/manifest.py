@@ -1,6 +1,7 @@
 """The manifest of a shard folder: each shard with its number of samples, bytes and SHA-256."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated
@@ -12,6 +13,8 @@ from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location, read_model
 
 MANIFEST = "manifest.json"
+# Logarithm of a ratio of bytes that is not worth a word, however many samples there are.
+LEAST_RATIO = 0.05
 
 
 def stem_of(name: str) -> str:
@@ -79,6 +82,30 @@ class Manifest(BaseModel):
     def encode(self) -> bytes:
         """The bytes of its file."""
         return json.dumps(self.model_dump(), indent=1).encode()
+
+
+def bytes_apart(manifest: Manifest) -> str | None:
+    """That the samples of one side take more bytes in the shards, if they do by more than chance explains.
+
+    Who knows only the shards takes the bytes of samples to vary by as much as their mean: by three standard errors.
+
+    >>> def shard(side, size): return ShardInfo(name=f"{side}/{side}.tar", samples=300, bytes=300 * size, sha256="")
+    >>> bytes_apart(Manifest(shards=(shard("members", 4000), shard("heldout", 3000))))
+    'the shards hold 4,000 bytes a member and 3,000 a held-out sample'
+    >>> bytes_apart(Manifest(shards=(shard("members", 4000), shard("heldout", 3300))))
+    """
+    totals = dict.fromkeys(("members", "heldout"), (0, 0))
+    for shard in manifest.shards:
+        if shard.side in totals:
+            samples, size = totals[shard.side]
+            totals[shard.side] = samples + shard.samples, size + shard.bytes
+    (members, ours), (heldout, theirs) = totals.values()
+    if not (members and heldout and ours and theirs):
+        return None
+    ratio = math.log(ours / members / (theirs / heldout))
+    if abs(ratio) < max(LEAST_RATIO, 3 * math.sqrt(1 / members + 1 / heldout)):
+        return None
+    return f"the shards hold {ours / members:,.0f} bytes a member and {theirs / heldout:,.0f} a held-out sample"
 
 
 def read_manifest(folder: Location) -> Manifest:

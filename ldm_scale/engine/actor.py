@@ -18,7 +18,7 @@ from ldm_scale.device.transfer import Arriving
 from ldm_scale.engine import telemetry
 from ldm_scale.engine.blame import blamed
 from ldm_scale.files.rundir import RunRecord
-from ldm_scale.schema import REJECT
+from ldm_scale.schema import REJECT, as_array
 from ldm_scale.targets.execution import Execution
 
 INFLUENCES = pa.schema([("sample_id", pa.string()), ("influence", pa.list_(pa.float32()))])
@@ -149,6 +149,7 @@ def _rows(good: pa.Table, audited: AuditedBatch) -> pa.Table:
             "stability_correlation": _measured(audited.stability[:, 0]),
             "stability_overlap": _measured(audited.stability[:, 1]),
             "leakage": _fixed(audited.leakage.astype(np.float16), pa.float16()),
+            "blind": _fixed(np.concatenate([as_array(good, "plain"), audited.latent], axis=1), pa.float32()),
             **{name: _fixed(values, pa.float32()) for name, values in audited.spectra.items()},
         }
     )

@@ -15,6 +15,7 @@ from ldm_scale.files.parts import Expected
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import Inputs, by_folder, check_sides, members_of, wanted
+from ldm_scale.schema import BLIND
 
 VERSIONED = ("ldm_scale", "ray", "torch", "diffusers", "numpy", "pyarrow", "scikit-learn")
 
@@ -51,6 +52,7 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
     tasks = by_folder(inputs) if inputs.split is None else _by_key(inputs, run.read_split() or _look_up(inputs))
     members = {task.shard.stem: members_of(task) for task in tasks}
     heldout = {task.shard.stem: wanted(task) - members[task.shard.stem] for task in tasks}
+    earlier = run.earlier()
     record = RunRecord(
         fingerprint=inputs.fingerprint,
         science=inputs.science,
@@ -62,6 +64,8 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
         preset=None if inputs.procedure is None else "published",
         departures=inputs.departures,
         fixed=datetime.now(UTC).replace(microsecond=0),
+        # Its rows are alike, whichever version goes on with them.
+        blind=BLIND if earlier is None else earlier.blind,
     )
     check_sides(inputs, record.members, record.heldout)
     return AuditPlan(record, tasks, inputs.target.image_size, inputs.ranking)

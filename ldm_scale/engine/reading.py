@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain, islice
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import DataContext, Dataset
@@ -13,6 +14,7 @@ from ray.data import DataContext, Dataset
 from ldm_scale.config.audit import ComputeConfig
 from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.images import BadImage, open_image, preprocess
+from ldm_scale.data.plain import plain_features
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.shards import read_shard
 from ldm_scale.data.task import ReadTask
@@ -32,8 +34,8 @@ IMAGES_TAKEN = 32
 # What decoding leaves as it is.
 KEPT = ("sample_id", "member", "captions", "label", "flaws")
 
-# Pixels, or the stage and the reason of a reject.
-Decoded = tuple[bytes | None, str | None, str | None]
+# Pixels with the sample's plain numbers, or the stage and the reason of a reject.
+Decoded = tuple[bytes | None, np.ndarray | None, str | None, str | None]
 
 
 def _table(task: ReadTask, samples: list[tuple[Sample, bool]]) -> pa.Table:
@@ -76,13 +78,23 @@ def read_blocks(task: ReadTask) -> Iterator[pa.Table]:
         yield _table(task, samples)
 
 
-def _decode(data: pa.BinaryScalar, fault: str | None, config: ImageConfig, size: int) -> Decoded:
+def _decode(
+    stored: pa.BinaryScalar,
+    fault: str | None,
+    captions: list[str],
+    label: int | None,
+    config: ImageConfig,
+    size: int,
+) -> Decoded:
     if fault is not None:
-        return None, "read", fault
+        return None, None, "read", fault
+    data = stored.as_py()
     try:
-        return preprocess(open_image(data.as_py(), config.max_pixels), config, size).tobytes(), None, None
+        image = open_image(data, config.max_pixels)
+        pixels = preprocess(image, config, size)
     except BadImage as error:
-        return None, "decode", str(error)
+        return None, None, "decode", str(error)
+    return pixels.tobytes(), plain_features(data, captions, label, image.size, pixels), None, None
 
 
 def decode_block(table: pa.Table, config: ImageConfig, size: int, threads: int = 1) -> pa.Table:
@@ -92,16 +104,17 @@ def decode_block(table: pa.Table, config: ImageConfig, size: int, threads: int =
     """
 
     def decode_some(batch: pa.RecordBatch) -> list[Decoded]:
-        return [
-            _decode(*stored, config, size) for stored in zip(batch["image"], batch["fault"].to_pylist(), strict=True)
-        ]
+        faults, captions, labels = (batch[name].to_pylist() for name in ("fault", "captions", "label"))
+        samples = zip(batch["image"], faults, captions, labels, strict=True)
+        return [_decode(*sample, config, size) for sample in samples]
 
     with ThreadPoolExecutor(threads) as pool:
-        some = table.select(["image", "fault"]).to_batches(max_chunksize=IMAGES_TAKEN)
+        some = table.select(["image", "fault", "captions", "label"]).to_batches(max_chunksize=IMAGES_TAKEN)
         decoded = [*chain.from_iterable(pool.map(decode_some, some))]
-    pixels, stages, reasons = zip(*decoded, strict=True) if decoded else ((), (), ())
+    pixels, plain, stages, reasons = zip(*decoded, strict=True) if decoded else ((), (), (), ())
     columns = {name: table[name] for name in KEPT}
-    return pa.table({**columns, "pixels": pixels, "stage": stages, "reject": reasons}, schema=DECODED)
+    made = {"plain": plain, "pixels": pixels, "stage": stages, "reject": reasons}
+    return pa.table({**columns, **made}, schema=DECODED)
 
 
 def stream_images(tasks: list[ReadTask], config: ImageConfig, size: int, compute: ComputeConfig) -> Dataset:

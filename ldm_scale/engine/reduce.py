@@ -14,15 +14,16 @@ import pyarrow as pa
 import ray
 
 from ldm_scale.analysis.adjusted import geometry_features
+from ldm_scale.analysis.blind import control, controlled, name_features, row_features
 from ldm_scale.analysis.combined import FITTED, LogOdds, fitted_rows, group_sums, least_positive, log_features
 from ldm_scale.analysis.distortion import complete_distortion, distortion_bound
 from ldm_scale.analysis.groups import distortion_groups, memberships
 from ldm_scale.analysis.leakage import correlate, jackknife
 from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
-from ldm_scale.analysis.results import Combined, DistortionEstimate, Leakage, Results, Stability
+from ldm_scale.analysis.results import BlindControl, Combined, DistortionEstimate, Leakage, Results, Stability
 from ldm_scale.analysis.scan import Scan, join, scan
 from ldm_scale.analysis.scores import Mask
-from ldm_scale.analysis.splithalf import choosing
+from ldm_scale.analysis.splithalf import FEWEST, choosing
 from ldm_scale.analysis.summary import AttackSummary, chosen_drops, level_warnings, summarise_attack
 from ldm_scale.analysis.together import combine
 from ldm_scale.config.audit import AnalysisConfig, distortion_estimator, dropped_bins
@@ -32,10 +33,10 @@ from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.reductions import METRICS, RANKING, write_reduction
 from ldm_scale.files.rundir import RunDirectory, RunRecord, by_reason
 
-# Rows of a side: half of them are reported on, and a variance needs two.
-FEWEST = 4
 # Bytes of spectra, features or leakage that a task holds at a time.
 MEMORY = 1 << 30
+# What is known of the geometry for the blind control.
+GEOMETRY = ("mean influence", "deviation of influence", "distortion")
 # Tasks over parts, and over latent dimensions, of a run that is small enough for fewer.
 BUNDLES, BLOCKS = 32, 4
 T = TypeVar("T")
@@ -166,6 +167,24 @@ def _combine(index: Index, floor: np.ndarray, task: _Reduction, *fits: list[tupl
 
 
 @ray.remote
+def _control(
+    index: Index, geometry: np.ndarray, distortion: np.ndarray, task: _Reduction
+) -> tuple[BlindControl | None, BlindControl | None]:
+    """What tells the sides apart without the denoiser, if the rows say it; and what their names tell."""
+    some = controlled(index.member, task.seed)
+    member, blind = index.member[some], None
+    if names := task.record.blind:
+        plain = np.empty((len(index.member), len(names)), np.float32)
+        for part, (values,) in stream(index.parts, ["blind"]):
+            plain[part.places] = values
+        geometry = np.column_stack([geometry[:, :2], distortion])
+        measured = np.concatenate([plain, geometry], axis=1)[some]
+        blind = control(row_features((*names, *GEOMETRY), measured), member, task.config, task.seed)
+    ids = index.sample_id.take(pa.array(some)).to_pylist()
+    return blind, control(name_features(ids), member, task.config, task.seed)
+
+
+@ray.remote
 def _measure_leakage(index: Index, dimensions: slice, task: _Reduction) -> np.ndarray:
     """The AUROCs of some latent dimensions, of all samples and without each group of them."""
     vectors = np.empty((len(index.member), len(range(task.record.dimensions)[dimensions])), dtype=np.float16)
@@ -284,6 +303,7 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
     distortion, estimate = _distortion(index.distortion, features[:, 0], record)
     handed = ray.put(features), ray.put(distortion)
     pending = [_start_attack(reference, samples, name, *handed, task) for name in record.timesteps]
+    controls = _control.remote(reference, *handed, task)
     combined: Combined = ray.get(_start_combined(reference, samples, floor, task))
     jackknifed = np.concatenate(ray.get(leaks), axis=1)
     leakage = Leakage(
@@ -292,6 +312,7 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
         correlation=correlate(ranking.influence / ranking.count, jackknifed, config.confidence),
     )
     summaries: list[AttackSummary] = ray.get(pending)
+    blind, names = ray.get(controls)
     members, heldout = int(index.member.sum()), int((~index.member).sum())
     results = Results(
         fingerprint=record.fingerprint,
@@ -309,6 +330,8 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
         headline=tuple(row for summary in summaries for row in summary.headline),
         paper=tuple(row for summary in summaries for row in summary.paper),
         combined=combined,
+        blind=blind,
+        names=names,
         leakage=leakage,
         by_timestep=tuple(point for summary in summaries for point in summary.by_timestep),
         by_drop=tuple(point for summary in summaries for point in summary.by_drop),

@@ -13,7 +13,7 @@ from ldm_scale.analysis.scores import Candidate, Mask, averaged, mask_score
 from ldm_scale.errors import RunError
 from ldm_scale.files.parts import Balance, Plan, ReadPart, first_of
 from ldm_scale.files.storage import Location, read_ahead, read_table
-from ldm_scale.schema import Order, spectrum_column
+from ldm_scale.schema import Order, as_array, spectrum_column
 
 # Parts that are fetched while another is worked on, and held meanwhile.
 AHEAD = 4
@@ -95,12 +95,6 @@ def build_index(files: list[Location], plan: Plan, rejected: list[str], reject_p
         table["distortion"].to_numpy(),
         np.stack([table[name].to_numpy() for name in MEASURED], axis=1),
     )
-
-
-def as_array(table: pa.Table, column: str) -> np.ndarray:
-    """A column of fixed-size lists, (rows, values)."""
-    lists = table[column].combine_chunks()
-    return lists.flatten().to_numpy().reshape(len(table), lists.type.list_size)
 
 
 def stream(parts: Sequence[Part], columns: Sequence[str]) -> Iterator[tuple[Part, list[np.ndarray]]]:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL.Image import Image
 
+from ldm_scale.analysis.blind import control, controlled, name_features, row_features
+from ldm_scale.analysis.splithalf import FEWEST
+from ldm_scale.config.audit import AnalysisConfig
 from ldm_scale.config.data import ValidateConfig
 from ldm_scale.data.addresses import TAR, Shards, find_manifest, list_shards, open_shards
 from ldm_scale.data.classes import describe_table, table_difference
@@ -26,6 +29,8 @@ from ldm_scale.engine.session import session
 from ldm_scale.errors import ExistsError, UsageError
 from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location, sub_locations
+from ldm_scale.report.blind import confounds
+from ldm_scale.schema import PLAIN, split_id
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.trial import Trial, try_target
 from ldm_scale.targets.weights import Weights, fetch_weights
@@ -177,6 +182,35 @@ def _split_problems(config: ValidateConfig, found: Inspection) -> Iterator[str]:
         yield f"{config.split}: {len(doubled)} keys are in more than one shard, the first is {doubled[0]!r}"
 
 
+def _known_sides(config: ValidateConfig, checked: Checked) -> dict[str, bool]:
+    """Who is a member, by sample id in order, as far as the split file or the folders of shards say it."""
+    split = None if config.split is None else read_split(Location.of(config.split)).membership()
+    sides = {shard.stem: shard.side for shard in checked.shards.manifest.shards}
+    known: dict[str, bool] = {}
+    for sample_id in sorted(checked.found.plain):
+        stem, key = split_id(sample_id)
+        listed = split.get(key) if split is not None else {MEMBERS: True, HELDOUT: False}.get(sides.get(stem, ""))
+        if listed is not None:
+            known[sample_id] = listed
+    return known
+
+
+def _apart(config: ValidateConfig, checked: Checked) -> list[str]:
+    """What tells members from held-out images by the shards alone; nothing if a side is too small to say."""
+    known = _known_sides(config, checked)
+    ids, member = [*known], np.array([*known.values()], dtype=bool)
+    if min(int(member.sum()), len(ids) - int(member.sum())) < FEWEST:
+        return []
+    some = controlled(member, config.seed)
+    ids = [ids[number] for number in some]
+    plain = np.stack([checked.found.plain[sample_id] for sample_id in ids]).astype(np.float64)
+    blind, names = (
+        control(features, member[some], AnalysisConfig(), config.seed)
+        for features in (row_features(PLAIN, plain), name_features(ids))
+    )
+    return confounds(blind, names)
+
+
 def _good_samples(shards: Shards, max_pixels: int) -> Iterator[tuple[Sample, Image]]:
     """The samples, in order, whose images can be decoded, with these."""
     for shard in shards.manifest.shards:
@@ -216,6 +250,7 @@ def run_validation(config: ValidateConfig) -> Validation:
         facts += _facts(checked)
         problems += (f"{problem} ({count}; the first: {first})" for problem, (count, first) in found.problems.items())
         problems += _split_problems(config, found)
+        facts += (f"warning: {warning}" for warning in _apart(config, checked))
         if not found.problems:
             samples = list(itertools.islice(_good_samples(checked.shards, config.images.max_pixels), TRIED))
     if config.target is not None:

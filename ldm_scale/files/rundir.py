@@ -38,7 +38,8 @@ class RunRecord(BaseModel):
     """run.json: the resolved configuration and everything the rows depend on.
 
     preset: published, if the run was to follow the authors' procedure. departures: from that, a line each. fixed: when
-    all of this was, attacks and analysis among it: before the first row; none in runs of earlier versions.
+    all of this was, attacks and analysis among it: before the first row. blind: names of the plain numbers in the rows.
+    Runs of older versions have neither.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +55,7 @@ class RunRecord(BaseModel):
     preset: Literal["published"] | None = None
     departures: tuple[str, ...] = ()
     fixed: datetime | None = None
+    blind: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _has_rows(self) -> Self:
@@ -87,7 +89,7 @@ class RunRecord(BaseModel):
         steps = {name: len(timesteps) for name, timesteps in self.timesteps.items()}
         masks = self.config.masks
         metadata = {"fingerprint": self.fingerprint}
-        return row_schema(self.dimensions, steps, masks.bins, metadata, masks.ranking is not None)
+        return row_schema(self.dimensions, steps, masks.bins, metadata, masks.ranking is not None, self.blind)
 
 
 class CalibrationRecord(BaseModel):
@@ -163,6 +165,10 @@ class RunDirectory:
             raise UsageError(f"{self.root} holds no run.json; give the run directory of an audit")
         return read_model(self._record, RunRecord, "a run record")
 
+    def earlier(self) -> RunRecord | None:
+        """What the run was asked, if there is one."""
+        return self.read_record() if self._record.is_file() else None
+
     def reduction(self) -> Reduction:
         """What readers see of all that is derived; raises UsageError if nothing is."""
         return latest_reduction(self.root)
@@ -178,8 +184,7 @@ class RunDirectory:
 
     def check_free(self, fingerprint: str, science: dict[str, Any]) -> None:
         """Raise UsageError, with the differences, if another run or other files are here."""
-        if self._record.is_file():
-            earlier = self.read_record()
+        if earlier := self.earlier():
             if earlier.fingerprint != fingerprint:
                 changes = "; ".join(differences(earlier.science, science))
                 raise UsageError(

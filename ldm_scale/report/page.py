@@ -11,6 +11,7 @@ from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.reductions import REPORT, Reduction, publish, stamp_of
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
+from ldm_scale.report.blind import tells_apart, told_by, warned
 from ldm_scale.report.claims import lede
 from ldm_scale.report.facts import describe_estimate, facts, warnings_of
 from ldm_scale.report.figures import STYLES, Plot
@@ -88,7 +89,9 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
         "accuses": bool(results.at_risk) and beats_chance(results, results.at_risk[0].attack),
         "at_step": at_step,
         "attacks": {attack: rows_of(results, attack) for attack in attacks_of(results)},
+        "blind": [("without the model", results.blind), ("by names alone", results.names)],
         "by_distortion": by_distortion,
+        "confounds": warned(results),
         "channels": _channels(maps),
         "choice_label": choice_label,
         "config": yaml.safe_dump(
@@ -129,6 +132,9 @@ def _environment() -> Environment:
     environment.filters["rate"] = lambda value: f"{value:.3f}"
     environment.filters["percent"] = lambda value: f"{100 * value:.2f}"
     environment.filters["signed"] = lambda value: f"{value:+.3f}"
+    environment.filters["p"] = p_label
+    environment.filters["told_by"] = told_by
+    environment.tests["told"] = tells_apart
     environment.filters["count"] = lambda value: f"{value:,}"
     environment.filters["share"] = share_label
     environment.filters["shortened"] = _shortened

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from ldm_scale.analysis.results import Estimate, Headline, Results
 from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.report.blind import numbers, warned
 from ldm_scale.report.facts import warnings_of
 from ldm_scale.report.headline import read_results
 from ldm_scale.report.labels import at_step, p_label, row_label, step_label
@@ -63,7 +64,8 @@ def print_results(run: RunDirectory) -> None:
         f"all attacks combined: AUROC {_cell(combined.metrics.auroc)}; if the target had never seen "
         f"the members, {p_label(inference.p_value)}"
     )
+    say(f"blind control, without the model: {numbers(results.blind)}; by names alone: {numbers(results.names)}")
     for reason, count in results.rejected.items():
         say(f"rejected {count}: {reason}")
-    for warning in warnings_of(results):
+    for warning in (*warned(results), *warnings_of(results)):
         say(f"warning: {warning}")

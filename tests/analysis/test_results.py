@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from ldm_scale.analysis import results
 from ldm_scale.analysis.results import (
     BinPoint,
+    BlindControl,
     Choice,
     Combined,
     DatasetInference,
@@ -29,13 +30,14 @@ from ldm_scale.analysis.results import (
     RiskyMember,
     RocPoint,
     Stability,
+    Telltale,
 )
 
 MODELS = [model for model in vars(results).values() if isinstance(model, type) and issubclass(model, Record)]
 # Keys that say what they are, or whose model's docstring does.
 SELF_EVIDENT = {
     *("attack", "row", "mask", "drop", "timestep", "metrics", "auroc", "fpr", "tpr", "value", "low", "high"),
-    *("sample_id", "format", "bootstrap", "confidence", "headline", "roc", "features", "inference"),
+    *("sample_id", "format", "feature", "bootstrap", "confidence", "headline", "roc", "features", "inference"),
     *("members", "heldout", "combined", "leakage", "by_bin"),
 }
 
@@ -56,6 +58,8 @@ def example() -> Results:
         by_distortion=(PaperGroup(groups=2, group=1, auroc=cell),),
     )
     inference = DatasetInference(p_value=1e-300, statistic=9.0, tests=20, detectable=0.6, members=3, heldout=4)
+    told = Telltale(feature="class", kind="1", members=0.9, heldout=0.2, auroc=None, p_value=0.001)
+    control = BlindControl(features=("class",), auroc=estimate, inference=inference, p_value=0.002, told_by=(told,))
     return Results(
         fingerprint="abc",
         inputs={"shards": "1", "split": "2", "target": "3"},
@@ -74,6 +78,8 @@ def example() -> Results:
         headline=(Headline(**shared, heldout_choice=held, oracle=Choice(**choice)),),
         paper=(paper,),
         combined=Combined(features=5, metrics=metrics, delong=estimate, inference=inference),
+        blind=control,
+        names=control,
         leakage=Leakage(attack="sima", timestep=0, correlation=estimate),
         by_timestep=(Point(attack="sima", mask="none", drop=0.0, timestep=0, auroc=0.1 + 0.2),),
         by_drop=(Point(attack="sima", mask="random", drop=0.05, timestep=0, auroc=1 / 3),),
@@ -111,6 +117,7 @@ def test_an_unknown_key_is_rejected_at_every_level() -> None:
             ("stability",),
             ("distortion_estimate",),
         ),
+        *(("blind",), ("names", "told_by", 0)),
         *(("paper", 0), ("paper", 0, "auroc"), ("paper", 0, "by_distortion", 0)),
     )
     for path in paths:

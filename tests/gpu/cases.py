@@ -86,7 +86,7 @@ def audit(auditor: Auditor, target: Target, batch: int = COUNT) -> AuditedBatch:
         return np.concatenate([getattr(part, name) for part in parts])
 
     return AuditedBatch(
-        *(join(name) for name in ("influence", "distortion", "stability", "leakage")),
+        *(join(name) for name in ("influence", "distortion", "stability", "leakage", "latent")),
         {name: np.concatenate([part.spectra[name] for part in parts]) for name in parts[0].spectra},
         join("finite"),
         parts[-1].cost,

@@ -21,6 +21,7 @@ from PIL import Image
 from ldm_scale.analysis.ranking import RankingSums, ranking_table
 from ldm_scale.analysis.results import (
     BinPoint,
+    BlindControl,
     Choice,
     Combined,
     DatasetInference,
@@ -38,6 +39,7 @@ from ldm_scale.analysis.results import (
     RiskyMember,
     RocPoint,
     Stability,
+    Telltale,
 )
 from ldm_scale.config.audit import AuditConfig, GeometryConfig, MaskConfig
 from ldm_scale.data.manifest import Manifest, read_manifest, write_manifest
@@ -49,6 +51,7 @@ from ldm_scale.files.parts import Expected
 from ldm_scale.files.reductions import RANKING, write_reduction
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
+from ldm_scale.report.blind import LEVEL, MISSING, confounds, warned
 from ldm_scale.report.claims import CLAIMS, Finding, filtered, findings, lede
 from ldm_scale.report.facts import facts
 from ldm_scale.report.headline import read_results
@@ -199,6 +202,12 @@ def _combined() -> Combined:
     return Combined(features=1200, metrics=_metrics(0.81), delong=_estimate(0.81), inference=inference)
 
 
+def _control(auroc: float, p: float, *told: Telltale) -> BlindControl:
+    inference = DatasetInference(p_value=p, statistic=0.1, tests=20, members=3, heldout=2)
+    names = ("class", "width", "latent mean")
+    return BlindControl(features=names, auroc=_estimate(auroc), inference=inference, p_value=p, told_by=told)
+
+
 def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Results:
     rates = np.linspace(0, 1, 5)
     # Attack to whether it is averaged over its timesteps.
@@ -221,6 +230,8 @@ def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Res
         ),
         paper=tuple(row for name, mean in seen.items() for row in _paper(name, mean)),
         combined=_combined(),
+        blind=_control(0.51, 0.4),
+        names=_control(0.52, 0.3),
         leakage=Leakage(attack=attacks[0], timestep=10, correlation=_estimate(0.3)),
         by_timestep=tuple(point for name, mean in seen.items() for point in _by_timestep(name, mean)),
         by_drop=tuple(point for name, mean in seen.items() for point in _by_drop(name, mean)),
@@ -923,3 +934,46 @@ def test_report_needs_neither_ray_nor_torch(run: RunDirectory, page: str) -> Non
     )
     subprocess.run([sys.executable, "-c", program, str(run.root)], check=True)
     assert (run.root / "report.html").read_text() == page
+
+
+CLASS = Telltale(feature="class", kind="<b>1</b>", members=0.9, heldout=0.25, auroc=None, p_value=1e-9)
+WIDTH = Telltale(feature="width", kind=None, members=512, heldout=64, auroc=0.934, p_value=1e-6)
+LATENT = Telltale(feature="latent mean", kind=None, members=1, heldout=2, auroc=0.2, p_value=1e-6)
+
+
+def test_what_tells_the_sides_apart_comes_before_all_else_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _make_run(tmp_path)
+    _edit_results(run, blind=_control(0.87, 1e-7, CLASS, WIDTH).model_dump(mode="json"))
+    text = _text(_report(run))
+    said = (
+        "differ in class (<b>1</b> in 90% of members, 25% of held-out images), width (AUROC 0.934; median 512 of "
+        "members, 64 of others): without the model they are told apart with AUROC 0.870 (0.820 to 0.920), p = 1e-07"
+    )
+    assert text.index(said) < text.index(CLAIMS)
+    assert "the p-value proves nothing about training:" in text
+    assert f"blind control without the model, from 3 features {_cell(_estimate(0.87))} p = 1e-07; by class" in text
+    print_results(run)
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_blind_control_that_tells_nothing_stands_beside_the_combined_score(run: RunDirectory, page: str) -> None:
+    text = _text(page)
+    assert f"blind control without the model, from 3 features {_cell(_estimate(0.51))} p = 0.4 " in text
+    assert f"blind control by names alone, from 3 features {_cell(_estimate(0.52))} p = 0.3 " in text
+    assert "told apart with" not in text
+
+
+def test_what_is_said_of_the_sides_follows_from_what_tells_them_apart() -> None:
+    even, above = _control(0.5, LEVEL), _control(0.9, LEVEL / 2)
+    assert confounds(even, even) == confounds(None, None) == []
+    (joint,) = confounds(above, even)
+    assert "differ in several features together, none of them by itself: " in joint
+    assert "unless the autoencoder" not in confounds(_control(0.9, 0.001, WIDTH, LATENT), None)[0]
+    assert "unless the autoencoder was trained on one side alone" in confounds(_control(0.9, 0.001, LATENT), None)[0]
+    (named,) = confounds(even, above)
+    assert named.startswith("Their names differ, which no model sees")
+    assert "proves nothing" not in named
+    assert warned(_results(("sima",), (), 0.7)) == []
+    assert warned(_results(("sima",), (), 0.7).model_copy(update={"blind": None})) == [MISSING]

@@ -1,6 +1,6 @@
 """An image folder, by the conventions of torchvision's and Hugging Face's ImageFolder."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from ldm_scale.data.classes import as_integer, imagenet_wnids
 from ldm_scale.data.images import SIGNATURE, is_image
@@ -8,6 +8,7 @@ from ldm_scale.data.sources.items import Item, Listing, Stored, composed, key_of
 from ldm_scale.data.sources.metadata import Rows, read_metadata
 from ldm_scale.data.sources.order import splits_of
 from ldm_scale.data.sources.text import read_text
+from ldm_scale.data.split import split_by_prefix
 from ldm_scale.files.storage import Location
 
 NO_IMAGE = "no image by its bytes"
@@ -57,17 +58,28 @@ def _are_sides(names: Iterable[str], below: Iterable[str]) -> bool:
     return len(set().union(*said.values())) > 1 and (all(said.values()) or any(said[name] for name in below))
 
 
-def _class_level(images: list[str]) -> int | None:
+def _tells_side(level: int, folders: list[list[str]], sides: list[bool | None]) -> bool:
+    """Whether no folder of a level has images of both sides: then it says who is a member, and is no class."""
+    ours, theirs = (
+        {folder[level] for folder, side in zip(folders, sides, strict=True) if side is one and len(folder) > level}
+        for one in (True, False)
+    )
+    return bool(ours and theirs) and ours.isdisjoint(theirs)
+
+
+def _class_level(images: list[str], membership: Mapping[str, bool]) -> int | None:
     """The level of the folders that are classes: the first that is no side of a split, nor one folder around all.
 
     None if all images lie in one folder: that is a class only if its name is a number or an id, which tells its index.
+    membership: who is a member, by key, if keys say so.
     """
+    sides = [membership.get(key_of(path)) for path in images]
     folders = [path.split("/")[:-1] for path in images]
     for level in range(max(map(len, folders), default=0)):
         names = {folder[level] for folder in folders if len(folder) > level}
         below = {folder[level] for folder in folders if len(folder) > level + 1}
         is_around = len(names) == 1 and all(len(folder) > level for folder in folders) and not _tells_index(*names)
-        if not is_around and not _are_sides(names, below):
+        if not (is_around or _are_sides(names, below) or _tells_side(level, folders, sides)):
             return level
     return None
 
@@ -81,9 +93,9 @@ def _class_of(path: str, level: int | None) -> str | None:
     return composed(folders[level]) if level is not None and len(folders) > level else None
 
 
-def _items(listing: Listing, images: list[str], named: Rows) -> Iterator[Item]:
+def _items(listing: Listing, images: list[str], named: Rows, membership: Mapping[str, bool]) -> Iterator[Item]:
     texts = _texts(listing, images)
-    level = _class_level(images)
+    level = _class_level(images, membership)
     for path in images:
         row = named.get(path)
         captions = row.captions if row is not None else ()
@@ -93,19 +105,22 @@ def _items(listing: Listing, images: list[str], named: Rows) -> Iterator[Item]:
         yield Item(key_of(path), listing.take(path), captions, _class_of(path, level) if label is None else label)
 
 
-def read_folder(folder: Location) -> Listing:
+def read_folder(folder: Location, members: tuple[str, ...] = (), heldout: tuple[str, ...] = ()) -> Listing:
     """Every image below a folder; its bytes say whether a file is one.
 
     Captions come from metadata.csv, .jsonl or .parquet in any folder (`file_name` relative to it; all rows of a file,
     in order), or else from a .txt beside the image; labels from metadata, or else from the folders: the first level
-    that is neither `train`, `test` and the like nor one folder around all.
+    that is neither `train`, `test` and the like nor one folder around all, nor tells the sides apart.
+
+    members, heldout: how the keys of the two sides begin, if they are told apart so (see split_by_prefix).
 
     Raises:
-        UsageError: Metadata cannot be read or name what is not there, or a text is not UTF-8.
+        UsageError: Metadata cannot be read or name what is not there, a text is not UTF-8, or a side is empty.
     """
     listing = list_files(folder)
     named = read_metadata(listing, folder)
     images = _images(listing, folder, named)
-    listing.items = list(_items(listing, images, named))
+    membership = split_by_prefix([*map(key_of, images)], members, heldout).membership() if images and heldout else {}
+    listing.items = list(_items(listing, images, named, membership))
     listing.skip_rest(NO_IMAGE)
     return listing

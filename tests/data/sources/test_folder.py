@@ -290,6 +290,40 @@ def test_classes_are_folders_that_are_neither_sides_nor_around_all(
     assert {f"{key}.png": item.label for key, item in read(tmp_path).items()} == names
 
 
+@pytest.mark.parametrize(
+    ("members", "heldout", "labels"),
+    [
+        # The folder that names the side is no class, whether members are named or all others.
+        (("suspect/",), ("other/",), {"suspect/1": None, "suspect/2": None, "other/3": None}),
+        ((), ("other",), {"suspect/1": None, "suspect/2": None, "other/3": None}),
+        # A class lies on both sides, below.
+        (
+            ("suspect/",),
+            ("other/",),
+            {"suspect/cat/1": "cat", "suspect/dog/2": "dog", "other/cat/3": "cat", "other/dog/4": "dog"},
+        ),
+        # Folders that are on one side alone tell it as well, at every level.
+        (("a/",), ("b/",), {"a/cat/1": None, "a/cow/2": None, "b/dog/3": None}),
+        ((), ("dog/",), {"cat/1": None, "cow/2": None, "dog/3": None}),
+        # Of both sides.
+        (("cat/a", "dog/a"), ("cat/b", "dog/b"), {"cat/a1": "cat", "cat/b2": "cat", "dog/a3": "dog", "dog/b4": "dog"}),
+    ],
+)
+def test_a_folder_that_tells_the_side_is_no_class(
+    tmp_path: Path, members: tuple[str, ...], heldout: tuple[str, ...], labels: dict[str, str | None]
+) -> None:
+    add(tmp_path, *(f"{key}.png" for key in labels))
+    listing = read_folder(Location.of(tmp_path), members, heldout)
+    assert {item.key: item.label for item in listing.items} == labels
+
+
+def test_packed_sides_have_no_classes_of_their_own(tmp_path: Path) -> None:
+    add(tmp_path / "source", *(f"{side}/{number}.png" for side in ("suspect", "other") for number in range(3)))
+    manifest = pack(config(tmp_path / "source", tmp_path / "out", members=("suspect/",), heldout=("other/",)))
+    samples = [sample for side in packed(tmp_path / "out").values() for sample in side.values()]
+    assert (manifest.classes, {sample.label for sample in samples}) == ((), {None})
+
+
 def test_a_list_in_composed_form_names_files_in_decomposed_form(tmp_path: Path) -> None:
     names = [unicodedata.normalize("NFD", "élan.png"), unicodedata.normalize("NFC", "Zürich.png")]
     add(tmp_path, *names)
