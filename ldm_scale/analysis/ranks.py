@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from math import ceil
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8, UInt64
 
 # PAIRS[256 a + b]: pairs of a bit of byte a and a later bit of byte b, the first bit being the highest.
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.int64)
 PAIRS = ((_BITS.cumsum(axis=1) - _BITS) @ _BITS.T).astype(np.uint8).ravel()
+# Eight bytes, the first of them the lowest; times EARLIER, each byte has the sum of those before it.
+WORD = np.dtype("<u8")
+EARLIER = WORD.type(0x0101010101010100)
 # Scores of which a processor's cache holds all that is made of them.
-CACHED = 1 << 15
+CACHED = 1 << 13
 
 
 class Subsets:
@@ -48,9 +51,9 @@ class Ranks:
         self._begin = self._tied[self._starts]
         self._end = self._begin + np.diff(self._starts, append=len(self._tied))
         self._ours = member[self._order]
-        # Eight samples at a time, and the members up to the end of each byte.
-        self._bytes = np.packbits(self._ours)
-        self._sums = np.cumsum(np.bitwise_count(self._bytes), dtype=np.int64)
+        self._packed = _pack(self._ours)
+        # Members up to the end of each word.
+        self._sums = np.cumsum(np.bitwise_count(self._packed), dtype=np.int64)
         self._members = int(self._sums[-1])
         self._heldout = len(self._ours) - self._members
 
@@ -72,17 +75,19 @@ class Ranks:
         return np.array([self._auroc(inside) for inside in subsets.ordered(self._order)])
 
     def _auroc(self, inside: UInt8[np.ndarray, " n"]) -> float:
-        # Pairs in one byte by a table, and in different ones by counts.
-        some = np.packbits(inside)
-        first, second = some & self._bytes, some & ~self._bytes
-        members, heldout = np.bitwise_count(first), np.bitwise_count(second)
-        before = np.cumsum(members, dtype=np.int64)
+        some = _pack(inside)
+        ours, theirs = some & self._packed, some & ~self._packed
+        # Pairs in one byte by a table, in one word by its bytes' counts, and in different words by theirs.
+        first, second = ours.view(np.uint8), theirs.view(np.uint8)
         wins = int(PAIRS.take(first.astype(np.intp) << 8 | second).sum(dtype=np.int64))
-        wins += int((before[:-1] * heldout[1:]).sum())
+        earlier = (np.bitwise_count(first).view(WORD) * EARLIER).view(np.uint8)
+        wins += int(np.multiply(earlier, np.bitwise_count(second), dtype=np.uint16).sum(dtype=np.int64))
+        members, heldout = np.cumsum(np.bitwise_count(ours), dtype=np.int64), np.bitwise_count(theirs)
+        wins += int((members[:-1] * heldout[1:]).sum())
         ours, tied = self._ours[self._tied], inside[self._tied] > 0
         equal = int((self._by_group(tied & ours) * self._by_group(tied & ~ours)).sum())
         # Integers, which Python divides with one rounding.
-        return (2 * wins - equal) / (2 * int(before[-1]) * int(heldout.sum(dtype=np.int64)))
+        return (2 * wins - equal) / (2 * int(members[-1]) * int(heldout.sum(dtype=np.int64)))
 
     def _by_group(self, tied: Bool[np.ndarray, " k"]) -> Int[np.ndarray, " g"]:
         """How many of each group of equal scores are marked."""
@@ -97,15 +102,16 @@ class Ranks:
         is_cut = np.ones(len(self._ours) + 1, dtype=bool)
         is_cut[self._tied] = False
         is_cut[self._begin] = True
-        ends = np.minimum(np.arange(8, 8 * len(self._sums) + 8, 8), len(self._ours))
+        ends = np.minimum(np.arange(64, 64 * len(self._sums) + 64, 64), len(self._ours))
         before = np.append(0, self._sums[:-1])
-        # TPR - FPR in units of 1 / (members * held-out samples). Only bytes are looked into that may hold the highest:
+        # TPR - FPR in units of 1 / (members * held-out samples). Only words are looked into that may hold the highest:
         # if all their members came first.
         reached = np.append(0, self._sums * self._heldout - (ends - self._sums) * self._members)
         most = reached[:-1] + (self._sums - before) * self._heldout
         kept = np.flatnonzero(most >= reached[1:].max(initial=0, where=is_cut[ends]))
-        cut = 8 * kept[:, None] + np.arange(1, 9)
-        ours = before[kept, None] + np.cumsum(np.unpackbits(self._bytes[kept, None], axis=1), axis=1)
+        cut = 64 * kept[:, None] + np.arange(1, 65)
+        inside = np.unpackbits(self._packed[kept, None].view(np.uint8), axis=1)
+        ours = before[kept, None] + np.cumsum(inside, axis=1)
         theirs = cut - ours
         rates = (ours / self._members + 1 - theirs / self._heldout) / 2
         return float(rates.max(initial=0.5, where=is_cut.take(cut, mode="clip") & (cut < len(is_cut))))
@@ -145,8 +151,8 @@ class Ranks:
         return 1 - (cut - self._members_above(cut)) / self._heldout
 
     def _members_above(self, cut: int) -> int:
-        byte = cut // 8
-        return int(self._sums[byte - 1] if byte else 0) + int(np.count_nonzero(self._ours[8 * byte : cut]))
+        word = cut // 64
+        return int(self._sums[word - 1] if word else 0) + int(np.count_nonzero(self._ours[64 * word : cut]))
 
     def _around(self, cut: int) -> tuple[int, int]:
         """The cuts before and after the group of equal scores that a cut would go through; twice itself if none."""
@@ -171,6 +177,13 @@ class Ranks:
         member = np.empty(len(above), dtype=bool)
         member[self._order] = self._ours
         return len(theirs) - found[member], found[~member]
+
+
+def _pack(marks: Bool[np.ndarray, " n"] | UInt8[np.ndarray, " n"]) -> UInt64[np.ndarray, " w"]:
+    """Which marks are not zero: 64 samples a word, the last one filled up with zeros."""
+    packed = np.zeros(-(-len(marks) // 64) * 8, dtype=np.uint8)
+    packed[: -(-len(marks) // 8)] = np.packbits(marks)
+    return packed.view(WORD)
 
 
 def _sort(
