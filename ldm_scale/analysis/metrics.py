@@ -1,6 +1,6 @@
 """Membership metrics from scores (higher means member; positives are members), with bootstrap intervals."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,9 @@ from ldm_scale.analysis.ranks import Ranks
 
 # Elements of one block of bootstrap weights: 128 MB of float64, or half of so many in single precision.
 BLOCK = 1 << 24
+
+# Weights of which a processor's cache holds all that is made of them.
+CACHED = 1 << 17
 
 # Resamples of large sets that are counted together: a sample's counts in them fill a line of a processor's cache.
 TOGETHER = 16
@@ -58,17 +61,10 @@ class Curve:
         """
         return 1 - _take(self.fpr, np.count_nonzero(1 - self.tpr > fpr + 1e-12, axis=1))
 
-    def paper_tpr_below(self, fpr: float) -> Float[np.ndarray, " r"]:
-        """The same with strictly less than a share `fpr` of members below it, as the paper's tables have it."""
-        return 1 - _take(self.fpr, np.count_nonzero(1 - self.tpr >= fpr - 1e-12, axis=1))
-
-    def rates(self) -> Float[np.ndarray, "r 4"]:
-        """The metrics of NAMES but the AUROC, in that order; a curve's upper left corners are enough for them."""
-        return np.stack([self.asr(), self.tpr_at(0.01), self.tpr_at(0.001), self.paper_tpr_at(0.01)], axis=1)
-
     def all(self) -> Float[np.ndarray, "r 5"]:
         """The metrics of NAMES, in that order."""
-        return np.column_stack([self.auroc(), self.rates()])
+        rates = self.tpr_at(0.01), self.tpr_at(0.001), self.paper_tpr_at(0.01)
+        return np.stack([self.auroc(), self.asr(), *rates], axis=1)
 
 
 def _take(rates: Float[np.ndarray, "r g"], points: Int[np.ndarray, " r"]) -> Float[np.ndarray, " r"]:
@@ -83,16 +79,17 @@ class Roc:
         ordered = scores[self._order]
         last = np.append(ordered[1:] != ordered[:-1], True)
         self._ends = slice(None) if last.all() else np.flatnonzero(last)
-        self._member = member
+        self._ours = member[self._order]
 
     def curve(self, weights: Float[np.ndarray, "r n"] | None = None) -> Curve:
         """The curve under each row of sample weights; every sample once by default."""
         if weights is None:
-            weights = np.ones((1, len(self._member)))
-        return Curve(*(self._rate((weights * side)[:, self._order]) for side in (~self._member, self._member)))
-
-    def _rate(self, ordered: np.ndarray) -> Float[np.ndarray, "r g"]:
-        return _rate(np.cumsum(ordered, axis=1, dtype=np.float64)[:, self._ends])
+            weights = np.ones((1, len(self._order)))
+        ordered = weights.take(self._order, axis=1)
+        ours, both = (
+            np.cumsum(some, axis=1, dtype=np.float64)[:, self._ends] for some in (ordered * self._ours, ordered)
+        )
+        return Curve(_rate(both - ours), _rate(ours))
 
 
 def _rate(counts: Float[np.ndarray, "r g"]) -> Float[np.ndarray, "r _"]:
@@ -121,10 +118,10 @@ class CoarseRoc:
         corners = np.flatnonzero(corner)
         kept = corners[tail[corners] | (np.diff(number[corners], append=-1) != 0)]
         self._cells = len(kept)
-        # Twice the cell of each sample, and one more if it is a member.
+        # The cells of held-out samples, then those of members.
         code = np.empty(len(scores), dtype=np.int64)
-        code[order] = 2 * np.repeat(np.arange(len(kept)), np.diff(ends[kept], prepend=-1))
-        code += member
+        code[order] = np.repeat(np.arange(len(kept)), np.diff(ends[kept], prepend=-1))
+        code += self._cells * member
         self._counts = np.bincount(code, minlength=2 * self._cells)
         each = np.ones(len(scores), dtype=np.float32), code, np.arange(len(scores) + 1)
         # A column a sample, with its weight for one of the cells' counts.
@@ -132,35 +129,23 @@ class CoarseRoc:
 
     def curve(self, weights: Float[np.ndarray, "r n"]) -> Curve:
         """The curve under each row of sample weights."""
-        return self._curve((self._sums @ weights.T).T)
+        # A row a weighting in memory, too: what follows runs along it.
+        return self._curve(np.ascontiguousarray((self._sums @ weights.T).T))
 
     def resample(self, resamples: int, rng: np.random.Generator) -> Curve:
         """The curves of bootstrap resamples of this score alone: a cell's count of a resample is multinomial, too."""
         drawn = np.empty((resamples, 2 * self._cells))
-        for side in range(2):
-            of_side = self._counts[side::2]
-            drawn[:, side::2] = rng.multinomial(of_side.sum(), of_side / of_side.sum(), size=resamples)
+        for counts, side in zip(np.hsplit(self._counts, 2), np.hsplit(drawn, 2), strict=True):
+            side[:] = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
         return self._curve(drawn)
 
     def _curve(self, counts: Float[np.ndarray, "r c"]) -> Curve:
-        below = counts.reshape(len(counts), self._cells, 2).cumsum(axis=1, dtype=np.float64)
-        return Curve(_rate(below[:, :, 0]), _rate(below[:, :, 1]))
+        return Curve(*(_rate(side.cumsum(axis=1, dtype=np.float64)) for side in np.hsplit(counts, 2)))
 
 
 def _tail(count: int) -> float:
     """Samples at an end of a side that hold a resample's 1%, up to ten standard deviations of its place."""
     return 0.01 * count + 10 * (0.01 * count) ** 0.5
-
-
-def resampled(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> Roc | CoarseRoc:
-    """The scores prepared for many weightings: exact curves for up to EXACT samples, coarse ones for more."""
-    return Roc(scores, member) if len(member) <= EXACT else CoarseRoc(scores, member)
-
-
-def corners(ranks: Ranks) -> Curve:
-    """The upper left corners of the curve of all samples: what its rates need."""
-    fpr, tpr = ranks.corners()
-    return Curve(fpr[None], tpr[None])
 
 
 def evaluate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " 5"]:
@@ -174,8 +159,13 @@ def evaluate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) ->
     >>> dict(zip(NAMES[:3], values.tolist()))
     {'auroc': 0.75, 'asr': 0.75, 'tpr_at_1pct_fpr': 0.5}
     """
-    ranks = Ranks(scores, member)
-    return np.append(ranks.auroc(), corners(ranks).rates()[0])
+    return of_ranks(Ranks(scores, member))
+
+
+def of_ranks(ranks: Ranks) -> Float[np.ndarray, " 5"]:
+    """The same of samples that are sorted already."""
+    rates = ranks.asr(), ranks.tpr_at(0.01), ranks.tpr_at(0.001), ranks.paper_tpr_at(0.01)
+    return np.array([ranks.auroc(), *rates])
 
 
 def aurocs(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
@@ -274,9 +264,29 @@ def bootstrap(
         confidence: of the intervals, in (0, 1).
         seed: of the draws.
     """
-    roc = resampled(scores, member)
-    rng = np.random.default_rng(seed)
-    if isinstance(roc, CoarseRoc):
-        return quantiles(roc.resample(resamples, rng).all(), confidence)
-    draws = [roc.curve(weights).all() for weights in bootstrap_weights(member, resamples, rng)]
-    return quantiles(np.concatenate(draws), confidence)
+    draws = resampled_metrics([scores], member, resamples, np.random.default_rng(seed))
+    return quantiles(draws[0], confidence)
+
+
+def resampled_metrics(
+    scores: Sequence[Float[np.ndarray, " n"]], member: Bool[np.ndarray, " n"], resamples: int, rng: np.random.Generator
+) -> Float[np.ndarray, "k r 5"]:
+    """The metrics of NAMES of k scores on r bootstrap resamples, the same for all of them; coarse beyond EXACT.
+
+    Args:
+        scores: k of each sample, finite; higher means member.
+        member: who is a member; at least one sample of each side.
+        resamples: r.
+        rng: where the draws come from.
+    """
+    large = len(member) > EXACT
+    if large and len(scores) == 1:
+        return CoarseRoc(scores[0], member).resample(resamples, rng).all()[None]
+    rocs = [(CoarseRoc if large else Roc)(column, member) for column in scores]
+    rows = TOGETHER if large else max(1, CACHED // len(member))
+    blocks = (
+        block[start : start + rows]
+        for block in bootstrap_weights(member, resamples, rng)
+        for start in range(0, len(block), rows)
+    )
+    return np.concatenate([np.stack([roc.curve(weights).all() for roc in rocs]) for weights in blocks], axis=1)

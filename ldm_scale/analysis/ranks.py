@@ -1,18 +1,42 @@
 """Samples sorted by a score, and what counts of members and held-out samples say of it: every number is exact."""
 
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from math import ceil
+
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8, UInt64
 
 # PAIRS[256 a + b]: pairs of a bit of byte a and a later bit of byte b, the first bit being the highest.
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.int64)
 PAIRS = ((_BITS.cumsum(axis=1) - _BITS) @ _BITS.T).astype(np.uint8).ravel()
+# Eight bytes, the first of them the lowest; times EARLIER, each byte has the sum of those before it.
+WORD = np.dtype("<u8")
+EARLIER = WORD.type(0x0101010101010100)
+# Scores of which a processor's cache holds all that is made of them.
+CACHED = 1 << 13
+
+
+class Subsets:
+    """Subsets of the samples: eight of them are the bits of one byte a sample, which are put in order together."""
+
+    def __init__(self, subsets: Bool[np.ndarray, "r n"]) -> None:
+        self._count = len(subsets)
+        self._bytes = np.packbits(subsets, axis=0, bitorder="little")
+
+    def ordered(self, order: Int[np.ndarray, " n"]) -> Iterator[UInt8[np.ndarray, " n"]]:
+        """Each subset, its samples in this order; zero is outside."""
+        for number in range(self._count):
+            if number % 8 == 0:
+                some = self._bytes[number // 8].take(order)
+            yield some & np.uint8(1 << number % 8)
 
 
 class Ranks:
     """Samples by score, the highest first; of equal scores, members first.
 
     A member wins over the held-out samples behind it. Of equal scores it wins half, so that half of the pairs of each
-    group of them are taken off again.
+    group of them are taken off again. A cut of so many samples has these above a threshold; none goes through a group.
     """
 
     def __init__(self, scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> None:
@@ -20,60 +44,122 @@ class Ranks:
 
         Args:
             scores: finite; higher means member.
-            member: who is a member.
+            member: who is a member; at least one sample of each side.
         """
         self._order, self._tied, self._starts = _sort(scores, member)
+        # The cuts before and after each group.
+        self._begin = self._tied[self._starts]
+        self._end = self._begin + np.diff(self._starts, append=len(self._tied))
         self._ours = member[self._order]
+        self._packed = _pack(self._ours)
+        # Members up to the end of each word.
+        self._sums = np.cumsum(np.bitwise_count(self._packed), dtype=np.int64)
+        self._members = int(self._sums[-1])
+        self._heldout = len(self._ours) - self._members
 
     def auroc(self) -> float:
-        """P(member's score > held-out's) + P(equal) / 2, a ratio of counts; it needs one sample of each side.
+        """P(member's score > held-out's) + P(equal) / 2, a ratio of counts.
 
         >>> Ranks(np.array([3.0, 2.0, 1.0, 1.0]), np.array([True, False, True, False])).auroc()
         0.625
         """
-        return self._auroc(self._ours, ~self._ours)
+        return self._auroc(np.ones(len(self._ours), dtype=np.uint8))
 
-    def aurocs(self, subsets: Bool[np.ndarray, "r n"]) -> Float[np.ndarray, " r"]:
+    def aurocs(self, subsets: Subsets) -> Float[np.ndarray, " r"]:
         """The AUROC among each subset of the samples; a subset needs one sample of each side.
 
         >>> ranks = Ranks(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
-        >>> ranks.aurocs(np.array([[True, True, True, True], [False, True, True, False]]))
+        >>> ranks.aurocs(Subsets(np.array([[True, True, True, True], [False, True, True, False]])))
         array([0.75, 0.  ])
         """
-        inside = (subset[self._order] for subset in subsets)
-        return np.array([self._auroc(some & self._ours, some & ~self._ours) for some in inside])
+        return np.array([self._auroc(inside) for inside in subsets.ordered(self._order)])
 
-    def _auroc(self, ours: Bool[np.ndarray, " n"], theirs: Bool[np.ndarray, " n"]) -> float:
-        # Eight samples at a time: pairs in one byte by a table, and in different ones by counts.
-        first, second = np.packbits(ours), np.packbits(theirs)
-        members, heldout = np.bitwise_count(first), np.bitwise_count(second)
-        before = np.cumsum(members, dtype=np.int64)
+    def _auroc(self, inside: UInt8[np.ndarray, " n"]) -> float:
+        some = _pack(inside)
+        ours, theirs = some & self._packed, some & ~self._packed
+        # Pairs in one byte by a table, in one word by its bytes' counts, and in different words by theirs.
+        first, second = ours.view(np.uint8), theirs.view(np.uint8)
         wins = int(PAIRS.take(first.astype(np.intp) << 8 | second).sum(dtype=np.int64))
-        wins += int((before[:-1] * heldout[1:]).sum())
-        equal = int((self._by_group(ours) * self._by_group(theirs)).sum())
+        earlier = (np.bitwise_count(first).view(WORD) * EARLIER).view(np.uint8)
+        wins += int(np.multiply(earlier, np.bitwise_count(second), dtype=np.uint16).sum(dtype=np.int64))
+        members, heldout = np.cumsum(np.bitwise_count(ours), dtype=np.int64), np.bitwise_count(theirs)
+        wins += int((members[:-1] * heldout[1:]).sum())
+        ours, tied = self._ours[self._tied], inside[self._tied] > 0
+        equal = int((self._by_group(tied & ours) * self._by_group(tied & ~ours)).sum())
         # Integers, which Python divides with one rounding.
-        return (2 * wins - equal) / (2 * int(before[-1]) * int(heldout.sum(dtype=np.int64)))
+        return (2 * wins - equal) / (2 * int(members[-1]) * int(heldout.sum(dtype=np.int64)))
 
-    def _by_group(self, ordered: Bool[np.ndarray, " n"]) -> Int[np.ndarray, " g"]:
+    def _by_group(self, tied: Bool[np.ndarray, " k"]) -> Int[np.ndarray, " g"]:
         """How many of each group of equal scores are marked."""
-        return np.add.reduceat(ordered[self._tied].astype(np.int64), self._starts)
+        return np.add.reduceat(tied.astype(np.int64), self._starts)
 
-    def corners(self) -> tuple[Float[np.ndarray, " p"], Float[np.ndarray, " p"]]:
-        """FPR and TPR at the origin, and at the threshold of each member's score: the ROC curve's upper left corners.
+    def asr(self) -> float:
+        """Attack success rate: max over thresholds of (TPR + 1 - FPR) / 2, in [0.5, 1]; 0.5 is chance.
 
-        >>> Ranks(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False])).corners()
-        (array([0. , 0. , 0.5]), array([0. , 0.5, 1. ]))
+        >>> Ranks(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False])).asr()
+        0.75
         """
-        place = np.flatnonzero(self._ours)
-        ours = np.arange(1, len(place) + 1)
-        theirs = place - np.arange(len(place))
-        # A threshold at a score lets all samples of this score through.
-        members, heldout = self._by_group(self._ours), self._by_group(~self._ours)
-        tied = np.searchsorted(place, self._tied[self._ours[self._tied]])
-        ours[tied] = np.repeat(np.searchsorted(place, self._tied[self._starts]) + members, members)
-        theirs[tied] += np.repeat(heldout, members)
-        points = (theirs / (len(self._ours) - len(place)), ours / len(place))
-        return np.append(0.0, points[0]), np.append(0.0, points[1])
+        is_cut = np.ones(len(self._ours) + 1, dtype=bool)
+        is_cut[self._tied] = False
+        is_cut[self._begin] = True
+        ends = np.minimum(np.arange(64, 64 * len(self._sums) + 64, 64), len(self._ours))
+        before = np.append(0, self._sums[:-1])
+        # TPR - FPR in units of 1 / (members * held-out samples). Only words are looked into that may hold the highest:
+        # if all their members came first.
+        reached = np.append(0, self._sums * self._heldout - (ends - self._sums) * self._members)
+        most = reached[:-1] + (self._sums - before) * self._heldout
+        kept = np.flatnonzero(most >= reached[1:].max(initial=0, where=is_cut[ends]))
+        cut = 64 * kept[:, None] + np.arange(1, 65)
+        inside = np.unpackbits(self._packed[kept, None].view(np.uint8), axis=1)
+        ours = before[kept, None] + np.cumsum(inside, axis=1)
+        theirs = cut - ours
+        rates = (ours / self._members + 1 - theirs / self._heldout) / 2
+        return float(rates.max(initial=0.5, where=is_cut.take(cut, mode="clip") & (cut < len(is_cut))))
+
+    def tpr_at(self, fpr: float) -> float:
+        """TPR at the lowest threshold whose FPR is at most `fpr`, a share in [0, 1]; not interpolated.
+
+        >>> Ranks(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False])).tpr_at(0.1)
+        0.5
+        """
+        allowed = int((fpr + 1e-12) * self._heldout)
+        cut = bisect_right(range(len(self._ours) + 1), allowed, key=lambda cut: cut - self._members_above(cut)) - 1
+        return self._members_above(self._around(cut)[0]) / self._members
+
+    def paper_tpr_at(self, fpr: float) -> float:
+        """The same with held-out samples as positives, as the paper's scripts have it.
+
+        The share of held-out samples below the highest threshold that has at most a share `fpr` of members below it.
+
+        >>> Ranks(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False])).paper_tpr_at(0.5)
+        1.0
+        """
+        return self._heldout_below(int((fpr + 1e-12) * self._members))
+
+    def paper_tpr_below(self, fpr: float) -> float:
+        """The same with strictly less than a share `fpr` of members below it, as the paper's tables have it.
+
+        >>> Ranks(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False])).paper_tpr_below(0.5)
+        0.5
+        """
+        return self._heldout_below(ceil((fpr - 1e-12) * self._members) - 1)
+
+    def _heldout_below(self, allowed: int) -> float:
+        """The share of held-out samples below the highest threshold with so many members below it, or fewer."""
+        cut = bisect_left(range(len(self._ours) + 1), self._members - allowed, key=self._members_above)
+        cut = self._around(cut)[1]
+        return 1 - (cut - self._members_above(cut)) / self._heldout
+
+    def _members_above(self, cut: int) -> int:
+        word = cut // 64
+        return int(self._sums[word - 1] if word else 0) + int(np.count_nonzero(self._ours[64 * word : cut]))
+
+    def _around(self, cut: int) -> tuple[int, int]:
+        """The cuts before and after the group of equal scores that a cut would go through; twice itself if none."""
+        group = int(np.searchsorted(self._begin, cut)) - 1
+        if group >= 0 and cut < self._end[group]:
+            return int(self._begin[group]), int(self._end[group])
+        return cut, cut
 
     def wins(self) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " h"]]:
         """How many held-out samples each member is above, and how many members are above each held-out sample."""
@@ -81,15 +167,23 @@ class Ranks:
         above = np.empty(len(self._ours))
         above[ours] = ours - np.arange(len(ours))
         above[theirs] = theirs - np.arange(len(theirs))
-        members, heldout = self._by_group(self._ours), self._by_group(~self._ours)
-        sizes = np.diff(self._starts, append=len(self._tied))
-        equal = np.where(self._ours[self._tied], np.repeat(heldout, sizes), -np.repeat(members, sizes))
+        tied = self._ours[self._tied]
+        members, heldout = self._by_group(tied), self._by_group(~tied)
+        sizes = self._end - self._begin
+        equal = np.where(tied, np.repeat(heldout, sizes), -np.repeat(members, sizes))
         above[self._tied] += equal / 2
         found = np.empty(len(above))
         found[self._order] = above
         member = np.empty(len(above), dtype=bool)
         member[self._order] = self._ours
         return len(theirs) - found[member], found[~member]
+
+
+def _pack(marks: Bool[np.ndarray, " n"] | UInt8[np.ndarray, " n"]) -> UInt64[np.ndarray, " w"]:
+    """Which marks are not zero: 64 samples a word, the last one filled up with zeros."""
+    packed = np.zeros(-(-len(marks) // 64) * 8, dtype=np.uint8)
+    packed[: -(-len(marks) // 8)] = np.packbits(marks)
+    return packed.view(WORD)
 
 
 def _sort(
@@ -100,12 +194,11 @@ def _sort(
     Sorting words takes a quarter of the time of argsort. A word is a number that falls as the score rises, and the
     sample in place of its last bits. Samples that only these bits told apart are sorted by themselves.
     """
-    words = (0.0 - scores.astype(np.float64)).view(np.int64)  # 0.0 - 0.0 has no sign
-    words ^= words >> 63 & np.iinfo(np.int64).max  # negative floats run backwards
-    low = len(words).bit_length()
-    words >>= low
-    words <<= low
-    words |= np.arange(len(words))
+    low = len(scores).bit_length()
+    words = np.empty(len(scores), dtype=np.int64)
+    for start in range(0, len(words), CACHED):
+        words[start : start + CACHED] = _words(scores[start : start + CACHED], low)
+        words[start : start + CACHED] |= np.arange(start, min(start + CACHED, len(words)))
     words.sort()
     order = words & ((1 << low) - 1)
     words >>= low
@@ -120,3 +213,10 @@ def _sort(
     several = sizes > 1
     tied = near[np.repeat(several, sizes)]
     return order, tied, np.cumsum(sizes[several]) - sizes[several]
+
+
+def _words(scores: Float[np.ndarray, " n"], low: int) -> Int[np.ndarray, " n"]:
+    """Numbers that fall as the score rises, the last `low` bits of them zero."""
+    words = (0.0 - scores.astype(np.float64)).view(np.int64)  # 0.0 - 0.0 has no sign
+    words ^= words >> 63 & np.iinfo(np.int64).max  # negative floats run backwards
+    return words & -1 << low

@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ldm_scale.analysis.metrics import NAMES, corners
-from ldm_scale.analysis.ranks import Ranks
+from ldm_scale.analysis.metrics import NAMES, of_ranks
+from ldm_scale.analysis.ranks import Ranks, Subsets
 from ldm_scale.analysis.scores import Mask, mask_scores
 
 
@@ -52,19 +52,19 @@ def scan(
     strict = np.full((bins, steps), np.nan)
     grouped = np.full((bins, steps, len(groups)), np.nan)
     both = (groups & member).any(axis=1) & (groups & ~member).any(axis=1)
+    halves, inside = Subsets(chosen), Subsets(groups[both])
     for step in range(steps):
         # Bins first: each is added to all samples at once.
         ordered = np.ascontiguousarray(spectra[:, step].T).T
         for dropped, scores in mask_scores(ordered, mask):
             ranks = Ranks(scores, member)
-            curve = corners(ranks)
-            grid[dropped, step] = ranks.auroc(), *curve.rates()[0]
+            grid[dropped, step] = of_ranks(ranks)
             if dropped not in drops:
                 continue
-            choosing[dropped, step] = ranks.aurocs(chosen)
+            choosing[dropped, step] = ranks.aurocs(halves)
             if dropped in fixed:
-                strict[dropped, step] = curve.paper_tpr_below(0.01)[0]
-                grouped[dropped, step, both] = ranks.aurocs(groups[both])
+                strict[dropped, step] = ranks.paper_tpr_below(0.01)
+                grouped[dropped, step, both] = ranks.aurocs(inside)
     return Scan(grid, choosing, strict, grouped)
 
 

@@ -91,8 +91,10 @@ class AttackRows(Protocol):
     @property
     def masks(self) -> list[Mask]: ...
 
-    def columns(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, "k n"]:
-        """The scores of k candidates, of all samples."""
+    def read(
+        self, candidates: Sequence[Candidate], step: int
+    ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, "n b"]]:
+        """The scores of k candidates, of all samples; and the statistic in each bin of influence rank at one timestep.
 
-    def spectrum(self, step: int) -> Float[np.ndarray, "n b"]:
-        """The statistic in each bin of influence rank, at one timestep."""
+        In one call, as the rows may be much to read.
+        """

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ldm_scale.analysis.delong import delong
-from ldm_scale.analysis.metrics import aurocs, bootstrap_weights, evaluate, quantiles, resampled
+from ldm_scale.analysis.metrics import aurocs, evaluate, quantiles, resampled_metrics
 
 # From a halving's number, the rows to choose by and the rows to report on: which candidate was chosen, and its scores
 # (b,) of the rows to report on.
@@ -40,12 +40,21 @@ class Judged:
     @property
     def pick(self) -> int:
         """The candidate chosen most often."""
-        return int(np.bincount(self.picks).argmax())
+        return most_often(self.picks)
 
     @property
     def agreement(self) -> float:
         """The share of the halvings that chose it."""
         return float((self.picks == self.pick).mean())
+
+
+def most_often(picks: Int[np.ndarray, " r"]) -> int:
+    """The candidate that was chosen most often, the first of equal ones.
+
+    >>> most_often(np.array([4, 2, 4, 2, 0]))
+    2
+    """
+    return int(np.bincount(picks).argmax())
 
 
 def reported(count: int) -> int:
@@ -139,11 +148,7 @@ def _judge_halving(
     confidence: float,
     rng: np.random.Generator,
 ) -> list[Judged]:
-    rocs = [resampled(column, member) for column in scores]
-    # (rows, resamples, 5)
-    draws = np.concatenate(
-        [np.stack([roc.curve(w).all() for roc in rocs]) for w in bootstrap_weights(member, resamples, rng)], axis=1
-    )
+    draws = resampled_metrics(scores, member, resamples, rng)
     values = [evaluate(column, member) for column in scores]
     exact = delong(np.stack(scores, axis=1), member)
     bounds = exact.intervals(confidence)

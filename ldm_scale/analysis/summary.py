@@ -29,7 +29,7 @@ from ldm_scale.analysis.results import (
 )
 from ldm_scale.analysis.scan import Scan
 from ldm_scale.analysis.scores import AttackRows, Candidate, Mask
-from ldm_scale.analysis.splithalf import Judged, Scorer, halves, judge, reported
+from ldm_scale.analysis.splithalf import Judged, Scorer, halves, judge, most_often, reported
 from ldm_scale.config.audit import AnalysisConfig, dropped_bins
 
 RISKY = 10
@@ -142,7 +142,9 @@ class _Analysis:
         plain = self._candidates("plain")
         wanted = {self._candidates(row)[pick] for row, found in picks.items() for pick in found}
         wanted |= {*self._best.values(), *plain}
-        self._columns = dict(zip(wanted, rows.columns([*wanted]), strict=True))
+        # The plain row's timestep on most halvings: the place of a candidate that drops nothing is its timestep's.
+        columns, self._spectrum = rows.read([*wanted], most_often(picks["plain"]))
+        self._columns = dict(zip(wanted, columns, strict=True))
         scorers: dict[RowName, Scorer] = {row: self._scorer(row, found) for row, found in picks.items()}
         if int((~self.member).sum()) >= GEOMETRY_HELDOUT:
             statistics = -np.stack([self._columns[candidate] for candidate in plain], axis=1)
@@ -236,7 +238,7 @@ class _Analysis:
                 timestep=self.timesteps[step],
                 auroc=delong_estimate(-column, self.member, self.config.confidence),
             )
-            for number, column in enumerate(self.rows.spectrum(step).T)
+            for number, column in enumerate(self._spectrum.T)
         ]
 
     def paper(self, groups: list[Group]) -> list[PaperRow]:

@@ -141,6 +141,10 @@ class StoredRows:
     def masks(self) -> list[Mask]:
         return [mask for mask in Mask if mask is not Mask.GLOBAL or self.ranked]
 
+    @property
+    def _kind(self) -> type[np.floating]:
+        return np.float64 if self.timesteps == (None,) else np.float32
+
     def column(self, mask: Mask) -> str:
         """The column of the spectra that a mask sums."""
         return spectrum_column(self.name, ORDERS[mask])
@@ -156,22 +160,21 @@ class StoredRows:
     def spectra(self, column: str, steps: slice) -> Float[np.ndarray, "n t b"]:
         """The spectra of a column at some timesteps."""
         count = len(self.timesteps[steps])
-        kind = np.float64 if self.timesteps == (None,) else np.float32
-        found = np.empty((len(self.member), count, self.bins), dtype=kind)
+        found = np.empty((len(self.member), count, self.bins), dtype=self._kind)
         for places, spectra in self._stream([column]):
             found[places] = spectra[column][:, steps]
         return found
 
-    def spectrum(self, step: int) -> Float[np.ndarray, "n b"]:
-        """The statistic in each bin of influence rank, at one timestep."""
-        return self.spectra(self.name, slice(step, step + 1))[:, 0]
-
-    def columns(self, candidates: Sequence[Candidate]) -> Float[np.ndarray, "k n"]:
-        """Some scores of all samples."""
-        found = np.empty((len(candidates), len(self.member)))
-        columns = sorted({self.column(candidate.mask) for candidate in candidates})
+    def read(
+        self, candidates: Sequence[Candidate], step: int
+    ) -> tuple[Float[np.ndarray, "k n"], Float[np.ndarray, "n b"]]:
+        """Some scores of all samples, and the statistic in each bin of influence rank at one timestep."""
+        scores = np.empty((len(candidates), len(self.member)))
+        bins = np.empty((len(self.member), self.bins), dtype=self._kind)
+        columns = sorted({self.name, *(self.column(candidate.mask) for candidate in candidates)})
         for places, spectra in self._stream(columns):
-            for row, candidate in zip(found, candidates, strict=True):
+            bins[places] = spectra[self.name][:, step]
+            for row, candidate in zip(scores, candidates, strict=True):
                 values = spectra[self.column(candidate.mask)][:, candidate.step]
                 row[places] = mask_score(values, candidate.mask, candidate.dropped)
-        return found
+        return scores, bins

@@ -50,11 +50,9 @@ class Spectra:
         kept = slice(self.bins - dropped) if upper else slice(dropped, None)
         return -self.of(mask)[:, :, kept].sum(axis=2, dtype=np.float64)
 
-    def columns(self, candidates: Sequence[Candidate]) -> np.ndarray:
-        return np.stack([self.scores(c.mask, c.dropped)[:, c.step] for c in candidates])
-
-    def spectrum(self, step: int) -> np.ndarray:
-        return self.by_influence[:, step]
+    def read(self, candidates: Sequence[Candidate], step: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = np.stack([self.scores(c.mask, c.dropped)[:, c.step] for c in candidates])
+        return scores, self.by_influence[:, step]
 
     def scans(self, config: AnalysisConfig, seed: int, distortion: np.ndarray) -> dict[Mask, Scan]:
         chosen = choosing(self.member, config.repeats, seed)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ldm_scale.analysis.delong import wins
-from ldm_scale.analysis.metrics import Roc, corners, evaluate
-from ldm_scale.analysis.ranks import Ranks, _sort
+from ldm_scale.analysis.metrics import Roc, evaluate
+from ldm_scale.analysis.ranks import Ranks, Subsets, _sort
 
 
 def draw(kind: str, count: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -65,8 +65,8 @@ def test_aurocs_and_wins_are_counts_of_pairs(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_auroc_among_a_subset_is_that_of_the_subset_alone(kind: str) -> None:
     scores, member = draw(kind)
-    subsets = np.random.default_rng(0).random((9, len(scores))) < 0.5
-    found = Ranks(scores, member).aurocs(subsets)
+    subsets = np.random.default_rng(0).random((9, len(scores))) < 0.5  # more than a byte holds
+    found = Ranks(scores, member).aurocs(Subsets(subsets))
     for value, subset in zip(found, subsets, strict=True):
         expected = pairs(scores[subset], member[subset])
         assert value == expected.sum() / expected.size
@@ -74,10 +74,28 @@ def test_the_auroc_among_a_subset_is_that_of_the_subset_alone(kind: str) -> None
 
 @pytest.mark.parametrize("count", [2, 7, 8, 9, 300])
 @pytest.mark.parametrize("kind", KINDS)
-def test_rates_of_corners_are_those_of_the_whole_curve(kind: str, count: int) -> None:
+def test_rates_are_those_of_the_whole_curve_to_the_last_bit(kind: str, count: int) -> None:
     scores, member = draw(kind, count)
     member[:2] = True, False
-    found, whole = corners(Ranks(scores, member)), Roc(scores, member).curve()
-    np.testing.assert_array_equal(found.rates(), whole.rates())
-    assert found.paper_tpr_below(0.01) == whole.paper_tpr_below(0.01)
-    np.testing.assert_allclose(evaluate(scores, member), whole.all()[0], rtol=0, atol=1e-13)
+    ranks, curve = Ranks(scores, member), Roc(scores, member).curve()
+    assert ranks.asr() == curve.asr()
+    for level in (0.0, 0.001, 0.01, 0.1, 0.5, 1.0):
+        assert ranks.tpr_at(level) == curve.tpr_at(level)
+        assert ranks.paper_tpr_at(level) == curve.paper_tpr_at(level)
+    np.testing.assert_allclose(evaluate(scores, member), curve.all()[0], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_strict_rate_is_a_loops_over_thresholds(kind: str) -> None:
+    scores, member = draw(kind)
+    for level in (0.01, 30 / member.sum(), 1.0):
+        below = [scores < threshold for threshold in (*scores, np.inf)]
+        expected = max(some[~member].mean() for some in below if some[member].mean() < level - 1e-12)
+        assert Ranks(scores, member).paper_tpr_below(level) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_rate_of_success_of_scores_that_hardly_tell_is_found_among_near_ones() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        scores, member = np.round(rng.standard_normal(2000), 2 + rng.integers(9)), rng.random(2000) < 0.5
+        assert Ranks(scores, member).asr() == Roc(scores, member).curve().asr()
