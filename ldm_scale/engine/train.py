@@ -68,9 +68,11 @@ def run_training(config: TrainConfig) -> None:
 def _make_job(config: TrainConfig, manifest: Manifest, shards: list[ReadTask]) -> Job:
     """Everything the workers need, checked before any of them starts."""
     check_base(config)
-    make_models(config, len(manifest.classes), torch.device("cpu"))
+    models = make_models(config, len(manifest.classes), torch.device("cpu"))
     record = {
         "recipe": config.recipe(),
+        # Weights of other groups have the same shapes: nothing else would tell them apart.
+        "groups": {name: getattr(models, name).config.get("norm_num_groups") for name in config.stages()},
         "split_sha256": manifest.split_sha256,
         "source_sha256": source_digest(config),
         "classes": list(manifest.classes) if config.denoiser.classes else [],
@@ -90,7 +92,9 @@ def _check_free(identity: dict[str, Any], out: Location, partial: Location) -> N
     """
     record = partial / RECORD
     if record.is_file():
-        if changes := differences(json.loads(record.read_bytes()), identity):
+        # Older records name no groups.
+        begun = {"groups": identity["groups"], **json.loads(record.read_bytes())}
+        if changes := differences(begun, identity):
             raise UsageError(
                 f"{partial} holds another training ({'; '.join(changes)}); give a new out folder, or delete it"
             )

@@ -26,10 +26,11 @@ from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.pack import pack
 from ldm_scale.engine import train_worker
 from ldm_scale.engine.train import RUN, _cpus, _tell_of_waiting
+from ldm_scale.errors import RunError
 from ldm_scale.files.storage import Location
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.load import load_target
-from ldm_scale.training import tables
+from ldm_scale.training import networks, tables
 from tests import inline
 from tests.addresses import upload
 from tests.conftest import make_folder, tiny_recipe
@@ -273,6 +274,23 @@ def test_a_table_that_fits_nowhere_is_named(
     monkeypatch.setattr(tables.math, "prod", lambda shape: free if len(shape) > 3 else math.prod(shape))
     assert run(shards, tmp_path / "target") == 1
     assert "set TMPDIR on the nodes" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_training_with_other_groups_is_refused(
+    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights would load all the same. A record that names no groups goes on."""
+    begun = tmp_path / "target.partial" / "training.json"
+    monkeypatch.setattr("ldm_scale.engine.train._fit", Mock(side_effect=RunError("stopped")))
+    assert run(shards, tmp_path / "target") == 1
+    monkeypatch.setattr(networks, "_groups", lambda channels: 2)
+    assert run(shards, tmp_path / "target") == 2
+    assert "(groups.autoencoder was 4, is now 2; groups.denoiser was 4, is now 2)" in capsys.readouterr().err
+    older = json.loads(begun.read_text())
+    del older["groups"]
+    begun.write_text(json.dumps(older))
+    assert run(shards, tmp_path / "target") == 1
 
 
 @pytest.mark.parametrize(
