@@ -176,6 +176,27 @@ def _report(arguments: argparse.Namespace) -> None:
     _print_outcome(run)
 
 
+def _compare(arguments: argparse.Namespace) -> None:
+    from ldm_scale.files.storage import Location
+    from ldm_scale.notebook.compare import compare
+    from ldm_scale.notebook.run import Run
+    from ldm_scale.report.comparison import comparison_page, print_comparison
+
+    runs = [Run(address) for address in arguments.runs]
+    own = runs[0].record.config.analysis.model_dump()
+    out = Location.of(arguments.out) if arguments.out else None
+    if out is not None:
+        out.check_place()
+        if not out.is_empty():
+            raise UsageError(f"{out} is not empty; give a new --out folder, nothing is overwritten")
+    found = compare(runs, build(AnalysisConfig, collect(arguments, AnalysisConfig, own)))
+    print_comparison(found)
+    if out is not None:
+        (out / "comparison.json").create(found.model_dump_json(indent=1).encode())
+        (out / "comparison.html").create(comparison_page(found))
+        say(f"page: {out / 'comparison.html'}")
+
+
 def _status(arguments: argparse.Namespace) -> None:
     from ldm_scale.files.ownership import latest_owner
 
@@ -308,6 +329,12 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     add_flags(reduce, AnalysisConfig)
     add_flags(reduce, ReduceConfig)
     _add_run_command(commands, "report", _report, "make the report again from a run's results")
+    text = "compare finished runs over the same samples: each with the first, paired by sample"
+    compare = commands.add_parser("compare", help=text, description=text)
+    compare.add_argument("runs", metavar="RUN", nargs="+", help="run directories; the one before comes first")
+    compare.add_argument("--out", metavar="PATH", help="folder for comparison.html and comparison.json")
+    add_flags(compare, AnalysisConfig)
+    compare.set_defaults(function=_compare)
     _add_run_command(commands, "status", _status, "say how far a run is, from its directory alone")
     _add_completion(commands)
     return parser

@@ -76,6 +76,7 @@ FLAGS = {
         --config --decode-share --help --images.crop --images.filter --images.max-pixels --images.size --lora
         --manifest --seed --shards --split --target --write-manifest -h
     """,
+    "compare": "--average --bootstrap --confidence --drop --help --out --repeats -h RUN",
     "reduce": "--average --bootstrap --confidence --drop --help --partial --repeats -h RUN",
     "report": "--help -h RUN",
     "status": "--help -h RUN",

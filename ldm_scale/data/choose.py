@@ -17,7 +17,7 @@ from ldm_scale.data.sources import ORDERED, SOURCES
 from ldm_scale.data.sources.columns import Columns
 from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
-from ldm_scale.data.work import Run
+from ldm_scale.data.work import RunTasks
 from ldm_scale.errors import RunError, UsageError, one_line, unknown_name
 from ldm_scale.files.storage import Location
 
@@ -161,7 +161,7 @@ def _look(items: Sequence[Item], max_pixels: int) -> list[Look | str]:
 
 
 def _without_duplicates(
-    items: list[Item], config: PackConfig, run: Run
+    items: list[Item], config: PackConfig, run: RunTasks
 ) -> tuple[list[Item], list[Reject], list[Removed]]:
     """The first item of each group of near-duplicates, the rejects, and the near-duplicates that are removed."""
     chunks = [items[start : start + LOOKED_AT] for start in range(0, len(items), LOOKED_AT)]
@@ -216,7 +216,7 @@ def _numbers(items: list[Item], given: Split, config: PackConfig) -> str:
     return f"a split file of numbers: {say(0)}; of the members the first {first}; of the held-out the first {other}"
 
 
-def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run) -> Sides:
+def choose(items: list[Item], given: Split | None, config: PackConfig, run: RunTasks) -> Sides:
     """Who is a member: as a split file says, or by how keys begin, or by random halves, of no near-duplicates.
 
     Near-duplicates are removed across the sides as well; the first in the source's order stays.
