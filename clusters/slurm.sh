@@ -28,7 +28,7 @@ misused() { printf 'slurm.sh: error: %s (see --help)\n' "$1" >&2; exit 2; }
 [[ -n ${SLURM_JOB_ID:-} ]] || misused "there is no Slurm allocation: submit it with sbatch, or call it after salloc"
 command -v ray >/dev/null || misused "no ray on the PATH: activate the environment that ldm_scale is installed in"
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 # Its own address: many nodes resolve their own name to loopback, which the others cannot reach.
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | cut -d' ' -f1)
 # Jobs of others may run a Ray on this node, too.
