@@ -14,6 +14,7 @@ from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, Re
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.convert import ConvertConfig
 from ldm_scale.config.data import PackConfig, ValidateConfig
+from ldm_scale.config.own import OwnConfig
 from ldm_scale.config.published import PUBLISHED, Procedure
 from ldm_scale.config.reproduce import ReproduceConfig
 from ldm_scale.config.train import TrainConfig
@@ -78,6 +79,13 @@ def _pack(config: PackConfig) -> None:
     classes = [f"  class names: {describe_table(manifest.classes)}"] if manifest.classes else []
     for line in (*classes, *describe(Location.of(config.out))):
         say(line)
+
+
+def _own(config: OwnConfig) -> None:
+    from ldm_scale.engine.own import run_own
+
+    run_own(config)
+    _print_outcome(_open_run(config.audit().out))
 
 
 def _validate(config: ValidateConfig) -> None:
@@ -310,6 +318,8 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     text = "audit a target on shards, all the way to the report"
     _add_audit_flags(commands.add_parser("audit", help=text, description=text), {}, attacks)
+    text = "was this model trained on these images? from plain folders to a page"
+    _add_config_command(commands, "own", OwnConfig, _own, text, ("target",))
     text = "make a target of checkpoints (.pt) of the paper's authors"
     _add_config_command(commands, "convert", ConvertConfig, _convert, text)
     positional = ("dataset", "source", "out")

@@ -57,9 +57,11 @@ FLAGS = {
     "benchmark train": "--config --cpus --device --help --presets --repeats --seed --steps -h",
     "completion": "--help -h SHELL",
     "convert": "--autoencoder --config --help --out --size --unet -h",
+    "own": "--attacks --conditioning --device --heldout --help --out --seed --suspect -h TARGET",
     "pack": """
-        --caption-column --heldout --help --image-column --label-column --max-pixels --max-reject-fraction --max-samples
-        --members --near-duplicates --order --seed --shard-samples --size --split -h DATASET OUT SOURCE
+        --caption-column --heldout --heldout-folder --help --image-column --label-column --max-pixels
+        --max-reject-fraction --max-samples --members --near-duplicates --order --seed --shard-samples --size --split -h
+        DATASET OUT SOURCE
     """,
     "train": """
         --autoencoder.accumulate --autoencoder.batch --autoencoder.channels --autoencoder.clip --autoencoder.decay

@@ -1,6 +1,7 @@
 """An image folder, by the conventions of torchvision's and Hugging Face's ImageFolder."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from ldm_scale.data.classes import as_integer, imagenet_wnids
 from ldm_scale.data.images import SIGNATURE, is_image
@@ -108,4 +109,18 @@ def read_folder(folder: Location) -> Listing:
     images = _images(listing, folder, named)
     listing.items = list(_items(listing, images, named))
     listing.skip_rest(NO_IMAGE)
+    return listing
+
+
+def read_sides(members: Location, heldout: Location) -> Listing:
+    """Two image folders as one: keys begin with members/ or heldout/; the first is listed first."""
+    listing = Listing()
+    for side, folder in (("members", members), ("heldout", heldout)):
+        found = read_folder(folder)
+        listing.items += [replace(item, key=f"{side}/{item.key}") for item in found.items]
+        listing.seen += found.seen
+        listing.read += found.read
+        for rule, (count, first) in found.skipped.items():
+            before, named = listing.skipped.get(rule, (0, f"{side}/{first}"))
+            listing.skipped[rule] = (before + count, named)
     return listing
