@@ -221,9 +221,7 @@ def test_a_driver_that_is_stopped_goes_on_with_the_same_command(
     at_checkpoint(out, lambda: driver.send_signal(stop)).join()
     _, said = driver.communicate(timeout=200)
     assert driver.returncode == status, said
-    assert status < 0 or said.splitlines()[-1].endswith(
-        "interrupted; the same command again goes on where this one stopped"
-    )
+    assert status < 0 or said.splitlines()[-1].endswith(f"interrupted; {GOES_ON}")
 
     assert run(shards, out, *flags, "--seed", 1) == 2
     assert "holds another training (recipe.seed was 0, is now 1)" in capsys.readouterr().err
@@ -339,7 +337,7 @@ def test_a_worker_computes_with_the_cpus_it_reserves(
             asked.append(scaling_config)
             super().__init__(worker, **others)
 
-    monkeypatch.setattr("ldm_scale.engine.train.TorchTrainer", Trainer)
+    monkeypatch.setattr("ldm_scale.engine.train._Trainer", Trainer)
     monkeypatch.setattr(inline, "set_threads", found := Mock())
     assert run(shards, tmp_path / "target", *epochs(0.1, 0.1), "--cpus", 3) == 0
     found.assert_called_once_with(3)
