@@ -14,6 +14,7 @@ from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, Re
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.convert import ConvertConfig
 from ldm_scale.config.data import PackConfig, ValidateConfig
+from ldm_scale.config.own import OwnConfig
 from ldm_scale.config.published import PUBLISHED, Procedure
 from ldm_scale.config.reproduce import ReproduceConfig
 from ldm_scale.config.train import TrainConfig
@@ -78,6 +79,13 @@ def _pack(config: PackConfig) -> None:
     classes = [f"  class names: {describe_table(manifest.classes)}"] if manifest.classes else []
     for line in (*classes, *describe(Location.of(config.out))):
         say(line)
+
+
+def _own(config: OwnConfig) -> None:
+    from ldm_scale.engine.own import run_own
+
+    run_own(config)
+    _print_outcome(_open_run(config.audit().out))
 
 
 def _validate(config: ValidateConfig) -> None:
@@ -174,6 +182,27 @@ def _report(arguments: argparse.Namespace) -> None:
     with own(run.root, say) as owner:
         write_report(run, owner)
     _print_outcome(run)
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from ldm_scale.files.storage import Location
+    from ldm_scale.notebook.compare import compare
+    from ldm_scale.notebook.run import Run
+    from ldm_scale.report.comparison import comparison_page, print_comparison
+
+    runs = [Run(address) for address in arguments.runs]
+    own = runs[0].record.config.analysis.model_dump()
+    out = Location.of(arguments.out) if arguments.out else None
+    if out is not None:
+        out.check_place()
+        if not out.is_empty():
+            raise UsageError(f"{out} is not empty; give a new --out folder, nothing is overwritten")
+    found = compare(runs, build(AnalysisConfig, collect(arguments, AnalysisConfig, own)))
+    print_comparison(found)
+    if out is not None:
+        (out / "comparison.json").create(found.model_dump_json(indent=1).encode())
+        (out / "comparison.html").create(comparison_page(found))
+        say(f"page: {out / 'comparison.html'}")
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -289,6 +318,8 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     text = "audit a target on shards, all the way to the report"
     _add_audit_flags(commands.add_parser("audit", help=text, description=text), {}, attacks)
+    text = "was this model trained on these images? from plain folders to a page"
+    _add_config_command(commands, "own", OwnConfig, _own, text, ("target",))
     text = "make a target of checkpoints (.pt) of the paper's authors"
     _add_config_command(commands, "convert", ConvertConfig, _convert, text)
     positional = ("dataset", "source", "out")
@@ -308,6 +339,12 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     add_flags(reduce, AnalysisConfig)
     add_flags(reduce, ReduceConfig)
     _add_run_command(commands, "report", _report, "make the report again from a run's results")
+    text = "compare finished runs over the same samples: each with the first, paired by sample"
+    compare = commands.add_parser("compare", help=text, description=text)
+    compare.add_argument("runs", metavar="RUN", nargs="+", help="run directories; the one before comes first")
+    compare.add_argument("--out", metavar="PATH", help="folder for comparison.html and comparison.json")
+    add_flags(compare, AnalysisConfig)
+    compare.set_defaults(function=_compare)
     _add_run_command(commands, "status", _status, "say how far a run is, from its directory alone")
     _add_completion(commands)
     return parser

@@ -82,7 +82,7 @@ def check_inputs(config: AuditConfig, *, outline: bool = False, procedure: Proce
     split = read_split(Location.of(config.split)) if config.split is not None else None
     weights = fetch_weights(config.target, config.lora, config.lora_scale, outline=outline)
     target = weights.load("meta" if outline else "cpu", config.images.size)
-    _check_fit(config, target, attacks)
+    check_fit(config, target, attacks)
     ranking = _read_ranking(config, target)
     resolved = config.model_copy(
         update={
@@ -115,7 +115,7 @@ def _read_ranking(config: AuditConfig, target: Target) -> np.ndarray | None:
     return table["mean"].to_numpy()
 
 
-def _check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) -> None:
+def check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) -> None:
     """Raise UsageError if the target cannot do what the configuration asks for."""
     steps, dimensions = len(target.alphas_cumprod), math.prod(target.latent_shape)
     for name, attack in attacks.items():

@@ -157,7 +157,7 @@ def inline_ray() -> Iterator[None]:
         patch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
         patch.setattr(ray.data, "from_items", Dataset.from_items)
         patch.setattr("ldm_scale.engine.audit.pool_size", lambda actor: 1)
-        patch.setattr("ldm_scale.engine.train.TorchTrainer", Trainer)
+        patch.setattr("ldm_scale.engine.train._Trainer", Trainer)
         patch.setattr("ldm_scale.engine.train.relay", relay)
         patch.setattr("ldm_scale.auditor.TracedDecoder", traced_once)
         patch.setattr(Weights, "load", loaded_once)

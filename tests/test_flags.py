@@ -57,15 +57,18 @@ FLAGS = {
     "benchmark train": "--config --cpus --device --help --presets --repeats --seed --steps -h",
     "completion": "--help -h SHELL",
     "convert": "--autoencoder --config --help --out --size --unet -h",
+    "own": "--attacks --conditioning --device --heldout --help --out --seed --suspect -h TARGET",
     "pack": """
-        --caption-column --heldout --help --image-column --label-column --max-pixels --max-reject-fraction --max-samples
-        --members --near-duplicates --order --seed --shard-samples --size --split -h DATASET OUT SOURCE
+        --caption-column --heldout --heldout-folder --help --image-column --label-column --max-pixels
+        --max-reject-fraction --max-samples --members --near-duplicates --order --seed --shard-samples --size --split -h
+        DATASET OUT SOURCE
     """,
     "train": """
         --autoencoder.accumulate --autoencoder.batch --autoencoder.channels --autoencoder.clip --autoencoder.decay
         --autoencoder.dropout --autoencoder.epochs --autoencoder.kind --autoencoder.kl-weight --autoencoder.layers
         --autoencoder.pretrained --autoencoder.rate --autoencoder.scaled --autoencoder.warmup --autoencoder.weight-decay
-        --base --captions --checkpoint-steps --config --cpus --denoiser.accumulate --denoiser.attention --denoiser.batch
+        --base --captions --checkpoint-seconds --config --cpus --denoiser.accumulate --denoiser.attention
+        --denoiser.batch
         --denoiser.betas --denoiser.channels --denoiser.classes --denoiser.clip --denoiser.decay --denoiser.dropout
         --denoiser.ema --denoiser.epochs --denoiser.kind --denoiser.latent --denoiser.layers --denoiser.rate
         --denoiser.warmup --denoiser.weight-decay --device --dry-run --failures --flip --half --hardware.bandwidth
@@ -76,6 +79,7 @@ FLAGS = {
         --config --decode-share --help --images.crop --images.filter --images.max-pixels --images.size --lora
         --manifest --seed --shards --split --target --write-manifest -h
     """,
+    "compare": "--average --bootstrap --confidence --drop --help --out --repeats -h RUN",
     "reduce": "--average --bootstrap --confidence --drop --help --partial --repeats -h RUN",
     "report": "--help -h RUN",
     "status": "--help -h RUN",

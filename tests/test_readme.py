@@ -164,7 +164,7 @@ def test_every_configuration_is_one(block: Block) -> None:
 @pytest.mark.parametrize("block", of_language("python"), ids=name_of)
 def test_every_python_example_uses_names_that_there_are(block: Block) -> None:
     models = [kind for kind in vars(results).values() if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    fields = {name for kind in models for name in kind.model_fields}
+    fields = {name for kind in models for name in kind.model_fields} | {*dir(ldm_scale.Run)}
     for node in ast.walk(ast.parse(block.text)):
         match node:
             case ast.ImportFrom(module="ldm_scale", names=names):

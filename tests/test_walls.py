@@ -16,7 +16,7 @@ PACKAGE = Path(ldm_scale.__file__).parent
 # The rooms, from the command down to what needs nothing; a room may use its own floor and those below it.
 FLOORS = (
     ("cli", "flags", "ldm_scale"),
-    ("benchmarks",),
+    ("benchmarks", "notebook"),
     ("engine",),
     ("costs", "inputs"),
     ("auditor", "report", "training"),
@@ -207,6 +207,15 @@ def test_a_dry_run_loads_no_ray() -> None:
     words = ["audit", "--dry-run", "--out", "o", "--shards", "none", "--target", "none"]
     program = f"from ldm_scale.cli import main\nassert main({words}) == 2"
     assert loaded(program, "ray", "torch") == {"torch"}
+
+
+def test_a_notebook_loads_no_ray() -> None:
+    assert reached(modules_of("notebook"), {"ray"}, inside=True) == []
+
+
+def test_a_run_is_read_and_compared_without_torch() -> None:
+    roots = ["ldm_scale.notebook.run", "ldm_scale.notebook.compare", "ldm_scale.report.comparison"]
+    assert loaded(f"import {', '.join(roots)}", "torch", "ray", "diffusers") == set()
 
 
 def test_what_the_package_offers_is_there() -> None:

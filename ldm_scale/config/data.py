@@ -42,6 +42,9 @@ class PackConfig(Config):
     )
     members: Names = Field((), description="members are the keys that begin so, such as train/; by default all others")
     heldout: Names = Field((), description="held-out are the keys that begin so, such as val/ or valid-,test-")
+    heldout_folder: Address | None = Field(
+        None, description="held-out are all images of this folder, local or s3://, and members all of SOURCE (folder)"
+    )
     seed: int = Field(0, description="seed of the random halves, and of the draw of max-samples")
     near_duplicates: float = Field(
         0.94,
@@ -79,13 +82,21 @@ class PackConfig(Config):
             raise ValueError("members: give heldout too, the keys of the other side")
         if self.split is not None and self.heldout:
             raise ValueError("split: give a split file or heldout, not both")
+        if self.heldout_folder is not None and (self.dataset != "folder" or self.heldout or self.split is not None):
+            raise ValueError("heldout_folder: it is for folder, without heldout and without a split file")
         if self.order and self.dataset not in IN_FILES:
             raise ValueError(f"order: it is for {', '.join(IN_FILES)}")
         return self
 
+    @property
+    def prefixes(self) -> tuple[Names, Names]:
+        """How the keys of members and held-out begin; no prefixes of held-out if keys do not decide."""
+        return (self.members, self.heldout) if self.heldout_folder is None else (("members/",), ("heldout/",))
+
     def science(self) -> dict[str, Any]:
         """The part of the configuration that shards depend on (addresses excepted: what is there is hashed)."""
-        return self.model_dump(mode="json", exclude={"source", "out", "split", "max_reject_fraction"})
+        addresses = {"source", "heldout_folder", "out", "split"}
+        return self.model_dump(mode="json", exclude={*addresses, "max_reject_fraction"})
 
 
 class ValidateConfig(Config):

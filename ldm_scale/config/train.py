@@ -115,7 +115,9 @@ class TrainConfig(Config):
     flip: bool = Field(False, description="mirror images at random, left to right, half of the times")
     precision: Precision = Field("float32", description="bfloat16 and float16 are mixed (float16 on cuda only)")
     half: bool = Field(True, description="store trained weights in half precision")
-    checkpoint_steps: int = Field(1000, gt=0, description="steps between checkpoints")
+    checkpoint_seconds: float = Field(
+        60, ge=0, description="seconds between checkpoints: what is lost if the training is stopped"
+    )
     failures: int = Field(3, ge=0, description="failed workers after which training goes on from the last checkpoint")
     device: Device = Field("auto", description="auto is cuda if the cluster has GPUs, else cpu")
     workers: int = Field(1, gt=0, description="Ray Train workers; on cuda each has a GPU")
@@ -167,7 +169,7 @@ class TrainConfig(Config):
 
     def recipe(self) -> dict[str, Any]:
         """The part of the configuration that the trained weights depend on."""
-        exclude = {"shards", "manifest", "out", "device", "workers", "cpus", "checkpoint_steps", "failures"}
+        exclude = {"shards", "manifest", "out", "device", "workers", "cpus", "checkpoint_seconds", "failures"}
         parts = {None: self, "autoencoder": self.autoencoder, "denoiser": self.denoiser}
         recipe = self.model_dump(mode="json", exclude=exclude)
         for name, part in parts.items():

@@ -15,9 +15,10 @@ from ldm_scale.data.images import PACKED, BadImage, on_white, open_image
 from ldm_scale.data.samples import LIMITS, TOO_LONG, TOO_MUCH, encode_metadata
 from ldm_scale.data.sources import ORDERED, SOURCES
 from ldm_scale.data.sources.columns import Columns
+from ldm_scale.data.sources.folder import read_sides
 from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
-from ldm_scale.data.work import Run
+from ldm_scale.data.work import RunTasks
 from ldm_scale.errors import RunError, UsageError, one_line, unknown_name
 from ldm_scale.files.storage import Location
 
@@ -63,14 +64,15 @@ def read_source(config: PackConfig) -> Listing:
     if config.dataset not in SOURCES:
         raise unknown_name("data set", config.dataset, SOURCES)
     source = Location.of(config.source)
-    if not source.is_dir():
-        raise UsageError(f"source folder {source} does not exist")
+    other = None if config.heldout_folder is None else Location.of(config.heldout_folder)
+    if absent := next((folder for folder in (source, other) if folder and not folder.is_dir()), None):
+        raise UsageError(f"source folder {absent} does not exist")
     options: dict[str, Any] = {"order": config.order} if config.dataset in IN_FILES else {}
     if config.dataset in IN_COLUMNS:
         options["columns"] = Columns(config.image_column, config.caption_column, config.label_column)
-    if config.dataset == "folder":
+    if config.dataset == "folder" and other is None:
         options |= {"members": config.members, "heldout": config.heldout}
-    listing = SOURCES[config.dataset](source, **options)
+    listing = SOURCES[config.dataset](source, **options) if other is None else read_sides(source, other)
     if not listing.items:
         raise UsageError(f"source folder {source} holds no images")
     _check_keys_differ(listing.items, source)
@@ -163,7 +165,7 @@ def _look(items: Sequence[Item], max_pixels: int) -> list[Look | str]:
 
 
 def _without_duplicates(
-    items: list[Item], config: PackConfig, run: Run
+    items: list[Item], config: PackConfig, run: RunTasks
 ) -> tuple[list[Item], list[Reject], list[Removed]]:
     """The first item of each group of near-duplicates, the rejects, and the near-duplicates that are removed."""
     chunks = [items[start : start + LOOKED_AT] for start in range(0, len(items), LOOKED_AT)]
@@ -192,7 +194,7 @@ def _keys(items: Iterable[Item]) -> list[str]:
 
 
 def _by_prefix(keys: list[str], config: PackConfig) -> Split:
-    split = split_by_prefix(keys, config.members, config.heldout)
+    split = split_by_prefix(keys, *config.prefixes)
     if config.max_samples is None:
         return split
     half = config.max_samples // 2
@@ -218,7 +220,7 @@ def _numbers(items: list[Item], given: Split, config: PackConfig) -> str:
     return f"a split file of numbers: {say(0)}; of the members the first {first}; of the held-out the first {other}"
 
 
-def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run) -> Sides:
+def choose(items: list[Item], given: Split | None, config: PackConfig, run: RunTasks) -> Sides:
     """Who is a member: as a split file says, or by how keys begin, or by random halves, of no near-duplicates.
 
     Near-duplicates are removed across the sides as well; the first in the source's order stays.
@@ -231,14 +233,15 @@ def choose(items: list[Item], given: Split | None, config: PackConfig, run: Run)
         assert config.split is not None
         return Sides(given, _numbers(items, given, config) if config.split.endswith(".npz") else "a split file")
     how = f"random halves, seed {config.seed}"
-    if config.heldout:
-        wanted = split_by_prefix(_keys(items), config.members, config.heldout).membership()
+    _, heldout = config.prefixes
+    if heldout:
+        wanted = split_by_prefix(_keys(items), *config.prefixes).membership()
         items = [item for item in items if item.key in wanted]
-        how = f"held-out begin with {' or '.join(config.heldout)}, seed {config.seed}"
+        how = f"held-out begin with {' or '.join(heldout)}, seed {config.seed}"
     rejects: list[Reject] = []
     removed: list[Removed] = []
     if config.near_duplicates:
         items, rejects, removed = _without_duplicates(items, config, run)
         how += f", one of each group of near-duplicates (correlation {config.near_duplicates}; {len(removed)} removed)"
-    split = (_by_prefix if config.heldout else _at_random)(_keys(items), config)
+    split = (_by_prefix if heldout else _at_random)(_keys(items), config)
     return Sides(split, how, tuple(rejects), tuple(removed))

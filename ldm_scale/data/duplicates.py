@@ -9,7 +9,7 @@ from PIL import Image
 
 from ldm_scale.data.candidates import close_pairs
 from ldm_scale.data.likeness import THUMBNAIL, correlation, descriptors, has_contrast, mirrored, thumbnail
-from ldm_scale.data.work import Run
+from ldm_scale.data.work import RunTasks
 
 # Pairs that one task compares.
 COMPARED = 4096
@@ -84,7 +84,7 @@ def _candidates(found: np.ndarray, left: np.ndarray, asking: np.ndarray) -> np.n
     return np.concatenate([np.insert(left[direct], 2, 0, axis=1), np.insert(left[in_mirror], 2, 1, axis=1)])
 
 
-def near_pairs(greys: np.ndarray, lowest: float, run: Run) -> tuple[np.ndarray, np.ndarray]:
+def near_pairs(greys: np.ndarray, lowest: float, run: RunTasks) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of pictures that correlate by at least `lowest`: int64 (m, 2), the earlier first, and float32 (m,).
 
     A crowd's pairs are not all looked at. Each picture is compared with its closest; when some of these are removed,
@@ -140,7 +140,7 @@ class Gallery:
             self._greys[len(self._numbers)] = look.grey
             self._numbers.append(number)
 
-    def duplicates(self, lowest: float, run: Run) -> list[Duplicate]:
+    def duplicates(self, lowest: float, run: RunTasks) -> list[Duplicate]:
         """Every duplicate, in order; if it is not equal to the picture kept, they correlate by `lowest` at least."""
         pairs, likeness = near_pairs(self._greys[: len(self._numbers)], lowest, run)
         near = {

@@ -46,7 +46,7 @@ from ldm_scale.data.samples import IMAGE_SUFFIXES, Sample
 from ldm_scale.data.shards import write_shard
 from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import HELDOUT, MEMBERS, Split
-from ldm_scale.data.work import Run, one_by_one
+from ldm_scale.data.work import RunTasks, one_by_one
 from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import differences
 from ldm_scale.files.storage import Location
@@ -193,7 +193,7 @@ def write_task(task: WriteTask, out: Location, config: PackConfig, classes: dict
 
 
 def _write_all(
-    tasks: list[WriteTask], out: Location, config: PackConfig, classes: dict[str | int, int], run: Run
+    tasks: list[WriteTask], out: Location, config: PackConfig, classes: dict[str | int, int], run: RunTasks
 ) -> list[Written]:
     """Every shard in order, those that are committed already as they were described then."""
     done = {commit: Written.model_validate_json(commit.read_bytes()) for commit in (out / COMMITTED).files(".json")}
@@ -251,7 +251,7 @@ def _finish(
     return manifest
 
 
-def pack(config: PackConfig, run: Run = one_by_one) -> Manifest:
+def pack(config: PackConfig, run: RunTasks = one_by_one) -> Manifest:
     """Write `config.source` as shards below `config.out`, members and held-out apart, and the manifest last.
 
     Images are copied byte for byte, unless `config.size` asks for PNGs of that size; of formats that shards do not hold

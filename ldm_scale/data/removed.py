@@ -12,7 +12,7 @@ from ldm_scale.config.data import PackConfig
 from ldm_scale.data.choose import Removed, decode
 from ldm_scale.data.images import encode_png
 from ldm_scale.data.sources.items import Item
-from ldm_scale.data.work import Run
+from ldm_scale.data.work import RunTasks
 from ldm_scale.files.storage import Location
 
 LIST = "duplicates.json"
@@ -40,7 +40,7 @@ def _weakest(removed: Sequence[Removed]) -> list[Removed]:
 
 
 def write_removed(
-    out: Location, removed: Sequence[Removed], items: Mapping[str, Item], config: PackConfig, run: Run
+    out: Location, removed: Sequence[Removed], items: Mapping[str, Item], config: PackConfig, run: RunTasks
 ) -> None:
     """Write every removed image with the kept one to duplicates.json, and the doubtful pairs to duplicates.html.
 

@@ -7,7 +7,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Run(Protocol):
+class RunTasks(Protocol):
     """Applies a function to every task, with results in the order of tasks; `what` names them in progress lines."""
 
     def __call__(self, function: Callable[[T], R], tasks: Sequence[T], what: str) -> Iterator[R]: ...

@@ -168,9 +168,16 @@ def _tell_of_waiting(workers: int, reserved: dict[str, float]) -> None:
         )
 
 
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ctrl-C interrupts the training as any other command: Ray's own handler would end the process with status 0."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
 def _attempt(job: Job, partial: Location, device: str) -> ray.train.Checkpoint:
     with relay() as progress:
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             train_worker,
             train_loop_config={"job": job, "progress": progress, "checkpoints": partial / RUN},
             scaling_config=ray.train.ScalingConfig(

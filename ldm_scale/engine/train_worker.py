@@ -32,6 +32,8 @@ from ldm_scale.training.tables import Images, Latents, Table, collect, posterior
 SCALE_SAMPLES = 1024
 # Seconds between progress lines, if the twentieth part of a stage takes longer.
 SAY_SECONDS = 60.0
+# Steps after which several workers agree on whether a checkpoint is due.
+AGREED_STEPS = 10
 TARGET = "target"
 _STATE = "state.pt"
 
@@ -120,6 +122,7 @@ class _Training:
         # ray.train.report costs seconds each; lines of the first worker go straight to the driver.
         self._queue = queue if self._rank == 0 else None
         self._progress = _restore(next(iter(job.config.stages())))
+        self._saved = time.monotonic()
 
     def run(self) -> None:
         """Train what is left, and report the target with the last checkpoint."""
@@ -212,16 +215,26 @@ class _Training:
             progress.step += 1
             progress.position += 1
             lines.add(progress.step, value)
-            if progress.step % self._job.config.checkpoint_steps == 0 and progress.step < steps:
+            if progress.step < steps and self._is_due(progress.step):
                 progress.optimiser = optimiser.state_dict()
                 self._checkpoint()
         optimiser.finish()
         progress.losses[name] = lines.mean
         progress.step, progress.optimiser = 0, None
 
+    def _is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due by the first worker's clock: all workers make it after the same step."""
+        if step % AGREED_STEPS and self._workers > 1:
+            return False
+        due = torch.tensor(time.monotonic() - self._saved >= self._job.config.checkpoint_seconds, device=get_device())
+        if self._workers > 1:
+            torch.distributed.broadcast(due, src=0)
+        return bool(due)
+
     def _checkpoint(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             _report(self._progress, self._rank, Path(folder), self._checkpoints)
+        self._saved = time.monotonic()
 
     def _report_target(self, models: Models) -> None:
         progress = self._progress

@@ -2,10 +2,29 @@
 
 import math
 
-from ldm_scale.analysis.results import Choice, Headline
+from ldm_scale.analysis.results import Choice, Estimate, Headline
 
 SMALLEST_P = 1e-12
+CAPTION_SHOWN = 160
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
+
+
+def interval_label(estimate: Estimate) -> str:
+    """A value with its interval.
+
+    >>> interval_label(Estimate(value=0.5, low=0.4, high=0.6))
+    '0.500 (0.400-0.600)'
+    """
+    return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
+
+
+def change_label(estimate: Estimate) -> str:
+    """A difference with its interval.
+
+    >>> change_label(Estimate(value=0.1, low=-0.1, high=0.3))
+    '+0.100 (-0.100 to +0.300)'
+    """
+    return f"{estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"
 
 
 def share_label(share: float) -> str:
@@ -53,6 +72,11 @@ def choice_label(choice: Choice) -> str:
 def p_label(p: float) -> str:
     """A p-value; below SMALLEST_P only that it is smaller, as the test's tails carry no more."""
     return f"p < {SMALLEST_P:g}" if p < SMALLEST_P else f"p = {p:.2g}"
+
+
+def shortened(text: str) -> str:
+    """A caption, cut if it is long."""
+    return text if len(text) <= CAPTION_SHOWN else text[: CAPTION_SHOWN - 1] + "\u2026"
 
 
 def three_digits(value: float) -> str:

@@ -1,29 +1,27 @@
 """report.html: the run directory's results as one self-contained page, made from files alone."""
 
-from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ldm_scale.analysis.results import DistortionGroup, PaperRow, Results
 from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.reductions import REPORT, Reduction, publish, stamp_of
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
-from ldm_scale.report.blind import tells_apart, told_by, warned
+from ldm_scale.report.blind import warned
 from ldm_scale.report.claims import lede
+from ldm_scale.report.environment import make_environment
 from ldm_scale.report.facts import describe_estimate, facts, warnings_of
 from ldm_scale.report.figures import STYLES, Plot
 from ldm_scale.report.headline import attacks_of, read_results, rows_of
-from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, share_label, step_label
+from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, step_label
 from ldm_scale.report.maps import LatentMaps, plot_dropped, plot_influence
 from ldm_scale.report.pictures import read_pictures
 from ldm_scale.report.plots import plot_by_bin, plot_by_distortion, plot_by_drop, plot_by_timestep, plot_roc
 from ldm_scale.report.verdict import beats_chance, verdict
 
 REJECTS_SHOWN = 10
-CAPTION_SHOWN = 160
 ROLES = {
     "plain": "all dimensions kept",
     "lowest": "the paper's filter",
@@ -58,10 +56,6 @@ def _paper(results: Results) -> dict[str, list[PaperRow]]:
         groups = sorted(row.by_distortion, key=lambda group: (-group.groups, group.group))
         lines.setdefault(row.attack, []).append(row.model_copy(update={"by_distortion": tuple(groups)}))
     return lines
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= CAPTION_SHOWN else text[: CAPTION_SHOWN - 1] + "\u2026"
 
 
 def _plots(results: Results, maps: LatentMaps) -> dict[str, Plot]:
@@ -123,24 +117,6 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
     }
 
 
-def _environment() -> Environment:
-    """Every value is escaped as text: captions, keys, class names and reasons come from the data set."""
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["rate"] = lambda value: f"{value:.3f}"
-    environment.filters["percent"] = lambda value: f"{100 * value:.2f}"
-    environment.filters["signed"] = lambda value: f"{value:+.3f}"
-    environment.filters["p"] = p_label
-    environment.filters["told_by"] = told_by
-    environment.tests["told"] = tells_apart
-    environment.filters["count"] = lambda value: f"{value:,}"
-    environment.filters["share"] = share_label
-    environment.filters["shortened"] = _shortened
-    return environment
-
-
 def write_report(run: RunDirectory, owner: Ownership) -> Location:
     """Add report.html to the reduction that readers see, and put copies of its files beside run.json.
 
@@ -154,7 +130,7 @@ def write_report(run: RunDirectory, owner: Ownership) -> Location:
         RunError: if another job has taken over the run.
     """
     record, reduction = run.read_record(), run.reduction()
-    html = _environment().get_template("report.html").render(_context(run, record, reduction))
+    html = make_environment().get_template("report.html").render(_context(run, record, reduction))
     reduction.write_report(owner, html.encode())
     publish(owner)
     return run.root / REPORT

@@ -15,7 +15,7 @@ from ldm_scale.report.labels import at_step
 NARROWEST = 0.12
 
 
-def _auroc_axis(axes: Axes, aurocs: Sequence[float]) -> None:
+def auroc_axis(axes: Axes, aurocs: Sequence[float]) -> None:
     """Chance, and limits that hold it and all values; never so narrow that noise looks like a finding."""
     axes.axhline(0.5, color="#767676", linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
     low, high = min([0.5, *aurocs]), max([0.5, *aurocs])
@@ -96,7 +96,7 @@ def plot_by_drop(results: Results) -> Plot:
         return [p for p in mine if p.mask == "none"][:1] + [p for p in mine if p.mask == mask]
 
     def draw(axes: Axes, attack: str) -> None:
-        _auroc_axis(axes, [p.auroc for p in results.by_drop])
+        auroc_axis(axes, [p.auroc for p in results.by_drop])
         if "lowest" in (rows := rows_of(results, attack)):
             axes.axvline(rows["lowest"].heldout_choice.drop, color="#b0b0b0", linewidth=0.8, zorder=1)
         held = {p.mask for p in results.by_drop if p.attack == attack}
@@ -118,7 +118,7 @@ def plot_by_timestep(results: Results) -> Plot:
         return [p for p in results.by_timestep if (p.attack, p.mask) == (attack, mask)]
 
     def draw(axes: Axes, attack: str) -> None:
-        _auroc_axis(axes, [p.auroc for p in results.by_timestep])
+        auroc_axis(axes, [p.auroc for p in results.by_timestep])
         for mask, name in (("none", "plain"), ("lowest", "lowest")):
             series = points(attack, mask)
             _curve(axes, [p.timestep for p in series if p.timestep is not None], [p.auroc for p in series], name)
@@ -134,7 +134,7 @@ def plot_by_distortion(results: Results) -> Plot:
     """AUROC in each quartile of distortion, with intervals, plain and with the lowest dropped."""
 
     def draw(axes: Axes, attack: str) -> None:
-        _auroc_axis(axes, [end for g in results.by_distortion if g.auroc for end in (g.auroc.low, g.auroc.high)])
+        auroc_axis(axes, [end for g in results.by_distortion if g.auroc for end in (g.auroc.low, g.auroc.high)])
         for name, shift in (("plain", -0.08), ("lowest", 0.08)):
             groups = [g for g in results.by_distortion if (g.attack, g.row, g.groups) == (attack, name, 4)]
             _intervals(axes, groups, name, shift)
@@ -148,10 +148,10 @@ def plot_by_distortion(results: Results) -> Plot:
 
 
 def _intervals(axes: Axes, groups: Sequence[DistortionGroup], name: str, shift: float) -> None:
-    _bars(axes, {group.group + shift: group.auroc for group in groups if group.auroc}, name)
+    bars(axes, {group.group + shift: group.auroc for group in groups if group.auroc}, name)
 
 
-def _bars(axes: Axes, estimates: dict[float, Estimate], name: str) -> None:
+def bars(axes: Axes, estimates: dict[float, Estimate], name: str) -> None:
     """A curve with an interval at each of its points."""
     _curve(axes, list(estimates), [estimate.value for estimate in estimates.values()], name)
     lows, highs = [e.low for e in estimates.values()], [e.high for e in estimates.values()]
@@ -171,8 +171,8 @@ def plot_by_bin(results: Results) -> Plot:
         return {p.bin + 1.0: p.auroc for p in results.by_bin if p.attack == attack}
 
     def draw(axes: Axes, attack: str) -> None:
-        _auroc_axis(axes, [end for p in results.by_bin for end in (p.auroc.low, p.auroc.high)])
-        _bars(axes, points(attack), "plain")
+        auroc_axis(axes, [end for p in results.by_bin for end in (p.auroc.low, p.auroc.high)])
+        bars(axes, points(attack), "plain")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
     titles = {p.attack: f"{p.attack}, {at_step(p.timestep)}" for p in results.by_bin}

@@ -5,28 +5,23 @@ import sys
 
 from rich.table import Table
 
-from ldm_scale.analysis.results import Estimate, Headline, Results
+from ldm_scale.analysis.results import Headline, Results
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.report.blind import numbers, warned
 from ldm_scale.report.facts import warnings_of
 from ldm_scale.report.headline import read_results
-from ldm_scale.report.labels import at_step, p_label, row_label, step_label
+from ldm_scale.report.labels import at_step, change_label, interval_label, p_label, row_label, step_label
 from ldm_scale.terminal import say, say_table
 
 # Wide enough for the table if standard output is a pipe or a job's log.
 LOG_WIDTH = 132
 
 
-def _cell(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
-
-
 def _difference(row: Headline) -> str:
     difference = row.heldout_choice.difference
     if difference is None:
         return ""
-    auroc = difference.auroc
-    return f"{auroc.value:+.3f} ({auroc.low:+.3f} to {auroc.high:+.3f})"
+    return change_label(difference.auroc)
 
 
 def _headline_table(results: Results) -> Table:
@@ -43,9 +38,9 @@ def _headline_table(results: Results) -> Table:
             row.attack,
             row_label(row),
             step_label(row.heldout_choice.timestep),
-            _cell(metrics.auroc),
+            interval_label(metrics.auroc),
             _difference(row),
-            _cell(metrics.tpr_at_1pct_fpr),
+            interval_label(metrics.tpr_at_1pct_fpr),
             f"{oracle.metrics.auroc.value:.3f} ({at_step(oracle.timestep)})" if oracle else "",
         )
     return table
@@ -61,7 +56,7 @@ def print_results(run: RunDirectory) -> None:
     )
     combined, inference = results.combined, results.combined.inference
     say(
-        f"all attacks combined: AUROC {_cell(combined.metrics.auroc)}; if the target had never seen "
+        f"all attacks combined: AUROC {interval_label(combined.metrics.auroc)}; if the target had never seen "
         f"the members, {p_label(inference.p_value)}"
     )
     say(f"blind control, without the model: {numbers(results.blind)}; by names alone: {numbers(results.names)}")

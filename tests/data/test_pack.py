@@ -17,7 +17,7 @@ from ldm_scale.data.likeness import correlation
 from ldm_scale.data.manifest import Manifest, read_manifest
 from ldm_scale.data.pack import cut, pack
 from ldm_scale.data.split import Split
-from ldm_scale.data.work import Run
+from ldm_scale.data.work import RunTasks
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.storage import Location, sub_locations
 from tests.conftest import make_folder, make_image
@@ -353,7 +353,7 @@ class Interrupted(Exception):
     pass
 
 
-def stopping(at: int) -> Run:
+def stopping(at: int) -> RunTasks:
     """Runs one by one, and stops before task number `at` of all."""
     count = 0
 

@@ -1,5 +1,6 @@
 """`ldm-scale train` on a real Ray: members in, a target of each kind out, through failures and stops."""
 
+import functools
 import json
 import math
 import os
@@ -26,7 +27,7 @@ from ldm_scale.data.manifest import read_manifest
 from ldm_scale.data.pack import pack
 from ldm_scale.engine import train_worker
 from ldm_scale.engine.train import RUN, _cpus, _tell_of_waiting
-from ldm_scale.errors import RunError
+from ldm_scale.errors import GOES_ON, RunError
 from ldm_scale.files.storage import Location
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.load import load_target
@@ -174,11 +175,6 @@ def kill_worker() -> None:
             process.kill()
 
 
-def steps_after(printed: str, line: str) -> list[int]:
-    lines = [found for found in printed.split(line)[1].splitlines() if ": step " in found]
-    return [int(found.split(": step ")[1].split()[0]) for found in lines]
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_a_killed_worker_goes_on_from_its_checkpoint_on_s3(
@@ -188,13 +184,12 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_on_s3(
     upload(shards / "members", f"{bucket}/shards/members")
     thread = at_checkpoint(out, kill_worker)
     try:
-        flags = ("--manifest", shards / "manifest.json", "--checkpoint-steps", 10)
+        flags = ("--manifest", shards / "manifest.json", "--checkpoint-seconds", 3)
         assert run(f"{bucket}/shards", out, *epochs(10, 10), *flags) == 0
     finally:
         thread.join()
     printed = capsys.readouterr().out
-    later = steps_after(printed, "; going on from the last checkpoint")
-    assert later[0] > 1
+    assert "autoencoder: step 1 of 30" not in printed.split("; going on from the last checkpoint")[1]
     assert "denoiser: step 30 of 30" in printed
     assert not Location.of(f"{out}.partial").files(recursive=True)
     fetched = tmp_path / "fetched"
@@ -208,17 +203,25 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_on_s3(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
-def test_a_killed_driver_goes_on_with_the_same_command(
-    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("stop", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_driver_that_is_stopped_goes_on_with_the_same_command(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stop: signal.Signals, status: int
 ) -> None:
     out = tmp_path / "target"
-    flags = (*epochs(10, 10), "--checkpoint-steps", 10)
+    flags = (*epochs(10, 10), "--checkpoint-seconds", 3)
     command = ["train", "--shards", str(shards), "--out", str(out), *map(str, (*TINY, *flags))]
     script = f"import sys; from ldm_scale.cli import main; sys.exit(main({command!r}))"
     address = ray.get_runtime_context().gcs_address
-    driver = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "RAY_ADDRESS": address})
-    at_checkpoint(out, driver.kill).join()
-    assert driver.wait(timeout=200) == -signal.SIGKILL
+    # Who starts the tests in the background has Ctrl-C ignored.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env={**os.environ, "RAY_ADDRESS": address}, preexec_fn=heed, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    at_checkpoint(out, lambda: driver.send_signal(stop)).join()
+    _, said = driver.communicate(timeout=200)
+    assert driver.returncode == status, said
+    assert status < 0 or said.splitlines()[-1].endswith(f"interrupted; {GOES_ON}")
 
     assert run(shards, out, *flags, "--seed", 1) == 2
     assert "holds another training (recipe.seed was 0, is now 1)" in capsys.readouterr().err
@@ -351,7 +354,7 @@ def test_a_worker_computes_with_the_cpus_it_reserves(
             asked.append(scaling_config)
             super().__init__(worker, **others)
 
-    monkeypatch.setattr("ldm_scale.engine.train.TorchTrainer", Trainer)
+    monkeypatch.setattr("ldm_scale.engine.train._Trainer", Trainer)
     monkeypatch.setattr(inline, "set_threads", found := Mock())
     assert run(shards, tmp_path / "target", *epochs(0.1, 0.1), "--cpus", 3) == 0
     found.assert_called_once_with(3)

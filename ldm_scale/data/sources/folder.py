@@ -1,6 +1,7 @@
 """An image folder, by the conventions of torchvision's and Hugging Face's ImageFolder."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 from ldm_scale.data.classes import as_integer, imagenet_wnids
 from ldm_scale.data.images import SIGNATURE, is_image
@@ -123,4 +124,25 @@ def read_folder(folder: Location, members: tuple[str, ...] = (), heldout: tuple[
     membership = split_by_prefix([*map(key_of, images)], members, heldout).membership() if images and heldout else {}
     listing.items = list(_items(listing, images, named, membership))
     listing.skip_rest(NO_IMAGE)
+    return listing
+
+
+def read_sides(members: Location, heldout: Location) -> Listing:
+    """Two image folders as one: keys begin with members/ or heldout/; the first is listed first.
+
+    If they have no class in common, which would tell the sides apart, there are none.
+    """
+    sides = {"members": read_folder(members), "heldout": read_folder(heldout)}
+    first, second = ({item.label for item in found.items} for found in sides.values())
+    alike = not first.isdisjoint(second)
+    listing = Listing()
+    for side, found in sides.items():
+        listing.items += [
+            replace(item, key=f"{side}/{item.key}", label=item.label if alike else None) for item in found.items
+        ]
+        listing.seen += found.seen
+        listing.read += found.read
+        for rule, (count, file) in found.skipped.items():
+            before, named = listing.skipped.get(rule, (0, f"{side}/{file}"))
+            listing.skipped[rule] = (before + count, named)
     return listing
