@@ -2,7 +2,7 @@
 
 import math
 
-from ldm_scale.analysis.results import Choice, Headline
+from ldm_scale.analysis.results import Choice, Headline, ScoredSample
 
 SMALLEST_P = 1e-12
 PREFIXES = ("", "k", "M", "G", "T", "P", "E")
@@ -53,6 +53,15 @@ def choice_label(choice: Choice) -> str:
 def p_label(p: float) -> str:
     """A p-value; below SMALLEST_P only that it is smaller, as the test's tails carry no more."""
     return f"p < {SMALLEST_P:g}" if p < SMALLEST_P else f"p = {p:.2g}"
+
+
+def above_label(sample: ScoredSample, heldout: int) -> str:
+    """How many held-out images score higher, and what share of such images that may be.
+
+    >>> above_label(ScoredSample(sample_id="a", attack="sima", score=1.0, heldout_above=0, bound=0.0198), 150)
+    '0 of 150 held-out above (below 2% at 95%)'
+    """
+    return f"{sample.heldout_above:,} of {heldout:,} held-out above (below {100 * sample.bound:.2g}% at 95%)"
 
 
 def three_digits(value: float) -> str:
