@@ -43,6 +43,7 @@ FLAGS = {
         --batch-size --config --device --help --precision --published --repeats --samples --seed --target -h
     """,
     "benchmark device": "--batches --config --device --help --json --numbers --repeats --targets -h",
+    "benchmark evidence": "--config --draws --halvings --help --run --samples --seed --sides --targets -h",
     "benchmark influence": """
         --batch-size --calibration --config --device --help --memory --repeats --samples --seed --shards --target -h
     """,

@@ -15,6 +15,15 @@ RowName = Literal["plain", "lowest", "global", "random", "highest", "chosen", "g
 PaperRowName = Literal["plain", "lowest", "random", "highest"]
 
 
+def is_trusted(level: float, judged: int) -> bool:
+    """Whether a rate at this false positive rate rests on enough judged samples: ten of them may be misjudged.
+
+    >>> is_trusted(0.01, 1000), is_trusted(0.01, 999)
+    (True, False)
+    """
+    return judged >= 10 / level
+
+
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -160,13 +169,16 @@ class RocPoint(Record):
     tpr: Number
 
 
-class RiskyMember(Record):
-    """A member the attack finds most surely."""
+class ScoredSample(Record):
+    """A sample of those of its side that the attack takes for members most surely."""
 
     sample_id: str
     attack: str
     score: Number = Field(description="minus log10 of the statistic at the held-out choice; higher means member")
-    heldout_above: Number = Field(description="share of held-out samples with a higher score")
+    heldout_above: int = Field(description="held-out samples with a higher score")
+    bound: Number = Field(
+        description="their share of such samples at large is below this, at 95%: the exact binomial bound"
+    )
 
 
 class DatasetInference(Record):
@@ -307,6 +319,7 @@ class Results(Record):
         description="all samples with a distortion, measured or estimated, at the held-out choices of plain and lowest"
     )
     roc: tuple[RocPoint, ...]
-    at_risk: tuple[RiskyMember, ...] = Field(description="ten members most at risk, by the first attack's chosen row")
+    at_risk: tuple[ScoredSample, ...] = Field(description="ten members most at risk, by the first attack's chosen row")
+    highest_heldout: tuple[ScoredSample, ...] = Field(description="the ten held-out samples that it scores highest")
     warnings: tuple[str, ...] = Field(description="numbers not to trust, and why")
     versions: dict[str, str] = Field(description="software the rows were made with")

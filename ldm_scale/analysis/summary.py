@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
+from scipy.stats import beta
 
 from ldm_scale.analysis.adjusted import adjusted_scorer
 from ldm_scale.analysis.delong import delong
@@ -23,9 +24,10 @@ from ldm_scale.analysis.results import (
     PaperRow,
     PaperRowName,
     Point,
-    RiskyMember,
     RocPoint,
     RowName,
+    ScoredSample,
+    is_trusted,
 )
 from ldm_scale.analysis.scan import Scan
 from ldm_scale.analysis.scores import AttackRows, Candidate, Mask
@@ -49,8 +51,18 @@ class AttackSummary:
     by_bin: list[BinPoint]
     by_distortion: list[DistortionGroup]
     roc: list[RocPoint]
-    at_risk: list[RiskyMember]
+    at_risk: list[ScoredSample]
+    highest_heldout: list[ScoredSample]
     grid: pa.Table
+
+
+def share_bound(count: int, total: int, confidence: float = 0.95) -> float:
+    """The share above which `count` of `total` or fewer are seen with a chance of 1 - confidence (Clopper & Pearson).
+
+    >>> round(share_bound(0, 150), 4)  # (1 - 0.0198)^150 = 0.05
+    0.0198
+    """
+    return float(beta.ppf(confidence, count + 1, total - count)) if count < total else 1.0
 
 
 # A mask, and how many bins it drops.
@@ -291,19 +303,20 @@ class _Analysis:
             points += [RocPoint(attack=self.name, row=row, fpr=fpr[i], tpr=tpr[i]) for i in kept]
         return points
 
-    def at_risk(self, sample_ids: pa.StringArray) -> list[RiskyMember]:
+    def highest(self, sample_ids: pa.StringArray, side: Bool[np.ndarray, " n"]) -> list[ScoredSample]:
         scores = self._column(self._pick("chosen"))
-        members, heldout = np.flatnonzero(self.member), np.sort(scores[~self.member])
-        top = members[np.argsort(-scores[members], kind="stable")[:RISKY]]
-        above = (len(heldout) - np.searchsorted(heldout, scores[top], side="right")) / len(heldout)
+        rows, heldout = np.flatnonzero(side), np.sort(scores[~self.member])
+        top = rows[np.argsort(-scores[rows], kind="stable")[:RISKY]]
+        above = len(heldout) - np.searchsorted(heldout, scores[top], side="right")
         return [
-            RiskyMember(
+            ScoredSample(
                 sample_id=sample_ids[i].as_py(),
                 attack=self.name,
                 score=-np.log10(max(-scores[i], np.finfo(np.float64).tiny)),
-                heldout_above=share,
+                heldout_above=count,
+                bound=share_bound(count, len(heldout)),
             )
-            for i, share in zip(top, above, strict=True)
+            for i, count in zip(top, above.tolist(), strict=True)
         ]
 
     def grid_table(self) -> pa.Table:
@@ -359,7 +372,8 @@ def summarise_attack(
         by_bin=analysis.by_bin(),
         by_distortion=analysis.by_distortion(groups, distortion),
         roc=analysis.roc(),
-        at_risk=analysis.at_risk(sample_ids),
+        at_risk=analysis.highest(sample_ids, analysis.member),
+        highest_heldout=analysis.highest(sample_ids, ~analysis.member),
         grid=analysis.grid_table(),
     )
 
@@ -375,5 +389,5 @@ def level_warnings(heldout: int) -> list[str]:
         f"TPR at {level:.1%} FPR rests on {samples} held-out samples, of which at most {int(level * samples)} may be "
         f"misjudged; do not trust it with fewer than {round(10 / level)}"
         for level in (0.01, 0.001)
-        if samples < 10 / level
+        if not is_trusted(level, samples)
     ]

@@ -339,6 +339,7 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
         by_distortion=tuple(group for summary in summaries for group in summary.by_distortion),
         roc=tuple(point for summary in summaries for point in summary.roc),
         at_risk=tuple(summaries[0].at_risk),
+        highest_heldout=tuple(summaries[0].highest_heldout),
         warnings=tuple(level_warnings(heldout)),
         versions=record.versions,
     )

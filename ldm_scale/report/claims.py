@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from ldm_scale.analysis.results import DistortionGroup, Estimate, Headline, Results
+from ldm_scale.analysis.results import DistortionGroup, Estimate, Headline, Results, is_trusted
 from ldm_scale.report.headline import attacks_of, rows_of
 from ldm_scale.report.labels import share_label
 from ldm_scale.report.verdict import strongest
@@ -73,11 +73,13 @@ def _change(row: Headline, metric: str) -> Estimate | None:
 
 
 def findings(results: Results, attack: str) -> list[Finding]:
-    """What one attack's held-out choices measured of each claim, in the order of CLAIMS."""
+    """What one attack's held-out choices measured of each claim, in the order of CLAIMS; no TPR of too few samples."""
     rows = rows_of(results, attack)
+    # It is of the held-out samples that are found while 1% of members are misjudged.
+    trusted = is_trusted(0.01, results.members - results.members // 2)
     return [
         Finding("AUROC", _change(rows["lowest"], "auroc")),
-        Finding("TPR", _change(rows["lowest"], "paper_tpr_at_1pct_fpr")),
+        Finding("TPR", _change(rows["lowest"], "paper_tpr_at_1pct_fpr") if trusted else None),
         Finding("the random control", _change(rows["random"], "auroc"), positive=False),
         Finding("distortion", distortion_gap(results.by_distortion, attack)),
     ]

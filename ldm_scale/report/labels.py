@@ -2,7 +2,7 @@
 
 import math
 
-from ldm_scale.analysis.results import Choice, Estimate, Headline
+from ldm_scale.analysis.results import Choice, Estimate, Headline, ScoredSample
 
 SMALLEST_P = 1e-12
 CAPTION_SHOWN = 160
@@ -77,6 +77,15 @@ def p_label(p: float) -> str:
 def shortened(text: str) -> str:
     """A caption, cut if it is long."""
     return text if len(text) <= CAPTION_SHOWN else text[: CAPTION_SHOWN - 1] + "\u2026"
+
+
+def above_label(sample: ScoredSample, heldout: int) -> str:
+    """How many held-out images score higher, and what share of such images that may be.
+
+    >>> above_label(ScoredSample(sample_id="a", attack="sima", score=1.0, heldout_above=0, bound=0.0198), 150)
+    '0 of 150 held-out above (below 2% at 95%)'
+    """
+    return f"{sample.heldout_above:,} of {heldout:,} held-out above (below {100 * sample.bound:.2g}% at 95%)"
 
 
 def three_digits(value: float) -> str:

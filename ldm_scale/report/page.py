@@ -15,11 +15,11 @@ from ldm_scale.report.environment import make_environment
 from ldm_scale.report.facts import describe_estimate, facts, warnings_of
 from ldm_scale.report.figures import STYLES, Plot
 from ldm_scale.report.headline import attacks_of, read_results, rows_of
-from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, step_label
+from ldm_scale.report.labels import above_label, at_step, choice_label, p_label, row_label, step_label
 from ldm_scale.report.maps import LatentMaps, plot_dropped, plot_influence
 from ldm_scale.report.pictures import read_pictures
 from ldm_scale.report.plots import plot_by_bin, plot_by_distortion, plot_by_drop, plot_by_timestep, plot_roc
-from ldm_scale.report.verdict import beats_chance, verdict
+from ldm_scale.report.verdict import beats_chance, evidence, verdict
 
 REJECTS_SHOWN = 10
 ROLES = {
@@ -80,6 +80,7 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
     by_distortion = _by_distortion(results)
     return {
         "agreement": maps.agreement(),
+        "above_label": above_label,
         "accuses": bool(results.at_risk) and beats_chance(results, results.at_risk[0].attack),
         "at_step": at_step,
         "attacks": {attack: rows_of(results, attack) for attack in attacks_of(results)},
@@ -97,10 +98,11 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
         ),
         "departures": record.departures,
         "estimate": results.distortion_estimate and describe_estimate(results.distortion_estimate),
+        "evidence": evidence(results),
         "facts": facts(results, record),
         "lede": lede(results),
         "paper": _paper(results),
-        "pictures": read_pictures([member.sample_id for member in results.at_risk], record),
+        "pictures": read_pictures([one.sample_id for one in (*results.at_risk, *results.highest_heldout)], record),
         "plots": _plots(results, maps),
         "groups": next((line for rows in by_distortion.values() for line in rows.values()), []),
         "p_value": p_label(results.combined.inference.p_value),

@@ -5,12 +5,13 @@ import sys
 
 from rich.table import Table
 
-from ldm_scale.analysis.results import Headline, Results
+from ldm_scale.analysis.results import Headline, Results, is_trusted
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.report.blind import numbers, warned
 from ldm_scale.report.facts import warnings_of
 from ldm_scale.report.headline import read_results
-from ldm_scale.report.labels import at_step, change_label, interval_label, p_label, row_label, step_label
+from ldm_scale.report.labels import at_step, change_label, interval_label, row_label, step_label
+from ldm_scale.report.verdict import evidence
 from ldm_scale.terminal import say, say_table
 
 # Wide enough for the table if standard output is a pipe or a job's log.
@@ -29,6 +30,7 @@ def _headline_table(results: Results) -> Table:
     for name in ("attack", "dimensions", "t", "AUROC", "minus plain", "TPR@1%FPR", "oracle AUROC"):
         table.add_column(name, justify="left" if name in ("attack", "dimensions") else "right")
     previous = results.headline[0].attack
+    trusted = is_trusted(0.01, results.heldout - results.heldout // 2)
     for row in results.headline:
         if row.attack != previous:
             table.add_section()
@@ -40,25 +42,23 @@ def _headline_table(results: Results) -> Table:
             step_label(row.heldout_choice.timestep),
             interval_label(metrics.auroc),
             _difference(row),
-            interval_label(metrics.tpr_at_1pct_fpr),
+            interval_label(metrics.tpr_at_1pct_fpr) if trusted else "too few",
             f"{oracle.metrics.auroc.value:.3f} ({at_step(oracle.timestep)})" if oracle else "",
         )
     return table
 
 
 def print_results(run: RunDirectory) -> None:
-    """Print the headline table, what all attacks say together, rejects and warnings."""
+    """Print what is shown, the headline table, what all attacks say together, rejects and warnings."""
     results = read_results(run.reduction())
+    for said in evidence(results):
+        say(said)
     say_table(_headline_table(results), os.get_terminal_size().columns if sys.stdout.isatty() else LOG_WIDTH)
     say(
         "held-out choices: t (and what is chosen) picked on one half of the samples, metrics on the other, means over "
         f"{results.repeats} halvings; oracle is optimistic"
     )
-    combined, inference = results.combined, results.combined.inference
-    say(
-        f"all attacks combined: AUROC {interval_label(combined.metrics.auroc)}; if the target had never seen "
-        f"the members, {p_label(inference.p_value)}"
-    )
+    say(f"all attacks combined: AUROC {interval_label(results.combined.metrics.auroc)}")
     say(f"blind control, without the model: {numbers(results.blind)}; by names alone: {numbers(results.names)}")
     for reason, count in results.rejected.items():
         say(f"rejected {count}: {reason}")

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from ldm_scale.analysis.results import Estimate, Headline, Results
+from ldm_scale.analysis.results import Estimate, Headline, Results, is_trusted
+from ldm_scale.report.blind import LEVEL, numbers, tells_apart
 from ldm_scale.report.headline import attacks_of, rows_of
-from ldm_scale.report.labels import share_label
+from ldm_scale.report.labels import p_label, share_label
 
 
 def _auroc(row: Headline) -> Estimate:
@@ -49,11 +50,14 @@ def _meaning(auroc: Estimate) -> str:
     return "The interval includes chance: this attack finds no memorisation here, which is no proof that there is none."
 
 
-def _low_rate(row: Headline, confidence: float) -> str:
+def _low_rate(results: Results, row: Headline) -> str:
+    """The rate at 1%, if there are held-out images enough for it."""
+    if not is_trusted(0.01, results.heldout - results.heldout // 2):
+        return ""
     rate = row.heldout_choice.metrics.tpr_at_1pct_fpr
     return (
         f"If it may misjudge at most 1% of held-out images, it finds {rate.value:.1%} of the members "
-        f"({confidence:.0%} interval {rate.low:.1%} to {rate.high:.1%})."
+        f"({results.confidence:.0%} interval {rate.low:.1%} to {rate.high:.1%})."
     )
 
 
@@ -92,6 +96,29 @@ def _levels(rows: dict[str, Headline]) -> str:
     )
 
 
+def evidence(results: Results) -> tuple[str, str]:
+    """The p-value beside its blind control; and what they mean, with what so many images can show."""
+    test = results.combined.inference
+    lead = (
+        f"If the target had never seen the members, their combined scores would be this far above those of held-out "
+        f"images with {p_label(test.p_value)}. The blind control, the same test without the model, gives "
+        f"{numbers(results.blind)}."
+    )
+    if tells_apart(results.blind) or tells_apart(results.names):
+        meaning = "The p-value is no evidence of training, as the two sides differ without it."
+    elif test.p_value < LEVEL:
+        meaning = (
+            "This is evidence that the set as a whole was trained on, provided that both sides come from one "
+            "distribution; it says nothing of any one image."
+        )
+    else:
+        meaning = "This is no evidence that the set was trained on, and no proof that it was not."
+    return lead, (
+        f"{meaning} So many images ({test.members:,} and {test.heldout:,}) show training in four of five cases if the "
+        f"combined AUROC is {test.detectable:.2f} or more."
+    )
+
+
 def verdict(results: Results) -> list[str]:
     """How well members are distinguished from held-out images; then what that means, and what dropping does.
 
@@ -99,7 +126,7 @@ def verdict(results: Results) -> list[str]:
     """
     rows = strongest(results, attacks_of(results))
     best = rows["chosen"]
-    meaning = (_meaning(_auroc(best)), _low_rate(best, results.confidence), _picked(results))
+    meaning = (_meaning(_auroc(best)), _low_rate(results, best), _picked(results))
     others = (_together(results), _reversed(results, best))
     paragraphs = (" ".join(filter(None, sentences)) for sentences in (meaning, others))
     return [_lead(results, best), *filter(None, paragraphs), _levels(rows)]

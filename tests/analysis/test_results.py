@@ -27,8 +27,8 @@ from ldm_scale.analysis.results import (
     Point,
     Record,
     Results,
-    RiskyMember,
     RocPoint,
+    ScoredSample,
     Stability,
     Telltale,
 )
@@ -60,6 +60,7 @@ def example() -> Results:
     inference = DatasetInference(p_value=1e-300, statistic=9.0, tests=20, detectable=0.6, members=3, heldout=4)
     told = Telltale(feature="class", kind="1", members=0.9, heldout=0.2, auroc=None, p_value=0.001)
     control = BlindControl(features=("class",), auroc=estimate, inference=inference, p_value=0.002, told_by=(told,))
+    sample = ScoredSample(sample_id="members-000000/a", attack="sima", score=3.0, heldout_above=0, bound=0.53)
     return Results(
         fingerprint="abc",
         inputs={"shards": "1", "split": "2", "target": "3"},
@@ -86,7 +87,8 @@ def example() -> Results:
         by_bin=(BinPoint(attack="sima", bin=0, timestep=None, auroc=estimate),),
         by_distortion=(DistortionGroup(**shared, **group, auroc=None),),
         roc=(RocPoint(**shared, fpr=0.01, tpr=0.2),),
-        at_risk=(RiskyMember(sample_id="members-000000/a", attack="sima", score=3.0, heldout_above=0.0),),
+        at_risk=(sample,),
+        highest_heldout=(sample,),
         warnings=("few samples",),
         versions={"numpy": "2"},
     )

@@ -5,12 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
 
 from ldm_scale.analysis.results import Headline
 from ldm_scale.analysis.scores import Mask
 from ldm_scale.analysis.splithalf import halves
-from ldm_scale.analysis.summary import ROC_POINTS, AttackSummary, level_warnings, metric_set, summarise_attack
+from ldm_scale.analysis.summary import (
+    ROC_POINTS,
+    AttackSummary,
+    level_warnings,
+    metric_set,
+    share_bound,
+    summarise_attack,
+)
 from ldm_scale.config.audit import AnalysisConfig
 from tests.analysis.spectra import Spectra
 
@@ -257,7 +265,16 @@ def test_the_members_at_risk_are_those_with_the_highest_scores() -> None:
     for entry, i in zip(summary.at_risk, members, strict=True):
         assert entry.score == pytest.approx(-np.log10(statistic[i]), rel=1e-12)
         above = sum(statistic[j] < statistic[i] for j in np.flatnonzero(~spectra.member))
-        assert entry.heldout_above == pytest.approx(above / (~spectra.member).sum(), abs=1e-12)
+        total = int((~spectra.member).sum())
+        assert entry.heldout_above == above
+        assert binom.cdf(above, total, entry.bound) == pytest.approx(0.05, abs=1e-9)
+    others = sorted(np.flatnonzero(~spectra.member), key=lambda i: statistic[i])[:10]
+    assert [entry.sample_id for entry in summary.highest_heldout] == [names[i] for i in others]
+    assert [entry.heldout_above for entry in summary.highest_heldout] == [*range(10)]
+
+
+def test_a_share_of_all_has_no_bound_below_one() -> None:
+    assert share_bound(5, 5) == 1
 
 
 def test_fewer_members_than_the_list_is_long_are_all_at_risk() -> None:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ from ldm_scale.analysis.results import (
     PaperRow,
     Point,
     Results,
-    RiskyMember,
     RocPoint,
+    ScoredSample,
     Stability,
     Telltale,
 )
@@ -60,7 +61,7 @@ from ldm_scale.report.page import write_report
 from ldm_scale.report.pictures import Picture, read_pictures
 from ldm_scale.report.plots import plot_by_bin, plot_by_distortion, plot_by_timestep, plot_roc
 from ldm_scale.report.table import print_results
-from ldm_scale.report.verdict import beats_chance, verdict
+from ldm_scale.report.verdict import beats_chance, evidence, verdict
 from ldm_scale.schema import REJECT
 from tests.shards import write_shards
 
@@ -203,7 +204,7 @@ def _combined() -> Combined:
 
 
 def _control(auroc: float, p: float, *told: Telltale) -> BlindControl:
-    inference = DatasetInference(p_value=p, statistic=0.1, tests=20, members=3, heldout=2)
+    inference = DatasetInference(p_value=p, statistic=0.1, tests=20, detectable=0.6, members=3, heldout=2)
     names = ("class", "width", "latent mean")
     return BlindControl(features=names, auroc=_estimate(auroc), inference=inference, p_value=p, told_by=told)
 
@@ -244,8 +245,11 @@ def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Res
             for rate in rates
         ),
         at_risk=tuple(
-            RiskyMember(sample_id=name, attack=attacks[0], score=1.5 - i, heldout_above=i / 5)
+            ScoredSample(sample_id=name, attack=attacks[0], score=1.5 - i, heldout_above=i, bound=0.451)
             for i, name in enumerate(at_risk)
+        ),
+        highest_heldout=(
+            ScoredSample(sample_id="heldout-000000/h1", attack=attacks[0], score=1.25, heldout_above=0, bound=0.451),
         ),
         warnings=("too few held-out & more",),
         versions={"ldm_scale": "0.1.0"},
@@ -390,7 +394,7 @@ def test_combined_score_and_dataset_inference(page: str) -> None:
     text = _text(page)
     assert "All timesteps together" in text
     assert f"combined from 1,200 features {_cell(_estimate(0.81))} {_cell(_estimate(0.71))}" in text
-    assert "with probability p = 0.003 (Welch's one-sided t-test on 3 members and 2 held-out images" in text
+    assert "with probability p = 0.003 (twice the median of 20 one-sided Welch's t-tests" in text
 
 
 def test_latent_section_knows_leakage_and_stability(page: str) -> None:
@@ -458,8 +462,12 @@ def test_the_lede_asks_the_paired_differences(row: str, subject: str, answers: d
 def test_the_lede_asks_the_papers_own_rate(change: float, answer: str) -> None:
     """Held-out samples are its positives; the metrics that were made up put it at half of their AUROC."""
     results = _with_change(_results(("sima",), (), 0.7), "lowest", _metrics(change))
-    assert findings(results, "sima")[1].answer == answer
-    assert str(findings(results, "sima")[1]).startswith(f"TPR ({change / 2:+.3f}, ")
+    many = results.model_copy(update={"members": 1999})
+    assert findings(many, "sima")[1].answer == answer
+    assert str(findings(many, "sima")[1]).startswith(f"TPR ({change / 2:+.3f}, ")
+    # Half of so many misjudge fewer than ten at 1%.
+    few = results.model_copy(update={"members": 1998})
+    assert str(findings(few, "sima")[1]) == "TPR (not measured)"
 
 
 @pytest.mark.parametrize(
@@ -503,8 +511,8 @@ def test_the_lede_groups_the_claims_by_answer() -> None:
     assert claims == CLAIMS
     assert said == (
         "For sima with 40% dropped, this run agrees on the random control (-0.060, -0.110 to -0.010); disagrees on "
-        "distortion (-0.200, -0.271 to -0.129); cannot tell on AUROC (+0.011, -0.039 to +0.061) and TPR (+0.005, "
-        "-0.045 to +0.056)."
+        "distortion (-0.200, -0.271 to -0.129); cannot tell on AUROC (+0.011, -0.039 to +0.061) and TPR (not "
+        "measured)."
     )
 
 
@@ -548,10 +556,52 @@ def test_the_lede_of_such_an_attack_alone_cannot_tell() -> None:
     assert lede(results)[1].startswith("For sima with 40% dropped, this run cannot tell on AUROC (+0.000")
 
 
-def test_the_page_opens_with_the_papers_claims(page: str) -> None:
+def test_the_page_opens_with_p_and_its_blind_control_and_ends_its_lede_with_the_papers_claims(page: str) -> None:
     text = _text(page)
-    opening = text[text.index("How much did this model memorise?") :]
-    assert opening.startswith(f"How much did this model memorise? {CLAIMS} For sima with 40% dropped, this run ")
+    title, opening, control, attack, claims = (
+        text.index(said)
+        for said in (
+            "How much did this model memorise?",
+            "If the target had never seen the members, their combined scores would be this far above those of "
+            "held-out images with p = 0.003.",
+            "the same test without the model, gives AUROC 0.510 (0.460 to 0.560), p = 0.4.",
+            "An attacker who scores",
+            f"{CLAIMS} For sima with 40% dropped, this run ",
+        )
+    )
+    assert title < opening < control < attack < claims
+
+
+@pytest.mark.parametrize(
+    ("p", "blind", "names", "meaning"),
+    [
+        (0.049, 0.4, 0.3, "This is evidence that the set as a whole was trained on"),
+        (0.05, 0.4, 0.3, "This is no evidence"),
+        (1e-9, 0.04, 0.3, "The p-value is no evidence of training"),
+        (1e-9, 0.4, 0.04, "The p-value is no evidence of training"),
+    ],
+)
+def test_what_p_means_depends_on_the_blind_control(p: float, blind: float, names: float, meaning: str) -> None:
+    results = _results(("sima",), (), 0.7)
+    inference = results.combined.inference.model_copy(update={"p_value": p})
+    changes = {"blind": _control(0.6, blind), "names": _control(0.6, names)}
+    changes["combined"] = results.combined.model_copy(update={"inference": inference})
+    _, said = evidence(results.model_copy(update=changes))
+    assert said.startswith(meaning)
+    assert "(3 and 2) show training in four of five cases if the combined AUROC is 0.60 or more" in said
+
+
+@pytest.mark.parametrize(("heldout", "trusted"), [(1999, True), (1998, False)])
+def test_the_lede_has_no_rate_that_rests_on_too_few(heldout: int, trusted: bool) -> None:
+    results = _results(("sima",), (), 0.7).model_copy(update={"heldout": heldout})
+    assert ("it finds" in verdict(results)[1]) == trusted
+
+
+def test_facts_say_when_everything_was_fixed(run: RunDirectory) -> None:
+    record, results = run.read_record(), read_results(run.reduction())
+    assert "Fixed" not in dict(facts(results, record))
+    fixed = record.model_copy(update={"fixed": datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)})
+    assert "2026-03-04 05:06:07 UTC" in dict(facts(results, fixed))["Fixed"]
 
 
 def test_verdict_of_one_attack_speaks_of_no_others() -> None:
@@ -671,8 +721,15 @@ def test_members_at_risk_have_picture_caption_and_score(page: str) -> None:
     text = _text(page)
     pictures = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="member ([^"]+)"', page)
     assert pictures == ["members-000000/m0", "members-000000/m1", "members-000001/m5"]
-    assert "members-000000/m1 a quiet picture class: <i>dog</i> score 0.500 0.200 of held-out above" in text
+    assert (
+        "members-000000/m1 a quiet picture class: <i>dog</i> score 0.500 1 of 5 held-out above (below 45% at 95%)"
+        in text
+    )
     assert "picture not available: cannot be decoded" in text
+    assert (
+        "heldout-000000/h1 score 1.250 0 of 5 held-out above"
+        in text[text.index("Held-out images that score highest") :]
+    )
 
 
 def test_pictures_are_encoded_anew(page: str) -> None:
@@ -695,7 +752,7 @@ def test_unreachable_shards_cost_only_the_pictures(tmp_path: Path) -> None:
     run = _make_run(tmp_path)
     (tmp_path / "shards").rename(tmp_path / "elsewhere")
     text = _text(_report(run))
-    assert text.count("picture not available") == 4
+    assert text.count("picture not available") == 5
     assert "members-000001/m5" in text
     assert "How to read these numbers" in text
 
@@ -904,10 +961,11 @@ def test_labels_of_p() -> None:
 def test_terminal_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_results(_make_run(tmp_path, attacks=("sima", "pfami")))
     printed = " ".join(re.sub("[^ -~]", " ", capsys.readouterr().out).split())
-    assert "sima plain 0 0.700 (0.650-0.750) 0.175 (0.125-0.225) 0.703 (t 10)" in printed
+    assert "sima plain 0 0.700 (0.650-0.750) too few 0.703 (t 10)" in printed
     assert "sima lowest 40% dropped 10 0.711 (0.661-0.761) +0.011 (-0.039 to +0.061)" in printed
     assert "pfami chosen: lowest 25% all 0.655" in printed
-    assert "combined: AUROC 0.810 (0.760-0.860); if the target had never seen the members, p = 0.003" in printed
+    assert "combined: AUROC 0.810 (0.760-0.860)" in printed
+    assert printed.startswith("If the target had never seen the members, ")
 
 
 def test_missing_or_foreign_results_are_refused(tmp_path: Path) -> None:
