@@ -1,9 +1,10 @@
 """The first lines of an audit's log."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from ldm_scale.costs.briefing import briefing
+from ldm_scale.costs.briefing import briefing, describe_audit
 from ldm_scale.engine.plan import plan_audit
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
@@ -60,3 +61,14 @@ def test_a_target_of_another_table_of_classes_is_warned_of(tmp_path: Path, tiny_
         (target / "model_index.json").write_text(json.dumps(index))
         found = brief(BRIEF, tmp_path / "run", tiny_shards, target)
         assert ("'dog' in the target" in found.get("warning", "")) == warned
+
+
+def test_sides_of_unlike_bytes_are_warned_of(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
+    inputs = check_inputs(make_config(tmp_path / "run", tiny_shards, tiny_target, **BRIEF))
+    assert "Warning" not in dict(describe_audit(inputs, 24, 24, 8))
+    shards = inputs.manifest.shards
+    grown = tuple(
+        shard.model_copy(update={"bytes": 9 * shard.bytes}) if shard.side == "members" else shard for shard in shards
+    )
+    other = replace(inputs, manifest=inputs.manifest.model_copy(update={"shards": grown}))
+    assert "bytes a member" in dict(describe_audit(other, 24, 24, 8))["Warning"]
