@@ -349,6 +349,20 @@ def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixt
     ]
 
 
+def test_status_as_json_is_one_object_and_its_lines_go_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "out")
+    run.commit(make_rows("s/0", "s/1", "s/2"), REJECT.empty_table())
+    assert main(["status", "--json", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert found["run"] == str(tmp_path / "out")
+    assert (found["samples"], found["members"], found["rows"], found["left"]) == (9, 5, 3, 6)
+    assert (found["rejects"], found["written"], found["ended"]) == ({}, [], None)
+    assert captured.err.startswith(f"{tmp_path / 'out'}: 3 of 9 samples done")
+
+
 def test_status_says_how_long_the_rest_takes_at_the_pace_so_far(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,8 +154,9 @@ def _connect(resources: dict[str, Any]) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if "RAY_ADDRESS" in os.environ:
-            with _silent_driver():
-                ray.init(log_to_driver=False, configure_logging=False)
+            # Of this process alone, as it starts no other part of Ray.
+            os.environ.setdefault(LOG_LEVEL, "fatal")
+            ray.init(log_to_driver=False, configure_logging=False)
         else:
             # Ray says at length that it protects its ports with a token, which is what we want.
             logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
