@@ -1,26 +1,39 @@
 """The command `ldm-scale`, and the entry point of every job file."""
 
 import argparse
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
+from ldm_scale.attacks.installed import known_attacks
 from ldm_scale.benchmarks.options import PARTS, BenchmarkConfig
-from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, ReduceConfig, dropped_bins
+from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, GeometryConfig, ReduceConfig, dropped_bins
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.convert import ConvertConfig
 from ldm_scale.config.data import PackConfig, ValidateConfig
 from ldm_scale.config.own import OwnConfig
+from ldm_scale.config.presets import PRESETS
 from ldm_scale.config.published import PUBLISHED, Procedure
 from ldm_scale.config.reproduce import ReproduceConfig
 from ldm_scale.config.train import TrainConfig
 from ldm_scale.errors import GOES_ON, RunError, UnforeseenError, UsageError
-from ldm_scale.flags import FILES, ROOT, add_attack_flags, add_flags, at_root, collect, given_flags
-from ldm_scale.terminal import Parser, libraries_escaped, say
+from ldm_scale.flags import (
+    FILES,
+    ROOT,
+    add_attack_flags,
+    add_flags,
+    at_root,
+    collect,
+    given_flags,
+    names_attack_options,
+)
+from ldm_scale.terminal import Parser, answering, libraries_escaped, say
 
 # What a command does is imported when it is run, so that --help needs no S3, torch or Ray.
 if TYPE_CHECKING:
@@ -55,17 +68,27 @@ def _print_outcome(run: "RunDirectory") -> None:
     say(f"report: {run.root / 'report.html'}")
 
 
-def _audit(config: AuditConfig, trial: DryRunConfig, procedure: Procedure | None) -> None:
-    if trial.dry_run:
-        from ldm_scale.costs.dry_run import estimate_audit
+def _audit(config: AuditConfig, trial: DryRunConfig, procedure: Procedure | None, as_json: bool) -> None:
+    with answering(as_json) as answer:
+        if trial.dry_run:
+            from ldm_scale.costs.dry_run import estimate_audit
 
-        for line in estimate_audit(config, trial.hardware, procedure):
-            say(line)
-        return
-    from ldm_scale.engine.audit import run_audit
+            lines = []
+            for line in estimate_audit(config, trial.hardware, procedure):
+                say(line)
+                lines.append(line)
+            answer({"lines": lines})
+            return
+        from ldm_scale.inputs import check_inputs
 
-    run_audit(config, procedure)
-    _print_outcome(_open_run(config.out))
+        inputs = check_inputs(config, procedure=procedure)
+        # Ray takes seconds, which whoever gave a wrong option need not wait for.
+        from ldm_scale.engine.audit import audit_inputs
+
+        results = audit_inputs(inputs)
+        _print_outcome(_open_run(config.out))
+        # By pydantic, which writes null for a number that there is none of.
+        answer(json.loads(results.model_dump_json()))
 
 
 def _pack(config: PackConfig) -> None:
@@ -88,15 +111,17 @@ def _own(config: OwnConfig) -> None:
     _print_outcome(_open_run(config.audit().out))
 
 
-def _validate(config: ValidateConfig) -> None:
+def _validate(config: ValidateConfig, as_json: bool) -> None:
     from ldm_scale.engine.validate import run_validation
 
-    found = run_validation(config)
-    for line in (*found.facts, *(f"problem: {problem}" for problem in found.problems)):
-        say(line)
-    if found.problems:
-        raise RunError(f"{len(found.problems)} problems were found")
-    say("no problem was found")
+    with answering(as_json) as answer:
+        found = run_validation(config)
+        for line in (*found.facts, *(f"problem: {problem}" for problem in found.problems)):
+            say(line)
+        answer({"facts": found.facts, "problems": found.problems})
+        if found.problems:
+            raise RunError(f"{len(found.problems)} problems were found")
+        say("no problem was found")
 
 
 def _train(config: TrainConfig, trial: DryRunConfig) -> None:
@@ -206,9 +231,13 @@ def _compare(arguments: argparse.Namespace) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
+    with answering(arguments.json) as answer:
+        _say_status(_open_run(arguments.run), answer)
+
+
+def _say_status(run: "RunDirectory", answer: Callable[[Any], None]) -> None:
     from ldm_scale.files.ownership import latest_owner
 
-    run = _open_run(arguments.run)
     record = run.read_record()
     progress, owner = run.progress(), latest_owner(run.root)
     left = progress.left
@@ -220,14 +249,66 @@ def _status(arguments: argparse.Namespace) -> None:
         say(f"  pace of the last job: {progress.pace:.1f} samples/s, {left / progress.pace:.0f} s for what is left")
     for reason, count in progress.rejects.items():
         say(f"  rejected {count}: {reason}")
-    for name in ("results.json", "report.html"):
-        say(f"  {name}: {'written' if (run.root / name).is_file() else 'not yet'}")
+    written = {name: (run.root / name).is_file() for name in ("results.json", "report.html")}
+    for name, there in written.items():
+        say(f"  {name}: {'written' if there else 'not yet'}")
     if owner is not None:
         say(f"  last job: {owner}; {'ended' if owner.ended else 'running, or dead without a word'}")
     for fault in progress.foreign:
         say(f"  not of this run: {fault}")
+    answer(
+        {
+            "run": run.root.uri,
+            "samples": record.samples,
+            "members": record.members,
+            **asdict(progress),
+            "latest": progress.latest and progress.latest.isoformat(),
+            "written": [name for name, there in written.items() if there],
+            "ended": owner and owner.ended,
+        }
+    )
     if progress.foreign:
         raise RunError(f"{run.root}: {len(progress.foreign)} files or shards are not as this run left them")
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    for name, text in LISTED[arguments.what]():
+        say(f"{name:<20}{text}")
+
+
+def _attacks() -> Iterator[tuple[str, str]]:
+    for name, point in known_attacks().items():
+        yield name, (point.load().__doc__ or "").partition("\n")[0]
+
+
+def _estimators() -> Iterator[tuple[str, str]]:
+    for name in ("influence", "distortion"):
+        field = GeometryConfig.model_fields[name]
+        for estimator in get_args(field.annotation):
+            default = ", the default" if estimator == field.default else ""
+            yield estimator, f"--geometry.{name} {estimator}{default}"
+
+
+def _families() -> Iterator[tuple[str, str]]:
+    from ldm_scale.targets.layout import FAMILIES
+
+    yield from FAMILIES.items()
+
+
+def _presets() -> Iterator[tuple[str, str]]:
+    for name in PRESETS:
+        yield name, f"ldm-scale train --preset {name}"
+    for name in PUBLISHED:
+        yield name, f"python jobs/{name}.py --preset published"
+
+
+# What is listed, as pairs of a name and what it is.
+LISTED: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
+    "attacks": _attacks,
+    "estimators": _estimators,
+    "families": _families,
+    "presets": _presets,
+}
 
 
 def _complete(arguments: argparse.Namespace) -> None:
@@ -279,18 +360,35 @@ def _add_config(parser: Any) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML with the same names; flags win over it").complete = FILES
 
 
+def _add_json(parser: Any) -> None:
+    text = "print what was found as one JSON object; the lines for people go to standard error"
+    parser.add_argument("--json", action="store_true", help=text)
+
+
 def _add_audit_flags(
-    parser: argparse.ArgumentParser, recipe: dict[str, Any], attacks: bool = True, procedure: Procedure | None = None
+    parser: argparse.ArgumentParser, recipe: dict[str, Any], attacks: bool, procedure: Procedure | None = None
 ) -> None:
     def run(arguments: argparse.Namespace) -> None:
         trial = build(DryRunConfig, given_flags(arguments, DryRunConfig))
-        _audit(build(AuditConfig, collect(arguments, AuditConfig, recipe)), trial, procedure)
+        config = build(AuditConfig, collect(arguments, AuditConfig, recipe))
+        _audit(config, trial, procedure, arguments.json)
 
     _add_config(parser)
+    _add_json(parser)
     add_flags(parser, AuditConfig, recipe=recipe)
     if attacks:
         add_attack_flags(parser, recipe.get("attacks", {}))
     add_flags(parser, DryRunConfig)
+    parser.set_defaults(function=run)
+
+
+def _add_validate_flags(parser: argparse.ArgumentParser) -> None:
+    def run(arguments: argparse.Namespace) -> None:
+        _validate(build(ValidateConfig, collect(arguments, ValidateConfig, {})), arguments.json)
+
+    _add_config(parser)
+    _add_json(parser)
+    add_flags(parser, ValidateConfig)
     parser.set_defaults(function=run)
 
 
@@ -326,7 +424,8 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     _add_config_command(
         commands, "pack", PackConfig, _pack, "make shards, manifest and split from a source", positional
     )
-    _add_config_command(commands, "validate", ValidateConfig, _validate, "check shards and a target before an audit")
+    text = "check shards and a target before an audit"
+    _add_validate_flags(commands.add_parser("validate", help=text, description=text))
     text = "train a target on the members of a shard folder"
     _add_train_flags(commands.add_parser("train", help=text, description=text))
     text = "time the models' part, the influence, the stream of images, the reducer, or the graph on pretended GPUs"
@@ -345,7 +444,11 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     compare.add_argument("--out", metavar="PATH", help="folder for comparison.html and comparison.json")
     add_flags(compare, AnalysisConfig)
     compare.set_defaults(function=_compare)
-    _add_run_command(commands, "status", _status, "say how far a run is, from its directory alone")
+    _add_json(_add_run_command(commands, "status", _status, "say how far a run is, from its directory alone"))
+    text = "name the attacks that are installed, the estimators of geometry, the model families, or the presets"
+    listing = commands.add_parser("list", help=text, description=text)
+    listing.add_argument("what", metavar="WHAT", choices=tuple(LISTED), help=", ".join(LISTED))
+    listing.set_defaults(function=_list)
     _add_completion(commands)
     return parser
 
@@ -420,7 +523,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `ldm-scale`; returns the exit status: 0 done, 1 the run failed, 2 the user can fix it."""
     words = sys.argv[1:] if argv is None else argv
     command = next((word for word in words if not word.startswith("-")), None)
-    return _run(make_parser(attacks=command == "audit"), argv)
+    return _run(make_parser(attacks=command == "audit" and names_attack_options(words)), argv)
 
 
 def run_job(
@@ -431,17 +534,18 @@ def run_job(
     The job of a data set has no default of what is audited, but a place for it below LDM_SCALE_ROOT; and a second
     recipe, the one of the paper's authors.
     """
-    presets = Parser(add_help=False, allow_abbrev=False)
+    presets = Parser(add_help=False)
     procedure = None
     if dataset is not None:
         presets.add_argument("--preset", choices=("default", "published"), default="default", help=PRESET)
-        # Known before all other flags, whose defaults it decides.
-        if presets.parse_known_args(argv)[0].preset == "published":
+        # Known before all other flags, whose defaults it decides, and which are left over here.
+        if argparse.ArgumentParser.parse_known_args(presets, argv)[0].preset == "published":
             procedure = PUBLISHED[dataset]
             recipe = procedure.recipe
         description, recipe = f"{description}\n{WHERE.format(dataset=dataset)}", at_root(recipe, dataset)
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[presets])
-    _add_audit_flags(parser, recipe, procedure=procedure)
+    words = sys.argv[1:] if argv is None else argv
+    _add_audit_flags(parser, recipe, names_attack_options(words), procedure)
     return _run(parser, argv)
 
 

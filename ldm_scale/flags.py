@@ -11,7 +11,7 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ldm_scale.attacks.installed import known_attacks
+from ldm_scale.attacks.installed import find_attack, known_attacks
 from ldm_scale.config.audit import AuditConfig, name_attacks
 from ldm_scale.config.base import Config
 from ldm_scale.config.values import ATTACK, Metavar, merge, spell
@@ -39,10 +39,16 @@ def load_yaml(path: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Location.of(path).read_text())
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-        raise UsageError(f"configuration {path}: {one_line(error)}") from None
+        raise UsageError(f"configuration {path}: {_place(error)}{one_line(error)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"configuration {path} must be a mapping of options")
     return values
+
+
+def _place(error: Exception) -> str:
+    """Where in a YAML file something is wrong, and what, before the line that says what was read there."""
+    mark = getattr(error, "problem_mark", None)
+    return "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}, "  # type: ignore[attr-defined]
 
 
 class Offered(tuple[str, ...]):
@@ -136,6 +142,11 @@ def add_attack_flags(parser: argparse.ArgumentParser, recipe: Any = MappingProxy
             _add_option(group, [_flag(key)], info, default, dest=key)
 
 
+def names_attack_options(words: Sequence[str]) -> bool:
+    """Whether a command line asks for the options of attacks: by one of them, or by asking for help."""
+    return any(word in ("-h", "--help") or word.startswith("--attacks.") for word in words)
+
+
 def at_root(recipe: dict[str, Any], dataset: str) -> dict[str, Any]:
     """The recipe of a data set's job: shards, target and run below LDM_SCALE_ROOT, or else none, none and runs/."""
     root = os.environ.get(ROOT, "").rstrip("/")
@@ -159,6 +170,9 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
 def _merge_attacks(chosen: Any, names: str | None, options: dict[str, Any]) -> Any:
     """The attacks of the file or recipe, or those named on the command line, with their options from there."""
     chosen = name_attacks(names if names is not None else chosen)
+    for name in chosen:
+        # Their options are checked when they are loaded, and torch with them.
+        find_attack(name)
     if stray := next((name for name in options if name not in chosen), None):
         raise UsageError(f"--attacks.{stray}: that attack is not run; add it to --attacks")
     return merge(chosen, options)

@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ldm_scale.attacks.base import Attack
+from ldm_scale.attacks.installed import find_attack
 from ldm_scale.attacks.registry import make_attack, resolve_options
 from ldm_scale.auditor import resolve_leakage
 from ldm_scale.config.audit import CALIBRATED, AuditConfig, MaskConfig
@@ -22,7 +23,9 @@ from ldm_scale.files.digests import digest
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from ldm_scale.targets.base import Target
-from ldm_scale.targets.weights import Weights, fetch_weights
+
+if TYPE_CHECKING:
+    from ldm_scale.targets.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Inputs:
     folder: Location
     manifest: Manifest
     split: Split | None
-    weights: Weights
+    weights: "Weights"
     target: Target
     attacks: dict[str, Attack]
     ranking: np.ndarray | None
@@ -78,8 +81,13 @@ def check_inputs(config: AuditConfig, *, outline: bool = False, procedure: Proce
         UsageError: The first of them that cannot be used.
     """
     attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
+    for name in config.analysis.average:
+        find_attack(name)
     shards = open_shards(config.shards, config.manifest)
     split = read_split(Location.of(config.split)) if config.split is not None else None
+    # Not before: it imports diffusers, which takes longer than all else here.
+    from ldm_scale.targets.weights import fetch_weights
+
     weights = fetch_weights(config.target, config.lora, config.lora_scale, outline=outline)
     target = weights.load("meta" if outline else "cpu", config.images.size)
     check_fit(config, target, attacks)
@@ -122,7 +130,9 @@ def check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) -
         if not attack.timesteps:
             raise UsageError(f"attacks.{name}.timesteps: give at least one")
         if bad := [t for t in attack.evaluated if not 0 <= t < steps]:
-            raise UsageError(f"attacks.{name}.timesteps: {bad[0]} is not among the target's {steps}, and is evaluated")
+            raise UsageError(
+                f"attacks.{name}.timesteps: {bad[0]} is evaluated, and the target's timesteps are 0 to {steps - 1}"
+            )
         if bad := [t for t in attack.evaluated if target.alphas_cumprod[t] == 0]:
             raise UsageError(f"attacks.{name}.timesteps: at {bad[0]} the target sees nothing but noise")
     _check_conditioning(config.conditioning, target)
@@ -150,7 +160,8 @@ def count_sides(inputs: Inputs) -> tuple[int, int]:
         members = sum(map(members_of, tasks))
         heldout = sum(map(wanted, tasks)) - members
     check_sides(inputs, members, heldout)
-    return members, heldout
+    limit = inputs.config.limit or members + heldout
+    return min(members, limit), min(heldout, limit)
 
 
 def check_sides(inputs: Inputs, members: int, heldout: int) -> None:

@@ -1,12 +1,14 @@
 """The one way to the terminal: lines that nothing in them can steer, whoever wrote it."""
 
 import argparse
+import difflib
+import json
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 # Help and completion need no tables.
 if TYPE_CHECKING:
@@ -45,11 +47,46 @@ def say_table(table: "Table", width: int) -> None:
         say(line)
 
 
+@contextmanager
+def answering(as_json: bool) -> Iterator[Callable[[Any], None]]:
+    """Yields what takes a block's answer: printed as JSON if that is asked for, and then all else on standard error."""
+    out = sys.stdout
+
+    def answer(value: Any) -> None:
+        if as_json:
+            # Of characters below 128 alone, and without a limit: it is read by a program.
+            print(json.dumps(value), file=out, flush=True)
+
+    with redirect_stdout(sys.stderr if as_json else out):
+        yield answer
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors, which name arguments, cannot steer either: a shell may take them from names of files."""
+    """A parser of options by their whole names, whose errors are one line that says which was meant.
+
+    They name arguments, and cannot steer either: a shell may take these from names of files.
+    """
+
+    def __init__(self, **how: Any) -> None:
+        # An option that is added later would make a short form that scripts use stand for two.
+        super().__init__(**{"allow_abbrev": False, **how})
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        # Without the usage: an audit's has 60 lines.
+        self.exit(2, f"{self.prog}: error: {printable(message)}\n")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse has it, but that nothing is left over: the parser of a command knows its options best."""
+        parsed, left = super().parse_known_args(args, namespace)
+        if left:
+            self.error(self._stray(left[0].partition("=")[0]))
+        return parsed, left
+
+    def _stray(self, word: str) -> str:
+        if not word.startswith("-"):
+            return f"unexpected argument {word!r}; values of an option follow its name ({self.prog} --help lists them)"
+        near = difflib.get_close_matches(word, self._option_string_actions, n=1)
+        return f"unknown option {word}; " + (f"did you mean {near[0]}?" if near else f"{self.prog} --help lists them")
 
 
 class _Record(logging.LogRecord):

@@ -94,7 +94,10 @@ def target(tmp_path: Path, tiny_target: Path) -> Path:
     [
         ("audit --shards {shards} --target {target}", "out: must be given"),
         ("audit --out {out} --shards {tmp}/gone --target {target}", "shard folder .*/gone does not exist"),
-        ("audit --out {out} --shards {tmp}/empty --target {target}", r"/empty holds no manifest\.json"),
+        (
+            "audit --out {out} --shards {tmp}/empty --target {target}",
+            "/empty holds no .*`ldm-scale pack folder '.*/empty' OUT`",
+        ),
         ("audit --out {out} --shards {shards} --target {tmp}/gone", "target folder .*/gone does not exist"),
         ("audit --out {out} --shards {shards} --target {tmp}/empty", "/empty has no denoiser"),
         ("audit --out {out} --shards {shards}", "give both shards and target"),
@@ -103,7 +106,7 @@ def target(tmp_path: Path, tiny_target: Path) -> Path:
         ("audit --out {out} --shards {shards} --target {target} --attacks", "expected one argument"),
         (
             "audit --out {out} --shards {shards} --target {target} --attacks.sima.timesteps 0:1001:500",
-            r"attacks\.sima\.timesteps: 1000 is not among the target's 1000",
+            r"attacks\.sima\.timesteps: 1000 is evaluated, and the target's timesteps are 0 to 999",
         ),
         (
             "audit --out {out} --shards {shards} --target {target} --attacks.sima.timesteps 5:5",
@@ -112,7 +115,7 @@ def target(tmp_path: Path, tiny_target: Path) -> Path:
         ("audit --out {out} --shards {shards} --target {target} --attacks.sima.p x", r"attacks\.sima\.p: "),
         (
             "audit --out {out} --shards {shards} --target {target} --attacks secmi --attacks.secmi.timesteps 990",
-            r"attacks\.secmi\.timesteps: 1000 is not among the target's 1000, and is evaluated",
+            r"attacks\.secmi\.timesteps: 1000 is evaluated, and the target's timesteps are 0 to 999",
         ),
         (
             "audit --out {out} --shards {shards} --target {target} --attacks secmi --attacks.secmi.timesteps 15",
@@ -139,7 +142,7 @@ def target(tmp_path: Path, tiny_target: Path) -> Path:
         ("pack folder {source} {out} --split {tmp}/absent.json", "1 keys absent from .*, the first is 'bird/007'"),
         ("pack folder {source} {out} --near-duplicates 2", "near_duplicates: "),
         ("train --shards {tmp}/gone --out {out}", "shard folder .*/gone does not exist"),
-        ("train --shards {tmp}/empty --out {out}", r"/empty holds no manifest\.json"),
+        ("train --shards {tmp}/empty --out {out}", r"/empty holds no \.tar files"),
         ("train --shards {shards}", "out: must be given"),
         ("train --shards {shards} --out {out} --denoiser.channels a,b", "denoiser.channels: "),
         ("reduce {tmp}/gone", r"/gone holds no run\.json"),
@@ -346,6 +349,20 @@ def test_status_says_how_far_a_run_is(tmp_path: Path, capsys: pytest.CaptureFixt
     ]
 
 
+def test_status_as_json_is_one_object_and_its_lines_go_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "out")
+    run.commit(make_rows("s/0", "s/1", "s/2"), REJECT.empty_table())
+    assert main(["status", "--json", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert found["run"] == str(tmp_path / "out")
+    assert (found["samples"], found["members"], found["rows"], found["left"]) == (9, 5, 3, 6)
+    assert (found["rejects"], found["written"], found["ended"]) == ({}, [], None)
+    assert captured.err.startswith(f"{tmp_path / 'out'}: 3 of 9 samples done")
+
+
 def test_status_says_how_long_the_rest_takes_at_the_pace_so_far(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -490,7 +507,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_its_traceback_is_kept(
     monkeypatch.setattr(RunDirectory, "progress", fail)
     line = fails("status", tmp_path / "out", status=1)
     assert "status failed" in line
-    assert "ZeroDivisionError in ldm_scale.cli._status" in line
+    assert "ZeroDivisionError in ldm_scale.cli._say_status" in line
     assert "of nothing" in line
     assert "more of it" not in line
     (kept,) = (tmp_path / "temp").iterdir()

@@ -34,8 +34,9 @@ FLAGS = {
         --compute.device --compute.evaluations --compute.gpus --compute.gpus-per-actor --compute.initial-actors
         --compute.rows-per-part --conditioning --config --dry-run --geometry.calibration --geometry.distortion
         --geometry.distortion-share --geometry.influence --geometry.latent --geometry.memory --geometry.precision
-        --geometry.probes --geometry.rank --gpus --hardware.bandwidth --hardware.flops --hardware.gpus --help
-        --images.crop --images.filter --images.max-pixels --images.size --latent --leakage.attack --leakage.timestep
+        --geometry.probes --geometry.rank --gpus --hardware.bandwidth --hardware.flops --hardware.gpus
+        --hardware.memory --help --images.crop --images.filter --images.max-pixels --images.size --json --latent
+        --leakage.attack --leakage.timestep --limit
         --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out --precision
         --retry-rejects --seed --shards --split --target -h
     """,
@@ -73,17 +74,18 @@ FLAGS = {
         --denoiser.betas --denoiser.channels --denoiser.classes --denoiser.clip --denoiser.decay --denoiser.dropout
         --denoiser.ema --denoiser.epochs --denoiser.kind --denoiser.latent --denoiser.layers --denoiser.rate
         --denoiser.warmup --denoiser.weight-decay --device --dry-run --failures --flip --half --hardware.bandwidth
-        --hardware.flops --hardware.gpus --help --images.crop --images.filter --images.max-pixels --images.size
-        --lora-rank --manifest --out --precision --preset --seed --shards --size --workers -h
+        --hardware.flops --hardware.gpus --hardware.memory --help --images.crop --images.filter --images.max-pixels
+        --images.size --lora-rank --manifest --out --precision --preset --seed --shards --size --workers -h
     """,
     "validate": """
-        --config --decode-share --help --images.crop --images.filter --images.max-pixels --images.size --lora
+        --config --decode-share --help --images.crop --images.filter --images.max-pixels --images.size --json --lora
         --manifest --seed --shards --split --target --write-manifest -h
     """,
     "compare": "--average --bootstrap --confidence --drop --help --out --repeats -h RUN",
     "reduce": "--average --bootstrap --confidence --drop --help --partial --repeats -h RUN",
     "report": "--help -h RUN",
-    "status": "--help -h RUN",
+    "status": "--help --json -h RUN",
+    "list": "--help -h WHAT",
 }
 
 

@@ -218,6 +218,15 @@ def test_a_run_is_read_and_compared_without_torch() -> None:
     assert loaded(f"import {', '.join(roots)}", "torch", "ray", "diffusers") == set()
 
 
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [("--attacks simma", set()), ("--compute.device tpu", set()), ("--shards none --target none", {"torch"})],
+)
+def test_what_is_refused_waits_for_nothing_that_it_does_not_need(words: str, needed: set[str]) -> None:
+    program = f"from ldm_scale.cli import main\nassert main(['audit', '--out', 'o', *{words.split()}]) == 2"
+    assert loaded(program, "torch", "ray", "diffusers", "sklearn") == needed
+
+
 def test_what_the_package_offers_is_there() -> None:
     for name, home in ldm_scale._HOMES.items():
         assert re.search(rf"^(class|def) {name}\b", MODULES[home].read_text(), re.MULTILINE), name

@@ -18,7 +18,12 @@ Denoise = Callable[[Tensor, Sequence[int]], Tensor]
 Draw = Callable[[str], Tensor]
 # Options that all attacks have, with the text that --help shows.
 Timesteps = Annotated[Integers, Field(description="training timesteps t, as a list or a range start:stop:step")]
-Exponent = Annotated[float, Field(description="exponent of the statistic, the sum of |S_i|^p over kept dimensions i")]
+Exponent = Annotated[
+    float,
+    Field(
+        gt=0, allow_inf_nan=False, description="exponent of the statistic, the sum of |S_i|^p over kept dimensions i"
+    ),
+]
 
 
 class Evaluations:

@@ -2,9 +2,19 @@
 
 from importlib.metadata import EntryPoint, entry_points
 
+from ldm_scale.errors import unknown_name
+
 GROUP = "ldm_scale.attacks"
 
 
 def known_attacks() -> dict[str, EntryPoint]:
     """The installed attacks' entry points by name; third parties add theirs to the group `ldm_scale.attacks`."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def find_attack(name: object) -> EntryPoint:
+    """The entry point of a name; raises UsageError if no installed attack has it."""
+    known = known_attacks()
+    if name not in known:
+        raise unknown_name("attack", name, known)
+    return known[str(name)]

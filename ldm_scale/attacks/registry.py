@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from ldm_scale.attacks.base import Attack
-from ldm_scale.attacks.installed import known_attacks
-from ldm_scale.errors import UsageError, unknown_name
+from ldm_scale.attacks.installed import find_attack
+from ldm_scale.errors import UsageError
 
 
 def make_attack(name: str, options: dict[str, Any]) -> Attack:
@@ -24,10 +24,7 @@ def make_attack(name: str, options: dict[str, Any]) -> Attack:
         >>> make_attack("sima", {"timesteps": "0:30:10"})
         SimA(timesteps=(0, 10, 20), p=4.0)
     """
-    known = known_attacks()
-    if name not in known:
-        raise unknown_name("attack", name, known)
-    kind = with_config(ConfigDict(extra="forbid"))(known[name].load())
+    kind = with_config(ConfigDict(extra="forbid"))(find_attack(name).load())
     try:
         attack: Attack = TypeAdapter(kind).validate_python(options)
     except ValidationError as error:

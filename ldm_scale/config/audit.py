@@ -185,6 +185,11 @@ class AuditConfig(Config):
     )
     lora_scale: float = Field(1.0, description="factor of the LoRA's change to the weights")
     split: Address | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
+    limit: int | None = Field(
+        None,
+        ge=4,
+        description="a quick look: so many members and as many held-out samples, drawn by key from few shards",
+    )
     seed: int = Field(0, description="seed of every random draw")
     latent: Latent = Field(
         "mode", description="the latent that is attacked: the encoder's mode, or a sample of its posterior"
@@ -242,15 +247,16 @@ class AuditConfig(Config):
     def science(self) -> dict[str, Any]:
         """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""
         # Not named if they are what they were before there was a choice.
-        captions = {} if self.captions == "first" else {"captions": self.captions}
+        defaults = {"captions": "first", "limit": None}
+        named = {name: value for name, default in defaults.items() if (value := getattr(self, name)) != default}
         geometry = self.geometry
         chosen = {
             "rank": geometry.rank != 20,
             "latent": geometry.latent not in (None, self.latent),
             "precision": geometry.precision != "float32",
         }
-        unnamed = {"memory", *(name for name, named in chosen.items() if not named)}
-        return captions | self.model_dump(
+        unnamed = {"memory", *(name for name, differs in chosen.items() if not differs)}
+        return named | self.model_dump(
             mode="json",
             include={
                 "seed",
@@ -276,6 +282,9 @@ class HardwareConfig(Config):
     )
     bandwidth: Bytes = Field(
         ByteSize(200_000_000), gt=0, description="bytes a second to each GPU from storage, such as 500MB"
+    )
+    memory: Bytes = Field(
+        ByteSize(80_000_000_000), gt=0, description="of a GPU; batches of an audit that take more are refused"
     )
 
 

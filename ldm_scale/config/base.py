@@ -1,7 +1,9 @@
 """What every part of the configuration tree is, and how it is made from nested values."""
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -34,9 +36,22 @@ def build(kind: type[T], values: dict[str, Any]) -> T:
         return kind.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        # Of an option that takes one thing or another, pydantic names the one that it tried, too.
+        path = [str(part) for part in first["loc"] if not str(part).startswith("literal[")]
+        key = ".".join(path)
         message = first["msg"].removeprefix("Value error, ")
-        message = {"extra_forbidden": "no such option", "missing": "must be given"}.get(first["type"], message)
+        message = {"missing": "must be given"}.get(first["type"], message)
+        if first["type"] == "extra_forbidden":
+            message = f"no such option{_meant(kind, path)}"
         if first["type"] == "string_type" and first["input"] is None:
             message = "must be given (see --help)"
         raise UsageError(f"{key}: {message}" if key else message) from None
+
+
+def _meant(kind: type[Config], path: Sequence[str]) -> str:
+    """The question whether the nearest option of the same section was meant; empty if none is near."""
+    *sections, name = path
+    for section in sections:
+        kind = cast("type[Config]", kind.model_fields[section].annotation)
+    near = difflib.get_close_matches(name, kind.model_fields, n=1)
+    return f"; did you mean {'.'.join((*sections, near[0]))}?" if near else ""

@@ -26,12 +26,13 @@ def parse_integers(value: Any) -> Any:
     """Integers from a list, from "0,10,20", or from a range "start:stop:step" (stop excluded)."""
     if not isinstance(value, str):
         return value
-    if ":" in value:
-        bounds = [int(part) for part in value.split(":")]
-        if len(bounds) > 3:
-            raise ValueError(f"{value!r} is not a range start:stop:step")
-        return tuple(range(*bounds))
-    return tuple(int(part) for part in value.split(","))
+    try:
+        # A range of more than three bounds is a TypeError.
+        return tuple(range(*map(int, value.split(":"))) if ":" in value else map(int, value.split(",")))
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"{value!r} is no list such as 0,10,20, nor a range start:stop:step such as 0:300:10"
+        ) from None
 
 
 def spell_integers(numbers: tuple[int, ...]) -> str:

@@ -34,6 +34,8 @@ def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> I
     """What is audited on which samples, how, and into which folder, as pairs of a term and its description."""
     config = inputs.config
     split = "by folder" if config.split is None else f"by {config.split}"
+    if config.limit is not None:
+        split += f", at most {config.limit:,} of each side"
     yield "Target", f"{config.target}: {describe(inputs.target)}"
     if variants := inputs.weights.describe():
         yield "Weights", variants

@@ -9,6 +9,7 @@ from ldm_scale.costs.briefing import WIDTH, describe_audit, in_columns
 from ldm_scale.costs.counts import denoiser_evaluations
 from ldm_scale.costs.estimate import CostEstimate, CostItem
 from ldm_scale.costs.flops import measure_target
+from ldm_scale.errors import UsageError
 from ldm_scale.inputs import Inputs, check_inputs, count_sides
 from ldm_scale.report.labels import duration, scaled, share_label, three_digits
 from ldm_scale.schema import BLIND, row_bytes, row_schema
@@ -34,7 +35,8 @@ def estimate_audit(config: AuditConfig, hardware: HardwareConfig, procedure: Pro
     procedure: the authors', if the audit is to follow it.
 
     Raises:
-        UsageError: As the audit would, except for the target's weights and the run directory, which are not read.
+        UsageError: As the audit would, except for the target's weights and the run directory, which are not read; or
+            at last, a batch takes more memory than a GPU has.
     """
     inputs = check_inputs(config, outline=True, procedure=procedure)
     members, heldout = count_sides(inputs)
@@ -48,15 +50,21 @@ class _AuditEstimate:
 
     def __init__(self, inputs: Inputs, samples: int, hardware: HardwareConfig) -> None:
         target = inputs.target
-        evaluations = denoiser_evaluations(inputs.attacks.values(), target.alphas_cumprod, target.latent_shape)
+        self._evaluations = denoiser_evaluations(inputs.attacks.values(), target.alphas_cumprod, target.latent_shape)
         self._inputs = inputs
         self._config = inputs.config
         self._samples = samples
         self._hardware = hardware
         # Captions are padded, so all take what the empty one takes; a class is only a number.
         self._arithmetic = measure_target(target, lambda: target.condition([""], [0]))
-        self._estimate = CostEstimate(self._config, target, self._arithmetic, evaluations)
+        self._estimate = self._estimate_of(self._config.compute.batch_size)
         self._sample = self._estimate.sample()
+
+    def _estimate_of(self, batch: int) -> CostEstimate:
+        """The same audit's in batches of another size."""
+        compute = self._config.compute.model_copy(update={"batch_size": batch})
+        config = self._config.model_copy(update={"compute": compute})
+        return CostEstimate(config, self._inputs.target, self._arithmetic, self._evaluations)
 
     def lines(self) -> Iterator[str]:
         """A table of what a sample takes, and what follows for the audit."""
@@ -74,6 +82,24 @@ class _AuditEstimate:
         ]
         yield from in_columns(terms)
         yield COUNTED
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        batch, held = self._config.compute.batch_size, self._hardware.memory
+        if (peak := self._estimate.memory().peak) <= held:
+            return
+        # Halved as a user would: the next power of two is near enough.
+        sizes = [batch >> times for times in range(1, batch.bit_length())]
+        fitting = next((size for size in sizes if self._estimate_of(size).memory().peak <= held), None)
+        raise UsageError(
+            f"compute.batch_size = {batch:,} takes {scaled(peak, 'B')}, and a GPU has {scaled(held, 'B')} "
+            "(--hardware.memory); "
+            + (
+                f"--compute.batch-size {fitting} fits"
+                if fitting
+                else "no batch fits; --geometry.memory and --compute.evaluations take less"
+            )
+        )
 
     def _table(self) -> Iterator[str]:
         """The parts of a sample that have any arithmetic, and their sum."""

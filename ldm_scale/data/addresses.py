@@ -92,6 +92,8 @@ def open_shards(address: str, manifest: str | None = None) -> Shards:
         raise UsageError(f"manifest {manifest} does not exist")
     if _is_folder(uris):
         folder = Location(uris[0])
+        if file is None and folder.is_dir() and next(sub_locations(folder, TAR), None) is None:
+            raise _no_shards(folder)
         return Shards(folder, read_manifest(folder) if file is None else parse_manifest(file))
     if file is None:
         raise UsageError(
@@ -128,6 +130,13 @@ def list_shards(address: str) -> tuple[Location, tuple[str, ...]]:
     else:
         names = tuple(name for name, _ in sub_locations(folder, TAR))
     if not names:
-        raise UsageError(f"shard folder {folder} holds no {TAR} files")
+        raise _no_shards(folder)
     check_stems(names, f"{folder} holds")
     return folder, names
+
+
+def _no_shards(folder: Location) -> UsageError:
+    return UsageError(
+        f"shard folder {folder} holds no {TAR} files; if it holds images, `ldm-scale pack folder '{folder}' OUT` makes "
+        "shards of them"
+    )

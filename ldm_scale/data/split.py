@@ -7,11 +7,14 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.files.storage import MOST, Location
+from ldm_scale.randomness import keyed_digest
+from ldm_scale.schema import sample_id
 
 MEMBERS = "members"
 HELDOUT = "heldout"
@@ -141,3 +144,27 @@ def draw(keys: Sequence[str], count: int, seed: int) -> tuple[str, ...]:
     if len(keys) <= count:
         return tuple(sorted(keys))
     return tuple(sorted(np.random.default_rng(seed).choice(np.array(sorted(keys), object), count, replace=False)))
+
+
+def keyed_order(seed: int, name: str) -> bytes:
+    """By which shards, and the samples of each, are sorted before the first ones are taken for a quick look."""
+    return keyed_digest(seed, name, "limit")
+
+
+def first_of_each_side(membership: dict[str, dict[str, bool]], count: int, seed: int) -> dict[str, dict[str, bool]]:
+    """The first `count` members and held-out samples, by the keyed order of their shards and of their own.
+
+    So the samples of a smaller count are among those of a larger one, wherever each lies in its shard.
+
+    Args:
+        membership: True for members, by shard stem and key.
+        count: of each side; all of one that has fewer.
+        seed: of the order.
+    """
+    places = [(stem, key) for stem, keys in membership.items() for key in keys]
+    places.sort(key=lambda at: (keyed_order(seed, at[0]), keyed_order(seed, sample_id(*at))))
+    chosen: dict[str, dict[str, bool]] = {}
+    for side in (True, False):
+        for stem, key in islice((at for at in places if membership[at[0]][at[1]] is side), count):
+            chosen.setdefault(stem, {})[key] = side
+    return chosen

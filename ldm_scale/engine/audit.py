@@ -25,7 +25,7 @@ from ldm_scale.errors import RunError
 from ldm_scale.files.ownership import Ownership, own
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
-from ldm_scale.inputs import check_inputs
+from ldm_scale.inputs import Inputs, check_inputs
 from ldm_scale.report.page import write_report
 from ldm_scale.targets.execution import Execution
 from ldm_scale.terminal import say
@@ -45,7 +45,12 @@ def run_audit(config: AuditConfig, procedure: Procedure | None = None) -> Result
         UsageError: The inputs cannot be used, or another job has the run directory.
         RunError: The run could not be finished.
     """
-    inputs = check_inputs(config, procedure=procedure)
+    return audit_inputs(check_inputs(config, procedure=procedure))
+
+
+def audit_inputs(inputs: Inputs) -> Results:
+    """As `run_audit`, of what is read and checked already."""
+    config = inputs.config
     run = RunDirectory(Location.of(config.out))
     run.check_free(inputs.fingerprint, inputs.science)
     run.root.check_place()

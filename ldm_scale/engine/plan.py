@@ -9,7 +9,7 @@ import ray
 
 from ldm_scale.data.manifest import ShardInfo
 from ldm_scale.data.shards import read_shard
-from ldm_scale.data.split import check_keys
+from ldm_scale.data.split import check_keys, first_of_each_side, keyed_order
 from ldm_scale.data.task import ReadTask
 from ldm_scale.files.parts import Expected
 from ldm_scale.files.rundir import RunDirectory, RunRecord
@@ -42,14 +42,17 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
     """Settle who is a member and what the run record says.
 
     run: its directory, which keeps what a split file says of the shards once the run has begun.
-    Needs a connected Ray if there is a split file, or a shard of which the manifest says that it holds no samples.
+    Needs a connected Ray if there is a split file or a limit, or a shard that holds no samples by the manifest.
 
     Raises:
         UsageError: Members or held-out are empty.
         RunError: A shard that is read for that is not what the manifest says.
     """
     _check_empty(inputs)
-    tasks = by_folder(inputs) if inputs.split is None else _by_key(inputs, run.read_split() or _look_up(inputs))
+    if inputs.split is None and inputs.config.limit is None:
+        tasks = by_folder(inputs)
+    else:
+        tasks = _by_key(inputs, run.read_split() or _wanted(inputs))
     members = {task.shard.stem: members_of(task) for task in tasks}
     heldout = {task.shard.stem: wanted(task) - members[task.shard.stem] for task in tasks}
     earlier = run.earlier()
@@ -80,6 +83,30 @@ def _check_empty(inputs: Inputs) -> None:
     """Read the shards that hold no samples by the manifest: nothing is expected of them, so nobody else would."""
     if empty := [shard for shard in inputs.manifest.shards if not shard.samples]:
         ray.get([_shard_keys.remote(inputs.folder, shard) for shard in empty])
+
+
+def _wanted(inputs: Inputs) -> dict[str, dict[str, bool]]:
+    """Who is audited, and a member, by shard and key: what a split file or the folders say, as far as a limit goes."""
+    limit = inputs.config.limit
+    membership = _look_few_up(inputs) if inputs.split is None else _look_up(inputs)
+    return membership if limit is None else first_of_each_side(membership, limit, inputs.config.seed)
+
+
+def _look_few_up(inputs: Inputs) -> dict[str, dict[str, bool]]:
+    """Who is a member of the first shards, in keyed order, that hold as many of each side as the limit asks for."""
+    limit, seed = inputs.config.limit, inputs.config.seed
+    assert limit is not None
+    held = {True: 0, False: 0}
+    read = []
+    for task in sorted(by_folder(inputs), key=lambda task: keyed_order(seed, task.shard.stem)):
+        side = bool(task.membership)
+        if held[side] < limit:
+            read.append(task)
+            held[side] += task.shard.samples
+    listing = ray.get([_shard_keys.remote(inputs.folder, task.shard) for task in read])
+    return {
+        task.shard.stem: dict.fromkeys(keys, bool(task.membership)) for task, keys in zip(read, listing, strict=True)
+    }
 
 
 def _look_up(inputs: Inputs) -> dict[str, dict[str, bool]]:

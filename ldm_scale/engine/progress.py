@@ -16,6 +16,11 @@ from ldm_scale.terminal import say
 OFTEN, SELDOM = 10, 60
 # Lines over which the rate is taken.
 WINDOW = 6
+# What is said once, by whether there are auditors yet, if the first rows are long in coming.
+WAITED_FOR = {
+    False: "waiting for auditors to start, each of which loads its libraries and the target",
+    True: "waiting for the first rows: auditors trace the target's decoder, and compute",
+}
 
 
 @contextmanager
@@ -44,6 +49,7 @@ class Progress:
         """expected, done: samples by shard stem. clock: seconds."""
         self._expected, self._done = expected, Counter(done)
         self.rejected = rejected
+        self.begun = False
         self._clock = clock
         self._history = deque([(clock(), self._done.total())], maxlen=WINDOW)
 
@@ -51,6 +57,7 @@ class Progress:
         """Count what was committed of one shard."""
         self._done[shard] += rows + rejects
         self.rejected += rejects
+        self.begun = True
 
     def line(self, pool_size: int) -> str:
         """How far the run is now, and how long it will take if it goes on as in the last lines."""
@@ -69,13 +76,21 @@ class Progress:
 
 @contextmanager
 def reported(progress: Progress, pool_size: Callable[[], int]) -> Iterator[None]:
-    """Say a line of progress every ten seconds of the first minute, then every minute, and one at the end."""
+    """Say a line of progress every ten seconds of the first minute, then every minute, and one at the end.
+
+    Before anything is committed, what is waited for is said instead, once.
+    """
     ended = threading.Event()
+    said: set[bool] = set()
 
     def report() -> None:
         size = pool_size()
         telemetry.pool_size(size)
-        say(progress.line(size))
+        if progress.begun:
+            say(progress.line(size))
+        elif bool(size) not in said:
+            said.add(bool(size))
+            say(WAITED_FOR[bool(size)])
 
     def report_on() -> None:
         for number in itertools.count():

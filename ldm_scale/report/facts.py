@@ -133,6 +133,8 @@ def facts(results: Results, record: RunRecord) -> list[tuple[str, str]]:
         "target": config.target,
         "split": config.split or "by folder, members/ and heldout/",
     }
+    if config.limit is not None:
+        inputs["split"] += f"; a quick look at no more than {config.limit:,} of each"
     named = {name: f"{text} (SHA-256 {results.inputs[name][:SHORT]})" for name, text in inputs.items()}
     sides = f"{_side(results.members, record.members)} members, {_side(results.heldout, record.heldout)} held-out"
     return [

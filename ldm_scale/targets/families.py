@@ -21,11 +21,6 @@ from ldm_scale.targets.stable_diffusion_3 import StableDiffusion3Target
 from ldm_scale.targets.stable_diffusion_xl import StableDiffusionXLTarget
 from ldm_scale.targets.unconditional import UnconditionalTarget
 
-SUPPORTED = (
-    "unconditional and class-conditional UNet2DModel, class-conditional UNet2DConditionModel without cross-attention, "
-    "ClassTokenUNet, DiTTransformer2DModel, the UNet2DConditionModel of Stable Diffusion 1.x, 2.x and XL, "
-    "SD3Transformer2DModel and FluxTransformer2DModel"
-)
 # Options that the U-Nets of other pipelines set, and those of Stable Diffusion 1.x and 2.x do not.
 ADDED_CONDITIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
 

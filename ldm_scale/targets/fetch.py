@@ -158,12 +158,12 @@ def _from_hub(name: str, revision: str | None, kind: Kind) -> Path:
     except Exception as error:
         # The library raises errors of three packages; each means that the hub does not have this, or refuses it.
         asked = f"{name}@{revision}" if revision else name
-        reason = " ".join(str(error).split())
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
             reason += "; set HF_HOME to a folder that can be written"
-        raise UsageError(
-            f"{kind.what} {asked} is no local path, and the hub does not give it: {type(error).__name__}: {reason}"
-        ) from error
+        elif is_offline_mode():
+            reason = "HF_HUB_OFFLINE is set, and no copy is kept here; unset it, or give the path of a copy"
+        raise UsageError(f"{kind.what} {asked} is no local path, and the hub does not give it: {reason}") from error
     return folder
 
 

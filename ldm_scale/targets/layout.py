@@ -23,6 +23,16 @@ PLAIN = (
     *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*-of-*.safetensors"),
     *("model.safetensors", "model-*-of-*.safetensors"),
 )
+# The families of models that can be audited, and their denoisers by the names of diffusers' classes.
+FAMILIES = {
+    "unconditional": "UNet2DModel",
+    "class-conditional": "UNet2DModel, UNet2DConditionModel without cross-attention, DiTTransformer2DModel, or "
+    "our ClassTokenUNet",
+    "stable-diffusion": "UNet2DConditionModel of Stable Diffusion 1.x and 2.x",
+    "stable-diffusion-xl": "UNet2DConditionModel of Stable Diffusion XL",
+    "stable-diffusion-3": "SD3Transformer2DModel",
+    "flux": "FluxTransformer2DModel",
+}
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 # Weights by the names that the libraries give them: a variant and the number of a part may be among them.
 WEIGHTS = re.compile(

@@ -13,6 +13,8 @@ from ldm_scale.targets.base import Target, to_images
 
 # Halfway up the schedule, where a denoiser that knows its latents predicts most of the noise.
 SHARE = 0.5
+# A mean squared error of predicted noise that says nothing: 1 is that of a denoiser that predicts none.
+NOTHING = 0.9
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,16 @@ def try_target(
         abar.sqrt() * z + (1 - abar).sqrt() * noise, torch.full((len(z),), t, device=z.device), condition
     )
     squared = (predicted - noise).square().mean().item()
-    facts = (
+    facts: tuple[str, ...] = (
         describe(target),
         f"  {len(kept)} images: mean error of reconstruction {error:.3f} of 2, standard deviation of the scaled "
         f"latents {z.std().item():.2f}, mean squared error of predicted noise at t = {t} {squared:.3f} (1 says "
         "nothing)",
     )
+    if squared >= NOTHING:
+        facts += (
+            "  warning: the denoiser says nothing of the noise: it is not trained, or its weights, the autoencoder's "
+            "scaling factor and the schedule's prediction_type do not belong together; check the target's folder",
+        )
     finite = np.isfinite([error, squared]).all() and bool(z.isfinite().all())
     return Trial(target, facts, () if finite else (f"{type(target).__name__} gives numbers that are not finite",))

@@ -73,7 +73,7 @@ def test_fractions_are_parsed() -> None:
         ("pfamy", {}, "unknown attack 'pfamy'; did you mean 'pfami'?"),
         ("sima", {"steps": 3}, "attacks.sima.steps: "),
         ("sima", {"p": "four"}, "attacks.sima.p: "),
-        ("sima", {"timesteps": "zero"}, "attacks.sima.timesteps: invalid literal"),
+        ("sima", {"timesteps": "zero"}, "attacks.sima.timesteps: 'zero' is no list"),
         ("pia", {"timesteps": "0,5,0"}, "attacks.pia: timesteps: 0 is given twice"),
         ("secmi", {"timesteps": "0,5"}, "attacks.secmi: timesteps: 5 is not among 0, 10, 20, ..."),
         ("secmi", {"step": "ten"}, "attacks.secmi.step: "),

@@ -37,10 +37,22 @@ def leaves(kind: type[Config], prefix: str = "") -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (AuditConfig, {"out": "o", "seeds": 3}, "^seeds: no such option$"),
-        (AuditConfig, {"out": "o", "images": {"sise": 3}}, r"^images\.sise: no such option$"),
-        (AuditConfig, {"out": "o", "compute": {"gpu": {"x": 1}}}, r"^compute\.gpu: no such option$"),
-        (PackConfig, {"dataset": "folder", "source": "s", "out": "o", "side": 3}, "^side: no such option$"),
+        (AuditConfig, {"out": "o", "seeds": 3}, r"^seeds: no such option; did you mean seed\?$"),
+        (
+            AuditConfig,
+            {"out": "o", "images": {"sise": 3}},
+            r"^images\.sise: no such option; did you mean images\.size\?$",
+        ),
+        (
+            AuditConfig,
+            {"out": "o", "compute": {"gpu": {"x": 1}}},
+            r"^compute\.gpu: no such option; did you mean compute\.gpus\?$",
+        ),
+        (
+            PackConfig,
+            {"dataset": "folder", "source": "s", "out": "o", "side": 3},
+            r"^side: no such option; did you mean size\?$",
+        ),
         (TrainConfig, {"shards": "s", "out": "o", "target": "t"}, "^target: no such option$"),
     ],
 )
@@ -137,6 +149,7 @@ CHANGES: dict[str, Any] = {
     "lora": "other",
     "lora_scale": 0.5,
     "split": "file.json",
+    "limit": 5,
     "seed": 1,
     "latent": "sample",
     "conditioning": "none",
@@ -215,6 +228,11 @@ def test_the_first_caption_is_what_it_was_before_there_was_a_choice() -> None:
         assert make() == first
         assert "captions" not in first
         assert chosen == first | {"captions": "all"}
+
+
+def test_a_limit_is_named_only_if_there_is_one() -> None:
+    assert audit(limit=5).science() == audit().science() | {"limit": 5}
+    assert "limit" not in audit().science()
 
 
 def test_rank_and_latent_of_geometry_are_what_they_were_before_there_was_a_choice() -> None:

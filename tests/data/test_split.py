@@ -15,6 +15,7 @@ from ldm_scale.data.split import (
     Split,
     check_keys,
     draw,
+    first_of_each_side,
     random_halves,
     read_index_split,
     read_split,
@@ -240,3 +241,16 @@ def test_a_draw_is_seeded_and_does_not_depend_on_the_order() -> None:
     assert len(drawn) == 10
     assert draw(KEYS, 10, 2) != drawn
     assert draw(shuffled, 200, 1) == tuple(KEYS)
+
+
+def test_the_first_of_each_side_depend_on_neither_order_nor_what_comes_after() -> None:
+    stems = {stem: {f"{stem}{n}": stem < "c" for n in range(5)} for stem in "abcd"}
+    back = {stem: dict(reversed(keys.items())) for stem, keys in reversed(stems.items())}
+    found = first_of_each_side(stems, 7, seed=1)
+    assert found == first_of_each_side(back, 7, seed=1) != first_of_each_side(stems, 7, seed=2)
+    # Seven of ten: one shard of each side as a whole, and two of another's.
+    assert sorted(len(keys) for keys in found.values()) == [2, 2, 5, 5]
+    assert all(stems[stem][key] is side for stem, keys in found.items() for key, side in keys.items())
+    fewer = first_of_each_side(stems, 3, seed=1)
+    assert all(keys.items() <= found[stem].items() for stem, keys in fewer.items())
+    assert first_of_each_side(stems, 11, seed=1) == stems

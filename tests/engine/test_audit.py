@@ -306,6 +306,20 @@ def test_a_split_file_decides_who_is_a_member(tmp_path: Path, tiny_shards: Path,
     assert again == results
 
 
+def test_a_limit_takes_the_first_of_each_side_wherever_they_lie(
+    tmp_path: Path, tiny_shards: Path, tiny_target: Path
+) -> None:
+    keys = {}
+    for limit in (4, 14):
+        out = tmp_path / str(limit)
+        results = run_audit(make_config(out, tiny_shards, tiny_target, **BRIEF, limit=limit))
+        assert (results.members, results.heldout, results.expected) == (limit, limit, 2 * limit)
+        rows = read_rows(out)
+        assert sum(rows["member"].to_pylist()) == limit
+        keys[limit] = set(rows["sample_id"].to_pylist())
+    assert keys[4] < keys[14]
+
+
 def test_a_split_file_naming_absent_keys_is_refused(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
     path = split_file(tmp_path / "split.json", Split(("dog/000", "bird/999"), ("cat/001",)))
     with pytest.raises(UsageError, match=r"1 keys absent from .*, the first is 'bird/999'"):

@@ -86,6 +86,13 @@ def test_a_split_is_looked_up_in_the_shards(
     assert f"problem: {split}: 1 keys are in no shard, the first is 'dog/999'" in out
 
 
+def test_what_was_found_comes_as_json(tiny_target: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = validate(capsys, "--target", tiny_target, "--json")
+    found = json.loads(out)
+    assert (status, found["problems"]) == (0, [])
+    assert err.splitlines() == [*found["facts"], "no problem was found"]
+
+
 def test_a_target_alone_and_nothing_at_all(tiny_target: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = validate(capsys, "--target", tiny_target)
     assert (status, out.splitlines()[-1]) == (0, "no problem was found")

@@ -55,6 +55,17 @@ def test_the_numbers_are_those_of_direct_calls() -> None:
     assert f"standard deviation of the scaled latents {z.std(ddof=1):.2f}" in trial.facts[1]
     assert f"predicted noise at t = 5 {squared:.3f}" in trial.facts[1]
     assert trial.facts[1].startswith("  2 images: ")
+    assert len(trial.facts) == 2
+
+
+def test_a_denoiser_that_says_nothing_is_warned_of() -> None:
+    class Silent(Pooled):
+        def predict_noise(self, z: Tensor, t: int, condition: None) -> Tensor:
+            return 0 * z
+
+    trial = try_target(Silent(), pictures(8), ["a"] * 8, [None] * 8, seed=0)
+    assert trial.facts[2].startswith("  warning: ")
+    assert trial.problems == ()
 
 
 def test_samples_that_are_refused_are_counted_by_reason() -> None:
