@@ -114,8 +114,8 @@ def evidence(results: Results) -> tuple[str, str]:
     else:
         meaning = "This is no evidence that the set was trained on, and no proof that it was not."
     return lead, (
-        f"{meaning} So many images ({test.members:,} and {test.heldout:,}) show training in four of five cases if the "
-        f"combined AUROC is {test.detectable:.2f} or more."
+        f"{meaning} So many images ({test.members:,} members, {test.heldout:,} held-out) show training in four of five "
+        f"cases if the combined AUROC is {test.detectable:.2f} or more."
     )
 
 

@@ -588,7 +588,7 @@ def test_what_p_means_depends_on_the_blind_control(p: float, blind: float, names
     changes["combined"] = results.combined.model_copy(update={"inference": inference})
     _, said = evidence(results.model_copy(update=changes))
     assert said.startswith(meaning)
-    assert "(3 and 2) show training in four of five cases if the combined AUROC is 0.60 or more" in said
+    assert "(3 members, 2 held-out) show training in four of five cases if the combined AUROC is 0.60 or more" in said
 
 
 @pytest.mark.parametrize(("heldout", "trusted"), [(1999, True), (1998, False)])
