@@ -244,26 +244,32 @@ class AuditConfig(Config):
         # Not named if they are what they were before there was a choice.
         captions = {} if self.captions == "first" else {"captions": self.captions}
         geometry = self.geometry
+        # Earlier runs took a randomized SVD of R + 30 vectors, whose numbers are a little others.
+        truncated = {"truncated": "Krylov space"} if geometry.distortion == "truncated" else {}
         chosen = {
             "rank": geometry.rank != 20,
             "latent": geometry.latent not in (None, self.latent),
             "precision": geometry.precision != "float32",
         }
         unnamed = {"memory", *(name for name, named in chosen.items() if not named)}
-        return captions | self.model_dump(
-            mode="json",
-            include={
-                "seed",
-                "latent",
-                "conditioning",
-                "precision",
-                "attacks",
-                "images",
-                "geometry",
-                "masks",
-                "leakage",
-            },
-            exclude={"geometry": unnamed, "masks": {"ranking"}},
+        return (
+            captions
+            | truncated
+            | self.model_dump(
+                mode="json",
+                include={
+                    "seed",
+                    "latent",
+                    "conditioning",
+                    "precision",
+                    "attacks",
+                    "images",
+                    "geometry",
+                    "masks",
+                    "leakage",
+                },
+                exclude={"geometry": unnamed, "masks": {"ranking"}},
+            )
         )
 
 
