@@ -23,7 +23,7 @@ from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.kernels import in_bfloat16
 from ldm_scale.geometry.pooled import Profile, pooled_influence
-from ldm_scale.geometry.pullback import TracedDecoder, pullback_metric
+from ldm_scale.geometry.pullback import Decoder, TracedDecoder, pullback_metric
 from ldm_scale.geometry.slq import slq_distortion
 from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
@@ -36,8 +36,8 @@ from ldm_scale.targets.execution import Execution
 
 # Bytes of a chunk of decoder products; on the CPU, as many as its caches nearly hold.
 MEMORY = {"cpu": 64 << 20, "cuda": 4 << 30}
-# Draws beyond the rank for truncated distortion in arXiv 2511.20592, and probes for SLQ in its scripts.
-OVERSAMPLING, SLQ_PROBES = 30, 16
+# As in the scripts of arXiv 2511.20592.
+SLQ_PROBES = 16
 # The share of lowest dimensions whose overlap between two halves of the probes the rows keep: what the paper drops.
 STABILITY_DROP = 0.4
 # Estimators of distortion that take no product: the influences in the rows are all that they need.
@@ -107,13 +107,9 @@ def products_memory(memory: int | None, device: torch.device) -> int:
     return memory or MEMORY[device.type]
 
 
-def distortion_draws(config: GeometryConfig, estimator: str) -> int:
-    """How many vectors a sample's distortion is estimated with by one of the two estimators that draw some.
-
-    >>> [distortion_draws(GeometryConfig(rank=50), estimator) for estimator in ("truncated", "slq")]
-    [80, 16]
-    """
-    return config.rank + OVERSAMPLING if estimator == "truncated" else SLQ_PROBES
+def measured_decoder(target: Target, config: GeometryConfig) -> Decoder:
+    """The target's decoder in the precision in which its geometry is measured."""
+    return in_bfloat16(target.decode) if config.precision == "bfloat16" else target.decode
 
 
 def evaluations_at_once(config: ComputeConfig, device: torch.device) -> int:
@@ -166,9 +162,7 @@ class Auditor:
         self._leakage = resolve_leakage(config.leakage, self._attacks)
         self._device = target.alphas_cumprod.device
         self._products = Execution(config.geometry.precision)
-        self._decoder = TracedDecoder(
-            in_bfloat16(target.decode) if self._products.precision == "bfloat16" else target.decode
-        )
+        self._decoder = TracedDecoder(measured_decoder(target, config.geometry))
         self._memory = products_memory(config.geometry.memory, self._device)
         self._rows = Budget(evaluations_at_once(config.compute, self._device), "evaluation of the denoiser")
         self._transfer = Transfer(self._device)
@@ -334,11 +328,11 @@ class Auditor:
             return exact_distortion(
                 pullback_metric(self._decoder, z, self._memory) if pullback_metrics is None else pullback_metrics
             )
-        count = distortion_draws(self._config.geometry, estimator)
-        draws = self._normal(sample_ids, estimator, (count, *self._target.latent_shape)).transpose(0, 1)
         if estimator == "truncated":
-            return truncated_distortion(self._decoder, z, draws, self._memory, self._config.geometry.rank)
-        return slq_distortion(self._decoder, z, draws, self._memory)
+            starts = self._normal(sample_ids, estimator, self._target.latent_shape)
+            return truncated_distortion(self._decoder, z, starts, self._memory, self._config.geometry.rank)
+        probes = self._normal(sample_ids, estimator, (SLQ_PROBES, *self._target.latent_shape)).transpose(0, 1)
+        return slq_distortion(self._decoder, z, probes, self._memory)
 
     def _bins(self, influence: Float[Tensor, "n d"], sample_ids: Sequence[str]) -> dict[Order, Int[Tensor, "n d"]]:
         """The bin of each dimension under each order of the dimensions."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ldm_scale.costs.flops import Arithmetic, measure_target
-from ldm_scale.geometry.pullback import TracedDecoder
+from ldm_scale.geometry.pullback import Decoder, TracedDecoder
 from ldm_scale.targets.base import ConditionTensors, Target
 from ldm_scale.targets.load import load_target
 
@@ -29,10 +29,10 @@ def trace_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test has counted of a target of such shapes, another need not count again."""
 
-    def counted(target: Target, condition: Callable[[], ConditionTensors]) -> Arithmetic:
+    def counted(target: Target, condition: Callable[[], ConditionTensors], decode: Decoder) -> Arithmetic:
         shapes = (type(target), target.latent_shape, *(weight.shape for weight in target.weights()))
         if shapes not in COUNTED:
-            COUNTED[shapes] = measure_target(target, condition)
+            COUNTED[shapes] = measure_target(target, condition, decode)
         return COUNTED[shapes]
 
     trace_once(monkeypatch)

@@ -10,18 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldm_scale.analysis.metrics import aurocs
-from ldm_scale.auditor import AuditedBatch, Auditor, distortion_draws
+from ldm_scale.auditor import AuditedBatch, Auditor
 from ldm_scale.benchmarks import published
 from ldm_scale.benchmarks.lines import SECONDS, Line
 from ldm_scale.benchmarks.options import AuditBenchmarkConfig
 from ldm_scale.benchmarks.pictures import Pictures, demo_pictures
 from ldm_scale.benchmarks.timing import best_batch, seconds
-from ldm_scale.config.audit import AuditConfig, GeometryConfig, dropped_bins
+from ldm_scale.config.audit import AuditConfig, dropped_bins
 from ldm_scale.config.base import build
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.device.stopwatch import Stopwatch
 from ldm_scale.geometry.stability import mask_overlap, rank_correlation
-from ldm_scale.geometry.truncated import truncated_products
 from ldm_scale.schema import spectrum_column
 from ldm_scale.targets.base import Target, to_images
 from ldm_scale.targets.execution import Execution
@@ -30,7 +29,6 @@ from ldm_scale.targets.weights import fetch_weights
 PART = "audit"
 TIMESTEPS = tuple(range(0, 200, 10))
 PROBES, BINS = 8, 20
-TANGENTS = distortion_draws(GeometryConfig(), "truncated")
 # Batch sizes that the bare models are tried at, and the timestep that the denoiser is tried at.
 SIZES, STEP = (8, 16, 32, 64, 128), 100
 
@@ -135,9 +133,9 @@ class Bounds:
     denoiser: float
 
     @classmethod
-    def of(cls, bare: Bare, evaluations: float, dimensions: int) -> "Bounds":
-        """evaluations: of the denoiser, a sample."""
-        half = truncated_products(dimensions, TANGENTS) / 2
+    def of(cls, bare: Bare, evaluations: float, products: float) -> "Bounds":
+        """evaluations: of the denoiser, products: with the decoder's Jacobian, as many as the audit took a sample."""
+        half = (products - PROBES) / 2
         return cls(
             encode=bare.encode,
             influence=PROBES * bare.backward,
@@ -159,7 +157,7 @@ def make_draws(seed: int, ids: tuple[str, ...], target: Target) -> dict[str, Ten
 
     return {
         "probes": normal("probes", PROBES, 3, side, side),
-        "tangents": normal("truncated", TANGENTS, *target.latent_shape),
+        "tangents": normal("truncated", published.RANK + published.OVERSAMPLING, *target.latent_shape),
         "noise": torch.stack([normal(f"noise {t}", *target.latent_shape) for t in TIMESTEPS]),
         "order": keyed_words(seed, ids, "random mask", int(np.prod(target.latent_shape)), device),
     }
@@ -292,11 +290,11 @@ def bare_lines(bare: Bare, sizes: Mapping[str, int]) -> Iterator[Line]:
         yield Line(PART, what, getattr(bare, name), SECONDS, note=f"at its best batch size, {sizes[name]}")
 
 
-def our_lines(ours: Ours, bare: Bare, dimensions: int, samples: int) -> Iterator[Line]:
+def our_lines(ours: Ours, bare: Bare, samples: int) -> Iterator[Line]:
     """Our audit beside its bound, and the stages its seconds went to."""
     evaluations = sum(batch.cost.evaluations for batch in ours.batches) / samples
     products = sum(batch.cost.products for batch in ours.batches) / samples
-    bounds = Bounds.of(bare, evaluations, dimensions)
+    bounds = Bounds.of(bare, evaluations, products)
     stages = {stage: total / samples for stage, total in seconds_by_stage(ours.batches).items()}
     whole = sum(stages.values())
 
@@ -309,7 +307,7 @@ def our_lines(ours: Ours, bare: Bare, dimensions: int, samples: int) -> Iterator
     yield Line(PART, "ours", ours.whole, SECONDS, share=1.0, bound=bounds.total(), note=note)
     yield line("encode", stages["encode"], bounds.encode)
     yield line("influence", ours.influence, bounds.influence, f"{PROBES} probes")
-    note = "truncated; draws and QR included"
+    note = "truncated; draws and orthogonalisation included"
     yield line("distortion", stages["geometry"] - ours.influence, bounds.distortion, note)
     yield line("denoiser", ours.denoiser, bounds.denoiser)
     yield line("attacks without denoiser", stages["attacks"] - ours.denoiser, note="noise, statistics, spectra")
@@ -338,7 +336,7 @@ def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
     yield from bare_lines(bare, sizes)
     pictures = demo_pictures(config.samples, target.image_size)
     ours = measure_ours(target, pictures, config)
-    yield from our_lines(ours, bare, int(np.prod(target.latent_shape)), len(pictures))
+    yield from our_lines(ours, bare, len(pictures))
     yield from published_lines(target, pictures[: config.published], config, ours)
     half = fetch_weights(config.target).load(config.device, execution=Execution("bfloat16"))
     yield from compare_precisions({"float32": target, "bfloat16": half}, config)

@@ -250,6 +250,9 @@ class AuditConfig(Config):
         defaults = {"captions": "first", "limit": None}
         named = {name: value for name, default in defaults.items() if (value := getattr(self, name)) != default}
         geometry = self.geometry
+        if geometry.distortion == "truncated":
+            # Earlier runs took a randomized SVD of R + 30 vectors, whose numbers are a little others.
+            named["truncated"] = "Krylov space"
         chosen = {
             "rank": geometry.rank != 20,
             "latent": geometry.latent not in (None, self.latent),

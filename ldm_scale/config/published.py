@@ -51,12 +51,12 @@ SIMA_ALONE = (
     "Loss and PIA at SimA's timesteps."
 )
 SVD = (
-    "Distortion is of a randomised SVD from products with the Jacobian (30 draws more than the rank, 2 power "
-    "iterations); theirs is of 30 iterations on the Jacobian itself, without more draws."
+    "Distortion is of the singular values that a Krylov space of products with the Jacobian has, as many as each "
+    "sample needs; theirs is of a randomised SVD of 30 iterations on the Jacobian itself, without more draws."
 )
 SVD_OF_DIFFERENCES = (
-    "Distortion is of a randomised SVD from exact products with the Jacobian (30 draws more than the rank, 2 power "
-    "iterations); theirs is of 10 iterations on finite differences of step 0.001, without more draws."
+    "Distortion is of the singular values that a Krylov space of exact products with the Jacobian has, as many as each "
+    "sample needs; theirs is of a randomised SVD of 10 iterations on finite differences of step 0.001."
 )
 TEN_A_CLASS = "The shards say who is a member; theirs are ten images a class of train, and ten of val held out."
 SLQ = (

@@ -71,5 +71,6 @@ def _geometry(inputs: Inputs) -> str:
     measured = "" if estimator in UNMEASURED else f" on {share_label(geometry.distortion_share)} of the samples"
     if measured and geometry.distortion_share < 1:
         measured += ", estimated on the others"
-    products = f"{decoder_products(geometry, dimensions):,.5g} decoder products a sample"
+    about = "about " if estimator == "truncated" else ""
+    products = f"{about}{decoder_products(geometry, dimensions):,.5g} decoder products a sample"
     return f"influence {geometry.influence}{probes}; distortion {estimator}{rank}{measured}; {products}"

@@ -7,12 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ldm_scale.attacks.base import Attack, Evaluations
-from ldm_scale.auditor import distortion_draws
+from ldm_scale.auditor import SLQ_PROBES
 from ldm_scale.config.audit import GeometryConfig, distortion_estimator
 from ldm_scale.geometry.slq import slq_products
-from ldm_scale.geometry.truncated import truncated_products
-
-PRODUCTS = {"truncated": truncated_products, "slq": slq_products}
+from ldm_scale.geometry.truncated import usual_steps
 
 
 def denoiser_evaluations(
@@ -39,8 +37,15 @@ def decoder_products(config: GeometryConfig, dimensions: int) -> float:
 
 
 def distortion_products(config: GeometryConfig, dimensions: int) -> int:
-    """Products for one sample whose distortion is measured; 0 if its exact influences gave its metric already."""
-    estimator = distortion_estimator(config, dimensions)
-    if estimator in PRODUCTS:
-        return PRODUCTS[estimator](dimensions, distortion_draws(config, estimator))
-    return dimensions if estimator == "exact" and config.influence != "exact" else 0
+    """Products for one sample whose distortion is measured; 0 if its exact influences gave its metric already.
+
+    Truncated distortion ends by itself: about so many.
+    """
+    match distortion_estimator(config, dimensions):
+        case "truncated":
+            return 2 * usual_steps(dimensions, config.rank)
+        case "slq":
+            return slq_products(dimensions, SLQ_PROBES)
+        case "exact" if config.influence != "exact":
+            return dimensions
+    return 0

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from ldm_scale.auditor import measured_decoder
 from ldm_scale.config.audit import CALIBRATED, AuditConfig, HardwareConfig
 from ldm_scale.config.published import Procedure
 from ldm_scale.costs.briefing import WIDTH, describe_audit, in_columns
@@ -56,7 +57,8 @@ class _AuditEstimate:
         self._samples = samples
         self._hardware = hardware
         # Captions are padded, so all take what the empty one takes; a class is only a number.
-        self._arithmetic = measure_target(target, lambda: target.condition([""], [0]))
+        decode = measured_decoder(target, inputs.config.geometry)
+        self._arithmetic = measure_target(target, lambda: target.condition([""], [0]), decode)
         self._estimate = self._estimate_of(self._config.compute.batch_size)
         self._sample = self._estimate.sample()
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ldm_scale.auditor import distortion_draws, evaluations_at_once, products_memory
+from ldm_scale.auditor import SLQ_PROBES, evaluations_at_once, measured_decoder, products_memory
 from ldm_scale.config.audit import AuditConfig, distortion_estimator
 from ldm_scale.costs.counts import distortion_products
 from ldm_scale.costs.flops import Arithmetic
 from ldm_scale.device.choose import choose_device
 from ldm_scale.geometry.pullback import chunk_sizes
+from ldm_scale.geometry.truncated import usual_rounds
 from ldm_scale.targets.base import Target
 
 FLOAT, DOUBLE = 4, 8  # bytes
@@ -110,6 +111,7 @@ class CostEstimate:
         self._rows = evaluations_at_once(config.compute, device)
         self._batch = config.compute.batch_size
         self._target = target
+        self._decode = measured_decoder(target, config.geometry)
         self._arithmetic = arithmetic
         self._evaluations = evaluations
         self._dimensions = math.prod(target.latent_shape)
@@ -152,7 +154,8 @@ class CostEstimate:
         if self._estimator == "exact":
             return _Work(pushed=products, pushing=1)
         # With J and with J^T in turn.
-        return _Work(pushed=products / 2, pushing=1, pulled=products / 2, pulling=1)
+        rounds = usual_rounds(self._dimensions, self._geometry.rank) if self._estimator == "truncated" else 1
+        return _Work(pushed=products / 2, pushing=rounds, pulled=products / 2, pulling=rounds)
 
     @property
     def _measured(self) -> int:
@@ -162,10 +165,7 @@ class CostEstimate:
     @property
     def _vectors(self) -> int:
         """Those that distortion is measured with at a time."""
-        if self._estimator == "exact":
-            return self._dimensions
-        draws = distortion_draws(self._geometry, self._estimator)
-        return min(draws, self._dimensions) if self._estimator == "truncated" else draws
+        return {"exact": self._dimensions, "slq": SLQ_PROBES}.get(self._estimator, 1)
 
     def memory(self) -> Memory:
         """Of a batch, its images and latents apart, which are small."""
@@ -193,4 +193,4 @@ class CostEstimate:
     def _samples_at_once(self, vectors: int, samples: int) -> int:
         """Of how many samples a chunk of decoder products has vectors."""
         z = torch.empty(samples, *self._target.latent_shape, device="meta")
-        return chunk_sizes(self._target.decode, z, vectors, self.room)[0]
+        return chunk_sizes(self._decode, z, vectors, self.room)[0]

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from ldm_scale.geometry.pullback import Jacobian, TracedDecoder, product_bytes
+from ldm_scale.geometry.pullback import Decoder, Jacobian, TracedDecoder, product_bytes
 from ldm_scale.targets.base import ConditionTensors, Target
 
 
@@ -124,16 +124,20 @@ def count_products(multiply: Callable[[Tensor], object], vector: Tensor) -> Prod
     return Products(each=both - first, shared=2 * first - both)
 
 
-def measure_target(target: Target, condition: Callable[[], ConditionTensors]) -> Arithmetic:
+def measure_target(
+    target: Target, condition: Callable[[], ConditionTensors], decode: Decoder | None = None
+) -> Arithmetic:
     """What the parts of a target on the device "meta" take, one sample at a time; no number is computed.
 
     Args:
         target: on the device "meta".
         condition: makes the condition of one sample.
+        decode: the decoder in the precision of the products with its Jacobian; the target's own by default.
     """
     z = torch.empty(1, *target.latent_shape, device="meta")
     images = torch.empty(1, 3, target.image_size, target.image_size, device="meta")
-    decoder, first = TracedDecoder(target.decode), torch.zeros(1, dtype=torch.long, device="meta")
+    decode = decode or target.decode
+    decoder, first = TracedDecoder(decode), torch.zeros(1, dtype=torch.long, device="meta")
     with torch.inference_mode():
         given = condition()
     return Arithmetic(
@@ -143,6 +147,6 @@ def measure_target(target: Target, condition: Callable[[], ConditionTensors]) ->
         decoding=measure_pass(lambda: target.decode(z)),
         pushes=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).push(vectors), z[0]),
         pulls=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).pull(vectors), images[0]),
-        product_memory=product_bytes(target.decode, z),
+        product_memory=product_bytes(decode, z),
         weights=sum(4 * weight.numel() for weight in target.weights()),
     )

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import group_norm, scaled_dot_product_attention
+from torch.nn.functional import conv2d, conv_transpose2d, group_norm, linear, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 
 class NormalisationJacobian(Function):
@@ -110,6 +111,22 @@ class _Replaced(TorchFunctionMode):
         return REPLACED.get(func, func)(*args, **(kwargs or {}))
 
 
+# What autocast has in bfloat16 of what decoders call.
+LOWERED = {conv2d, conv_transpose2d, linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, torch.baddbmm}
+
+
+class _Lowered(TorchFunctionMode):
+    """torch's autocast to bfloat16 on the device "meta", for which it has none."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in LOWERED:
+            args, kwargs = tree_map_only(Tensor, Tensor.bfloat16, (args, kwargs))
+        return func(*args, **kwargs)
+
+
 def in_bfloat16(decode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """The decoder with its convolutions and matrix products in bfloat16, and with them those of its Jacobian.
 
@@ -125,6 +142,9 @@ def in_bfloat16(decode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor
     """
 
     def lower(z: Tensor) -> Tensor:
+        if z.is_meta:
+            with _Lowered():
+                return decode(z).float()
         # A cache of cast weights would hand the tensors of one trace to another.
         with torch.autocast(z.device.type, torch.bfloat16, cache_enabled=False):
             return decode(z).float()

@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ldm_scale.device.budget import Budget
@@ -14,6 +14,7 @@ from ldm_scale.geometry.kernels import linear_kernels
 from ldm_scale.geometry.staging import Staged, stage
 
 Decoder = Callable[[Tensor], Tensor]
+T = TypeVar("T")
 
 
 def _linearise(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -166,19 +167,19 @@ def chunk_sizes(decode: Decoder, z: Float[Tensor, "n c h w"], products: int, mem
 
 
 def in_chunks(
-    measure: Callable[[Jacobian, Tensor], Tensor],
+    measure: Callable[[Jacobian, Tensor], T],
     decode: Decoder,
     z: Float[Tensor, "n c h w"],
-    vectors: Float[Tensor, "k n ..."],
+    vectors: Shaped[Tensor, "k n ..."],
     memory: int,
-) -> list[Tensor]:
+) -> list[T]:
     """measure(J of some samples, their vectors), for as many samples at a time as memory holds.
 
     Args:
         measure: takes J at some of the samples and their vectors (k, some, ...).
         decode: latents to images.
         z: latents.
-        vectors: k for each sample.
+        vectors: k for each sample, or what else of it there are k of.
         memory: bytes that the products computed at once may hold; halved for good if the device holds fewer.
 
     Returns:
@@ -188,7 +189,7 @@ def in_chunks(
         RunError: The device does not hold one product.
     """
     decoder = traced(decode)
-    results: list[Tensor] = []
+    results: list[T] = []
     done = 0
     while done < len(z):
         samples, at_once = chunk_sizes(decoder, z[done:], len(vectors), memory)

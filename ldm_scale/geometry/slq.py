@@ -3,57 +3,9 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 
+from ldm_scale.geometry.bidiagonal import Bidiagonal, go_on
 from ldm_scale.geometry.pullback import Decoder, Jacobian, in_chunks
-
-# An off-diagonal entry below this share of the diagonal one is rounding error: the run's space is exhausted.
-BREAKDOWN = torch.finfo(torch.float32).eps
-
-
-def bidiagonalise(jacobian: Jacobian, starts: Float[Tensor, "k n d"], steps: int) -> Float[Tensor, "k n m m"]:
-    """The upper bidiagonal B of m Golub-Kahan steps from v_1 (Golub and Kahan 1965): J V = U B, V^T J^T U = B^T.
-
-    B^T B is what Lanczos on G v = J^T (J v) gives, but B keeps the small singular values that squaring rounds away.
-    V is orthogonalised in full, twice, in float64, which keeps U orthogonal too (Simon and Zha 2000). An exhausted run
-    goes on with a diagonal of ones: cut off from v_1, and of logarithm 0.
-
-    Args:
-        jacobian: J of n samples.
-        starts: v_1, unit vectors in latent space, float64, k for each sample.
-        steps: m, at most D.
-
-    Returns:
-        B, float64.
-
-    Example:
-        From an eigenvector of G the run is exhausted at once:
-
-        >>> jacobian = Jacobian(lambda z: z * torch.tensor([4.0, 2.0, 1.0])[:, None, None], torch.zeros(1, 3, 1, 1), 1)
-        >>> bidiagonalise(jacobian, torch.tensor([[[1.0, 0.0, 0.0]]], dtype=torch.float64), steps=2)
-        tensor([[[[4., 0.],
-                  [0., 1.]]]], dtype=torch.float64)
-    """
-    z, basis = jacobian.z, starts[None]
-    u, beta = torch.zeros_like(z[0, 0, 0, 0]), torch.ones_like(starts[..., :1])
-    diagonal, upper = [], []
-    for _ in range(steps):
-        v = basis[-1]
-        pushed = jacobian.push(v.to(z.dtype).unflatten(2, z.shape[1:]))
-        ahead = pushed.flatten(2).double() - beta * u
-        alpha = torch.where(beta > 0, ahead.norm(dim=2, keepdim=True), 1.0)
-        u = normalize(ahead, dim=2)
-        pulled = jacobian.pull(u.to(z.dtype).unflatten(2, pushed.shape[2:]))
-        ahead = pulled.flatten(2).double() - alpha * v
-        for _ in range(2):
-            ahead = ahead - torch.einsum("mknd,mkn->knd", basis, torch.einsum("mknd,knd->mkn", basis, ahead))
-        beta = ahead.norm(dim=2, keepdim=True)
-        beta = torch.where(beta > BREAKDOWN * alpha, beta, 0.0)
-        basis = torch.cat([basis, torch.where(beta > 0, normalize(ahead, dim=2), 0.0)[None]])
-        diagonal.append(alpha[..., 0])
-        upper.append(beta[..., 0])
-    # The last step's off-diagonal entry leads out of the matrix.
-    return torch.diag_embed(torch.stack(diagonal, -1)) + torch.diag_embed(torch.stack(upper, -1)[..., :-1], offset=1)
 
 
 def slq_distortion(
@@ -89,8 +41,8 @@ def slq_distortion(
     dimensions = z[0].numel()
 
     def quadrature(jacobian: Jacobian, probes: Tensor) -> Tensor:
-        starts = normalize(probes.flatten(2).double(), dim=2)
-        _, values, vectors = torch.linalg.svd(bidiagonalise(jacobian, starts, min(steps, dimensions)))
+        runs = go_on(jacobian, Bidiagonal.begin(probes), min(steps, dimensions))
+        _, values, vectors = torch.linalg.svd(runs.matrix())
         return dimensions * torch.xlogy(vectors[..., 0].square(), values).sum(-1).mean(0).float()
 
     return torch.cat(in_chunks(quadrature, decode, z, probes, memory))

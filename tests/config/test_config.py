@@ -263,6 +263,11 @@ def test_tokens_of_classes_need_classes() -> None:
         build(TrainConfig, {"shards": "s", "out": "o", "denoiser": {"kind": "class-token"}})
 
 
+def test_only_runs_of_truncated_distortion_are_other_than_they_were_with_another_method_for_it() -> None:
+    named = {value: "truncated" in audit(geometry={"distortion": value}).science() for value in ("truncated", "exact")}
+    assert named == {"truncated": True, "exact": False}
+
+
 def test_science_is_plain_json_and_survives_it() -> None:
     config = audit(attacks={"sima": {"timesteps": [0, 10]}})
     again = AuditConfig.model_validate_json(config.model_dump_json())

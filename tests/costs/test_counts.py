@@ -38,7 +38,7 @@ def test_evaluations_are_shared(attacks: list[Attack], asked: int) -> None:
 
 @pytest.mark.parametrize("estimator", ["exact", "hutchinson"])
 @pytest.mark.parametrize(
-    ("distortion", "rank"), [("exact", 20), ("truncated", 20), ("truncated", 30), ("slq", 20), ("off", 20)]
+    ("distortion", "rank"), [("exact", 20), ("truncated", 8), ("truncated", 20), ("slq", 20), ("off", 20)]
 )
 def test_products_are_those_that_an_audit_takes(
     estimator: str, distortion: str, rank: int, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
@@ -57,7 +57,9 @@ def test_products_are_those_that_an_audit_takes(
         monkeypatch.setattr(Jacobian, name, counted(getattr(Jacobian, name)))
     geometry = {"influence": estimator, "probes": 4, "distortion": distortion, "rank": rank}
     make_auditor(tiny_target, geometry=geometry).audit(PIXELS[:2], KEYS[:2], [()] * 2, [None] * 2)
-    assert taken == 2 * decoder_products(GeometryConfig.model_validate(geometry), 64)
+    # Of these, truncated distortion takes as many as it turns out to need.
+    off = 0.3 if distortion == "truncated" else 0
+    assert taken == pytest.approx(2 * decoder_products(GeometryConfig.model_validate(geometry), 64), rel=off)
 
 
 def test_without_influences_only_distortion_takes_products() -> None:
@@ -66,7 +68,7 @@ def test_without_influences_only_distortion_takes_products() -> None:
 
 
 def test_a_share_of_the_samples_takes_a_share_of_the_products() -> None:
-    """The paper's ImageNet: 8 probes, and 300 products of one image in fifty."""
+    """ImageNet: 8 probes, and about 100 products of one image in fifty."""
     geometry = GeometryConfig(probes=8, distortion="truncated", distortion_share=0.02)
-    assert decoder_products(geometry, 4096) == pytest.approx(14)
+    assert decoder_products(geometry, 4096) == pytest.approx(10)
     assert decoder_products(GeometryConfig(probes=8, distortion="slq"), 4096) == 8 + 960

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ldm_scale.attacks.registry import make_attack
-from ldm_scale.auditor import Auditor
+from ldm_scale.auditor import Auditor, measured_decoder
 from ldm_scale.benchmarks.device import TARGETS
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.costs.counts import denoiser_evaluations
@@ -113,7 +113,8 @@ def test_a_device_that_runs_out_of_memory_halves_and_gives_the_same_rows(device:
 def estimate(name: str, config: AuditConfig) -> Memory:
     """What the dry run says of a target's shapes."""
     outline = TARGETS[name]("meta")
-    arithmetic = measure_target(outline, partial(outline.condition, [None], [None]))
+    decode = measured_decoder(outline, config.geometry)
+    arithmetic = measure_target(outline, partial(outline.condition, [None], [None]), decode)
     attacks = [make_attack(attack, options) for attack, options in config.attacks.items()]
     evaluations = denoiser_evaluations(attacks, outline.alphas_cumprod, outline.latent_shape)
     return CostEstimate(config, outline, arithmetic, evaluations).memory()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ldm_scale.auditor import AuditedBatch, Auditor
+from ldm_scale.geometry.stability import mask_overlap
 from ldm_scale.targets.execution import Execution
 from ldm_scale.targets.load import load_target
 from tests.gpu import cases
@@ -40,6 +41,8 @@ FAMILIES = (
 PLACES = [("cpu", tiny.stable_diffusion), *(pytest.param("cuda", make, marks=pytest.mark.gpu) for make in FAMILIES)]
 # Of spectra: sums of fourth powers of what is rounded to 8 bits, or to 11.
 PRECISIONS = {"bfloat16": 0.08, "float16": 0.02, "tf32": 0.02}
+# Of influences, in nats, from products that are rounded likewise.
+PRODUCTS = {"bfloat16": 0.3, "tf32": 0.05}
 
 
 @cache
@@ -114,6 +117,27 @@ def test_a_precision_is_near_and_changes_the_denoiser_alone(place: str, precisio
     cases.assert_same_spectra(found, expected, Tolerance(FLOAT32.influence, PRECISIONS[precision], 0))
     if precision != "tf32":  # which may meet layers too narrow for it
         assert not np.allclose(found.spectra["sima"].sum(2), expected.spectra["sima"].sum(2), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("place", "precision"),
+    [
+        ("cpu", "bfloat16"),
+        *(pytest.param("cuda", precision, marks=pytest.mark.gpu) for precision in PRODUCTS),
+    ],
+)
+def test_a_precision_of_the_products_is_near_and_changes_the_geometry_alone(place: str, precision: str) -> None:
+    """Influences from the same probes, and masks; the whole of each spectrum is the float32 denoiser's."""
+    sima = {"sima": {"timesteps": [0, 100]}}
+    config = cases.make_config(attacks=sima, geometry={"probes": 4, "distortion": "off", "precision": precision})
+    found, expected = cases.rows_of(TARGET, torch.device(place), config), plain_reference()
+    np.testing.assert_allclose(found.influence, expected.influence, rtol=0, atol=PRODUCTS[precision])
+    overlap = mask_overlap(*map(torch.from_numpy, (found.influence, expected.influence)), drop=0.4)
+    assert overlap.min() > 0.95
+    for name, values in expected.spectra.items():
+        np.testing.assert_allclose(found.spectra[name].sum(2), values.sum(2), rtol=FLOAT32.spectra)
+    if precision != "tf32":  # which may meet layers too narrow for it
+        assert not np.allclose(found.influence, expected.influence, rtol=0, atol=FLOAT32.influence)
 
 
 def test_channels_last(device: torch.device) -> None:
