@@ -33,7 +33,7 @@ RANKED = 32
 
 
 @dataclass(frozen=True)
-class ScoredRows:
+class LabelledRows:
     """Samples: logs of each attack's statistics, then of its spectra in groups of bins; and who is a member."""
 
     features: Float[np.ndarray, "n f"]
@@ -41,12 +41,12 @@ class ScoredRows:
     member: Bool[np.ndarray, " n"]
 
     @classmethod
-    def of(cls, spectra: Sequence[Float[np.ndarray, "n _ _"]], member: Bool[np.ndarray, " n"]) -> "ScoredRows":
+    def of(cls, spectra: Sequence[Float[np.ndarray, "n _ _"]], member: Bool[np.ndarray, " n"]) -> "LabelledRows":
         """From one (n, T, B) an attack."""
         sums = group_sums(spectra)
         return cls(log_features(sums, least_positive(sums)), sum(s.shape[1] for s in spectra), member)
 
-    def draw(self, side: int, rng: np.random.Generator) -> "ScoredRows":
+    def draw(self, side: int, rng: np.random.Generator) -> "LabelledRows":
         """So many of each side at random; raises UsageError if there are fewer."""
         sides = [np.flatnonzero(of) for of in (self.member, ~self.member)]
         if min(map(len, sides)) < side:
@@ -54,7 +54,7 @@ class ScoredRows:
                 f"sides: the run has {len(sides[0])} members and {len(sides[1])} held-out, not {side} each"
             )
         some = np.concatenate([rng.choice(of, side, replace=False) for of in sides])
-        return ScoredRows(self.features[some], self.singles, self.member[some])
+        return LabelledRows(self.features[some], self.singles, self.member[some])
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Evidence:
     single: float
 
 
-def weigh(rows: ScoredRows, halvings: int, seed: int) -> Evidence:
+def weigh(rows: LabelledRows, halvings: int, seed: int) -> Evidence:
     """What an audit of these rows would say."""
     member, chosen = rows.member, choosing(rows.member, halvings, seed)
     odds = cross_fit(rows.features, member, chosen, seed, rows.singles)
@@ -122,7 +122,7 @@ def _ranking(pictures: Pictures, seed: int) -> Calibration:
     return Calibration(ranking=auditor.calibrate(some.pixels, some.ids).mean(axis=0))
 
 
-def audit_untrained(config: EvidenceBenchmarkConfig) -> Iterator[ScoredRows]:
+def audit_untrained(config: EvidenceBenchmarkConfig) -> Iterator[LabelledRows]:
     """The rows of an audit of each untrained target, of as many pictures of the demo, drawn and divided at random."""
     pictures = demo_pictures(DEMO_PICTURES, 32)
     ranking = _ranking(pictures, config.seed)
@@ -132,10 +132,10 @@ def audit_untrained(config: EvidenceBenchmarkConfig) -> Iterator[ScoredRows]:
         auditor = Auditor(_untrained(number), _audit_config(number), ranking)
         ids = [pictures.ids[i] for i in some]
         batch = auditor.audit(pictures.pixels[some], ids, [()] * len(some), [None] * len(some))
-        yield ScoredRows.of([batch.spectra[name] for name in ATTACKS], np.arange(len(some)) < config.samples)
+        yield LabelledRows.of([batch.spectra[name] for name in ATTACKS], np.arange(len(some)) < config.samples)
 
 
-def read_rows(address: str) -> ScoredRows:
+def read_rows(address: str) -> LabelledRows:
     """All rows of a run."""
     run = RunDirectory(Location.of(address))
     record = run.read_record()
@@ -145,7 +145,7 @@ def read_rows(address: str) -> ScoredRows:
     for part, arrays in stream(index.parts, names):
         for held, array in zip(spectra, arrays, strict=True):
             held[part.places] = array.reshape(-1, *held.shape[1:])
-    return ScoredRows.of(spectra, index.member)
+    return LabelledRows.of(spectra, index.member)
 
 
 def _share(p_values: Iterable[float], level: float = LEVEL) -> float:

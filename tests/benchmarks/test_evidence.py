@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldm_scale.benchmarks.evidence import ScoredRows, audit_untrained, read_rows, run_evidence_benchmark, weigh
+from ldm_scale.benchmarks.evidence import LabelledRows, audit_untrained, read_rows, run_evidence_benchmark, weigh
 from ldm_scale.benchmarks.options import EvidenceBenchmarkConfig
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
@@ -13,9 +13,9 @@ from tests.analysis.simulation import simulate
 from tests.made_up import RECORD, make_run
 
 
-def simulated(signal: float) -> ScoredRows:
+def simulated(signal: float) -> LabelledRows:
     data = simulate(0, 160, signal=signal)
-    return ScoredRows.of(data.spectra, data.member)
+    return LabelledRows.of(data.spectra, data.member)
 
 
 def test_a_planted_signal_is_found_and_no_signal_is_not() -> None:
