@@ -25,19 +25,21 @@ def distortion_bound(influence_mean: Float[np.ndarray, " n"], dimensions: int) -
     return dimensions * influence_mean
 
 
-def left_out(x: Float[np.ndarray, " m"], y: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
-    """Each y as the least-squares line through the other points has it at its x, from one fit to all of them.
+def left_out(x: Float[np.ndarray, " m"], residual: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    """How far each point is above the least-squares line through the others, from one fit to all of them.
 
-    y_i - e_i / (1 - h_i), of residual e_i and leverage h_i = 1 / m + (x_i - mean x)^2 / sum_j (x_j - mean x)^2 (Allen
-    1974).
+    e_i / (1 - h_i), of residual e_i and leverage h_i = 1 / m + (x_i - mean x)^2 / sum_j (x_j - mean x)^2 (Allen 1974).
 
-    >>> left_out(np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.0, 2.0, 4.0, 9.0])).round(9)[-1]  # on y = 2 x
-    np.float64(6.0)
+    Args:
+        x: of the points.
+        residual: how far they are above the line through all of them.
+
+    >>> left_out(np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.3, -0.6, 0.0, 0.9])).round(9)[-1]
+    np.float64(3.0)
     """
-    slope, intercept = np.polyfit(x, y, 1)
     around = x - x.mean()
     leverage = 1 / len(x) + around**2 / (around @ around)
-    return y - (y - slope * x - intercept) / (1 - leverage)
+    return residual / (1 - leverage)
 
 
 def complete_distortion(
@@ -58,13 +60,14 @@ def complete_distortion(
         return bound, DistortionEstimate(samples=len(bound), slope=1, intercept=0, **nothing)
     x, y = bound[known], measured[known].astype(np.float64)
     slope, intercept = np.polyfit(x, y, 1)
-    held_out = left_out(x, y)
+    line = slope * bound + intercept
+    error = left_out(x, y - line[known])
     estimate = DistortionEstimate(
         samples=int((~known).sum()),
         slope=slope,
         intercept=intercept,
-        correlation=spearmanr(held_out, y).statistic,
-        residual=np.sqrt(np.square(held_out - y).mean()),
+        correlation=spearmanr(y - error, y).statistic,
+        residual=np.sqrt(np.square(error).mean()),
         spread=y.std(),
     )
-    return np.where(known, measured, slope * bound + intercept), estimate
+    return np.where(known, measured, line), estimate

@@ -132,14 +132,16 @@ class CoarseRoc:
         # A row a weighting in memory, too: what follows runs along it.
         return self._curve(np.ascontiguousarray((self._sums @ weights.T).T))
 
-    def resample(self, resamples: int, rng: np.random.Generator) -> Curve:
-        """The curves of bootstrap resamples of this score alone: a cell's count of a resample is multinomial, too."""
-        drawn = np.empty((resamples, 2 * self._cells))
-        for counts, side in zip(np.hsplit(self._counts, 2), np.hsplit(drawn, 2), strict=True):
-            side[:] = rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-        return self._curve(drawn)
+    def resample(self, resamples: int, rng: np.random.Generator) -> Float[np.ndarray, "r 5"]:
+        """The metrics of NAMES on bootstrap resamples of this score alone: a cell's count is multinomial, too."""
+        sides = np.hsplit(self._counts, 2)
+        drawn = [rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples) for counts in sides]
+        pieces = (
+            np.hstack([side[start : start + TOGETHER] for side in drawn]) for start in range(0, resamples, TOGETHER)
+        )
+        return np.concatenate([self._curve(piece).all() for piece in pieces])
 
-    def _curve(self, counts: Float[np.ndarray, "r c"]) -> Curve:
+    def _curve(self, counts: Float[np.ndarray, "r c"] | Int[np.ndarray, "r c"]) -> Curve:
         return Curve(*(_rate(side.cumsum(axis=1, dtype=np.float64)) for side in np.hsplit(counts, 2)))
 
 
@@ -281,7 +283,7 @@ def resampled_metrics(
     """
     large = len(member) > EXACT
     if large and len(scores) == 1:
-        return CoarseRoc(scores[0], member).resample(resamples, rng).all()[None]
+        return CoarseRoc(scores[0], member).resample(resamples, rng)[None]
     rocs = [(CoarseRoc if large else Roc)(column, member) for column in scores]
     rows = TOGETHER if large else max(1, CACHED // len(member))
     blocks = (

@@ -1,13 +1,13 @@
 """The same audit on several seeds: rows as means over them, beside the paper's row of CIFAR-10."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 from scipy.stats import t
 
-from ldm_scale.analysis.results import Estimate, Headline, MetricSet, PaperRowName, Record, Results, RowName
+from ldm_scale.analysis.results import Estimate, Headline, MetricSet, PaperRow, PaperRowName, Record, Results, RowName
 
 # Table of the paper: 25,000 members and as many held-out, SimA, drop 40%.
 PAPER: dict[RowName, tuple[float, float, float]] = {
@@ -125,13 +125,17 @@ def replicate(config: dict[str, Any], found: Mapping[str, Sequence[Results]]) ->
 
 
 def _paper_rows(latent: str, results: Sequence[Results]) -> list[ReplicatedPaperRow]:
-    names = {"auroc": "auroc", "asr": "asr", "paper_tpr_at_1pct_fpr": "tpr_at_1pct_fpr"}
-    found = []
-    for same in zip(*(one.paper for one in results), strict=True):
-        values = {ours: [getattr(row, theirs).value for row in same] for ours, theirs in names.items()}
-        metrics = Metrics(**{name: over_seeds(seeds, results[0].confidence) for name, seeds in values.items()})
-        found.append(ReplicatedPaperRow(attack=same[0].attack, latent=latent, row=same[0].row, metrics=metrics))
-    return found
+    rows = zip(*(one.paper for one in results), strict=True)
+    return [_paper_row(latent, seeds, results[0].confidence) for seeds in rows]
+
+
+def _paper_row(latent: str, lines: Sequence[PaperRow], confidence: float) -> ReplicatedPaperRow:
+    theirs = {"paper_tpr_at_1pct_fpr": "tpr_at_1pct_fpr"}
+
+    def pooled(name: str) -> OverSeeds:
+        return over_seeds([getattr(line, theirs.get(name, name)).value for line in lines], confidence)
+
+    return ReplicatedPaperRow(attack=lines[0].attack, latent=latent, row=lines[0].row, metrics=_each(pooled))
 
 
 def _rows(latent: str, results: Sequence[Results]) -> list[ReplicatedRow]:
@@ -165,7 +169,7 @@ def _metrics(sets: Sequence[MetricSet], confidence: float) -> Metrics:
         estimates = [getattr(one, name) for one in sets]
         return over_seeds([estimate.value for estimate in estimates], confidence, estimates)
 
-    return Metrics(**{name: pooled(name) for name in Metrics.model_fields})
+    return _each(pooled)
 
 
 def _minus(sets: Sequence[MetricSet], others: Sequence[MetricSet], confidence: float) -> Metrics:
@@ -173,6 +177,10 @@ def _minus(sets: Sequence[MetricSet], others: Sequence[MetricSet], confidence: f
         pairs = zip(sets, others, strict=True)
         return over_seeds([getattr(one, name).value - getattr(other, name).value for one, other in pairs], confidence)
 
+    return _each(pooled)
+
+
+def _each(pooled: Callable[[str], OverSeeds]) -> Metrics:
     return Metrics(**{name: pooled(name) for name in Metrics.model_fields})
 
 

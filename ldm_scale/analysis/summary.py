@@ -159,8 +159,9 @@ class _Analysis:
         self._columns = dict(zip(wanted, columns, strict=True))
         scorers: dict[RowName, Scorer] = {row: self._scorer(row, found) for row, found in picks.items()}
         if int((~self.member).sum()) >= GEOMETRY_HELDOUT:
-            statistics = -np.stack([self._columns[candidate] for candidate in plain], axis=1)
-            logs = np.log(np.maximum(statistics, np.finfo(np.float64).tiny))
+            logs = np.empty((len(self.member), len(plain)))
+            for candidate, column in zip(plain, logs.T, strict=True):
+                column[:] = np.log(np.maximum(-self._columns[candidate], np.finfo(np.float64).tiny))
             scorers["geometry"] = adjusted_scorer(logs, geometry, self.member, seed)
             self._cuts["geometry"] = self._cuts["plain"]
         self._judged = judge(scorers, self.member, config.repeats, config.bootstrap, config.confidence, seed)
@@ -303,7 +304,7 @@ class _Analysis:
             points += [RocPoint(attack=self.name, row=row, fpr=fpr[i], tpr=tpr[i]) for i in kept]
         return points
 
-    def highest(self, sample_ids: pa.StringArray, side: Bool[np.ndarray, " n"]) -> list[ScoredSample]:
+    def highest(self, sample_ids: pa.Array, side: Bool[np.ndarray, " n"]) -> list[ScoredSample]:
         scores = self._column(self._pick("chosen"))
         rows, heldout = np.flatnonzero(side), np.sort(scores[~self.member])
         top = rows[np.argsort(-scores[rows], kind="stable")[:RISKY]]
@@ -340,7 +341,7 @@ def summarise_attack(
     name: str,
     rows: AttackRows,
     scans: dict[Mask, Scan],
-    sample_ids: pa.StringArray,
+    sample_ids: pa.Array,
     distortion: Float[np.ndarray, " n"],
     geometry: Float[np.ndarray, "n f"],
     config: AnalysisConfig,

@@ -33,8 +33,8 @@ from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.reductions import METRICS, RANKING, write_reduction
 from ldm_scale.files.rundir import RunDirectory, RunRecord, by_reason
 
-# Bytes of spectra, features or leakage that a task holds at a time.
-MEMORY = 1 << 30
+# Bytes of spectra, features or leakage that a task holds at a time. Libraries and what it sorts take 0.8 GB more.
+MEMORY = 1 << 31
 # What is known of the geometry for the blind control.
 GEOMETRY = ("mean influence", "deviation of influence", "distortion")
 # Tasks over parts, and over latent dimensions, of a run that is small enough for fewer.
@@ -93,6 +93,14 @@ class _Reduction:
         return group_sums([array.reshape(shape) for array, shape in zip(arrays, shapes, strict=True)])
 
 
+@dataclass(frozen=True)
+class _Geometry:
+    """What a sample's statistic is adjusted by, (rows, features), and the distortion that samples are grouped by."""
+
+    features: np.ndarray
+    distortion: np.ndarray
+
+
 _build_index = ray.remote(build_index)
 
 
@@ -110,13 +118,13 @@ def _sum_parts(parts: Sequence[Part], task: _Reduction) -> _PartSums:
 
 @ray.remote
 def _scan(
-    index: Index, name: str, masks: list[Mask], steps: slice, distortion: np.ndarray, task: _Reduction
+    index: Index, name: str, masks: list[Mask], steps: slice, geometry: _Geometry, task: _Reduction
 ) -> dict[Mask, Scan]:
     """Masks of one order of dimensions, at some timesteps."""
     rows = task.rows(index, name)
     spectra = rows.spectra(rows.column(masks[0]), steps)
     chosen = choosing(index.member, task.config.repeats, task.seed)
-    groups = memberships(distortion_groups(distortion), len(index.member))
+    groups = memberships(distortion_groups(geometry.distortion), len(index.member))
     drops = {mask: chosen_drops(mask, task.bins, task.dropped) for mask in masks}
     return {mask: scan(spectra, mask, index.member, chosen, drops[mask], groups, {0, task.dropped}) for mask in masks}
 
@@ -125,14 +133,14 @@ def _scan(
 def _summarise(
     index: Index,
     name: str,
-    geometry: np.ndarray,
-    distortion: np.ndarray,
+    geometry: _Geometry,
     task: _Reduction,
     *scans: dict[Mask, Scan],
 ) -> AttackSummary:
     rows = task.rows(index, name)
     joined = {mask: join([found[mask] for found in scans if mask in found]) for mask in rows.masks}
-    return summarise_attack(name, rows, joined, index.sample_id, distortion, geometry, task.config, task.seed)
+    distortion, features = geometry.distortion, geometry.features
+    return summarise_attack(name, rows, joined, index.sample_id, distortion, features, task.config, task.seed)
 
 
 @ray.remote
@@ -142,7 +150,7 @@ def _fit(index: Index, halvings: Sequence[int], floor: np.ndarray, task: _Reduct
     rows = [fitted_rows(half, task.seed, i) for i in halvings for half in (chosen[i], ~chosen[i])]
     features = [np.empty((len(some), len(floor))) for some in rows]
     # The place of a sample's features in each fit; -1 is none.
-    target = np.full((len(rows), len(index.member)), -1)
+    target = np.full((len(rows), len(index.member)), -1, dtype=np.int32)
     for wanted, to in zip(rows, target, strict=True):
         to[wanted] = np.arange(len(wanted))
     for part, spectra in stream(index.parts, list(task.record.timesteps)):
@@ -167,9 +175,7 @@ def _combine(index: Index, floor: np.ndarray, task: _Reduction, *fits: list[tupl
 
 
 @ray.remote
-def _control(
-    index: Index, geometry: np.ndarray, distortion: np.ndarray, task: _Reduction
-) -> tuple[BlindControl | None, BlindControl | None]:
+def _control(index: Index, geometry: _Geometry, task: _Reduction) -> tuple[BlindControl | None, BlindControl | None]:
     """What tells the sides apart without the denoiser, if the rows say it; and what their names tell."""
     some = controlled(index.member, task.seed)
     member, blind = index.member[some], None
@@ -177,8 +183,7 @@ def _control(
         plain = np.empty((len(index.member), len(names)), np.float32)
         for part, (values,) in stream(index.parts, ["blind"]):
             plain[part.places] = values
-        geometry = np.column_stack([geometry[:, :2], distortion])
-        measured = np.concatenate([plain, geometry], axis=1)[some]
+        measured = np.column_stack([plain, geometry.features[:, :2], geometry.distortion])[some]
         blind = control(row_features((*names, *GEOMETRY), measured), member, task.config, task.seed)
     ids = index.sample_id.take(pa.array(some)).to_pylist()
     return blind, control(name_features(ids), member, task.config, task.seed)
@@ -202,7 +207,6 @@ def _start_attack(
     samples: int,
     name: str,
     geometry: ray.ObjectRef,
-    distortion: ray.ObjectRef,
     task: _Reduction,
 ) -> ray.ObjectRef:
     """The summary of one attack, from scans of as many timesteps as a task may hold."""
@@ -211,11 +215,11 @@ def _start_attack(
     if task.record.config.masks.ranking is not None:
         orders.append([Mask.GLOBAL])
     scans = [
-        _scan.remote(index, name, masks, some, distortion, task)
+        _scan.remote(index, name, masks, some, geometry, task)
         for masks in orders
         for some in _slices(steps, MEMORY // (4 * samples * task.bins))
     ]
-    return _summarise.remote(index, name, geometry, distortion, task, *scans)
+    return _summarise.remote(index, name, geometry, task, *scans)
 
 
 def _start_combined(index: ray.ObjectRef, samples: int, floor: np.ndarray, task: _Reduction) -> ray.ObjectRef:
@@ -225,12 +229,15 @@ def _start_combined(index: ray.ObjectRef, samples: int, floor: np.ndarray, task:
     return _combine.remote(index, floor, task, *fits)
 
 
-def _geometry(sums: list[_PartSums], distortion: np.ndarray) -> np.ndarray:
-    """The features that a sample's statistic is adjusted by."""
-    moments = np.empty((len(distortion), 2))
+def _geometry(
+    sums: list[_PartSums], measured: np.ndarray, record: RunRecord
+) -> tuple[_Geometry, DistortionEstimate | None]:
+    moments = np.empty((len(measured), 2))
     for found in sums:
         moments[found.places] = found.moments
-    return geometry_features(moments[:, 0], moments[:, 1], distortion)
+    distortion, estimate = _distortion(measured, moments[:, 0], record)
+    # An estimate says nothing that the mean influence does not.
+    return _Geometry(geometry_features(moments[:, 0], moments[:, 1], measured), distortion), estimate
 
 
 def _distortion(
@@ -299,11 +306,10 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
         [_sum_parts.remote(parts, task) for parts in _split(index.parts, len(index.parts), BUNDLES)]
     )
     ranking, floor = merge([found.ranking for found in sums]), np.min([found.floor for found in sums], axis=0)
-    features = _geometry(sums, index.distortion)
-    distortion, estimate = _distortion(index.distortion, features[:, 0], record)
-    handed = ray.put(features), ray.put(distortion)
-    pending = [_start_attack(reference, samples, name, *handed, task) for name in record.timesteps]
-    controls = _control.remote(reference, *handed, task)
+    geometry, estimate = _geometry(sums, index.distortion, record)
+    handed = ray.put(geometry)
+    pending = [_start_attack(reference, samples, name, handed, task) for name in record.timesteps]
+    controls = _control.remote(reference, handed, task)
     combined: Combined = ray.get(_start_combined(reference, samples, floor, task))
     jackknifed = np.concatenate(ray.get(leaks), axis=1)
     leakage = Leakage(

@@ -46,7 +46,7 @@ class Index:
     balance: Balance
     rejected: list[str]
     parts: list[Part]
-    sample_id: pa.StringArray
+    sample_id: pa.LargeStringArray
     member: np.ndarray
     distortion: np.ndarray
     stability: np.ndarray
@@ -67,8 +67,9 @@ def build_index(files: list[Location], plan: Plan, rejected: list[str], reject_p
     if not tables:
         raise RunError(first_of([part.fault or "" for part in read]))
     starts = np.cumsum([0, *map(len, tables)])
-    table = pa.concat_tables(tables).combine_chunks()
-    ids = table["sample_id"].combine_chunks()
+    table = pa.concat_tables(tables)
+    # Ids of 100 million samples are more than the 2 GB that an array of plain strings holds.
+    ids = table["sample_id"].cast(pa.large_string()).combine_chunks()
     # Stable; by UTF-8 bytes, which is by code points.
     order = pc.array_sort_indices(ids)
     ids = ids.take(order)
@@ -82,9 +83,9 @@ def build_index(files: list[Location], plan: Plan, rejected: list[str], reject_p
         if begin < end:
             here = places[begin:end]
             parts.append(Part(file, position[here] - start, here))
-    table = table.take(pa.array(position))
+    table = table.drop_columns("sample_id").combine_chunks().take(pa.array(position))
     ids = ids.filter(pa.array(first))
-    refused = pa.array(sorted(rejected), pa.string())
+    refused = pa.array(sorted(rejected), pa.large_string())
     rejected = refused.filter(pc.invert(pc.is_in(refused, value_set=ids))).to_pylist()
     return Index(
         plan.balance(ids, rejected, [*read, *reject_parts]),

@@ -61,7 +61,7 @@ def compare(runs: Sequence[str | Run], config: AnalysisConfig | None = None) -> 
     )
 
 
-def _shared(runs: Sequence[Run]) -> tuple[pa.StringArray, Bool[np.ndarray, " n"]]:
+def _shared(runs: Sequence[Run]) -> tuple[pa.LargeStringArray, Bool[np.ndarray, " n"]]:
     """Ids of the samples that all runs have a row of, on the same side, sorted; and who is a member."""
     ids, member = runs[0].index.sample_id, runs[0].index.member
     kept = np.ones(len(ids), dtype=bool)

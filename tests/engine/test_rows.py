@@ -64,6 +64,7 @@ def test_the_index_holds_each_sample_once_in_the_order_of_ids(spread_out: tuple[
     table, files = spread_out
     index = index_of(table, files)
     assert index.sample_id.to_pylist() == table["sample_id"].to_pylist()
+    assert index.sample_id.type == pa.large_string()  # more than 2 GB of ids
     assert index.member.tolist() == table["member"].to_pylist()
     np.testing.assert_array_equal(index.distortion, table["distortion"].to_numpy())
     np.testing.assert_array_equal(index.stability[:, 1], table["stability_overlap"].to_numpy())
