@@ -147,14 +147,14 @@ def draw(keys: Sequence[str], count: int, seed: int) -> tuple[str, ...]:
 
 
 def keyed_order(seed: int, name: str) -> bytes:
-    """By which shards, and the samples of each, are sorted before the first ones are taken for a quick look."""
+    """By which shards, and samples, are sorted before the first ones are taken for a quick look."""
     return keyed_digest(seed, name, "limit")
 
 
 def first_of_each_side(membership: dict[str, dict[str, bool]], count: int, seed: int) -> dict[str, dict[str, bool]]:
-    """The first `count` members and held-out samples, by the keyed order of their shards and of their own.
+    """The first `count` members and held-out samples, by a keyed order of all that there are.
 
-    So the samples of a smaller count are among those of a larger one, wherever each lies in its shard.
+    So the samples of a smaller count are among those of a larger one, wherever they lie.
 
     Args:
         membership: True for members, by shard stem and key.
@@ -162,7 +162,7 @@ def first_of_each_side(membership: dict[str, dict[str, bool]], count: int, seed:
         seed: of the order.
     """
     places = [(stem, key) for stem, keys in membership.items() for key in keys]
-    places.sort(key=lambda at: (keyed_order(seed, at[0]), keyed_order(seed, sample_id(*at))))
+    places.sort(key=lambda at: keyed_order(seed, sample_id(*at)))
     chosen: dict[str, dict[str, bool]] = {}
     for side in (True, False):
         for stem, key in islice((at for at in places if membership[at[0]][at[1]] is side), count):

@@ -17,6 +17,8 @@ from ldm_scale.files.storage import Location
 from ldm_scale.inputs import Inputs, by_folder, check_sides, members_of, wanted
 from ldm_scale.schema import BLIND
 
+# Shards of each side that a quick look takes its samples from, if there are as many.
+SPREAD = 8
 VERSIONED = ("ldm_scale", "ray", "torch", "diffusers", "numpy", "pyarrow", "scikit-learn")
 
 
@@ -93,16 +95,21 @@ def _wanted(inputs: Inputs) -> dict[str, dict[str, bool]]:
 
 
 def _look_few_up(inputs: Inputs) -> dict[str, dict[str, bool]]:
-    """Who is a member of the first shards, in keyed order, that hold as many of each side as the limit asks for."""
+    """Who is a member of the first shards, in keyed order, that hold as many of each side as the limit asks for.
+
+    At least SPREAD shards of each side: in one, samples may lie by class or by time.
+    """
     limit, seed = inputs.config.limit, inputs.config.seed
     assert limit is not None
     held = {True: 0, False: 0}
+    spread = {True: 0, False: 0}
     read = []
     for task in sorted(by_folder(inputs), key=lambda task: keyed_order(seed, task.shard.stem)):
         side = bool(task.membership)
-        if held[side] < limit:
+        if held[side] < limit or spread[side] < SPREAD:
             read.append(task)
             held[side] += task.shard.samples
+            spread[side] += 1
     listing = ray.get([_shard_keys.remote(inputs.folder, task.shard) for task in read])
     return {
         task.shard.stem: dict.fromkeys(keys, bool(task.membership)) for task, keys in zip(read, listing, strict=True)

@@ -28,8 +28,6 @@ from ldm_scale.terminal import say
 # The longest name that a socket may have, in bytes, and what Ray adds to the name of its folder.
 LONGEST_SOCKET = 107
 SOCKET = "/session_2000-12-31_23-59-59_999999_9999999/sockets/plasma_store_10"
-# How much of what its C++ parts do Ray writes down, or on standard error.
-LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
 # Bytes and files without which a Ray does not start; it would wait for a minute and not say why.
 LEAST_ROOM = 4 << 20, 200
 
@@ -154,14 +152,14 @@ def _connect(resources: dict[str, Any]) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if "RAY_ADDRESS" in os.environ:
-            # Of this process alone, as it starts no other part of Ray.
-            os.environ.setdefault(LOG_LEVEL, "fatal")
+            # Of this process alone: Ray calls an error what any pool of Ray Data does.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
             ray.init(log_to_driver=False, configure_logging=False)
         else:
             # Ray says at length that it protects its ports with a token, which is what we want.
             logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
             _keep_token()
-            with _on_loopback(), _silent_driver():
+            with _on_loopback():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -190,27 +188,6 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
-def _silent_driver() -> Iterator[None]:
-    """Let this process's own part of Ray log nothing: it calls an error what any pool of Ray Data does.
-
-    The parts that are started before it connects log as ever, since their logs are kept if one of them is lost.
-    """
-    connect, level = worker.connect, os.environ.get(LOG_LEVEL)
-
-    def connect_silently(*arguments: Any, **options: Any) -> None:
-        os.environ.setdefault(LOG_LEVEL, "fatal")
-        connect(*arguments, **options)
-
-    worker.connect = connect_silently
-    try:
-        yield
-    finally:
-        worker.connect = connect
-        if level is None:
-            os.environ.pop(LOG_LEVEL, None)
 
 
 def _quiet() -> None:

@@ -40,7 +40,11 @@ def most_steps(rank: int) -> int:
 
 def log_volumes(runs: Bidiagonal, rank: int, steps: int) -> Float[Tensor, " n"]:
     """The sum of the logarithms of the `rank` largest singular values that each sample's one run found in its steps."""
-    return torch.linalg.svdvals(runs.matrix()[0, :, :steps, :steps])[:, :rank].log().sum(-1)
+    matrix = runs.matrix()[0, :, :steps, :steps]
+    # One sample's products that are not finite would fail the factorisation of all.
+    finite = matrix.isfinite().all(-1).all(-1)
+    volumes = torch.linalg.svdvals(torch.where(finite[:, None, None], matrix, 0))[:, :rank].log().sum(-1)
+    return torch.where(finite, volumes, torch.nan)
 
 
 def truncated_distortion(
@@ -102,7 +106,7 @@ def _continued(decode: Decoder, z: Float[Tensor, "n c h w"], runs: Bidiagonal, s
 def _ended(runs: Bidiagonal, rank: int, tolerance: float) -> Bool[Tensor, " n"]:
     """Whose singular values the last round of steps hardly raised."""
     last, before = (log_volumes(runs, rank, steps) for steps in (runs.steps, runs.steps - round_steps(rank)))
-    return last - before < tolerance * rank
+    return ~(last - before >= tolerance * rank)  # not finite: neither rises nor is worth another round
 
 
 def usual_steps(dimensions: int, rank: int) -> int:

@@ -248,8 +248,9 @@ def test_the_first_of_each_side_depend_on_neither_order_nor_what_comes_after() -
     back = {stem: dict(reversed(keys.items())) for stem, keys in reversed(stems.items())}
     found = first_of_each_side(stems, 7, seed=1)
     assert found == first_of_each_side(back, 7, seed=1) != first_of_each_side(stems, 7, seed=2)
-    # Seven of ten: one shard of each side as a whole, and two of another's.
-    assert sorted(len(keys) for keys in found.values()) == [2, 2, 5, 5]
+    # Seven of each side's ten, from both of its shards.
+    assert [sum(len(found[stem]) for stem in stems) for stems in ("ab", "cd")] == [7, 7]
+    assert {*found} == {*"abcd"}
     assert all(stems[stem][key] is side for stem, keys in found.items() for key, side in keys.items())
     fewer = first_of_each_side(stems, 3, seed=1)
     assert all(keys.items() <= found[stem].items() for stem, keys in fewer.items())

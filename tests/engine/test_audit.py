@@ -22,7 +22,7 @@ from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
-from ldm_scale.schema import REJECT
+from ldm_scale.schema import REJECT, split_id
 from tests.addresses import upload
 from tests.conftest import BROKEN, make_folder
 from tests.engine.runs import ATTACKS, BRIEF, assert_same_rows, column, make_config, read_rows
@@ -306,7 +306,7 @@ def test_a_split_file_decides_who_is_a_member(tmp_path: Path, tiny_shards: Path,
     assert again == results
 
 
-def test_a_limit_takes_the_first_of_each_side_wherever_they_lie(
+def test_a_limit_takes_samples_of_each_side_wherever_they_lie(
     tmp_path: Path, tiny_shards: Path, tiny_target: Path
 ) -> None:
     keys = {}
@@ -318,6 +318,8 @@ def test_a_limit_takes_the_first_of_each_side_wherever_they_lie(
         assert sum(rows["member"].to_pylist()) == limit
         keys[limit] = set(rows["sample_id"].to_pylist())
     assert keys[4] < keys[14]
+    # In one shard samples may lie by class.
+    assert len({split_id(key)[0] for key in keys[14]}) == 8
 
 
 def test_a_split_file_naming_absent_keys_is_refused(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:

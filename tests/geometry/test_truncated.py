@@ -123,3 +123,12 @@ def test_the_memory_budget_and_the_batch_change_nothing() -> None:
     for memory in (1, 25 * product_bytes(decoder, z[:1]), 2**30):
         found = truncated_distortion(decoder, z, starts, memory, rank=5)
         torch.testing.assert_close(found, alone, rtol=0, atol=1e-4)
+
+
+def test_a_sample_that_is_not_finite_fails_no_other() -> None:
+    decoder, z, starts = WIDE_DECODERS["attention"], latents(3, WIDE), normal(3, *WIDE)
+    z[1, 0, 0, 0] = torch.nan
+    found = truncated_distortion(decoder, z, starts, 2**30, rank=5)
+    assert found.isfinite().tolist() == [True, False, True]
+    alone = truncated_distortion(decoder, z[2:], starts[2:], 2**30, rank=5)
+    torch.testing.assert_close(found[2:], alone, rtol=0, atol=1e-4)
