@@ -104,12 +104,13 @@ def evidence(results: Results) -> tuple[str, str]:
         f"images with {p_label(test.p_value)}. The blind control, the same test without the model, gives "
         f"{numbers(results.blind)}."
     )
-    if tells_apart(results.blind) or tells_apart(results.names):
+    if tells_apart(results.blind):
         meaning = "The p-value is no evidence of training, as the two sides differ without it."
     elif test.p_value < LEVEL:
+        doubt = ", which their names leave open" if tells_apart(results.names) else ""
         meaning = (
             "This is evidence that the set as a whole was trained on, provided that both sides come from one "
-            "distribution; it says nothing of any one image."
+            f"distribution{doubt}; it says nothing of any one image."
         )
     else:
         meaning = "This is no evidence that the set was trained on, and no proof that it was not."

@@ -575,10 +575,17 @@ def test_the_page_opens_with_p_and_its_blind_control_and_ends_its_lede_with_the_
 @pytest.mark.parametrize(
     ("p", "blind", "names", "meaning"),
     [
-        (0.049, 0.4, 0.3, "This is evidence that the set as a whole was trained on"),
+        (
+            0.049,
+            0.4,
+            0.3,
+            "This is evidence that the set as a whole was trained on, provided that both sides come from",
+        ),
+        (0.049, 0.4, 0.3, "from one distribution; it says"),
         (0.05, 0.4, 0.3, "This is no evidence"),
         (1e-9, 0.04, 0.3, "The p-value is no evidence of training"),
-        (1e-9, 0.4, 0.04, "The p-value is no evidence of training"),
+        # No model sees names: official splits differ in them.
+        (1e-9, 0.4, 0.04, "provided that both sides come from one distribution, which their names leave open; it"),
     ],
 )
 def test_what_p_means_depends_on_the_blind_control(p: float, blind: float, names: float, meaning: str) -> None:
@@ -587,7 +594,7 @@ def test_what_p_means_depends_on_the_blind_control(p: float, blind: float, names
     changes = {"blind": _control(0.6, blind), "names": _control(0.6, names)}
     changes["combined"] = results.combined.model_copy(update={"inference": inference})
     _, said = evidence(results.model_copy(update=changes))
-    assert said.startswith(meaning)
+    assert meaning in said
     assert "(3 members, 2 held-out) show training in four of five cases if the combined AUROC is 0.60 or more" in said
 
 
