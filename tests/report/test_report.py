@@ -575,12 +575,7 @@ def test_the_page_opens_with_p_and_its_blind_control_and_ends_its_lede_with_the_
 @pytest.mark.parametrize(
     ("p", "blind", "names", "meaning"),
     [
-        (
-            0.049,
-            0.4,
-            0.3,
-            "This is evidence that the set as a whole was trained on, provided that both sides come from",
-        ),
+        (0.049, 0.4, 0.3, "This is evidence that the set as a whole was trained on, provided"),
         (0.049, 0.4, 0.3, "from one distribution; it says"),
         (0.05, 0.4, 0.3, "This is no evidence"),
         (1e-9, 0.04, 0.3, "The p-value is no evidence of training"),
