@@ -14,6 +14,7 @@ from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, Re
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.convert import ConvertConfig
 from ldm_scale.config.data import PackConfig, ValidateConfig
+from ldm_scale.config.presets import PRESETS
 from ldm_scale.config.published import PUBLISHED, Procedure
 from ldm_scale.config.reproduce import ReproduceConfig
 from ldm_scale.config.train import TrainConfig
@@ -273,7 +274,7 @@ def _add_train_flags(parser: argparse.ArgumentParser) -> None:
         _train(build(TrainConfig, absent | collect(arguments, TrainConfig, {})), trial)
 
     _add_config(parser)
-    add_flags(parser, TrainConfig)
+    add_flags(parser, TrainConfig, recipe=PRESETS[TrainConfig.model_fields["preset"].default])
     add_flags(parser, DryRunConfig)
     parser.set_defaults(function=run)
 
