@@ -7,6 +7,8 @@ from ldm_scale.cli import run_job
 
 RECIPE = {
     "out": "runs/demo",
+    # What the target was trained on.
+    "latent": "sample",
     "attacks": {"sima": {"timesteps": "0:300:30"}, "pia": {"timesteps": "0:300:30"}},
     # Exact distortion takes a product a dimension; a fifth of the samples shows the quartiles well enough.
     "geometry": {"influence": "hutchinson", "probes": 16, "distortion_share": 0.2},

@@ -400,7 +400,7 @@ def _add_train_flags(parser: argparse.ArgumentParser) -> None:
         _train(build(TrainConfig, absent | collect(arguments, TrainConfig, {})), trial)
 
     _add_config(parser)
-    add_flags(parser, TrainConfig)
+    add_flags(parser, TrainConfig, recipe=PRESETS[TrainConfig.model_fields["preset"].default])
     add_flags(parser, DryRunConfig)
     parser.set_defaults(function=run)
 

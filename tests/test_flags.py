@@ -276,6 +276,8 @@ def help_of(command: str) -> dict[str, tuple[str, str]]:
             "[demo]",
         ),
         ("train", "--denoiser.channels", "INTS", "[64,128,128]"),
+        # Of the preset that is taken if none is given.
+        ("train", "--denoiser.latent", "{mode,sample}", "[sample]"),
         ("train", "--autoencoder.kl-weight", "FLOAT", "[0.01]"),
         ("pack", "--members", "NAMES", ""),
         ("pack", "--image-column", "TEXT", "[image]"),

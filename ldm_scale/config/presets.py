@@ -16,8 +16,8 @@ _SMALL_AUTOENCODER = {"channels": (64, 128, 256), "layers": 2, "rate": 3e-4}
 _SMALL_DENOISER = {"layers": 2, "attention": 2, "batch": 128, "rate": 2e-4, "ema": 0.9999}
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # The shipped demo target. Every option's default is its value.
-    "demo": {},
+    # The shipped demo target. Every other option's default is its value.
+    "demo": {"denoiser": {"latent": "sample"}},
     # 25,000 members: 23,438 and 400,000 steps.
     "cifar10": {
         "size": 32,

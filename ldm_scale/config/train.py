@@ -73,7 +73,7 @@ class DenoiserConfig(StageConfig):
     layers: int = Field(1, gt=0, description="residual blocks a resolution")
     attention: int = Field(0, ge=0, description="how many of the lowest resolutions have self-attention")
     classes: bool = Field(False, description="conditional on the shards' class labels")
-    epochs: float = Field(106.67, gt=0, description="passes over the members")
+    epochs: float = Field(160, gt=0, description="passes over the members")
     batch: int = Field(64, gt=0, description="batch size over all workers")
     rate: float = Field(6e-4, gt=0, description="learning rate, at its highest")
     latent: Literal["mode", "sample"] = Field(
@@ -135,7 +135,7 @@ class TrainConfig(Config):
     def _over_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        preset = data.get("preset")
+        preset = data.get("preset", cls.model_fields["preset"].default)
         return merge(PRESETS.get(preset, {}), data) if isinstance(preset, str) else data
 
     @model_validator(mode="after")

@@ -99,7 +99,7 @@ def test_memory_holds_weights_moments_averages_and_a_part_of_a_batch(tiny_shards
 def test_the_papers_presets_need_no_shards(preset: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--preset", preset, "--dry-run"]) == 0
     printed = capsys.readouterr().out
-    wanted = {"demo": ["600", "1,200 steps of 32", "1,000 steps of 64"]}
+    wanted = {"demo": ["600", "1,200 steps of 32", "1,500 steps of 64"]}
     wanted["cifar10"] = ["25,000", "4.785M weights; 23,438 steps of 128", "34.17M weights; 400,000 steps of 128"]
     assert all(text in printed for text in wanted[preset])
 
