@@ -12,8 +12,6 @@ RECIPE = {
     "attacks": {"sima": {"timesteps": "0:300:30"}, "pia": {"timesteps": "0:300:30"}},
     # Exact distortion takes a product a dimension; a fifth of the samples shows the quartiles well enough.
     "geometry": {"influence": "hutchinson", "probes": 16, "distortion_share": 0.2},
-    # A dozen small shards: each process that reads or decodes takes seconds to start, and two are enough.
-    "compute": {"cpus_per_reader": 0.5, "cpus_per_decoder": 0.5},
 }
 
 if __name__ == "__main__":
