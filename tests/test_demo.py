@@ -154,7 +154,7 @@ def test_the_demo_job_runs_end_to_end(cut: Path, tmp_path: Path, capsys: pytest.
     out = tmp_path / "run"
     flags = ["--shards", str(cut), "--target", str(DEMO / "target"), "--out", str(out)]
     for attack in job["RECIPE"]["attacks"]:
-        flags += [f"--attacks.{attack}.timesteps", "30,60"]
+        flags += [f"--attacks.{attack}.timesteps", "120,150"]
     flags += ["--geometry.distortion-share", "0.05"]
     assert run_job(job["__doc__"], job["RECIPE"], flags) == 0
     printed = capsys.readouterr().out
@@ -171,7 +171,7 @@ def test_the_demo_job_runs_end_to_end(cut: Path, tmp_path: Path, capsys: pytest.
                 estimate = getattr(choice.metrics, name)
                 assert 0 <= estimate.low <= estimate.high <= 1
                 assert 0 <= estimate.value <= 1
-            assert choice.timestep in (30, 60)
+            assert choice.timestep in (120, 150)
     assert 0.5 < results.combined.metrics.auroc.value < 1
     assert 0 <= results.combined.inference.p_value < 0.05
     assert results.stability is not None
