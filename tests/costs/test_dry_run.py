@@ -99,8 +99,9 @@ def test_it_says_what_an_audit_takes_from_configurations_alone(
     assert sum(shares + rest) == pytest.approx(100, abs=0.5)
     size = sum(shard["bytes"] for shard in json.loads((tiny_shards / "manifest.json").read_text())["shards"])
     assert said["reading"].startswith(f"{scaled(size, 'B')} of shards; weights, up to ")
-    # Ids apart: a flag of a bit, three numbers, influence and leakage in half precision, and two spectra an attack.
-    row = (1 + 8 * (3 * 4 + 2 * 64 * 2 + 2 * 2 * 4 * 20 * 4) + 7) // 8
+    # Ids apart: a flag of a bit, three numbers and sixteen plain ones, influence and leakage in half precision, and two
+    # spectra an attack.
+    row = (1 + 8 * ((3 + 16) * 4 + 2 * 64 * 2 + 2 * 2 * 4 * 20 * 4) + 7) // 8
     assert said["writing"] == f"{scaled(48 * row, 'B')} of rows before compression, {scaled(row, 'B')} each"
     assert said["largest"].endswith("--geometry.distortion-share 0.25 takes half")
     assert "calibration" not in said
