@@ -1,6 +1,7 @@
 """Packing on Ray: the same shards as one process writes, and errors as they are."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,8 +46,8 @@ def test_a_file_that_cannot_be_read_fails_by_name_and_the_same_command_goes_on(
     victim = source / "dog/004.png"
     data = victim.read_bytes()
 
-    def read_then_lose(folder: Location) -> Listing:
-        listing = read_folder(folder)
+    def read_then_lose(folder: Location, **sides: Any) -> Listing:
+        listing = read_folder(folder, **sides)
         victim.unlink()
         return listing
 
