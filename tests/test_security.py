@@ -201,7 +201,9 @@ def test_pickles_in_split_files_are_refused(tmp_path: Path, mark: Path, planted:
 @pytest.mark.parametrize("tag", ["python/object/apply:os.mkdir", "python/object/new:os.mkdir", "python/name:os.mkdir"])
 def test_yaml_names_no_code(tmp_path: Path, mark: Path, tag: str) -> None:
     (tmp_path / "audit.yaml").write_text(f"seed: !!{tag} [{str(mark)!r}]\n")
-    with pytest.raises(UsageError, match=r"configuration .*audit\.yaml: could not determine a constructor"):
+    with pytest.raises(
+        UsageError, match=r"configuration .*audit\.yaml: line 1, column 7: could not determine a constructor"
+    ):
         load_yaml(str(tmp_path / "audit.yaml"))
 
 

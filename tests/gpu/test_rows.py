@@ -40,7 +40,7 @@ FAMILIES = (
 # One on the CPU, to prove the check.
 PLACES = [("cpu", tiny.stable_diffusion), *(pytest.param("cuda", make, marks=pytest.mark.gpu) for make in FAMILIES)]
 # Of spectra: sums of fourth powers of what is rounded to 8 bits, or to 11.
-PRECISIONS = {"bfloat16": 0.08, "float16": 0.02, "tf32": 0.02}
+PRECISIONS = {"bfloat16": 0.13, "float16": 0.02, "tf32": 0.02}
 # Of influences, in nats, from products that are rounded likewise.
 PRODUCTS = {"bfloat16": 0.3, "tf32": 0.05}
 
