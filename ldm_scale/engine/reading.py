@@ -21,7 +21,7 @@ from ldm_scale.data.task import ReadTask
 from ldm_scale.engine import telemetry
 from ldm_scale.engine.blame import blamed
 from ldm_scale.files.storage import Location
-from ldm_scale.schema import DECODED, STORED, sample_id
+from ldm_scale.schema import DECODED, PLAIN, STORED, sample_id
 
 # Of all that the samples of a block hold, and samples: with what holds them on their way into a table, a reader keeps
 # well below 300 MB.
@@ -134,7 +134,7 @@ def stream_images(tasks: list[ReadTask], config: ImageConfig, size: int, compute
 
     context = DataContext.get_current().copy()
     # An auditor's rows leave it when it is done with a block: blocks of about a batch, so that rows are soon committed.
-    context.target_max_block_size = compute.batch_size * 3 * size * size
+    context.target_max_block_size = compute.batch_size * _decoded_bytes(size)
     # An auditor has two batches at most (engine/pool.py), so that a pool whose auditors all have them is to grow. Ray
     # waits for 175% of what they can work on at once, which two batches never are.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.9
@@ -150,6 +150,11 @@ def stream_images(tasks: list[ReadTask], config: ImageConfig, size: int, compute
     )
 
 
+def _decoded_bytes(size: int) -> int:
+    """Of a decoded sample: pixels and plain numbers; ids and captions apart, which Ray's slack holds."""
+    return 3 * size * size + 4 * len(PLAIN)
+
+
 def _decoded_at_once(batch_size: int, size: int) -> int:
     """Images a decoding task takes: several batches while their pixels are few, since each task has its own cost."""
-    return max(batch_size, min(BATCHES_DECODED * batch_size, BLOCK_BYTES // (3 * size * size)))
+    return max(batch_size, min(BATCHES_DECODED * batch_size, BLOCK_BYTES // _decoded_bytes(size)))
