@@ -40,7 +40,7 @@ FAMILIES = (
 # One on the CPU, to prove the check.
 PLACES = [("cpu", tiny.stable_diffusion), *(pytest.param("cuda", make, marks=pytest.mark.gpu) for make in FAMILIES)]
 # Of spectra: sums of fourth powers of what is rounded to 8 bits, or to 11.
-PRECISIONS = {"bfloat16": 0.13, "float16": 0.02, "tf32": 0.02}
+PRECISIONS = {"bfloat16": 0.08, "float16": 0.02, "tf32": 0.02}
 # Of influences, in nats, from products that are rounded likewise.
 PRODUCTS = {"bfloat16": 0.3, "tf32": 0.05}
 
@@ -111,8 +111,10 @@ def test_every_family(place: str, make: Callable[[Path], Path], tmp_path: Path) 
     ],
 )
 def test_a_precision_is_near_and_changes_the_denoiser_alone(place: str, precision: Any) -> None:
-    device, config = torch.device(place), cases.make_config(attacks={"sima": {"timesteps": [0, 100]}})
-    found, expected = cases.rows_of(TARGET, device, config, Execution(precision)), plain_reference()
+    # What the demo's denoiser was trained on: at the mode its predictions at t = 0 are small, and rounded more.
+    config = cases.make_config(latent="sample", attacks={"sima": {"timesteps": [0, 100]}})
+    found = cases.rows_of(TARGET, torch.device(place), config, Execution(precision))
+    expected = cases.reference(TARGET, config)
     cases.assert_same_geometry(found, expected, FLOAT32)
     cases.assert_same_spectra(found, expected, Tolerance(FLOAT32.influence, PRECISIONS[precision], 0))
     if precision != "tf32":  # which may meet layers too narrow for it
