@@ -12,7 +12,7 @@ from ldm_scale.analysis.comparison import Agreement, ChangedMember, ComparedRank
 from ldm_scale.analysis.ranking import influence_ranks
 from ldm_scale.analysis.results import RowName
 from ldm_scale.analysis.splithalf import Judged, Scorer, best, judge
-from ldm_scale.analysis.summary import as_metric_set, estimate
+from ldm_scale.analysis.summary import as_metric_set, estimate, heldout_above
 from ldm_scale.config.audit import AnalysisConfig
 
 # Members that are named for each run and attack.
@@ -60,12 +60,6 @@ def _row(attack: str, row: RowName, run: int, scores: ComparedScores, judged: Ju
     )
 
 
-def _above(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
-    """The share of held-out samples with a higher score than each member's."""
-    heldout = np.sort(scores[~member])
-    return (len(heldout) - np.searchsorted(heldout, scores[member], side="right")) / len(heldout)
-
-
 def compare_attack(
     attack: str,
     runs: Sequence[ComparedScores],
@@ -105,11 +99,11 @@ def compare_attack(
 def _changed(
     attack: str, plain: Sequence[Float[np.ndarray, " n"]], member: Bool[np.ndarray, " n"], sample_ids: Sequence[str]
 ) -> list[ChangedMember]:
-    members = np.flatnonzero(member)
-    before = _above(plain[0], member)
+    members, heldout = np.flatnonzero(member), (~member).sum()
+    shares = [heldout_above(scores, member, members) / heldout for scores in plain]
+    before = shares[0]
     found = []
-    for run, scores in enumerate(plain[1:], 1):
-        after = _above(scores, member)
+    for run, after in enumerate(shares[1:], 1):
         most = np.argsort(-np.abs(after - before), kind="stable")[:CHANGED]
         found += [
             ChangedMember(

@@ -65,6 +65,18 @@ def share_bound(count: int, total: int, confidence: float = 0.95) -> float:
     return float(beta.ppf(confidence, count + 1, total - count)) if count < total else 1.0
 
 
+def heldout_above(
+    scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], rows: Int[np.ndarray, " k"]
+) -> Int[np.ndarray, " k"]:
+    """How many held-out samples have a higher score than each of some samples, given by their places.
+
+    >>> heldout_above(np.array([3.0, 2.0, 5.0, 2.0]), np.array([True, True, False, False]), np.array([0, 1]))
+    array([1, 1])
+    """
+    heldout = np.sort(scores[~member])
+    return len(heldout) - np.searchsorted(heldout, scores[rows], side="right")
+
+
 # A mask, and how many bins it drops.
 Cut = tuple[Mask, int]
 
@@ -306,16 +318,16 @@ class _Analysis:
 
     def highest(self, sample_ids: pa.Array, side: Bool[np.ndarray, " n"]) -> list[ScoredSample]:
         scores = self._column(self._pick("chosen"))
-        rows, heldout = np.flatnonzero(side), np.sort(scores[~self.member])
+        rows, heldout = np.flatnonzero(side), int((~self.member).sum())
         top = rows[np.argsort(-scores[rows], kind="stable")[:RISKY]]
-        above = len(heldout) - np.searchsorted(heldout, scores[top], side="right")
+        above = heldout_above(scores, self.member, top)
         return [
             ScoredSample(
                 sample_id=sample_ids[i].as_py(),
                 attack=self.name,
                 score=-np.log10(max(-scores[i], np.finfo(np.float64).tiny)),
                 heldout_above=count,
-                bound=share_bound(count, len(heldout)),
+                bound=share_bound(count, heldout),
             )
             for i, count in zip(top, above.tolist(), strict=True)
         ]
