@@ -8,19 +8,10 @@ from ldm_scale.analysis.comparison import ComparedRow, Comparison
 from ldm_scale.analysis.results import RowName
 from ldm_scale.report.environment import make_environment
 from ldm_scale.report.figures import LOOK, STYLES, Plot, as_plot, panels
-from ldm_scale.report.labels import change_label, interval_label, p_label, share_label, step_label
+from ldm_scale.report.labels import change_label, cut_label, interval_label, p_label, share_label, step_label
 from ldm_scale.report.plots import auroc_axis, bars
 from ldm_scale.report.table import LOG_WIDTH
 from ldm_scale.terminal import say, say_table
-
-
-def label_of(row: RowName, drop: float) -> str:
-    """What a row leaves out, in words.
-
-    >>> label_of("plain", 0.4), label_of("lowest", 0.4)
-    ('plain', 'lowest 40% dropped')
-    """
-    return STYLES[row].label if row == "plain" else f"{row} {share_label(drop)} dropped"
 
 
 def _table(found: Comparison) -> Table:
@@ -33,7 +24,7 @@ def _table(found: Comparison) -> Table:
             table.add_section()
         table.add_row(
             row.attack if row.run == 0 else "",
-            label_of(row.row, found.drop) if row.run == 0 else "",
+            cut_label(row.row, found.drop) if row.run == 0 else "",
             str(row.run),
             step_label(row.timestep),
             interval_label(row.metrics.auroc),
@@ -94,5 +85,5 @@ def plot_comparison(found: Comparison) -> Plot:
 def comparison_page(found: Comparison) -> bytes:
     """The comparison as one self-contained page; the same comparison gives the same bytes."""
     template = make_environment().get_template("comparison.html")
-    words = {"sentences": sentences(found), "label_of": label_of, "step_label": step_label}
+    words = {"sentences": sentences(found), "cut_label": cut_label, "step_label": step_label}
     return template.render(found=found, plot=plot_comparison(found), styles=STYLES, **words).encode()

@@ -2,7 +2,7 @@
 
 import math
 
-from ldm_scale.analysis.results import Choice, Estimate, Headline, ScoredSample
+from ldm_scale.analysis.results import Choice, Estimate, Headline, RowName, ScoredSample
 
 SMALLEST_P = 1e-12
 CAPTION_SHOWN = 160
@@ -38,16 +38,20 @@ def share_label(share: float) -> str:
 
 def row_label(headline: Headline) -> str:
     """What a headline row leaves out, in words."""
-    drop = share_label(headline.heldout_choice.drop)
-    return {
-        "plain": "plain",
-        "lowest": f"lowest {drop} dropped",
-        "random": f"random {drop} dropped",
-        "global": f"global lowest {drop}",
-        "highest": f"highest {drop} dropped",
-        "chosen": f"chosen: {_dropped(headline.heldout_choice)}",
-        "geometry": "geometry-adjusted",
-    }[headline.row]
+    if headline.row == "chosen":
+        return f"chosen: {_dropped(headline.heldout_choice)}"
+    return cut_label(headline.row, headline.heldout_choice.drop)
+
+
+def cut_label(row: RowName, drop: float) -> str:
+    """A row whose drop share is not chosen, in words.
+
+    >>> cut_label("plain", 0.4), cut_label("lowest", 0.4), cut_label("global", 0.4)
+    ('plain', 'lowest 40% dropped', 'global lowest 40%')
+    """
+    share = share_label(drop)
+    words = {"plain": "plain", "global": f"global lowest {share}", "geometry": "geometry-adjusted"}
+    return words.get(row, f"{row} {share} dropped")
 
 
 def _dropped(choice: Choice) -> str:
