@@ -101,19 +101,14 @@ def _look_few_up(inputs: Inputs) -> dict[str, dict[str, bool]]:
     """
     limit, seed = inputs.config.limit, inputs.config.seed
     assert limit is not None
-    held = {True: 0, False: 0}
-    spread = {True: 0, False: 0}
-    read = []
+    sides: dict[bool, list[ShardInfo]] = {True: [], False: []}
     for task in sorted(by_folder(inputs), key=lambda task: keyed_order(seed, task.shard.stem)):
-        side = bool(task.membership)
-        if held[side] < limit or spread[side] < SPREAD:
-            read.append(task)
-            held[side] += task.shard.samples
-            spread[side] += 1
-    listing = ray.get([_shard_keys.remote(inputs.folder, task.shard) for task in read])
-    return {
-        task.shard.stem: dict.fromkeys(keys, bool(task.membership)) for task, keys in zip(read, listing, strict=True)
-    }
+        read = sides[bool(task.membership)]
+        if len(read) < SPREAD or sum(shard.samples for shard in read) < limit:
+            read.append(task.shard)
+    membership = [(shard, side) for side, read in sides.items() for shard in read]
+    listing = ray.get([_shard_keys.remote(inputs.folder, shard) for shard, _ in membership])
+    return {shard.stem: dict.fromkeys(keys, side) for (shard, side), keys in zip(membership, listing, strict=True)}
 
 
 def _look_up(inputs: Inputs) -> dict[str, dict[str, bool]]:
