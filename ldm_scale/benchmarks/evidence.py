@@ -18,10 +18,9 @@ from ldm_scale.benchmarks.options import DEMO_PICTURES, EvidenceBenchmarkConfig
 from ldm_scale.benchmarks.pictures import Pictures, demo_pictures
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import DEMO, build
-from ldm_scale.engine.rows import build_index, stream
+from ldm_scale.engine.rows import StoredRows
 from ldm_scale.errors import UsageError
-from ldm_scale.files.rundir import RunDirectory
-from ldm_scale.files.storage import Location
+from ldm_scale.notebook.run import Run
 from ldm_scale.targets.load import load_autoencoder
 from ldm_scale.targets.unconditional import UnconditionalTarget
 
@@ -137,15 +136,13 @@ def audit_untrained(config: EvidenceBenchmarkConfig) -> Iterator[LabelledRows]:
 
 def read_rows(address: str) -> LabelledRows:
     """All rows of a run."""
-    run = RunDirectory(Location.of(address))
-    record = run.read_record()
-    index = build_index(run.parts(), run.plan(), [], [])
-    names, bins = list(record.timesteps), record.config.masks.bins
-    spectra = [np.empty((len(index.member), len(record.timesteps[name]), bins)) for name in names]
-    for part, arrays in stream(index.parts, names):
-        for held, array in zip(spectra, arrays, strict=True):
-            held[part.places] = array.reshape(-1, *held.shape[1:])
-    return LabelledRows.of(spectra, index.member)
+    run = Run(address)
+    # Each timestep counts, also of attacks that are averaged elsewhere.
+    stored = [
+        StoredRows.of(run.index, name, steps, run.record.config.masks.bins, ranked=False, mean=False)
+        for name, steps in run.record.timesteps.items()
+    ]
+    return LabelledRows.of([rows.spectra(rows.name, slice(None)) for rows in stored], run.index.member)
 
 
 def _share(p_values: Iterable[float], level: float = LEVEL) -> float:
