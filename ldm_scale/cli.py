@@ -38,6 +38,7 @@ from ldm_scale.terminal import Parser, answering, libraries_escaped, say
 # What a command does is imported when it is run, so that --help needs no S3, torch or Ray.
 if TYPE_CHECKING:
     from ldm_scale.files.rundir import RunDirectory
+    from ldm_scale.files.storage import Location
 
 SHELLS = ("bash", "zsh", "tcsh")
 COMPLETION = (
@@ -195,6 +196,7 @@ def _reduce(arguments: argparse.Namespace) -> None:
         reduce_run(run, analysis, owner, partial)
         write_report(run, owner)
     _print_outcome(run)
+    say(f"kept in {run.reduction().folder}, beside what was reduced before")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -204,24 +206,35 @@ def _report(arguments: argparse.Namespace) -> None:
     run = _open_run(arguments.run)
     run.reduction()
     run.root.check_place()
+    files = None if arguments.files is None else _new_folder(arguments.files, "--files")
     with own(run.root, say) as owner:
         write_report(run, owner)
+    if files is not None:
+        from ldm_scale.report.export import write_files
+
+        say(f"{files}: {len(write_files(run, files))} figures (SVG) and tables (CSV)")
     _print_outcome(run)
 
 
-def _compare(arguments: argparse.Namespace) -> None:
+def _new_folder(address: str, flag: str) -> "Location":
+    """A folder that can be written to and holds nothing."""
     from ldm_scale.files.storage import Location
+
+    folder = Location.of(address)
+    folder.check_place()
+    if not folder.is_empty():
+        raise UsageError(f"{folder} is not empty; give a new {flag} folder, nothing is overwritten")
+    return folder
+
+
+def _compare(arguments: argparse.Namespace) -> None:
     from ldm_scale.notebook.compare import compare
     from ldm_scale.notebook.run import Run
     from ldm_scale.report.comparison import comparison_page, print_comparison
 
     runs = [Run(address) for address in arguments.runs]
     own = runs[0].record.config.analysis.model_dump()
-    out = Location.of(arguments.out) if arguments.out else None
-    if out is not None:
-        out.check_place()
-        if not out.is_empty():
-            raise UsageError(f"{out} is not empty; give a new --out folder, nothing is overwritten")
+    out = _new_folder(arguments.out, "--out") if arguments.out else None
     found = compare(runs, build(AnalysisConfig, collect(arguments, AnalysisConfig, own)))
     print_comparison(found)
     if out is not None:
@@ -437,7 +450,9 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     )
     add_flags(reduce, AnalysisConfig)
     add_flags(reduce, ReduceConfig)
-    _add_run_command(commands, "report", _report, "make the report again from a run's results")
+    report = _add_run_command(commands, "report", _report, "make the report again from a run's results")
+    text = "new folder for the figures as SVG and the tables as CSV, each list of results.json under its name there"
+    report.add_argument("--files", metavar="PATH", help=text).complete = FILES
     text = "compare finished runs over the same samples: each with the first, paired by sample"
     compare = commands.add_parser("compare", help=text, description=text)
     compare.add_argument("runs", metavar="RUN", nargs="+", help="run directories; the one before comes first")

@@ -1,12 +1,24 @@
 """The configuration of an audit."""
 
+import shlex
 from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, NonNegativeInt, model_validator
 
 from ldm_scale.config.base import DEMO, ELSEWHERE, SHARDS, Captions, Config, Device
 from ldm_scale.config.data import ImageConfig
-from ldm_scale.config.values import ATTACK, Address, AttackName, AttackNames, Bytes, Metavar, Span
+from ldm_scale.config.values import (
+    ATTACK,
+    Address,
+    AttackName,
+    AttackNames,
+    Bytes,
+    Metavar,
+    Span,
+    flatten,
+    spell,
+    spell_flag,
+)
 from ldm_scale.errors import UsageError
 
 # The word that asks for a calibration set instead of the ranking of a finished run.
@@ -243,6 +255,14 @@ class AuditConfig(Config):
         except UsageError as error:
             raise ValueError(str(error)) from None
         return self
+
+    def command(self) -> str:
+        """The command line that makes the same rows and results; `compute` decides nothing of them."""
+        given = {"shards": self.shards, "target": self.target, "out": self.out}
+        given |= flatten(self.model_dump(exclude_defaults=True, exclude={*given, "attacks", "compute"}))
+        options = {"attacks": tuple(self.attacks), **flatten(self.attacks, "attacks.")}
+        words = [word for key, value in (given | options).items() for word in (spell_flag(key), spell(value))]
+        return shlex.join(["ldm-scale", "audit", *words])
 
     def science(self) -> dict[str, Any]:
         """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""

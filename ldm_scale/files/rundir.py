@@ -265,6 +265,11 @@ class RunDirectory:
             rejects.pop(sample_id, None)
         return Holdings(found, rejects, parts, plan.balance(ids, rejects, [*parts, *reject_parts]))
 
+    def latest(self) -> datetime | None:
+        """When the last part of rows appeared, by the time of its file."""
+        times = [when for _, when in (self.root / "samples").versions().values()]
+        return datetime.fromtimestamp(max(times) / 1e9, UTC) if times else None
+
     def progress(self) -> RunState:
         """How far the run is; what is not the run's is not counted."""
         held = self.holdings()
@@ -275,12 +280,11 @@ class RunDirectory:
             for part in held.parts
             if part.table is not None and part.file.name in changed
         ]
-        latest = max((when for _, when, _ in written), default=None)
         return RunState(
             rows=len(held.ids),
             rejects=by_reason(held.rejects.values()),
             left=sum(held.balance.missing.values()),
-            latest=None if latest is None else datetime.fromtimestamp(latest, UTC),
+            latest=self.latest(),
             pace=_pace(written),
             foreign=held.balance.foreign,
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -45,7 +46,7 @@ from ldm_scale.analysis.results import (
 from ldm_scale.config.audit import AuditConfig, GeometryConfig, MaskConfig
 from ldm_scale.data.manifest import Manifest, read_manifest, write_manifest
 from ldm_scale.data.samples import Sample
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import ExistsError, UsageError
 from ldm_scale.files.digests import digest
 from ldm_scale.files.ownership import own
 from ldm_scale.files.parts import Expected
@@ -54,7 +55,9 @@ from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.report.blind import LEVEL, MISSING, confounds, warned
 from ldm_scale.report.claims import CLAIMS, Finding, filtered, findings, lede
+from ldm_scale.report.export import write_files
 from ldm_scale.report.facts import facts
+from ldm_scale.report.figures import Plot
 from ldm_scale.report.headline import read_results
 from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, step_label
 from ldm_scale.report.page import write_report
@@ -604,6 +607,40 @@ def test_facts_say_when_everything_was_fixed(run: RunDirectory) -> None:
     assert "Fixed" not in dict(facts(results, record))
     fixed = record.model_copy(update={"fixed": datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)})
     assert "2026-03-04 05:06:07 UTC" in dict(facts(results, fixed))["Fixed"]
+
+
+def test_facts_say_when_the_last_rows_came_and_how_long_that_took(run: RunDirectory) -> None:
+    record, results = run.read_record(), read_results(run.reduction())
+    assert "Last rows" not in dict(facts(results, record))
+    latest = datetime(2026, 3, 4, 6, 6, 8, tzinfo=UTC)
+    assert dict(facts(results, record, latest))["Last rows"] == "2026-03-04 06:06:08 UTC by the time of their file"
+    fixed = record.model_copy(update={"fixed": datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)})
+    assert dict(facts(results, fixed, latest))["Last rows"].endswith(", 1 h 0 min after that")
+
+
+def test_the_page_has_command_versions_digests_and_configuration_outside_of_what_folds(page: str) -> None:
+    unfolded = _text(re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL))
+    assert "Command ldm-scale audit --shards " in unfolded
+    assert "target, SHA-256" in unfolded
+    assert "max_reject_fraction: 0.01" in unfolded
+
+
+def test_files_are_the_figures_and_every_list_of_the_results(run: RunDirectory, page: str, tmp_path: Path) -> None:
+    folder = Location.of(str(tmp_path))
+    assert {file.name for file in write_files(run, folder)} == {path.name for path in tmp_path.iterdir()}
+    for svg in tmp_path.glob("*.svg"):
+        assert Plot(svg.read_bytes(), "").uri in page
+    results = read_results(run.reduction())
+    headline = pd.read_csv(tmp_path / "headline.csv")
+    aurocs = [row.heldout_choice.metrics.auroc.value for row in results.headline]
+    assert headline["heldout_choice.metrics.auroc.value"].tolist() == pytest.approx(aurocs, rel=1e-12)
+    assert len(pd.read_csv(tmp_path / "roc.csv")) == len(results.roc)
+    groups = pd.read_csv(tmp_path / "paper_by_distortion.csv")
+    aurocs = [g.auroc.value if g.auroc else math.nan for row in results.paper for g in row.by_distortion]
+    assert groups["auroc.value"].tolist() == pytest.approx(aurocs, nan_ok=True)
+    assert len(pd.read_csv(tmp_path / "ranking.csv")) == 16
+    with pytest.raises(ExistsError):
+        write_files(run, folder)
 
 
 def test_verdict_of_one_attack_speaks_of_no_others() -> None:
