@@ -303,9 +303,9 @@ def _estimators() -> Iterator[tuple[str, str]]:
 
 
 def _families() -> Iterator[tuple[str, str]]:
-    from ldm_scale.targets.layout import FAMILIES
+    from ldm_scale.targets.layout import known_families
 
-    yield from FAMILIES.items()
+    yield from known_families().items()
 
 
 def _presets() -> Iterator[tuple[str, str]]:
