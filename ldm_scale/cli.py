@@ -37,6 +37,7 @@ from ldm_scale.terminal import Parser, answering, libraries_escaped, say
 
 # What a command does is imported when it is run, so that --help needs no S3, torch or Ray.
 if TYPE_CHECKING:
+    from ldm_scale.analysis.comparison import Comparison
     from ldm_scale.files.rundir import RunDirectory
     from ldm_scale.files.storage import Location
 
@@ -136,6 +137,11 @@ def _train(config: TrainConfig, trial: DryRunConfig) -> None:
 
     run_training(config)
     say(f"target: {config.out}")
+    if config.audit_every is not None:
+        from ldm_scale.files.storage import Location
+        from ldm_scale.notebook.curve import audit_curve
+
+        _print_comparison(audit_curve(config), Location.of(config.curve))
 
 
 def _convert(config: ConvertConfig) -> None:
@@ -230,12 +236,16 @@ def _new_folder(address: str, flag: str) -> "Location":
 def _compare(arguments: argparse.Namespace) -> None:
     from ldm_scale.notebook.compare import compare
     from ldm_scale.notebook.run import Run
-    from ldm_scale.report.comparison import comparison_page, print_comparison
 
     runs = [Run(address) for address in arguments.runs]
     own = runs[0].record.config.analysis.model_dump()
     out = _new_folder(arguments.out, "--out") if arguments.out else None
-    found = compare(runs, build(AnalysisConfig, collect(arguments, AnalysisConfig, own)))
+    _print_comparison(compare(runs, build(AnalysisConfig, collect(arguments, AnalysisConfig, own))), out)
+
+
+def _print_comparison(found: "Comparison", out: "Location | None") -> None:
+    from ldm_scale.report.comparison import comparison_page, print_comparison
+
     print_comparison(found)
     if out is not None:
         (out / "comparison.json").create(found.model_dump_json(indent=1).encode())

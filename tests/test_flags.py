@@ -75,9 +75,9 @@ FLAGS = {
         --autoencoder.accumulate --autoencoder.batch --autoencoder.channels --autoencoder.clip --autoencoder.decay
         --autoencoder.dropout --autoencoder.epochs --autoencoder.kind --autoencoder.kl-weight --autoencoder.layers
         --autoencoder.pretrained --autoencoder.rate --autoencoder.scaled --autoencoder.warmup --autoencoder.weight-decay
-        --base --captions --checkpoint-seconds --config --cpus --denoiser.accumulate --denoiser.attention
-        --denoiser.batch
-        --denoiser.betas --denoiser.channels --denoiser.classes --denoiser.clip --denoiser.decay --denoiser.dropout
+        --audit-every --base --captions --checkpoint-seconds --config --cpus --denoiser.accumulate --denoiser.attention
+        --denoiser.batch --denoiser.betas --denoiser.channels --denoiser.classes --denoiser.clip --denoiser.decay
+        --denoiser.dropout
         --denoiser.ema --denoiser.epochs --denoiser.kind --denoiser.latent --denoiser.layers --denoiser.rate
         --denoiser.warmup --denoiser.weight-decay --device --dry-run --failures --flip --half --hardware.bandwidth
         --hardware.flops --hardware.gpus --hardware.memory --help --images.crop --images.filter --images.max-pixels

@@ -30,7 +30,9 @@ class PackConfig(Config):
     """From a source to shards."""
 
     dataset: Annotated[str, Metavar("DATASET", DATASETS)] = Field(description=f"one of {', '.join(DATASETS)}")
-    source: Address = Field(description="source folder, local or s3://")
+    source: Address = Field(
+        description="source folder, local, s3:// or hf://datasets/organisation/name[@revision][/folder]"
+    )
     out: Address = Field(description="new shard folder, local or s3://; the same command again resumes it")
     split: Address | None = Field(
         None, description="JSON of keys, or a paper's .npz of numbers; by default random halves"

@@ -16,6 +16,7 @@ from ldm_scale.data.samples import LIMITS, TOO_LONG, TOO_MUCH, encode_metadata
 from ldm_scale.data.sources import ORDERED, SOURCES
 from ldm_scale.data.sources.columns import Columns
 from ldm_scale.data.sources.folder import read_sides
+from ldm_scale.data.sources.hub import find_source
 from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
 from ldm_scale.data.work import RunTasks
@@ -63,10 +64,8 @@ def read_source(config: PackConfig) -> Listing:
     """
     if config.dataset not in SOURCES:
         raise unknown_name("data set", config.dataset, SOURCES)
-    source = Location.of(config.source)
-    other = None if config.heldout_folder is None else Location.of(config.heldout_folder)
-    if absent := next((folder for folder in (source, other) if folder and not folder.is_dir()), None):
-        raise UsageError(f"source folder {absent} does not exist")
+    source = find_source(config.source)
+    other = None if config.heldout_folder is None else find_source(config.heldout_folder)
     options: dict[str, Any] = {"order": config.order} if config.dataset in IN_FILES else {}
     if config.dataset in IN_COLUMNS:
         options["columns"] = Columns(config.image_column, config.caption_column, config.label_column)
