@@ -138,10 +138,11 @@ def _train(config: TrainConfig, trial: DryRunConfig) -> None:
     run_training(config)
     say(f"target: {config.out}")
     if config.audit_every is not None:
+        from ldm_scale.engine.curve import audit_curve
         from ldm_scale.files.storage import Location
-        from ldm_scale.notebook.curve import audit_curve
+        from ldm_scale.notebook.compare import compare
 
-        _print_comparison(audit_curve(config), Location.of(config.curve))
+        _print_comparison(compare(audit_curve(config)), Location.of(config.curve))
 
 
 def _convert(config: ConvertConfig) -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 NAME = "someone/some-model"
 
@@ -28,7 +29,7 @@ class Hub:
         api = f"/api/{'datasets' if self.datasets else 'models'}/{NAME}/"
         if path.startswith(api):
             kind, revision = path.removeprefix(api).split("?")[0].split("/", 1)
-            commit = self.branches.get(revision, revision)
+            commit = self.branches.get(unquote(revision), revision)
             if commit not in self.commits:
                 return 404, {"X-Error-Code": "RevisionNotFound"}, b""
             listing = self._tree(self.commits[commit])

@@ -22,7 +22,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     make_folder(tmp_path / "repository/birds", 6)
     (tmp_path / "repository/load.py").write_text("raise SystemExit('run')")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    with serve(Hub({"v 1": COMMIT}, {COMMIT: tmp_path / "repository"}, datasets=True)) as served:
+    with serve(Hub({"refs/convert/parquet": COMMIT}, {COMMIT: tmp_path / "repository"}, datasets=True)) as served:
         # Read from HF_ENDPOINT when the library is imported, which is before any test.
         monkeypatch.setattr(constants, "ENDPOINT", served.address)
         monkeypatch.setattr(
@@ -47,7 +47,7 @@ def test_a_folder_of_a_data_set_is_packed_as_if_it_lay_here(
 
 
 def test_a_revision_may_have_any_name(hub: Hub, tmp_path: Path) -> None:
-    assert packed(f"hf://datasets/{NAME}@v%201/birds/", tmp_path / "out").samples == 6
+    assert packed(f"hf://datasets/{NAME}@refs%2Fconvert%2Fparquet/birds/", tmp_path / "out").samples == 6
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,13 @@
-"""The curve of memorisation over a training: its targets, as they were kept, audited and compared."""
+"""The audits of the targets that a training kept on its way."""
 
 from collections.abc import Iterator
 
-from ldm_scale.analysis.comparison import Comparison
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import build
 from ldm_scale.config.train import TrainConfig
 from ldm_scale.engine.audit import run_audit
 from ldm_scale.engine.session import session
 from ldm_scale.files.storage import Location
-from ldm_scale.notebook.compare import compare
 from ldm_scale.terminal import say
 
 # The name of the run of the trained target itself.
@@ -23,8 +21,8 @@ def _targets(config: TrainConfig) -> Iterator[tuple[str, str]]:
     yield LAST, config.out
 
 
-def audit_curve(config: TrainConfig) -> Comparison:
-    """Audit every target that a training kept, and its last one, and compare them with the first.
+def audit_curve(config: TrainConfig) -> list[str]:
+    """Audit every target that a training kept, and its last one; their runs, the first one first.
 
     Raises:
         UsageError: The shards cannot be audited, as they hold members only, say.
@@ -47,4 +45,4 @@ def audit_curve(config: TrainConfig) -> Comparison:
                 "compute": {"device": config.device},
             }
             run_audit(build(AuditConfig, values))
-    return compare(runs)
+    return runs
