@@ -37,6 +37,8 @@ from ldm_scale.terminal import Parser, answering, libraries_escaped, say
 
 # What a command does is imported when it is run, so that --help needs no S3, torch or Ray.
 if TYPE_CHECKING:
+    from ldm_scale.analysis.results import Results
+    from ldm_scale.analysis.suspects import Suspects
     from ldm_scale.files.rundir import RunDirectory
 
 SHELLS = ("bash", "zsh", "tcsh")
@@ -68,6 +70,17 @@ def _print_outcome(run: "RunDirectory") -> None:
     say(f"report: {run.root / 'report.html'}")
 
 
+def _print_found(found: "Results | Suspects", out: str) -> None:
+    from ldm_scale.analysis.suspects import Suspects
+    from ldm_scale.report.suspects import print_suspects
+
+    if isinstance(found, Suspects):
+        print_suspects(found)
+        say(f"report: {out.rstrip('/')}/report.html")
+    else:
+        _print_outcome(_open_run(out))
+
+
 def _audit(config: AuditConfig, trial: DryRunConfig, procedure: Procedure | None, as_json: bool) -> None:
     with answering(as_json) as answer:
         if trial.dry_run:
@@ -83,12 +96,12 @@ def _audit(config: AuditConfig, trial: DryRunConfig, procedure: Procedure | None
 
         inputs = check_inputs(config, procedure=procedure)
         # Ray takes seconds, which whoever gave a wrong option need not wait for.
-        from ldm_scale.engine.audit import audit_inputs
+        from ldm_scale.engine.suspects import audit_samples
 
-        results = audit_inputs(inputs)
-        _print_outcome(_open_run(config.out))
+        found = audit_samples(inputs)
+        _print_found(found, config.out)
         # By pydantic, which writes null for a number that there is none of.
-        answer(json.loads(results.model_dump_json()))
+        answer(json.loads(found.model_dump_json()))
 
 
 def _pack(config: PackConfig) -> None:
@@ -107,8 +120,7 @@ def _pack(config: PackConfig) -> None:
 def _own(config: OwnConfig) -> None:
     from ldm_scale.engine.own import run_own
 
-    run_own(config)
-    _print_outcome(_open_run(config.audit().out))
+    _print_found(run_own(config), config.audit().out)
 
 
 def _validate(config: ValidateConfig, as_json: bool) -> None:
@@ -249,7 +261,8 @@ def _say_status(run: "RunDirectory", answer: Callable[[Any], None]) -> None:
         say(f"  pace of the last job: {progress.pace:.1f} samples/s, {left / progress.pace:.0f} s for what is left")
     for reason, count in progress.rejects.items():
         say(f"  rejected {count}: {reason}")
-    written = {name: (run.root / name).is_file() for name in ("results.json", "report.html")}
+    found = "results.json" if record.heldout else "suspects.json"
+    written = {name: (run.root / name).is_file() for name in (found, "report.html")}
     for name, there in written.items():
         say(f"  {name}: {'written' if there else 'not yet'}")
     if owner is not None:
