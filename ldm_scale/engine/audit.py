@@ -44,7 +44,7 @@ def run_audit(config: AuditConfig, procedure: Procedure | None = None) -> Result
         procedure: the authors', if the audit is to follow it: the report says what departs from it.
 
     Raises:
-        UsageError: The inputs cannot be used, or another job has the run directory.
+        UsageError: The inputs cannot be used, there are no held-out samples, or another job has the run directory.
         RunError: The run could not be finished.
     """
     return audit_inputs(check_inputs(config, procedure=procedure))
