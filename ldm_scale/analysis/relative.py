@@ -13,7 +13,7 @@ from ldm_scale.config.audit import AnalysisConfig
 
 
 def log_ratio(target: Float[np.ndarray, "t n"], reference: Float[np.ndarray, "t n"]) -> Float[np.ndarray, "t n"]:
-    """log statistic of the reference minus log statistic of the target: how much better the target predicts a sample.
+    """log statistic of the reference minus log statistic of the target; higher means member.
 
     How hard an image is, is alike in both and falls out: calibration by difficulty (Watson et al., "On the Importance
     of Difficulty Calibration in Membership Inference Attacks", ICLR 2022), as a ratio (Carlini et al., "Membership
@@ -60,7 +60,7 @@ def relate(
     scorers = {name: choice_among(some, member) for name, some in scores.items()}
     judged = judge(scorers, member, config.repeats, config.bootstrap, config.confidence, seed)
     found, alone = judged["relative"], judged["reference"]
-    better = relative[found.pick] > 0
+    lower = relative[found.pick] > 0
     return RelativeRow(
         attack=attack,
         heldout_choice=HeldoutChoice(
@@ -74,8 +74,8 @@ def relate(
             delong_difference=estimate(found.difference[0], found.auroc_difference),
         ),
         reference=estimate(alone.values[0], alone.auroc),
-        members_better=float(better[member].mean()),
-        heldout_better=float(better[~member].mean()),
+        members_lower=float(lower[member].mean()),
+        heldout_lower=float(lower[~member].mean()),
     )
 
 
@@ -88,17 +88,17 @@ def relate_suspects(attack: str, relative: Float[np.ndarray, " n"], confidence: 
         confidence: of the exact binomial interval.
 
     >>> found = relate_suspects("sima", np.array([0.5, 0.1, -0.2, 0.4]), 0.95)
-    >>> found.better, found.share.value, found.median
+    >>> found.lower, found.share.value, found.median
     (3, 0.75, 0.25)
     """
-    better, count, tail = int((relative > 0).sum()), len(relative), (1 + confidence) / 2
+    lower, count, tail = int((relative > 0).sum()), len(relative), (1 + confidence) / 2
     return SuspectRow(
         attack=attack,
-        better=better,
+        lower=lower,
         share=Estimate(
-            value=better / count,
-            low=1 - share_bound(count - better, count, tail),
-            high=share_bound(better, count, tail),
+            value=lower / count,
+            low=1 - share_bound(count - lower, count, tail),
+            high=share_bound(lower, count, tail),
         ),
         median=float(np.median(relative)),
     )

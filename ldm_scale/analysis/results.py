@@ -255,8 +255,10 @@ class RelativeRow(Record):
         description="AUROC of the reference's own plain scores, by a held-out choice, with DeLong's interval: away "
         "from 0.5 the sides differ in more than the target's training"
     )
-    members_better: Number = Field(description="share of members that the target predicts better, at this timestep")
-    heldout_better: Number = Field(description="the same of held-out samples")
+    members_lower: Number = Field(
+        description="share of members whose statistic is lower in the target than in the reference, at this timestep"
+    )
+    heldout_lower: Number = Field(description="the same of held-out samples")
 
 
 class Relative(Record):

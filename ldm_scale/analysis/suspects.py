@@ -14,13 +14,13 @@ class SuspectRow(Record):
     """What one attack says of all suspects together."""
 
     attack: str
-    better: int = Field(description="suspects whose score is above 0: the target predicts them better")
+    lower: int = Field(description="suspects whose score is above 0: their statistic is lower in the target")
     share: Estimate = Field(description="of all suspects; exact binomial interval")
     median: Number = Field(description="of the scores")
 
 
 class SuspectScore(Record):
-    """A suspect of those that the target predicts better than the reference by most."""
+    """A suspect of those whose statistic is lower in the target than in the reference by most."""
 
     sample_id: str
     attack: str

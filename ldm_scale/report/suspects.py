@@ -13,15 +13,15 @@ from ldm_scale.terminal import say
 
 MEANING = (
     "Without held-out images this shows a difference between two models, and no p-value of membership: a model that "
-    "was trained further on images of this kind predicts them better whether or not it saw these very ones."
+    "was trained further on images of this kind may have lower statistics whether or not it saw these very ones."
 )
 
 
 def _sentence(row: SuspectRow, found: Suspects) -> str:
     share = row.share
     return (
-        f"{row.attack}: the target predicts {row.better:,} of {found.suspects:,} suspects better than the reference "
-        f"does ({share_label(share.value)}, {found.confidence:.0%} interval {share_label(share.low)} to "
+        f"{row.attack}: {row.lower:,} of {found.suspects:,} suspects have a lower statistic in the target than in the "
+        f"reference ({share_label(share.value)}, {found.confidence:.0%} interval {share_label(share.low)} to "
         f"{share_label(share.high)}); median score {row.median:+.3f}"
     )
 

@@ -36,8 +36,8 @@ def test_what_the_reference_explains_falls_out() -> None:
     assert choice.difference is not None
     assert choice.difference.auroc.value == pytest.approx(expected - plain, abs=0.02)
     assert row.reference.low < 0.5 < row.reference.high
-    assert row.members_better == pytest.approx(norm.cdf(0.5 / (np.sqrt(2) * 0.4)), abs=0.02)
-    assert row.heldout_better == pytest.approx(0.5, abs=0.03)
+    assert row.members_lower == pytest.approx(norm.cdf(0.5 / (np.sqrt(2) * 0.4)), abs=0.02)
+    assert row.heldout_lower == pytest.approx(0.5, abs=0.03)
 
 
 def test_all_three_are_judged_on_the_halves_that_did_not_choose() -> None:
@@ -63,17 +63,17 @@ def test_relative_to_itself_a_target_is_nothing() -> None:
     assert not log_ratio(target, target).any()
     row = relate("sima", (10, 60), target, target, member, CONFIG, seed=0)
     assert vars(row.heldout_choice.metrics.auroc) == {"value": 0.5, "low": 0.5, "high": 0.5}
-    assert (row.members_better, row.heldout_better) == (0, 0)
+    assert (row.members_lower, row.heldout_lower) == (0, 0)
 
 
 def test_a_statistic_of_nothing_stays_finite() -> None:
     assert np.isfinite(log_ratio(np.array([[0.0, -1.0]]), np.array([[-1.0, 0.0]]))).all()
 
 
-@pytest.mark.parametrize("better", [0, 7, 20])
-def test_the_share_of_suspects_has_the_exact_binomial_interval(better: int) -> None:
-    scores = np.where(np.arange(20) < better, 0.1, -0.1)
+@pytest.mark.parametrize("lower", [0, 7, 20])
+def test_the_share_of_suspects_has_the_exact_binomial_interval(lower: int) -> None:
+    scores = np.where(np.arange(20) < lower, 0.1, -0.1)
     row = relate_suspects("sima", scores, 0.9)
-    expected = binomtest(better, 20).proportion_ci(0.9, "exact")
-    assert (row.better, row.share.value) == (better, better / 20)
+    expected = binomtest(lower, 20).proportion_ci(0.9, "exact")
+    assert (row.lower, row.share.value) == (lower, lower / 20)
     assert (row.share.low, row.share.high) == pytest.approx((expected.low, expected.high), abs=1e-12)

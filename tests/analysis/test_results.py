@@ -62,7 +62,7 @@ def example() -> Results:
     inference = DatasetInference(p_value=1e-300, statistic=9.0, tests=20, detectable=0.6, members=3, heldout=4)
     told = Telltale(feature="class", kind="1", members=0.9, heldout=0.2, auroc=None, p_value=0.001)
     control = BlindControl(features=("class",), auroc=estimate, inference=inference, p_value=0.002, told_by=(told,))
-    row = RelativeRow(attack="sima", heldout_choice=held, reference=estimate, members_better=0.75, heldout_better=0.5)
+    row = RelativeRow(attack="sima", heldout_choice=held, reference=estimate, members_lower=0.75, heldout_lower=0.5)
     relative = Relative(target="4", fingerprint="def", members=3, heldout=4, left_out=1, rows=(row,))
     sample = ScoredSample(sample_id="members-000000/a", attack="sima", score=3.0, heldout_above=0, bound=0.53)
     return Results(

@@ -75,7 +75,7 @@ def test_what_is_missing_is_said(
 def test_suspects_alone_are_set_beside_a_reference(
     tiny_target: Path, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The target itself, of which nothing differs: no suspect is predicted better."""
+    """The target itself, of which nothing differs: no statistic is lower."""
     out = tmp_path / "out"
     words = ["own", tiny_target, "--suspect", folders[0], "--reference", tiny_target, "--out", out, "--attacks", "pia"]
     for _ in range(2):
@@ -83,7 +83,7 @@ def test_suspects_alone_are_set_beside_a_reference(
         assert main([*map(str, words), "--device", "cpu"]) == 0
         assert "no p-value of membership" in capsys.readouterr().out
     found = Suspects.model_validate_json((out / "run" / "suspects.json").read_bytes())
-    assert (found.suspects, found.rows[0].better, found.rows[0].median) == (24, 0, 0.0)
+    assert (found.suspects, found.rows[0].lower, found.rows[0].median) == (24, 0, 0.0)
     assert (out / "run" / "report.html").is_file()
     assert not (out / "run" / "results.json").exists()
     assert read_manifest(Location.of(out / "shards")).samples == 24

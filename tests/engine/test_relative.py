@@ -56,10 +56,10 @@ def test_a_factor_of_the_members_statistics_is_found_whatever_their_size(pair: P
     assert (found.members, found.heldout, found.left_out) == (200, 200, 0)
     sima, pfami = found.rows
     assert (sima.attack, sima.heldout_choice.metrics.auroc.value, pfami.attack) == ("sima", 1.0, "pfami")
-    assert (sima.members_better, sima.heldout_better) == (1, 0)
+    assert (sima.members_lower, sima.heldout_lower) == (1, 0)
     # The other attack's rows are the same in both: nothing is left of them.
     assert (pfami.heldout_choice.metrics.auroc.value, pfami.heldout_choice.timestep) == (0.5, None)
-    assert (pfami.members_better, pfami.heldout_better) == (0, 0)
+    assert (pfami.members_lower, pfami.heldout_lower) == (0, 0)
 
 
 def test_samples_without_a_row_in_both_are_left_out_and_counted(pair: Path) -> None:
@@ -120,7 +120,7 @@ def test_relative_to_itself_a_target_scores_exactly_nothing(
     ).relative
     assert found is not None
     (row,) = found.rows
-    assert (row.heldout_choice.metrics.auroc.value, row.members_better, row.heldout_better) == (0.5, 0, 0)
+    assert (row.heldout_choice.metrics.auroc.value, row.members_lower, row.heldout_lower) == (0.5, 0, 0)
 
 
 def test_a_reference_of_other_latents_or_noise_is_refused_before_the_run(
@@ -177,7 +177,7 @@ def test_members_alone_are_audited_beside_a_reference_and_refused_without(
     written = pq.read_table(out / "suspects.parquet")
     assert written["sample_id"].to_pylist() == tables[0]["sample_id"].to_pylist()
     np.testing.assert_allclose(written["sima"], scores, atol=1e-5)
-    assert found.rows[0].better == (scores > 0).sum()
+    assert found.rows[0].lower == (scores > 0).sum()
     assert found.highest[0].sample_id == written["sample_id"][int(scores.argmax())].as_py()
     page = (out / "report.html").read_text()
     assert "no p-value of membership" in page

@@ -225,8 +225,8 @@ def _relative(attacks: Sequence[str]) -> Relative:
                 delong_difference=_estimate(0.067),
             ),
             reference=_estimate(0.523),
-            members_better=0.825,
-            heldout_better=0.475,
+            members_lower=0.825,
+            heldout_lower=0.475,
         )
         for i, name in enumerate(attacks)
     )
@@ -441,12 +441,13 @@ def test_suspects_alone_have_a_page_that_says_what_it_is_not() -> None:
         suspects=40,
         left_out=2,
         confidence=0.9,
-        rows=(SuspectRow(attack="sima", better=30, share=_estimate(0.75), median=0.125),),
+        rows=(SuspectRow(attack="sima", lower=30, share=_estimate(0.75), median=0.125),),
         highest=(SuspectScore(sample_id=ATTACK, attack="sima", score=0.5),),
     )
     page = suspects_page(found).decode()
     text = _text(page)
-    assert "better than the reference does (75%, 90% interval 70% to 80%); median score +0.125" in text
+    assert "30 of 40 suspects have a lower statistic in the target" in text
+    assert "in the reference (75%, 90% interval 70% to 80%); median score +0.125" in text
     assert "no p-value of membership" in text
     assert "2 suspects are left out" in text
     assert html.escape(ATTACK) in page
