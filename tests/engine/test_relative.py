@@ -153,26 +153,35 @@ def members_only(tmp_path: Path, tiny_shards: Path) -> Path:
 
 
 def test_members_alone_are_audited_beside_a_reference_and_refused_without(
-    tmp_path: Path, members_only: Path, tiny_target: Path, tuned: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    members_only: Path,
+    tiny_shards: Path,
+    tiny_target: Path,
+    tuned: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """By their shards, or by a split file."""
     out = tmp_path / "run"
-    words = ["audit", "--shards", members_only, "--target", tuned, "--out", out, "--compute.device", "cpu"]
+    suspects = [f"{'cat' if number % 2 else 'dog'}/{number:03d}" for number in range(12)]
+    (tmp_path / "split.json").write_text(json.dumps({"members": suspects, "heldout": []}))
+    listed = ["--shards", str(tiny_shards), "--split", str(tmp_path / "split.json")]
+    words = ["audit", "--target", tuned, "--out", out, "--compute.device", "cpu"]
     words += ["--attacks", "sima,pia", "--attacks.sima.timesteps", "0,50", "--masks.bins", "5", "--json"]
     plain = [*map(str, words), "--attacks.pia.timesteps", "50", "--geometry.influence", "exact"]
-    for trial in ([], ["--dry-run"]):
+    for trial in (listed, ["--shards", str(members_only)], ["--shards", str(members_only), "--dry-run"]):
         assert main([*plain, *trial]) == 2
         assert "there are no held-out samples to compare members with" in capsys.readouterr().err
     assert not out.exists()
-    assert main([*plain, "--reference", str(tiny_target)]) == 0
+    assert main([*plain, *listed, "--reference", str(tiny_target)]) == 0
     found = Suspects.model_validate_json((out / "suspects.json").read_bytes())
     assert json.loads(capsys.readouterr().out) == json.loads(found.model_dump_json())
-    assert (found.suspects, found.left_out, [row.attack for row in found.rows]) == (24, 0, ["sima", "pia"])
+    assert (found.suspects, found.left_out, [row.attack for row in found.rows]) == (12, 0, ["sima", "pia"])
     # Each suspect's score by another way: from the rows of both.
     tables = [
         pa.concat_tables([pq.read_table(part) for part in sorted((folder / "samples").iterdir())]).sort_by("sample_id")
         for folder in (out, out / "reference")
     ]
-    logs = [np.log(np.array(table["sima"].to_pylist()).reshape(24, 2, 5).sum(axis=2)) for table in tables]
+    logs = [np.log(np.array(table["sima"].to_pylist()).reshape(12, 2, 5).sum(axis=2)) for table in tables]
     scores = (logs[1] - logs[0]).mean(axis=1)
     written = pq.read_table(out / "suspects.parquet")
     assert written["sample_id"].to_pylist() == tables[0]["sample_id"].to_pylist()
