@@ -38,6 +38,8 @@ from ldm_scale.terminal import Parser, answering, libraries_escaped, say
 # What a command does is imported when it is run, so that --help needs no S3, torch or Ray.
 if TYPE_CHECKING:
     from ldm_scale.analysis.comparison import Comparison
+    from ldm_scale.analysis.results import Results
+    from ldm_scale.analysis.suspects import Suspects
     from ldm_scale.files.rundir import RunDirectory
     from ldm_scale.files.storage import Location
 
@@ -70,6 +72,17 @@ def _print_outcome(run: "RunDirectory") -> None:
     say(f"report: {run.root / 'report.html'}")
 
 
+def _print_found(found: "Results | Suspects", out: str) -> None:
+    from ldm_scale.analysis.suspects import Suspects
+    from ldm_scale.report.suspects import print_suspects
+
+    if isinstance(found, Suspects):
+        print_suspects(found)
+        say(f"report: {out.rstrip('/')}/report.html")
+    else:
+        _print_outcome(_open_run(out))
+
+
 def _audit(config: AuditConfig, trial: DryRunConfig, procedure: Procedure | None, as_json: bool) -> None:
     with answering(as_json) as answer:
         if trial.dry_run:
@@ -85,12 +98,12 @@ def _audit(config: AuditConfig, trial: DryRunConfig, procedure: Procedure | None
 
         inputs = check_inputs(config, procedure=procedure)
         # Ray takes seconds, which whoever gave a wrong option need not wait for.
-        from ldm_scale.engine.audit import audit_inputs
+        from ldm_scale.engine.suspects import audit_samples
 
-        results = audit_inputs(inputs)
-        _print_outcome(_open_run(config.out))
+        found = audit_samples(inputs)
+        _print_found(found, config.out)
         # By pydantic, which writes null for a number that there is none of.
-        answer(json.loads(results.model_dump_json()))
+        answer(json.loads(found.model_dump_json()))
 
 
 def _pack(config: PackConfig) -> None:
@@ -109,8 +122,7 @@ def _pack(config: PackConfig) -> None:
 def _own(config: OwnConfig) -> None:
     from ldm_scale.engine.own import run_own
 
-    run_own(config)
-    _print_outcome(_open_run(config.audit().out))
+    _print_found(run_own(config), config.audit().out)
 
 
 def _validate(config: ValidateConfig, as_json: bool) -> None:
@@ -273,7 +285,8 @@ def _say_status(run: "RunDirectory", answer: Callable[[Any], None]) -> None:
         say(f"  pace of the last job: {progress.pace:.1f} samples/s, {left / progress.pace:.0f} s for what is left")
     for reason, count in progress.rejects.items():
         say(f"  rejected {count}: {reason}")
-    written = {name: (run.root / name).is_file() for name in ("results.json", "report.html")}
+    found = "results.json" if record.heldout else "suspects.json"
+    written = {name: (run.root / name).is_file() for name in (found, "report.html")}
     for name, there in written.items():
         say(f"  {name}: {'written' if there else 'not yet'}")
     if owner is not None:

@@ -44,7 +44,7 @@ FLAGS = {
         --hardware.memory --help --images.crop --images.filter --images.max-pixels --images.size --json --latent
         --leakage.attack --leakage.timestep --limit
         --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out --precision
-        --retry-rejects --seed --shards --split --target -h
+        --reference --retry-rejects --seed --shards --split --target -h
     """,
     "benchmark audit": """
         --batch-size --config --device --help --precision --published --repeats --samples --seed --target -h
@@ -65,11 +65,11 @@ FLAGS = {
     "benchmark train": "--config --cpus --device --help --presets --repeats --seed --steps -h",
     "completion": "--help -h SHELL",
     "convert": "--autoencoder --config --help --out --size --unet -h",
-    "own": "--attacks --conditioning --device --heldout --help --out --seed --suspect -h TARGET",
+    "own": "--attacks --conditioning --device --heldout --help --out --reference --seed --suspect -h TARGET",
     "pack": """
         --caption-column --heldout --heldout-folder --help --image-column --label-column --max-pixels
-        --max-reject-fraction --max-samples --members --near-duplicates --order --seed --shard-samples --size --split -h
-        DATASET OUT SOURCE
+        --max-reject-fraction --max-samples --members --members-only --near-duplicates --order --seed
+        --shard-samples --size --split -h DATASET OUT SOURCE
     """,
     "train": """
         --autoencoder.accumulate --autoencoder.batch --autoencoder.channels --autoencoder.clip --autoencoder.decay

@@ -47,6 +47,9 @@ class PackConfig(Config):
     heldout_folder: Address | None = Field(
         None, description="held-out are all images of this folder, local or s3://, and members all of SOURCE (folder)"
     )
+    members_only: bool = Field(
+        False, description="all are members: to train on, or for scores relative to a reference model"
+    )
     seed: int = Field(0, description="seed of the random halves, and of the draw of max-samples")
     near_duplicates: float = Field(
         0.94,
@@ -86,6 +89,8 @@ class PackConfig(Config):
             raise ValueError("split: give a split file or heldout, not both")
         if self.heldout_folder is not None and (self.dataset != "folder" or self.heldout or self.split is not None):
             raise ValueError("heldout_folder: it is for folder, without heldout and without a split file")
+        if self.members_only and (self.heldout or self.heldout_folder is not None or self.split is not None):
+            raise ValueError("members_only: leave out heldout, heldout_folder and split")
         if self.order and self.dataset not in IN_FILES:
             raise ValueError(f"order: it is for {', '.join(IN_FILES)}")
         return self
@@ -98,7 +103,9 @@ class PackConfig(Config):
     def science(self) -> dict[str, Any]:
         """The part of the configuration that shards depend on (addresses excepted: what is there is hashed)."""
         addresses = {"source", "heldout_folder", "out", "split"}
-        return self.model_dump(mode="json", exclude={*addresses, "max_reject_fraction"})
+        # Not named if it is what it was before there was a choice.
+        unnamed = set() if self.members_only else {"members_only"}
+        return self.model_dump(mode="json", exclude={*addresses, *unnamed, "max_reject_fraction"})
 
 
 class ValidateConfig(Config):
