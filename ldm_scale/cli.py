@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ldm_scale.files.storage import Location
 
 SHELLS = ("bash", "zsh", "tcsh")
+TRACKERS = ("mlflow", "tensorboard", "wandb")
 COMPLETION = (
     "bash reads it from ~/.local/share/bash-completion/completions/ldm-scale, zsh from _ldm-scale in a folder of its "
     "fpath, tcsh by a line `source FILE` in ~/.tcshrc"
@@ -232,6 +233,10 @@ def _report(arguments: argparse.Namespace) -> None:
         from ldm_scale.report.export import write_files
 
         say(f"{files}: {len(write_files(run, files))} figures (SVG) and tables (CSV)")
+    if arguments.track is not None:
+        from ldm_scale.notebook.track import track
+
+        track(run, arguments.track)
     _print_outcome(run)
 
 
@@ -477,6 +482,8 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     report = _add_run_command(commands, "report", _report, "make the report again from a run's results")
     text = "new folder for the figures as SVG and the tables as CSV, each list of results.json under its name there"
     report.add_argument("--files", metavar="PATH", help=text).complete = FILES
+    text = "give options, headline numbers and page to this experiment tracker, if it is installed"
+    report.add_argument("--track", choices=TRACKERS, help=text)
     text = "compare finished runs over the same samples: each with the first, paired by sample"
     compare = commands.add_parser("compare", help=text, description=text)
     compare.add_argument("runs", metavar="RUN", nargs="+", help="run directories; the one before comes first")

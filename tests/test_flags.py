@@ -89,7 +89,7 @@ FLAGS = {
     """,
     "compare": "--average --bootstrap --confidence --drop --help --out --repeats -h RUN",
     "reduce": "--average --bootstrap --confidence --drop --help --partial --repeats -h RUN",
-    "report": "--files --help -h RUN",
+    "report": "--files --help --track -h RUN",
     "status": "--help --json -h RUN",
     "list": "--help -h WHAT",
 }
