@@ -15,7 +15,7 @@ from ldm_scale.report.labels import share_label
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.trial import describe
 
-# Probes from which pooled influence has masks as near the exact ones as 16 by themselves (benchmarks/README.md).
+# Probes from which pooled influence has masks nearer the exact ones than 8 by themselves (benchmarks/README.md).
 POOLED = 2
 # Columns that the terms of the lines take.
 WIDTH = 14
@@ -71,7 +71,7 @@ def _cheaper(geometry: GeometryConfig, samples: int) -> Iterator[tuple[str, str]
     own, pooled = samples * geometry.probes, POOLED * (samples + 2 * geometry.calibration)
     if geometry.influence == "hutchinson" and pooled < own:
         option = f"--geometry.influence pooled --geometry.probes {POOLED}"
-        yield "Cheaper", f"{option}: {pooled:,} products for influences, not {own:,}; masks as near the exact ones"
+        yield "Cheaper", f"{option}: {pooled:,} products for influences, not {own:,}; masks as good as of 8 probes"
 
 
 def _geometry(inputs: Inputs) -> str:
