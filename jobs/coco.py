@@ -2,8 +2,9 @@
 """Audit a Stable Diffusion model that was fine-tuned on MS-COCO 2017: the paper's fifth row.
 
 2,500 members and 2,500 held-out images of val2017; shorter side to the model's own 512 px (bilinear), centre crop; each
-image's first caption is the condition. 16,384 dimensions. Distortion, which takes about 100 decoder products, is
-measured on about 100 images and estimated on the others from their influences.
+image's first caption is the condition. 16,384 dimensions. Influences are pooled from two probes a sample. Distortion,
+which takes about 100 decoder products, is measured on about 90 images and estimated on the others from their
+influences.
 """
 
 import sys
@@ -15,7 +16,7 @@ TIMESTEPS = "0:200:10"
 RECIPE = {
     "attacks": {name: {"timesteps": TIMESTEPS} for name in ("sima", "loss", "pia", "secmi")},
     "images": {"filter": "bilinear"},
-    "geometry": {"influence": "hutchinson", "probes": 8, "distortion": "truncated", "distortion_share": 0.02},
+    "geometry": {"influence": "pooled", "probes": 2, "distortion": "truncated", "distortion_share": 0.018},
     "masks": {"ranking": "calibration"},
 }
 

@@ -3,8 +3,8 @@
 
 100,000 images; shorter side to 256 px (bicubic), centre crop; each image's own class is the condition. The target is a
 class-conditional U-Net or transformer on the latents of a frozen autoencoder (sd-vae-ft-mse: 4,096 dimensions).
-Distortion, which takes about 100 decoder products, is measured on about 100 images and estimated on the others from
-their influences.
+Influences are pooled from two probes a sample. Distortion, which takes about 100 decoder products, is measured on about
+100 images and estimated on the others from their influences.
 """
 
 import sys
@@ -16,7 +16,7 @@ TIMESTEPS = "0:300:10"
 RECIPE = {
     "attacks": {name: {"timesteps": TIMESTEPS} for name in ("sima", "loss", "pia", "secmi")},
     "images": {"filter": "bicubic"},
-    "geometry": {"influence": "hutchinson", "probes": 8, "distortion": "truncated", "distortion_share": 0.001},
+    "geometry": {"influence": "pooled", "probes": 2, "distortion": "truncated", "distortion_share": 0.001},
     "masks": {"ranking": "calibration"},
 }
 

@@ -53,7 +53,7 @@ class Calibration:
     """What is known of all samples before the first row.
 
     Attributes:
-        profile: mean and variance of the influences over a calibration set, for pooled estimates.
+        profile: of the influences over a calibration set, for pooled estimates.
         ranking: influences whose order is the one ranking for all samples.
     """
 
@@ -110,6 +110,11 @@ def products_memory(memory: int | None, device: torch.device) -> int:
 def measured_decoder(target: Target, config: GeometryConfig) -> Decoder:
     """The target's decoder in the precision in which its geometry is measured."""
     return in_bfloat16(target.decode) if config.precision == "bfloat16" else target.decode
+
+
+def calibration_copies(config: GeometryConfig) -> int:
+    """Estimates of each sample of a calibration set that share no probe: two if pooled ones are to learn from them."""
+    return 2 if config.influence == "pooled" else 1
 
 
 def evaluations_at_once(config: ComputeConfig, device: torch.device) -> int:
@@ -243,17 +248,22 @@ class Auditor:
 
     def calibrate(
         self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
-    ) -> Float[np.ndarray, "n d"]:
+    ) -> Float[np.ndarray, "m n d"]:
         """Influences of samples of a calibration set, float32, each from its own probes alone (no profile is needed).
+
+        Returns:
+            So many estimates of each sample as `calibration_copies` says, of as many probes each as an audit takes.
 
         Raises:
             RunError: The device does not hold one product.
         """
         _, z = self._encode(pixels, sample_ids)
+        probes, copies = self._config.geometry.probes, calibration_copies(self._config.geometry)
         with self._products.arithmetic():
             if self._config.geometry.influence == "exact":
-                return exact_influence(pullback_metric(self._decoder, z, self._memory)).cpu().numpy()
-            return hutchinson_influence(self._probe(z, sample_ids)).cpu().numpy()
+                return exact_influence(pullback_metric(self._decoder, z, self._memory))[None].cpu().numpy()
+            squares = self._probe(z, sample_ids, copies * probes)
+            return torch.stack([hutchinson_influence(some) for some in squares.split(probes)]).cpu().numpy()
 
     def _normal(self, sample_ids: Sequence[str], purpose: str, shape: tuple[int, ...]) -> Float[Tensor, "n ..."]:
         return keyed_normal(self._config.seed, sample_ids, purpose, shape, self._device)
@@ -272,9 +282,9 @@ class Auditor:
         attacked, measured_at = z if z.ndim == 5 else (z, z)
         return attacked, measured_at
 
-    def _probe(self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]) -> Float[Tensor, "k n d"]:
-        config, side = self._config.geometry, self._target.image_size
-        probes = self._normal(sample_ids, "probes", (config.probes, 3, side, side)).transpose(0, 1)
+    def _probe(self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str], count: int) -> Float[Tensor, "k n d"]:
+        side = self._target.image_size
+        probes = self._normal(sample_ids, "probes", (count, 3, side, side)).transpose(0, 1)
         return probe_squares(self._decoder, z, probes, self._memory)
 
     def _estimate(self, squares: Float[Tensor, "k n d"]) -> Float[Tensor, "n d"]:
@@ -282,7 +292,7 @@ class Auditor:
         if self._config.geometry.influence == "hutchinson":
             return estimate
         assert self._calibration.profile is not None
-        return pooled_influence(estimate, self._calibration.profile, len(squares))
+        return pooled_influence(estimate, self._calibration.profile)
 
     def _influence(
         self, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
@@ -295,7 +305,7 @@ class Auditor:
         if config.influence == "exact":
             pullback_metrics = pullback_metric(self._decoder, z, self._memory)
             return exact_influence(pullback_metrics), no_halves, pullback_metrics
-        squares = self._probe(z, sample_ids)
+        squares = self._probe(z, sample_ids, config.probes)
         stability = split_half_stability(squares, self._estimate, STABILITY_DROP)
         return self._estimate(squares), torch.stack(stability, dim=1), None
 

@@ -202,7 +202,8 @@ def test_without_influences_of_their_own_samples_have_the_ranking(tiny_target: P
     assert found.cost.products == 0
     assert found.finite.all()
     probed = make_auditor(tiny_target, geometry={"probes": 2, "distortion": "off"})
-    np.testing.assert_allclose(auditor.calibrate(PIXELS[:3], KEYS[:3]), audit(probed, [0, 1, 2]).influence, atol=1e-4)
+    [estimate] = auditor.calibrate(PIXELS[:3], KEYS[:3])
+    np.testing.assert_allclose(estimate, audit(probed, [0, 1, 2]).influence, atol=1e-4)
 
 
 def test_products_are_as_precise_as_asked_for(tiny_target: Path) -> None:
@@ -307,7 +308,8 @@ def test_attack_and_geometry_have_each_their_latent_of_one_posterior(tiny_target
 
         auditor._target.encode = counted  # type: ignore[method-assign]
         found = audit(auditor, [0, 1, 2])
-        np.testing.assert_allclose(auditor.calibrate(PIXELS[:3], KEYS[:3]), found.influence, atol=1e-4)
+        [estimate] = auditor.calibrate(PIXELS[:3], KEYS[:3])
+        np.testing.assert_allclose(estimate, found.influence, atol=1e-4)
         assert calls == [3, 3]
         return found
 
@@ -331,16 +333,19 @@ def test_slq_estimates_the_exact_distortion_and_truncation_is_its_part(tiny_targ
 
 
 def calibration_of(auditor: Auditor, rows: list[int], probes: int) -> Calibration:
-    influences = auditor.calibrate(PIXELS[rows], [KEYS[row] for row in rows])
-    profile = Profile.of(torch.from_numpy(influences), probes)
-    return Calibration(profile, profile.mean.numpy())
+    """Two estimates of each sample, that share no probe."""
+    first, second = torch.from_numpy(auditor.calibrate(PIXELS[rows], [KEYS[row] for row in rows]))
+    assert (first != second).all()
+    shape = auditor._target.latent_shape
+    return Calibration(Profile.of(first.unflatten(1, shape), second.unflatten(1, shape), probes))
 
 
 def test_pooled_influence_is_nearer_to_the_exact_one_than_its_own_probes_are(tiny_target: Path) -> None:
     rows = list(range(16))
     few = make_auditor(tiny_target, geometry={"probes": 2, "distortion": "off"})
-    calibration = calibration_of(few, list(range(16, 33)), 2)
-    pooled = make_auditor(tiny_target, calibration, geometry={"influence": "pooled", "probes": 2, "distortion": "off"})
+    pooling = {"influence": "pooled", "probes": 2, "distortion": "off"}
+    calibration = calibration_of(make_auditor(tiny_target, geometry=pooling), list(range(16, 33)), 2)
+    pooled = make_auditor(tiny_target, calibration, geometry=pooling)
     exact = make_auditor(tiny_target, geometry={"influence": "exact", "distortion": "off"})
     truth = audit(exact, rows).influence
     errors = [((audit(auditor, rows, 5).influence - truth) ** 2).mean() for auditor in (pooled, few)]

@@ -118,7 +118,7 @@ def _ranking(pictures: Pictures, seed: int) -> Calibration:
     """The one ranking: by mean influence over a few pictures, of the autoencoder that all untrained targets share."""
     values = {"out": "unused", "seed": seed, "geometry": {"probes": 4}}
     auditor, some = Auditor(_untrained(seed), build(AuditConfig, values)), pictures[:RANKED]
-    return Calibration(ranking=auditor.calibrate(some.pixels, some.ids).mean(axis=0))
+    return Calibration(ranking=auditor.calibrate(some.pixels, some.ids)[0].mean(axis=0))
 
 
 def audit_untrained(config: EvidenceBenchmarkConfig) -> Iterator[LabelledRows]:

@@ -17,7 +17,7 @@ from ldm_scale.benchmarks.timing import least_seconds
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.kernels import in_bfloat16
-from ldm_scale.geometry.pooled import Profile, pooled_influence
+from ldm_scale.geometry.pooled import Profile, mean_profile, pooled_influence
 from ldm_scale.geometry.pullback import Decoder, TracedDecoder, pullback_metric
 from ldm_scale.geometry.stability import Estimator, mask_overlap, rank_correlation
 from ldm_scale.targets.base import Target, to_images
@@ -51,10 +51,11 @@ def with_error(values: Float[Tensor, " n"]) -> tuple[float, float]:
     return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
 
-def pooled_estimator(squares: Float[Tensor, "m n d"], probes: int) -> Estimator:
-    """The pooled estimator from so many probes, by the profile that a calibration set's first probes give."""
-    profile = Profile.of(hutchinson_influence(squares[:probes]), probes)
-    return lambda some: pooled_influence(hutchinson_influence(some), profile, probes)
+def pooled_estimator(squares: Float[Tensor, "m n d"], probes: int, shape: tuple[int, ...]) -> Estimator:
+    """The pooled estimator from so many probes, by the profile that twice as many of a calibration set give."""
+    first, second = (hutchinson_influence(some).unflatten(1, shape) for some in squares[: 2 * probes].split(probes))
+    profile = Profile.of(first, second, probes)
+    return lambda some: pooled_influence(hutchinson_influence(some), profile)
 
 
 @dataclass(frozen=True)
@@ -126,9 +127,9 @@ def run_influence_benchmark(config: InfluenceBenchmarkConfig) -> Iterator[Line]:
     """Seconds, masks and distortions of Hutchinson and pooled estimates, by their probes, and by precision."""
     bench = _begin(config)
     exact, distortion = bench.exact()
-    found, known = bench.squares(bench.decoder, bench.judged, bench.probes), bench.known(max(POOLED))
+    found, known = bench.squares(bench.decoder, bench.judged, bench.probes), bench.known(2 * max(POOLED))
     estimators: dict[tuple[str, int], Estimator] = {("Hutchinson", k): hutchinson_influence for k in HUTCHINSON}
-    estimators |= {("pooled", k): pooled_estimator(known, k) for k in POOLED}
+    estimators |= {("pooled", k): pooled_estimator(known, k, bench.others.shape[1:]) for k in POOLED}
     overlaps: dict[tuple[str, int], Tensor] = {}
     for (name, k), estimate in estimators.items():
         estimates = groups(found, k, estimate)
@@ -137,7 +138,7 @@ def run_influence_benchmark(config: InfluenceBenchmarkConfig) -> Iterator[Line]:
         yield _overlap(f"{name}, {k} probes: accuracy", overlaps[name, k])
         correlation = distortion_correlation(estimates, distortion)
         yield Line(PART, f"{name}, {k} probes: bound", correlation, note="its rank correlation with distortion")
-    mean = Profile.of(hutchinson_influence(known), len(known)).mean.expand_as(exact)
+    mean = mean_profile(hutchinson_influence(known)).expand_as(exact)
     yield _overlap("calibration set alone: accuracy", accuracy([mean], exact))
     correlation = distortion_correlation([exact], distortion)
     yield Line(PART, "exact influence: bound", correlation, note="its rank correlation with distortion")

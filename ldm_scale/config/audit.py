@@ -39,7 +39,7 @@ class GeometryConfig(Config):
 
     influence: Literal["exact", "hutchinson", "pooled", "off"] = Field(
         "hutchinson",
-        description="estimator of each dimension's influence; pooled shrinks few probes to a calibration set's mean; "
+        description="estimator of each dimension's influence; pooled completes few probes by a calibration set's; "
         "off: masks.ranking stands for all samples' own",
     )
     probes: int = Field(16, gt=0, description="Hutchinson probes a sample (vector-Jacobian products)")
@@ -286,6 +286,9 @@ class AuditConfig(Config):
         if geometry.distortion == "truncated":
             # Earlier runs took a randomized SVD of R + 30 vectors, whose numbers are a little others.
             named["truncated"] = "Krylov space"
+        if geometry.influence == "pooled":
+            # Earlier runs shrank each dimension by itself.
+            named["pooled"] = "filter"
         chosen = {
             "rank": geometry.rank != 20,
             "latent": geometry.latent not in (None, self.latent),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from ldm_scale.auditor import UNMEASURED
-from ldm_scale.config.audit import distortion_estimator
+from ldm_scale.config.audit import GeometryConfig, distortion_estimator
 from ldm_scale.costs.counts import decoder_products, denoiser_evaluations
 from ldm_scale.data.classes import table_difference
 from ldm_scale.data.manifest import bytes_apart
@@ -15,6 +15,8 @@ from ldm_scale.report.labels import share_label
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.trial import describe
 
+# Probes from which pooled influence has masks nearer the exact ones than 8 by themselves (benchmarks/README.md).
+POOLED = 2
 # Columns that the terms of the lines take.
 WIDTH = 14
 
@@ -50,6 +52,7 @@ def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> I
     yield "Samples", f"{members + heldout:,}: {members:,} members, {heldout:,} held-out, {split}"
     yield "Attacks", _attacks(inputs)
     yield "Geometry", _geometry(inputs)
+    yield from _cheaper(config.geometry, members + heldout)
     yield "Masks", f"{config.masks.bins} bins of influence rank, each sample's own and a random one"
     yield from describe_ranking(config)
     yield "Seed", str(config.seed)
@@ -63,6 +66,14 @@ def _attacks(inputs: Inputs) -> str:
     asked = denoiser_evaluations(inputs.attacks.values(), target.alphas_cumprod, target.latent_shape)
     named = "; ".join(f"{name}: {list_timesteps(attack.timesteps)}" for name, attack in inputs.attacks.items())
     return f"{named}; {asked:,} denoiser evaluations a sample"
+
+
+def _cheaper(geometry: GeometryConfig, samples: int) -> Iterator[tuple[str, str]]:
+    """Pooled influence, if it takes fewer products than each sample's own probes, its calibration set included."""
+    own, pooled = samples * geometry.probes, POOLED * (samples + 2 * geometry.calibration)
+    if geometry.influence == "hutchinson" and pooled < own:
+        option = f"--geometry.influence pooled --geometry.probes {POOLED}"
+        yield "Cheaper", f"{option}: {pooled:,} products for influences, not {own:,}; masks as good as of 8 probes"
 
 
 def _geometry(inputs: Inputs) -> str:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from ldm_scale.auditor import SLQ_PROBES, evaluations_at_once, measured_decoder, products_memory
+from ldm_scale.auditor import (
+    SLQ_PROBES,
+    calibration_copies,
+    evaluations_at_once,
+    measured_decoder,
+    products_memory,
+)
 from ldm_scale.config.audit import AuditConfig, distortion_estimator
 from ldm_scale.costs.counts import distortion_products
 from ldm_scale.costs.flops import Arithmetic
@@ -136,15 +142,15 @@ class CostEstimate:
 
     def calibration(self) -> float:
         """Operations of one sample of the calibration set."""
-        influence = self._influence()
+        influence = self._influence(calibration_copies(self._geometry))
         parts = influence.multiplied(self._arithmetic), influence.passed(self._arithmetic)
         return self._arithmetic.encoding.flops + sum(part.flops for part in parts)
 
-    def _influence(self) -> _Work:
-        """Of a sample whose influences are measured: of all of them, or of the calibration set alone."""
+    def _influence(self, copies: int = 1) -> _Work:
+        """Of a sample with so many estimates of its influences: one, but in the calibration set."""
         if self._exact:
             return _Work(pushed=self._dimensions, pushing=1)
-        return _Work(pulled=self._geometry.probes, pulling=1)
+        return _Work(pulled=copies * self._geometry.probes, pulling=1)
 
     def _distortion(self) -> _Work:
         """Of a sample whose distortion is measured."""
@@ -180,7 +186,8 @@ class CostEstimate:
         )
 
     def _probes(self) -> int:
-        return 0 if self._exact else self._batch * self._geometry.probes * self._image * FLOAT
+        probes = calibration_copies(self._geometry) * self._geometry.probes
+        return 0 if self._exact else self._batch * probes * self._image * FLOAT
 
     def _columns(self) -> int:
         """The largest J V of a chunk, in single and in double precision."""

@@ -106,7 +106,10 @@ class AuditorActor(Actor):
 
 
 class CalibrationActor(Actor):
-    """Turns decoded images into their influences; what cannot be measured is left for the audit to reject."""
+    """Turns decoded images into their influences, estimates of a sample in one list.
+
+    What cannot be measured is left for the audit to reject.
+    """
 
     def __init__(self, record: RunRecord, device: str, image_size: int) -> None:
         super().__init__(load_auditor(record, device), image_size)
@@ -116,7 +119,8 @@ class CalibrationActor(Actor):
 
     def _compute(self, good: pa.Table, arriving: Arriving) -> list[pa.Table]:
         ids = good["sample_id"].to_pylist()
-        pairs = zip(ids, self._auditor.calibrate(arriving.wait(), ids), strict=True)
+        estimates = self._auditor.calibrate(arriving.wait(), ids).swapaxes(0, 1).reshape(len(ids), -1)
+        pairs = zip(ids, estimates, strict=True)
         rows = [{"sample_id": key, "influence": values} for key, values in pairs if np.isfinite(values).all()]
         return [pa.Table.from_pylist(rows, schema=INFLUENCES)]
 

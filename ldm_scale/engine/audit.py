@@ -21,14 +21,12 @@ from ldm_scale.engine.plan import AuditPlan, plan_audit
 from ldm_scale.engine.pool import Pool, audit_images, find_device, plan_pool, pool_size
 from ldm_scale.engine.progress import Progress, reported
 from ldm_scale.engine.reading import stream_images
-from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import session
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.ownership import Ownership, own
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import Inputs, check_inputs, has_both_sides
-from ldm_scale.report.page import write_report
 from ldm_scale.targets.execution import Execution
 from ldm_scale.terminal import say
 
@@ -58,6 +56,10 @@ def audit_inputs(inputs: Inputs) -> Results:
     with audited(inputs) as (run, owner):
         if config.reference is not None:
             run_audit(config.of_reference())
+        # Not before there are rows: what they load is none of the start's business.
+        from ldm_scale.engine.reduce import reduce_run
+        from ldm_scale.report.page import write_report
+
         results = reduce_run(run, config.analysis, owner)
         write_report(run, owner)
     return results

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ldm_scale.auditor import Calibration
+from ldm_scale.auditor import Calibration, calibration_copies
 from ldm_scale.config.audit import CALIBRATED
 from ldm_scale.data.task import ReadTask
 from ldm_scale.engine.actor import CalibrationActor
@@ -14,7 +14,7 @@ from ldm_scale.engine.reading import stream_images
 from ldm_scale.errors import RunError
 from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.rundir import CalibrationRecord, RunDirectory
-from ldm_scale.geometry.pooled import Profile
+from ldm_scale.geometry.pooled import Profile, mean_profile, profile_variance
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.terminal import say
 
@@ -35,8 +35,12 @@ def calibrate(plan: AuditPlan, run: RunDirectory, owner: Ownership) -> Calibrati
         owner.check()
         run.write_calibration(record)
     mean = np.array(record.mean, dtype=np.float64)
-    profile = Profile(torch.from_numpy(mean).float(), record.variance) if pooled else None
+    profile = _profile(mean, record, plan.record.latent_shape) if pooled else None
     return Calibration(profile, mean if ranked else plan.ranking)
+
+
+def _profile(mean: np.ndarray, record: CalibrationRecord, shape: tuple[int, int, int]) -> Profile:
+    return Profile(torch.from_numpy(mean).float().reshape(shape), torch.tensor(record.filter))
 
 
 def draw_calibration(tasks: tuple[ReadTask, ...], wanted: dict[str, int], count: int, seed: int) -> list[ReadTask]:
@@ -64,7 +68,19 @@ def _measure(plan: AuditPlan) -> CalibrationRecord:
     table = pa.concat_tables(list(measured.iter_batches(batch_format="pyarrow"))).sort_by("sample_id")
     if len(table) < 2:
         raise RunError(f"{len(table)} samples of the calibration set could be measured; raise geometry.calibration")
-    influences = table["influence"].combine_chunks().flatten().to_numpy().reshape(len(table), -1)
-    profile = Profile.of(torch.from_numpy(influences.copy()).double(), config.geometry.probes)
-    say(f"calibrated on {len(table)} samples: spread of influences about their mean {profile.variance**0.5:.3f} nats")
-    return CalibrationRecord(samples=len(table), mean=tuple(profile.mean.tolist()), variance=profile.variance)
+    copies, probes, shape = calibration_copies(config.geometry), config.geometry.probes, plan.record.latent_shape
+    influences = table["influence"].combine_chunks().flatten().to_numpy().reshape(len(table), copies, -1)
+    estimates = torch.from_numpy(influences.copy()).double().unbind(1)
+    variance = profile_variance(estimates[0], probes)
+    say(f"calibrated on {len(table)} samples: spread of influences about their mean {variance**0.5:.3f} nats")
+    return CalibrationRecord(
+        samples=len(table),
+        mean=tuple(mean_profile(torch.stack(estimates).mean(0)).tolist()),
+        variance=variance,
+        filter=_fit(estimates, shape, probes).tolist() if copies > 1 else None,
+    )
+
+
+def _fit(estimates: tuple[torch.Tensor, ...], shape: tuple[int, int, int], probes: int) -> torch.Tensor:
+    first, second = (some.unflatten(1, shape) for some in estimates)
+    return Profile.of(first, second, probes).filter

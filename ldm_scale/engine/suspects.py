@@ -3,9 +3,7 @@
 from ldm_scale.analysis.results import Results
 from ldm_scale.analysis.suspects import Suspects
 from ldm_scale.engine.audit import audit_inputs, audited
-from ldm_scale.engine.relative import relate_suspects_of
 from ldm_scale.inputs import Inputs, check_inputs, has_both_sides
-from ldm_scale.report.suspects import write_suspects
 
 
 def audit_samples(inputs: Inputs) -> Results | Suspects:
@@ -21,6 +19,10 @@ def _audit_suspects(inputs: Inputs) -> Suspects:
     config = inputs.config
     with audited(inputs) as (run, owner):
         with audited(check_inputs(config.of_reference())) as (reference, _):
+            # Not before there are rows: what they load is none of the start's business.
+            from ldm_scale.engine.relative import relate_suspects_of
+            from ldm_scale.report.suspects import write_suspects
+
             found, scores = relate_suspects_of(run, reference, config.analysis)
         write_suspects(owner, found, scores)
     return found

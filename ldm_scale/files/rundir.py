@@ -94,13 +94,18 @@ class RunRecord(BaseModel):
 
 
 class CalibrationRecord(BaseModel):
-    """calibration.json: what a calibration set says of all samples' influences, a pure function of run.json."""
+    """calibration.json: what a calibration set says of all samples' influences, a pure function of run.json.
+
+    mean: of the influences less each sample's own mean. variance: of the true ones around it. filter: of
+    pooled influences (geometry/pooled.py).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples: int
     mean: tuple[float, ...]
     variance: float
+    filter: list[list[list[list[float]]]] | None = None
 
 
 @dataclass(frozen=True)

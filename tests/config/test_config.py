@@ -280,6 +280,11 @@ def test_only_runs_of_truncated_distortion_are_other_than_they_were_with_another
     assert named == {"truncated": True, "exact": False}
 
 
+def test_only_runs_of_pooled_influence_are_other_than_they_were_with_another_filter_for_it() -> None:
+    named = {value: "pooled" in audit(geometry={"influence": value}).science() for value in ("pooled", "hutchinson")}
+    assert named == {"pooled": True, "hutchinson": False}
+
+
 def test_science_is_plain_json_and_survives_it() -> None:
     config = audit(attacks={"sima": {"timesteps": [0, 10]}})
     again = AuditConfig.model_validate_json(config.model_dump_json())

@@ -54,6 +54,15 @@ def test_what_is_not_measured_is_not_counted(tmp_path: Path, tiny_shards: Path, 
     assert "ranking" not in found
 
 
+def test_a_cheaper_estimate_of_influences_is_named(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
+    """From two probes of each sample, and four of each of 256 samples before."""
+    values: dict[str, object] = {**BRIEF, "geometry": {"probes": 16, "distortion": "off"}}
+    inputs = check_inputs(make_config(tmp_path / "run", tiny_shards, tiny_target, **values))
+    said = dict(describe_audit(inputs, 300, 300, 8))["Cheaper"]
+    assert "--geometry.influence pooled --geometry.probes 2: 2,224 products for influences, not 9,600;" in said
+    assert "Cheaper" not in dict(describe_audit(inputs, 36, 36, 8))  # 1,168 products, and 1,152
+
+
 def test_a_target_of_another_table_of_classes_is_warned_of(tmp_path: Path, tiny_shards: Path) -> None:
     target = tiny.class_unet(tmp_path / "target")
     for names, warned in ((("cat", "dog"), False), (("dog", "cat"), True)):

@@ -140,6 +140,14 @@ def test_calibration_encodes_and_probes(tiny_target: Path) -> None:
     assert expected.calibration() == sample.encodings.flops + sample.influence.flops + sample.passes.flops
 
 
+def test_pooled_influence_is_learned_from_two_estimates_of_a_sample(tiny_target: Path) -> None:
+    once, _ = estimate(tiny_target, geometry={"probes": 4, "distortion": "off"})
+    pooled, _ = estimate(tiny_target, geometry={"influence": "pooled", "probes": 4, "distortion": "off"})
+    assert pooled.sample() == once.sample()
+    assert pooled.calibration() == once.calibration() + once.sample().influence.flops
+    assert pooled.memory().geometry > once.memory().geometry
+
+
 def test_memory_grows_with_the_batch_and_holds_one_product_at_least(tiny_target: Path) -> None:
     product = product_bytes(load_target(tiny_target, "cpu").decode, torch.zeros(1, 4, 4, 4))
 

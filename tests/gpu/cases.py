@@ -68,10 +68,11 @@ def make_config(**changes: Any) -> AuditConfig:
 def calibration_of(target: Path) -> Calibration:
     """The profile and the ranking that a run's calibration would hand to its auditors: the CPU's, from 8 pictures."""
     loaded = load_target(target, "cpu")
-    auditor = Auditor(loaded, make_config(geometry={"probes": 2, "distortion": "off"}))
+    auditor = Auditor(loaded, make_config(geometry={"influence": "pooled", "probes": 2, "distortion": "off"}))
     pixels = smooth_pixels(8, loaded.image_size, seed=1)
-    profile = Profile.of(torch.from_numpy(auditor.calibrate(pixels, [f"other/{n}" for n in range(8)])), 2)
-    return Calibration(profile, profile.mean.double().numpy())
+    estimates = torch.from_numpy(auditor.calibrate(pixels, [f"other/{n}" for n in range(8)]))
+    profile = Profile.of(*estimates.unflatten(2, loaded.latent_shape), probes=2)
+    return Calibration(profile, profile.mean.flatten().double().numpy())
 
 
 def audit(auditor: Auditor, target: Target, batch: int = COUNT) -> AuditedBatch:
