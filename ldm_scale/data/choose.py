@@ -13,14 +13,14 @@ from ldm_scale.config.data import IN_COLUMNS, IN_FILES, PackConfig
 from ldm_scale.data.duplicates import Gallery, Look
 from ldm_scale.data.images import PACKED, BadImage, on_white, open_image
 from ldm_scale.data.samples import LIMITS, TOO_LONG, TOO_MUCH, encode_metadata
-from ldm_scale.data.sources import ORDERED, SOURCES
+from ldm_scale.data.sources import UNORDERED, find_reader
 from ldm_scale.data.sources.columns import Columns
 from ldm_scale.data.sources.folder import read_sides
 from ldm_scale.data.sources.hub import find_source
 from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
 from ldm_scale.data.work import RunTasks
-from ldm_scale.errors import RunError, UsageError, one_line, unknown_name
+from ldm_scale.errors import RunError, UsageError, one_line
 from ldm_scale.files.storage import Location
 
 # Items that one task looks at.
@@ -62,8 +62,7 @@ def read_source(config: PackConfig) -> Listing:
     Raises:
         UsageError: The source cannot be used, is empty, or names two images alike.
     """
-    if config.dataset not in SOURCES:
-        raise unknown_name("data set", config.dataset, SOURCES)
+    reader = find_reader(config.dataset)
     source = find_source(config.source)
     other = None if config.heldout_folder is None else find_source(config.heldout_folder)
     options: dict[str, Any] = {"order": config.order} if config.dataset in IN_FILES else {}
@@ -71,7 +70,7 @@ def read_source(config: PackConfig) -> Listing:
         options["columns"] = Columns(config.image_column, config.caption_column, config.label_column)
     if config.dataset == "folder" and other is None:
         options |= {"members": config.members, "heldout": config.heldout}
-    listing = SOURCES[config.dataset](source, **options) if other is None else read_sides(source, other)
+    listing = reader(source, **options) if other is None else read_sides(source, other)
     if not listing.items:
         raise UsageError(f"source folder {source} holds no images")
     _check_keys_differ(listing.items, source)
@@ -105,7 +104,7 @@ def read_given_split(listing: Listing, config: PackConfig) -> Split | None:
     if config.split is None:
         return None
     if config.split.endswith(".npz"):
-        if config.dataset not in ORDERED:
+        if config.dataset in UNORDERED:
             raise UsageError(
                 f"{config.split} numbers images, but a {config.dataset} source has no fixed order; give keys as JSON"
             )

@@ -1,6 +1,8 @@
 """Where samples come from before they are packed: one module for each kind of source."""
 
 from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import cast
 
 from ldm_scale.data.sources.arrow import read_arrow
 from ldm_scale.data.sources.celeba import read_celeba
@@ -13,6 +15,7 @@ from ldm_scale.data.sources.imagenet import read_imagenet
 from ldm_scale.data.sources.items import Listing
 from ldm_scale.data.sources.parquet import read_parquet
 from ldm_scale.data.sources.webdataset import read_webdataset
+from ldm_scale.errors import UsageError, one_line, unknown_name
 from ldm_scale.files.storage import Location
 
 SOURCES: dict[str, Callable[[Location], Listing]] = {
@@ -27,5 +30,26 @@ SOURCES: dict[str, Callable[[Location], Listing]] = {
     "parquet": read_parquet,
     "webdataset": read_webdataset,
 }
-# Sources whose items come in an official order, so that index files of the papers can name them by number.
-ORDERED = frozenset(SOURCES) - {"emoji", "folder"}
+# Sources whose items come in no official order: no index file of a paper can name them by number.
+UNORDERED = frozenset({"emoji", "folder"})
+# Other packages add theirs to this group of entry points: from the source's folder to a Listing.
+GROUP = "ldm_scale.sources"
+
+
+def find_reader(name: str) -> Callable[..., Listing]:
+    """What reads a kind of source, ours or an installed one.
+
+    Raises:
+        UsageError: There is no such kind, or it cannot be loaded.
+    """
+    if name in SOURCES:
+        return SOURCES[name]
+    installed = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in installed:
+        raise unknown_name("data set", name, (*SOURCES, *installed))
+    try:
+        return cast("Callable[..., Listing]", installed[name].load())
+    except Exception as error:
+        raise UsageError(
+            f"entry point {installed[name].value} of {GROUP} cannot be loaded: {one_line(error)}"
+        ) from None
