@@ -20,7 +20,7 @@ from ldm_scale.benchmarks.machine import describe_machine, describe_versions
 from ldm_scale.benchmarks.options import DeviceBenchmarkConfig
 from ldm_scale.benchmarks.timing import check_device, least_seconds
 from ldm_scale.config.audit import DenoiserPrecision
-from ldm_scale.config.base import DEMO, build
+from ldm_scale.config.base import DEMO, Config, build
 from ldm_scale.costs.flops import Arithmetic, measure_target
 from ldm_scale.errors import RunError, UsageError, unknown_name
 from ldm_scale.geometry.pullback import Jacobian, TracedDecoder
@@ -208,20 +208,27 @@ def run_device_benchmark(config: DeviceBenchmarkConfig) -> Iterator[Line]:
     show(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`ldm-scale benchmark device` where there is no Ray; lines go to stderr as they come, the table to stdout."""
-    parser = Parser(prog="python -m ldm_scale.benchmarks.device", description=__doc__)
-    for name, field in DeviceBenchmarkConfig.model_fields.items():
-        flags = ["--numbers", "--json"] if name == "numbers" else [f"--{name}"]
+def run_alone(
+    module: str, kind: type[Config], run: Callable[[Any], Iterator[Line]], argv: Sequence[str] | None = None
+) -> int:
+    """A part of the benchmark where there is no Ray, as a module that is run: its lines go to stderr as they come."""
+    parser = Parser(prog=f"python -m {module}", description=kind.__doc__)
+    for name, field in kind.model_fields.items():
+        flags = ["--numbers", "--json"] if name == "numbers" else [f"--{name.replace('_', '-')}"]
         parser.add_argument(*flags, metavar="X", help=field.description)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     try:
-        for line in run_device_benchmark(build(DeviceBenchmarkConfig, given)):
+        for line in run(build(kind, given)):
             say(str(line), sys.stderr)
     except (UsageError, RunError) as error:
         say(f"{parser.prog}: error: {error}", sys.stderr)
         return error.exit_status
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`ldm-scale benchmark device` where there is no Ray; the table goes to stdout."""
+    return run_alone("ldm_scale.benchmarks.device", DeviceBenchmarkConfig, run_device_benchmark, argv)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
-"""An audit of Stable Diffusion's own shapes: seconds and operations of each part, beside the device's matrix speed."""
+"""An audit of Stable Diffusion's own shapes: seconds and operations of each part, beside the device's matrix speed.
 
-from collections.abc import Callable, Iterator
+Without Ray, S3 or network: `python -m ldm_scale.benchmarks.sd`.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from ldm_scale.auditor import evaluations_at_once, products_memory
-from ldm_scale.benchmarks.device import PLAIN_PRECISION, SIDES, matrix_speed, stable_diffusion
+from ldm_scale.benchmarks.device import PLAIN_PRECISION, SIDES, matrix_speed, run_alone, stable_diffusion
 from ldm_scale.benchmarks.lines import SECONDS, Line
 from ldm_scale.benchmarks.options import StableDiffusionBenchmarkConfig
 from ldm_scale.benchmarks.timing import check_device, seconds
@@ -111,3 +115,12 @@ def _line(what: str, precision: str, took: float, flops: float, speed: float) ->
     bound = flops / speed
     note = f"{scaled(flops, 'FLOP')}, {bound / took:.1%} of the matrix speed"
     return Line(PART, f"{what}, {precision}", took, "s", bound=bound, note=note)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`ldm-scale benchmark sd` where there is no Ray."""
+    return run_alone("ldm_scale.benchmarks.sd", StableDiffusionBenchmarkConfig, run_sd_benchmark, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,8 +7,7 @@ import pytest
 from ldm_scale.benchmarks import device
 from ldm_scale.benchmarks.lines import Line
 from ldm_scale.benchmarks.options import StableDiffusionBenchmarkConfig
-from ldm_scale.benchmarks.sd import run_sd_benchmark
-from ldm_scale.errors import UsageError
+from ldm_scale.benchmarks.sd import main, run_sd_benchmark
 from tests.targets import tiny
 
 SAMPLES, TIMESTEPS, PROBES = 2, 3, 2
@@ -50,7 +49,7 @@ def test_a_sample_is_the_sum_of_its_parts(lines: dict[str, Line]) -> None:
     assert sample.bound == pytest.approx(sum(count * lines[what].bound for what, count in each.items()))
 
 
-@pytest.mark.parametrize("options", [{"precision": "tf32"}, {"compile": "graphs"}])
-def test_what_a_cpu_cannot_do_is_refused(options: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="cuda only"):
-        next(run_sd_benchmark(StableDiffusionBenchmarkConfig(**options)))
+@pytest.mark.parametrize("flags", [("--precision", "tf32"), ("--compile", "graphs"), ("--channels-last", "perhaps")])
+def test_what_a_cpu_cannot_do_is_the_users(flags: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags) == 2
+    assert flags[0].strip("-").replace("-", "_") in capsys.readouterr().err
