@@ -10,7 +10,14 @@ from ldm_scale.data.classes import table_difference
 from ldm_scale.data.manifest import bytes_apart
 from ldm_scale.files.rundir import RunRecord
 from ldm_scale.inputs import Inputs
-from ldm_scale.report.facts import SHORT, describe_conditioning, describe_lora, describe_ranking, list_timesteps
+from ldm_scale.report.facts import (
+    SHORT,
+    describe_conditioning,
+    describe_lora,
+    describe_precision,
+    describe_ranking,
+    list_timesteps,
+)
 from ldm_scale.report.labels import share_label
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.trial import describe
@@ -40,6 +47,7 @@ def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> I
     if variants := inputs.weights.describe():
         yield "Weights", variants
     yield from describe_conditioning(config)
+    yield from describe_precision(config)
     if difference := table_difference(inputs.manifest.classes, read_class_names(inputs.weights.target.path)):
         yield "Warning", f"the target was trained on another table of classes: {difference}"
     if config.split is None and (apart := bytes_apart(inputs.manifest)):
