@@ -107,7 +107,7 @@ def run_sd_benchmark(config: StableDiffusionBenchmarkConfig) -> Iterator[Line]:
         yield line
         whole, least = whole + part.each * line.value, least + part.each * (line.bound or 0)
         flops += part.each * part.flops / part.count
-    note = f"{scaled(flops, 'FLOP')}; {config.timesteps} evaluations, {config.probes} products"
+    note = f"{scaled(flops, 'FLOP')}; evaluations: {config.timesteps}, products: {config.probes}"
     yield Line(PART, "a sample", whole, SECONDS, bound=least, note=note)
 
 
