@@ -37,9 +37,14 @@ from ldm_scale.terminal import Parser, answering, libraries_escaped, say
 
 # What a command does is imported when it is run, so that --help needs no S3, torch or Ray.
 if TYPE_CHECKING:
+    from ldm_scale.analysis.comparison import Comparison
+    from ldm_scale.analysis.results import Results
+    from ldm_scale.analysis.suspects import Suspects
     from ldm_scale.files.rundir import RunDirectory
+    from ldm_scale.files.storage import Location
 
 SHELLS = ("bash", "zsh", "tcsh")
+TRACKERS = ("mlflow", "tensorboard", "wandb")
 COMPLETION = (
     "bash reads it from ~/.local/share/bash-completion/completions/ldm-scale, zsh from _ldm-scale in a folder of its "
     "fpath, tcsh by a line `source FILE` in ~/.tcshrc"
@@ -68,6 +73,17 @@ def _print_outcome(run: "RunDirectory") -> None:
     say(f"report: {run.root / 'report.html'}")
 
 
+def _print_found(found: "Results | Suspects", out: str) -> None:
+    from ldm_scale.analysis.suspects import Suspects
+    from ldm_scale.report.suspects import print_suspects
+
+    if isinstance(found, Suspects):
+        print_suspects(found)
+        say(f"report: {out.rstrip('/')}/report.html")
+    else:
+        _print_outcome(_open_run(out))
+
+
 def _audit(config: AuditConfig, trial: DryRunConfig, procedure: Procedure | None, as_json: bool) -> None:
     with answering(as_json) as answer:
         if trial.dry_run:
@@ -83,12 +99,12 @@ def _audit(config: AuditConfig, trial: DryRunConfig, procedure: Procedure | None
 
         inputs = check_inputs(config, procedure=procedure)
         # Ray takes seconds, which whoever gave a wrong option need not wait for.
-        from ldm_scale.engine.audit import audit_inputs
+        from ldm_scale.engine.suspects import audit_samples
 
-        results = audit_inputs(inputs)
-        _print_outcome(_open_run(config.out))
+        found = audit_samples(inputs)
+        _print_found(found, config.out)
         # By pydantic, which writes null for a number that there is none of.
-        answer(json.loads(results.model_dump_json()))
+        answer(json.loads(found.model_dump_json()))
 
 
 def _pack(config: PackConfig) -> None:
@@ -107,8 +123,7 @@ def _pack(config: PackConfig) -> None:
 def _own(config: OwnConfig) -> None:
     from ldm_scale.engine.own import run_own
 
-    run_own(config)
-    _print_outcome(_open_run(config.audit().out))
+    _print_found(run_own(config), config.audit().out)
 
 
 def _validate(config: ValidateConfig, as_json: bool) -> None:
@@ -135,6 +150,12 @@ def _train(config: TrainConfig, trial: DryRunConfig) -> None:
 
     run_training(config)
     say(f"target: {config.out}")
+    if config.audit_every is not None:
+        from ldm_scale.engine.curve import audit_curve
+        from ldm_scale.files.storage import Location
+        from ldm_scale.notebook.compare import compare
+
+        _print_comparison(compare(audit_curve(config)), Location.of(config.curve))
 
 
 def _convert(config: ConvertConfig) -> None:
@@ -195,6 +216,7 @@ def _reduce(arguments: argparse.Namespace) -> None:
         reduce_run(run, analysis, owner, partial)
         write_report(run, owner)
     _print_outcome(run)
+    say(f"kept in {run.reduction().folder}, beside what was reduced before")
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -204,25 +226,44 @@ def _report(arguments: argparse.Namespace) -> None:
     run = _open_run(arguments.run)
     run.reduction()
     run.root.check_place()
+    files = None if arguments.files is None else _new_folder(arguments.files, "--files")
     with own(run.root, say) as owner:
         write_report(run, owner)
+    if files is not None:
+        from ldm_scale.report.export import write_files
+
+        say(f"{files}: {len(write_files(run, files))} figures (SVG) and tables (CSV)")
+    if arguments.track is not None:
+        from ldm_scale.notebook.track import track
+
+        track(run, arguments.track)
     _print_outcome(run)
 
 
-def _compare(arguments: argparse.Namespace) -> None:
+def _new_folder(address: str, flag: str) -> "Location":
+    """A folder that can be written to and holds nothing."""
     from ldm_scale.files.storage import Location
+
+    folder = Location.of(address)
+    folder.check_place()
+    if not folder.is_empty():
+        raise UsageError(f"{folder} is not empty; give a new {flag} folder, nothing is overwritten")
+    return folder
+
+
+def _compare(arguments: argparse.Namespace) -> None:
     from ldm_scale.notebook.compare import compare
     from ldm_scale.notebook.run import Run
-    from ldm_scale.report.comparison import comparison_page, print_comparison
 
     runs = [Run(address) for address in arguments.runs]
     own = runs[0].record.config.analysis.model_dump()
-    out = Location.of(arguments.out) if arguments.out else None
-    if out is not None:
-        out.check_place()
-        if not out.is_empty():
-            raise UsageError(f"{out} is not empty; give a new --out folder, nothing is overwritten")
-    found = compare(runs, build(AnalysisConfig, collect(arguments, AnalysisConfig, own)))
+    out = _new_folder(arguments.out, "--out") if arguments.out else None
+    _print_comparison(compare(runs, build(AnalysisConfig, collect(arguments, AnalysisConfig, own))), out)
+
+
+def _print_comparison(found: "Comparison", out: "Location | None") -> None:
+    from ldm_scale.report.comparison import comparison_page, print_comparison
+
     print_comparison(found)
     if out is not None:
         (out / "comparison.json").create(found.model_dump_json(indent=1).encode())
@@ -249,7 +290,8 @@ def _say_status(run: "RunDirectory", answer: Callable[[Any], None]) -> None:
         say(f"  pace of the last job: {progress.pace:.1f} samples/s, {left / progress.pace:.0f} s for what is left")
     for reason, count in progress.rejects.items():
         say(f"  rejected {count}: {reason}")
-    written = {name: (run.root / name).is_file() for name in ("results.json", "report.html")}
+    found = "results.json" if record.heldout else "suspects.json"
+    written = {name: (run.root / name).is_file() for name in (found, "report.html")}
     for name, there in written.items():
         say(f"  {name}: {'written' if there else 'not yet'}")
     if owner is not None:
@@ -290,9 +332,9 @@ def _estimators() -> Iterator[tuple[str, str]]:
 
 
 def _families() -> Iterator[tuple[str, str]]:
-    from ldm_scale.targets.layout import FAMILIES
+    from ldm_scale.targets.layout import known_families
 
-    yield from FAMILIES.items()
+    yield from known_families().items()
 
 
 def _presets() -> Iterator[tuple[str, str]]:
@@ -437,7 +479,11 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     )
     add_flags(reduce, AnalysisConfig)
     add_flags(reduce, ReduceConfig)
-    _add_run_command(commands, "report", _report, "make the report again from a run's results")
+    report = _add_run_command(commands, "report", _report, "make the report again from a run's results")
+    text = "new folder for the figures as SVG and the tables as CSV, each list of results.json under its name there"
+    report.add_argument("--files", metavar="PATH", help=text).complete = FILES
+    text = "give options, headline numbers and page to this experiment tracker, if it is installed"
+    report.add_argument("--track", choices=TRACKERS, help=text)
     text = "compare finished runs over the same samples: each with the first, paired by sample"
     compare = commands.add_parser("compare", help=text, description=text)
     compare.add_argument("runs", metavar="RUN", nargs="+", help="run directories; the one before comes first")

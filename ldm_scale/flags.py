@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from ldm_scale.attacks.installed import find_attack, known_attacks
 from ldm_scale.config.audit import AuditConfig, name_attacks
 from ldm_scale.config.base import Config
-from ldm_scale.config.values import ATTACK, Metavar, merge, spell
+from ldm_scale.config.values import ATTACK, Metavar, merge, spell, spell_flag
 from ldm_scale.errors import UsageError, one_line, unknown_name
 
 # Defaults of flags from the environment, so that a bare `ray job submit` works on a configured cluster.
@@ -117,12 +117,8 @@ def add_flags(
         elif name in positional:
             _add_option(parser, [name], field, default, metavar=name.upper())
         else:
-            names = [_flag(prefix + name), *ALIASES.get(prefix + name, [])]
+            names = [spell_flag(prefix + name), *ALIASES.get(prefix + name, [])]
             _add_option(parser, names, field, default, dest=prefix + name)
-
-
-def _flag(key: str) -> str:
-    return f"--{key}".replace("_", "-")
 
 
 def add_attack_flags(parser: argparse.ArgumentParser, recipe: Any = MappingProxyType({})) -> None:
@@ -139,7 +135,7 @@ def add_attack_flags(parser: argparse.ArgumentParser, recipe: Any = MappingProxy
             key = f"attacks.{name}.{field.name}"
             info = FieldInfo.from_annotated_attribute(hints[field.name], field)
             default = (chosen.get(name) or {}).get(field.name, info.default)
-            _add_option(group, [_flag(key)], info, default, dest=key)
+            _add_option(group, [spell_flag(key)], info, default, dest=key)
 
 
 def names_attack_options(words: Sequence[str]) -> bool:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from ldm_scale.targets.weights import Weights
 
 
+# Beyond the rounding of two ways to the same noise schedule.
+SCHEDULES_DIFFER = 1e-5
+
+
 @dataclass(frozen=True)
 class Inputs:
     """What an audit reads, checked and hashed; needs no Ray."""
@@ -91,6 +95,12 @@ def check_inputs(config: AuditConfig, *, outline: bool = False, procedure: Proce
     weights = fetch_weights(config.target, config.lora, config.lora_scale, outline=outline)
     target = weights.load("meta" if outline else "cpu", config.images.size)
     check_fit(config, target, attacks)
+    reference: dict[str, str | None] = {}
+    if config.reference is not None:
+        compared = fetch_weights(config.reference, outline=outline)
+        check_reference(target, other := compared.load("meta", config.images.size))
+        check_fit(config, other, attacks)
+        reference["reference"] = compared.addresses["target"]
     ranking = _read_ranking(config, target)
     resolved = config.model_copy(
         update={
@@ -101,6 +111,7 @@ def check_inputs(config: AuditConfig, *, outline: bool = False, procedure: Proce
             **{name: Location.of(at).uri for name in ("out", "shards", "manifest") if (at := getattr(config, name))},
             # Pinned too: a branch may move while the run goes on.
             **weights.addresses,
+            **reference,
         }
     )
     return Inputs(resolved, shards.folder, shards.manifest, split, weights, target, attacks, ranking, procedure)
@@ -140,6 +151,28 @@ def check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) -
         raise UsageError(f"masks.bins = {config.masks.bins} is more than the latent's {dimensions} dimensions")
 
 
+def check_reference(target: Target, reference: Target) -> None:
+    """Raise UsageError if draws and timesteps of the two would not be the same.
+
+    Autoencoders may differ: each model is asked about its own latent of an image.
+    """
+    pairs = {
+        "images": (reference.image_size, target.image_size),
+        "latents": (reference.latent_shape, target.latent_shape),
+        "training timesteps": (len(reference.alphas_cumprod), len(target.alphas_cumprod)),
+    }
+    for what, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise UsageError(f"reference: its {what} are {theirs}, the target's {ours}; give a model of the same shape")
+    apart = (reference.alphas_cumprod - target.alphas_cumprod).abs()
+    t = int(apart.argmax())
+    if apart[t] > SCHEDULES_DIFFER:
+        raise UsageError(
+            "reference: its noise schedule is another than the target's: alpha_bar at timestep "
+            f"{t} is {reference.alphas_cumprod[t]:.4g}, not {target.alphas_cumprod[t]:.4g}"
+        )
+
+
 def _check_conditioning(conditioning: str | int, target: Target) -> None:
     if conditioning == "none":
         target.condition([None], [None])
@@ -148,26 +181,32 @@ def _check_conditioning(conditioning: str | int, target: Target) -> None:
 
 
 def count_sides(inputs: Inputs) -> tuple[int, int]:
-    """How many members and held-out samples there are; of a split file, how many keys, without looking them up.
-
-    Raises:
-        UsageError: There are no members or no held-out samples.
-    """
+    """How many members and held-out samples there are; of a split file, how many keys, without looking them up."""
     if inputs.split is not None:
         members, heldout = len(inputs.split.members), len(inputs.split.heldout)
     else:
         tasks = by_folder(inputs)
         members = sum(map(members_of, tasks))
         heldout = sum(map(wanted, tasks)) - members
-    check_sides(inputs, members, heldout)
     limit = inputs.config.limit or members + heldout
     return min(members, limit), min(heldout, limit)
 
 
-def check_sides(inputs: Inputs, members: int, heldout: int) -> None:
-    """Raise UsageError if there are no members or no held-out samples."""
-    if not members or not heldout:
-        raise UsageError(f"{inputs.folder}: an audit needs members and held-out samples, one of the two is empty")
+def has_both_sides(inputs: Inputs) -> bool:
+    """Whether there are held-out samples to compare members with.
+
+    Raises:
+        UsageError: There are no members; or neither held-out samples nor a reference model.
+    """
+    members, heldout = count_sides(inputs)
+    if not members:
+        raise UsageError(f"{inputs.folder}: an audit needs members, and there are none")
+    if not heldout and inputs.config.reference is None:
+        raise UsageError(
+            f"{inputs.folder}: there are no held-out samples to compare members with; give some, which is evidence, or "
+            "--reference MODEL for scores relative to another model, which is none of membership"
+        )
+    return heldout > 0
 
 
 def wanted(task: ReadTask) -> int:

@@ -94,9 +94,7 @@ def loaded_once(weights: Weights, *arguments: Any) -> Target:
 
 _load = Weights.load
 # Drawing takes three seconds a report; tests/report draws.
-BLANK = dict.fromkeys(
-    ("roc", "by_drop", "by_bin", "influence", "dropped", "by_timestep"), Plot("data:image/svg+xml,", "not drawn")
-)
+BLANK = dict.fromkeys(("roc", "by_drop", "by_bin", "influence", "dropped", "by_timestep"), Plot(b"", "not drawn"))
 
 
 def set_threads(count: int) -> None:
@@ -161,5 +159,5 @@ def inline_ray() -> Iterator[None]:
         patch.setattr("ldm_scale.engine.train.relay", relay)
         patch.setattr("ldm_scale.auditor.TracedDecoder", traced_once)
         patch.setattr(Weights, "load", loaded_once)
-        patch.setattr("ldm_scale.report.page._plots", lambda results, maps: BLANK)
+        patch.setattr("ldm_scale.report.page.plots_of", lambda results, maps: BLANK)
         yield

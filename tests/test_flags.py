@@ -1,6 +1,8 @@
 """Flags: one for each option, and which of recipe, file, environment and flag wins."""
 
 import argparse
+import runpy
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,15 +11,19 @@ from typing import Any
 import pytest
 import shtab
 
+from ldm_scale.attacks.registry import make_attack, resolve_options
 from ldm_scale.cli import SHELLS, main, make_parser
 from ldm_scale.config.audit import AnalysisConfig, AuditConfig
 from ldm_scale.config.base import build
 from ldm_scale.config.data import DATASETS, PackConfig, ValidateConfig
+from ldm_scale.config.published import PUBLISHED
 from ldm_scale.config.train import TrainConfig
 from ldm_scale.data.sources import SOURCES
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 from ldm_scale.flags import ENVIRONMENT, add_attack_flags, collect
+
+ROOT = Path(__file__).parents[1]
 
 ATTACKS = "{epsilon,loss,pfami,pfami_published,pia,pian,secmi,sima,sima_mc}"
 ROOT_FOLDER = Path(__file__).parents[1]
@@ -38,7 +44,7 @@ FLAGS = {
         --hardware.memory --help --images.crop --images.filter --images.max-pixels --images.size --json --latent
         --leakage.attack --leakage.timestep --limit
         --lora --lora-scale --manifest --masks.bins --masks.ranking --max-reject-fraction --out --precision
-        --retry-rejects --seed --shards --split --target -h
+        --reference --retry-rejects --seed --shards --split --target -h
     """,
     "benchmark audit": """
         --batch-size --config --device --help --precision --published --repeats --samples --seed --target -h
@@ -62,19 +68,19 @@ FLAGS = {
     "benchmark train": "--config --cpus --device --help --presets --repeats --seed --steps -h",
     "completion": "--help -h SHELL",
     "convert": "--autoencoder --config --help --out --size --unet -h",
-    "own": "--attacks --conditioning --device --heldout --help --out --seed --suspect -h TARGET",
+    "own": "--attacks --conditioning --device --heldout --help --out --reference --seed --suspect -h TARGET",
     "pack": """
         --caption-column --heldout --heldout-folder --help --image-column --label-column --max-pixels
-        --max-reject-fraction --max-samples --members --near-duplicates --order --seed --shard-samples --size --split -h
-        DATASET OUT SOURCE
+        --max-reject-fraction --max-samples --members --members-only --near-duplicates --order --seed
+        --shard-samples --size --split -h DATASET OUT SOURCE
     """,
     "train": """
         --autoencoder.accumulate --autoencoder.batch --autoencoder.channels --autoencoder.clip --autoencoder.decay
         --autoencoder.dropout --autoencoder.epochs --autoencoder.kind --autoencoder.kl-weight --autoencoder.layers
         --autoencoder.pretrained --autoencoder.rate --autoencoder.scaled --autoencoder.warmup --autoencoder.weight-decay
-        --base --captions --checkpoint-seconds --config --cpus --denoiser.accumulate --denoiser.attention
-        --denoiser.batch
-        --denoiser.betas --denoiser.channels --denoiser.classes --denoiser.clip --denoiser.decay --denoiser.dropout
+        --audit-every --base --captions --checkpoint-seconds --config --cpus --denoiser.accumulate --denoiser.attention
+        --denoiser.batch --denoiser.betas --denoiser.channels --denoiser.classes --denoiser.clip --denoiser.decay
+        --denoiser.dropout
         --denoiser.ema --denoiser.epochs --denoiser.kind --denoiser.latent --denoiser.layers --denoiser.rate
         --denoiser.warmup --denoiser.weight-decay --device --dry-run --failures --flip --half --hardware.bandwidth
         --hardware.flops --hardware.gpus --hardware.memory --help --images.crop --images.filter --images.max-pixels
@@ -86,7 +92,7 @@ FLAGS = {
     """,
     "compare": "--average --bootstrap --confidence --drop --help --out --repeats -h RUN",
     "reduce": "--average --bootstrap --confidence --drop --help --partial --repeats -h RUN",
-    "report": "--help -h RUN",
+    "report": "--files --help --track -h RUN",
     "status": "--help --json -h RUN",
     "list": "--help -h WHAT",
 }
@@ -207,6 +213,26 @@ def test_attacks_named_by_a_flag_replace_those_of_the_recipe_with_their_options(
     assert values("--attacks", "pia, sima", "--attacks.sima.p", "3", recipe=recipe) == {
         "attacks": {"pia": {}, "sima": {"p": "3"}}
     }
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("published", [False, True])
+def test_the_command_of_a_configuration_makes_it_again(name: str, published: bool) -> None:
+    job = runpy.run_path(str(ROOT / f"jobs/{name}.py"))
+    recipe = PUBLISHED[name].recipe if published else job["RECIPE"]
+    more = {"seed": -3, "analysis": {"average": "", "confidence": 1 / 3}, "images": {"max_pixels": 7}, "limit": 40}
+    wanted = build(AuditConfig, {"out": "a b", "shards": "s3://b/s", "target": "t", **recipe, **more})
+    program, command, *words = shlex.split(wanted.command())
+    assert (program, command) == ("ldm-scale", "audit")
+    found = build(AuditConfig, values(*words))
+    resolved = [
+        {name: resolve_options(make_attack(name, options)) for name, options in config.attacks.items()}
+        for config in (found, wanted)
+    ]
+    assert resolved[0] == resolved[1]
+    assert found.model_copy(update={"attacks": {}, "compute": wanted.compute}) == wanted.model_copy(
+        update={"attacks": {}}
+    )
 
 
 def test_options_of_an_attack_that_is_not_run_are_refused() -> None:

@@ -188,7 +188,8 @@ def clone(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> Path:
             (folder / ".venv" / part.name).symlink_to(part)
     (folder / ".venv/.installed").touch()
     (folder / "data/mine").symlink_to(tiny_shards)
-    (folder / "models/mine").symlink_to(tiny_target)
+    for name in ("mine", "base"):
+        (folder / "models" / name).symlink_to(tiny_target)
     make_folder(folder / "pictures", 48, size=32)
     return folder
 

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from ldm_scale.analysis.comparison import Agreement, ChangedMember, ComparedRanking, ComparedRow
 from ldm_scale.analysis.ranking import influence_ranks
 from ldm_scale.analysis.results import RowName
-from ldm_scale.analysis.splithalf import Judged, Scorer, best, judge
+from ldm_scale.analysis.splithalf import Judged, choice_among, judge
 from ldm_scale.analysis.summary import as_metric_set, estimate, heldout_above
 from ldm_scale.config.audit import AnalysisConfig
 
@@ -28,14 +28,6 @@ class ComparedScores:
 
     timesteps: tuple[int | None, ...]
     rows: Mapping[RowName, Float[np.ndarray, "t n"]]
-
-    def scorer(self, row: RowName, member: Bool[np.ndarray, " n"]) -> Scorer:
-        """The held-out choice of a timestep."""
-        scores = self.rows[row]
-        return lambda _, choose, report: (
-            pick := best(scores[:, choose].T, member[choose]),
-            scores[pick, report],
-        )
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ def compare_attack(
     rows: list[ComparedRow] = []
     plain: list[np.ndarray] = []
     for row in (name for name in get_args(RowName) if all(name in run.rows for run in runs)):
-        scorers = {str(number): run.scorer(row, member) for number, run in enumerate(runs)}
+        scorers = {str(number): choice_among(run.rows[row], member) for number, run in enumerate(runs)}
         judged = judge(scorers, member, config.repeats, config.bootstrap, config.confidence, seed)
         rows += [_row(attack, row, number, run, judged[str(number)]) for number, run in enumerate(runs)]
         if row == "plain":

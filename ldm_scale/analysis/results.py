@@ -244,6 +244,34 @@ class BlindControl(Record):
     told_by: tuple[Telltale, ...] = Field(description="with p below 0.05, the clearest first")
 
 
+class RelativeRow(Record):
+    """An attack's scores relative to a reference model: log statistic of the reference minus that of the target."""
+
+    attack: str
+    heldout_choice: HeldoutChoice = Field(
+        description="nothing is left out; minus the target's plain row on the same samples, each with its own timestep"
+    )
+    reference: Estimate = Field(
+        description="AUROC of the reference's own plain scores, by a held-out choice, with DeLong's interval: away "
+        "from 0.5 the sides differ in more than the target's training"
+    )
+    members_lower: Number = Field(
+        description="share of members whose statistic is lower in the target than in the reference, at this timestep"
+    )
+    heldout_lower: Number = Field(description="the same of held-out samples")
+
+
+class Relative(Record):
+    """The target beside a reference model, sample by sample on the same draws."""
+
+    target: str = Field(description="SHA-256 of the reference model")
+    fingerprint: str = Field(description="of everything the reference's rows depend on")
+    members: int = Field(description="members that both have a row of")
+    heldout: int = Field(description="likewise")
+    left_out: int = Field(description="samples that one of the two rejected")
+    rows: tuple[RelativeRow, ...] = Field(description="one an attack")
+
+
 class Leakage(Record):
     """Whether the dimensions of high influence are those that leak."""
 
@@ -311,6 +339,7 @@ class Results(Record):
     names: BlindControl | None = Field(
         description="by names alone, which a model never sees; none if all are alike but for their folders"
     )
+    relative: Relative | None = Field(None, description="none if there is no finished audit of a reference model")
     leakage: Leakage
     by_timestep: tuple[Point, ...] = Field(description="plain, and analysis.drop lowest, at each timestep")
     by_drop: tuple[Point, ...] = Field(description="each drop share and mask, at the plain row's held-out timestep")

@@ -108,6 +108,11 @@ def best(candidates: Float[np.ndarray, "a m"], member: Bool[np.ndarray, " a"]) -
     return int(aurocs(candidates, member).argmax())
 
 
+def choice_among(scores: Float[np.ndarray, "t n"], member: Bool[np.ndarray, " n"]) -> Scorer:
+    """The held-out choice among t scores of n samples: that of the highest AUROC on the choosing half."""
+    return lambda _, choose, report: (pick := best(scores[:, choose].T, member[choose]), scores[pick, report])
+
+
 def judge(
     scorers: dict[Name, Scorer],
     member: Bool[np.ndarray, " n"],

@@ -1,16 +1,30 @@
 """The configuration of an audit."""
 
+import shlex
 from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, NonNegativeInt, model_validator
 
 from ldm_scale.config.base import DEMO, ELSEWHERE, SHARDS, Captions, Config, Device
 from ldm_scale.config.data import ImageConfig
-from ldm_scale.config.values import ATTACK, Address, AttackName, AttackNames, Bytes, Metavar, Span
+from ldm_scale.config.values import (
+    ATTACK,
+    Address,
+    AttackName,
+    AttackNames,
+    Bytes,
+    Metavar,
+    Span,
+    flatten,
+    spell,
+    spell_flag,
+)
 from ldm_scale.errors import UsageError
 
 # The word that asks for a calibration set instead of the ranking of a finished run.
 CALIBRATED = "calibration"
+# The folder of a run that holds the audit of its reference model.
+REFERENCE = "reference"
 DenoiserPrecision = Literal["float32", "tf32", "bfloat16", "float16"]
 ProductPrecision = Literal["float32", "tf32", "bfloat16"]
 Compilation = Literal["off", "default", "graphs"]
@@ -184,6 +198,11 @@ class AuditConfig(Config):
         None, description="LoRA fused into the target's weights: file, folder, s3:// or hub id[@revision]"
     )
     lora_scale: float = Field(1.0, description="factor of the LoRA's change to the weights")
+    reference: Address | None = Field(
+        None,
+        description="the base model before fine-tuning, or an untrained one: scores are also given relative to it, on "
+        "the same draws; it is audited into out/reference",
+    )
     split: Address | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
     limit: int | None = Field(
         None,
@@ -244,6 +263,20 @@ class AuditConfig(Config):
         except UsageError as error:
             raise ValueError(str(error)) from None
         return self
+
+    def command(self) -> str:
+        """The command line that makes the same rows and results; `compute` decides nothing of them."""
+        given = {"shards": self.shards, "target": self.target, "out": self.out}
+        given |= flatten(self.model_dump(exclude_defaults=True, exclude={*given, "attacks", "compute"}))
+        options = {"attacks": tuple(self.attacks), **flatten(self.attacks, "attacks.")}
+        words = [word for key, value in (given | options).items() for word in (spell_flag(key), spell(value))]
+        return shlex.join(["ldm-scale", "audit", *words])
+
+    def of_reference(self) -> "AuditConfig":
+        """The audit of the reference: the same of another target, in a folder of its own."""
+        out = f"{self.out.rstrip('/')}/{REFERENCE}"
+        other = {"target": self.reference, "reference": None, "lora": None, "lora_scale": 1.0, "out": out}
+        return self.model_copy(update=other)
 
     def science(self) -> dict[str, Any]:
         """The part of the configuration that rows depend on (addresses excepted: their content is hashed)."""

@@ -30,7 +30,9 @@ class PackConfig(Config):
     """From a source to shards."""
 
     dataset: Annotated[str, Metavar("DATASET", DATASETS)] = Field(description=f"one of {', '.join(DATASETS)}")
-    source: Address = Field(description="source folder, local or s3://")
+    source: Address = Field(
+        description="source folder, local, s3:// or hf://datasets/organisation/name[@revision][/folder]"
+    )
     out: Address = Field(description="new shard folder, local or s3://; the same command again resumes it")
     split: Address | None = Field(
         None, description="JSON of keys, or a paper's .npz of numbers; by default random halves"
@@ -44,6 +46,9 @@ class PackConfig(Config):
     heldout: Names = Field((), description="held-out are the keys that begin so, such as val/ or valid-,test-")
     heldout_folder: Address | None = Field(
         None, description="held-out are all images of this folder, local or s3://, and members all of SOURCE (folder)"
+    )
+    members_only: bool = Field(
+        False, description="all are members: to train on, or for scores relative to a reference model"
     )
     seed: int = Field(0, description="seed of the random halves, and of the draw of max-samples")
     near_duplicates: float = Field(
@@ -84,6 +89,8 @@ class PackConfig(Config):
             raise ValueError("split: give a split file or heldout, not both")
         if self.heldout_folder is not None and (self.dataset != "folder" or self.heldout or self.split is not None):
             raise ValueError("heldout_folder: it is for folder, without heldout and without a split file")
+        if self.members_only and (self.heldout or self.heldout_folder is not None or self.split is not None):
+            raise ValueError("members_only: leave out heldout, heldout_folder and split")
         if self.order and self.dataset not in IN_FILES:
             raise ValueError(f"order: it is for {', '.join(IN_FILES)}")
         return self
@@ -96,7 +103,9 @@ class PackConfig(Config):
     def science(self) -> dict[str, Any]:
         """The part of the configuration that shards depend on (addresses excepted: what is there is hashed)."""
         addresses = {"source", "heldout_folder", "out", "split"}
-        return self.model_dump(mode="json", exclude={*addresses, "max_reject_fraction"})
+        # Not named if it is what it was before there was a choice.
+        unnamed = set() if self.members_only else {"members_only"}
+        return self.model_dump(mode="json", exclude={*addresses, *unnamed, "max_reject_fraction"})
 
 
 class ValidateConfig(Config):

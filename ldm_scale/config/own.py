@@ -11,7 +11,8 @@ from ldm_scale.config.values import Address, AttackNames
 
 NO_HELDOUT = (
     "heldout: give images of the same kind that the model cannot have seen, such as those made after it was trained or "
-    "never published; a score says nothing by itself, only that suspects score above such images does"
+    "never published: only that suspects score above such images is evidence; or give --reference MODEL, such as the "
+    "base before fine-tuning: it shows a difference between two models, and no p-value of membership"
 )
 
 
@@ -21,7 +22,14 @@ class OwnConfig(Config):
     target: Address = Field(description="the model: a folder in diffusers' layout, s3:// or hub id[@revision]")
     suspect: Address = Field(description="folder of the images that it may have been trained on, local or s3://")
     heldout: Address | None = Field(
-        None, description="folder of images of the same kind that it cannot have been trained on; must be given"
+        None,
+        description="folder of images of the same kind that it cannot have been trained on; only without a reference "
+        "must it be given",
+    )
+    reference: Address | None = Field(
+        None,
+        description="the base model before fine-tuning, or an untrained one: scores are also given relative to it; "
+        "without heldout that is all that can be said",
     )
     out: Address = Field(description="new folder for shards and run; the same command again goes on")
     attacks: AttackNames = Field(("sima", "pia", "secmi"), description="attacks, comma-separated; all are combined")
@@ -35,7 +43,7 @@ class OwnConfig(Config):
 
     @model_validator(mode="after")
     def _compares(self) -> "OwnConfig":
-        if self.heldout is None:
+        if self.heldout is None and self.reference is None:
             raise ValueError(NO_HELDOUT)
         return self
 
@@ -43,9 +51,14 @@ class OwnConfig(Config):
         return f"{self.out.rstrip('/')}/{name}"
 
     def pack(self) -> PackConfig:
-        """The suspects as members, the others held-out, without near-duplicates."""
+        """The suspects as members, the others, if any, held-out, without near-duplicates."""
         return PackConfig(
-            dataset="folder", source=self.suspect, heldout_folder=self.heldout, out=self._at("shards"), seed=self.seed
+            dataset="folder",
+            source=self.suspect,
+            heldout_folder=self.heldout,
+            members_only=self.heldout is None,
+            out=self._at("shards"),
+            seed=self.seed,
         )
 
     def validate_inputs(self) -> ValidateConfig:
@@ -58,6 +71,7 @@ class OwnConfig(Config):
             {
                 "shards": self._at("shards"),
                 "target": self.target,
+                "reference": self.reference,
                 "out": self._at("run"),
                 "attacks": {name: {} for name in self.attacks},
                 "conditioning": self.conditioning,

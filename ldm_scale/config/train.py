@@ -118,6 +118,11 @@ class TrainConfig(Config):
     checkpoint_seconds: float = Field(
         60, ge=0, description="seconds between checkpoints: what is lost if the training is stopped"
     )
+    audit_every: int | None = Field(
+        None,
+        gt=0,
+        description="a curve: keep the target after each so many steps of the denoiser, audit all, compare them",
+    )
     failures: int = Field(3, ge=0, description="failed workers after which training goes on from the last checkpoint")
     device: Device = Field("auto", description="auto is cuda if the cluster has GPUs, else cpu")
     workers: int = Field(1, gt=0, description="Ray Train workers; on cuda each has a GPU")
@@ -147,6 +152,8 @@ class TrainConfig(Config):
             raise ValueError("lora_rank: LoRA weights are trained on a base; give base")
         if self.base is not None and (self.autoencoder.pretrained is not None or self.denoiser.classes):
             raise ValueError("base: it brings its own autoencoder and takes captions, not classes")
+        if self.lora_rank is not None and self.audit_every is not None:
+            raise ValueError("audit_every: LoRA weights alone are no target; train without lora_rank")
         if self.images.size not in (None, self.size):
             raise ValueError(f"images.size = {self.images.size}: give size alone")
         if self.denoiser.kind == "class-token" and not self.denoiser.classes:
@@ -167,9 +174,19 @@ class TrainConfig(Config):
         frozen = self.base is not None or self.autoencoder.pretrained is not None
         return {"denoiser": self.denoiser} if frozen else {"autoencoder": self.autoencoder, "denoiser": self.denoiser}
 
+    def kept(self, step: int) -> str:
+        """Where audit_every keeps the target of a step of the denoiser."""
+        return f"{self.curve}/targets/{step:06d}"
+
+    @property
+    def curve(self) -> str:
+        """Where audit_every keeps targets, their audits and the comparison."""
+        return f"{self.out.rstrip('/')}.curve"
+
     def recipe(self) -> dict[str, Any]:
         """The part of the configuration that the trained weights depend on."""
-        exclude = {"shards", "manifest", "out", "device", "workers", "cpus", "checkpoint_seconds", "failures"}
+        exclude = {"shards", "manifest", "out", "device", "workers", "cpus"}
+        exclude |= {"checkpoint_seconds", "failures", "audit_every"}
         parts = {None: self, "autoencoder": self.autoencoder, "denoiser": self.denoiser}
         recipe = self.model_dump(mode="json", exclude=exclude)
         for name, part in parts.items():

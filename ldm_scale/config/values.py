@@ -53,17 +53,29 @@ def spell(value: Any) -> str:
 
     >>> spell(True), spell(0.5), spell((0, 10, 20, 30)), spell(("sima", "pia"))
     ('true', '0.5', '0:40:10', 'sima,pia')
+    >>> spell(1 / 3)
+    '0.3333333333333333'
     """
     match value:
         case bool():
             return str(value).lower()
         case float():
-            return f"{value:g}"
+            short = f"{value:g}"
+            return short if float(short) == value else repr(value)
         case (int(), *_):
-            return spell_integers(value)
-        case tuple() | dict():
+            return spell_integers(tuple(value))
+        case tuple() | list() | dict():
             return ",".join(map(spell, value))
     return str(value)
+
+
+def spell_flag(key: str) -> str:
+    """The flag of an option.
+
+    >>> spell_flag("compute.batch_size")
+    '--compute.batch-size'
+    """
+    return f"--{key}".replace("_", "-")
 
 
 def parse_span(value: Any) -> Any:

@@ -48,6 +48,8 @@ def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> I
         yield "Weights", variants
     yield from describe_conditioning(config)
     yield from describe_precision(config)
+    if config.reference is not None:
+        yield "Reference", f"{config.reference}: the same audit of it, at the same cost, in {config.of_reference().out}"
     if difference := table_difference(inputs.manifest.classes, read_class_names(inputs.weights.target.path)):
         yield "Warning", f"the target was trained on another table of classes: {difference}"
     if config.split is None and (apart := bytes_apart(inputs.manifest)):

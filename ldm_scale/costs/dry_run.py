@@ -11,7 +11,7 @@ from ldm_scale.costs.counts import denoiser_evaluations
 from ldm_scale.costs.estimate import CostEstimate, CostItem
 from ldm_scale.costs.flops import measure_target
 from ldm_scale.errors import UsageError
-from ldm_scale.inputs import Inputs, check_inputs, count_sides
+from ldm_scale.inputs import Inputs, check_inputs, count_sides, has_both_sides
 from ldm_scale.report.labels import duration, scaled, share_label, three_digits
 from ldm_scale.schema import BLIND, row_bytes, row_schema
 
@@ -40,6 +40,7 @@ def estimate_audit(config: AuditConfig, hardware: HardwareConfig, procedure: Pro
             at last, a batch takes more memory than a GPU has.
     """
     inputs = check_inputs(config, outline=True, procedure=procedure)
+    has_both_sides(inputs)
     members, heldout = count_sides(inputs)
     yield "dry run: no Ray is started, no run is begun"
     yield from in_columns(describe_audit(inputs, members, heldout, len(inputs.manifest.shards)))

@@ -16,6 +16,7 @@ from ldm_scale.data.samples import LIMITS, TOO_LONG, TOO_MUCH, encode_metadata
 from ldm_scale.data.sources import ORDERED, SOURCES
 from ldm_scale.data.sources.columns import Columns
 from ldm_scale.data.sources.folder import read_sides
+from ldm_scale.data.sources.hub import find_source
 from ldm_scale.data.sources.items import Item, Listing
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
 from ldm_scale.data.work import RunTasks
@@ -63,10 +64,8 @@ def read_source(config: PackConfig) -> Listing:
     """
     if config.dataset not in SOURCES:
         raise unknown_name("data set", config.dataset, SOURCES)
-    source = Location.of(config.source)
-    other = None if config.heldout_folder is None else Location.of(config.heldout_folder)
-    if absent := next((folder for folder in (source, other) if folder and not folder.is_dir()), None):
-        raise UsageError(f"source folder {absent} does not exist")
+    source = find_source(config.source)
+    other = None if config.heldout_folder is None else find_source(config.heldout_folder)
     options: dict[str, Any] = {"order": config.order} if config.dataset in IN_FILES else {}
     if config.dataset in IN_COLUMNS:
         options["columns"] = Columns(config.image_column, config.caption_column, config.label_column)
@@ -201,6 +200,12 @@ def _by_prefix(keys: list[str], config: PackConfig) -> Split:
     return Split(draw(split.members, half, config.seed), draw(split.heldout, config.max_samples - half, config.seed))
 
 
+def _all_members(keys: list[str], config: PackConfig) -> Split:
+    if not keys:
+        raise UsageError(f"{config.source}: no images are left after near-duplicates")
+    return Split(draw(keys, config.max_samples or len(keys), config.seed), ())
+
+
 def _at_random(keys: list[str], config: PackConfig) -> Split:
     drawn = keys if config.max_samples is None else draw(keys, config.max_samples, config.seed)
     if len(drawn) < 2:
@@ -221,7 +226,7 @@ def _numbers(items: list[Item], given: Split, config: PackConfig) -> str:
 
 
 def choose(items: list[Item], given: Split | None, config: PackConfig, run: RunTasks) -> Sides:
-    """Who is a member: as a split file says, or by how keys begin, or by random halves, of no near-duplicates.
+    """Who is a member: as a split file says, or by how keys begin, or all, or by random halves, of no near-duplicates.
 
     Near-duplicates are removed across the sides as well; the first in the source's order stays.
 
@@ -232,7 +237,7 @@ def choose(items: list[Item], given: Split | None, config: PackConfig, run: RunT
     if given is not None:
         assert config.split is not None
         return Sides(given, _numbers(items, given, config) if config.split.endswith(".npz") else "a split file")
-    how = f"random halves, seed {config.seed}"
+    how = f"{'all are members' if config.members_only else 'random halves'}, seed {config.seed}"
     _, heldout = config.prefixes
     if heldout:
         wanted = split_by_prefix(_keys(items), *config.prefixes).membership()
@@ -243,5 +248,6 @@ def choose(items: list[Item], given: Split | None, config: PackConfig, run: RunT
     if config.near_duplicates:
         items, rejects, removed = _without_duplicates(items, config, run)
         how += f", one of each group of near-duplicates (correlation {config.near_duplicates}; {len(removed)} removed)"
-    split = (_by_prefix if heldout else _at_random)(_keys(items), config)
+    choose_sides = _all_members if config.members_only else _by_prefix if heldout else _at_random
+    split = choose_sides(_keys(items), config)
     return Sides(split, how, tuple(rejects), tuple(removed))

@@ -47,7 +47,8 @@ def read_split(location: Location) -> Split:
     """A split file: JSON with the lists `members` and `heldout` of keys.
 
     Raises:
-        UsageError: The file is missing, malformed, one-sided, or names a key twice.
+        UsageError: The file is missing, malformed, without members, or names a key twice. Without held-out keys it is
+            a list of suspects, which an audit can set beside a reference model.
     """
     if not location.is_file():
         raise UsageError(f"split file {location} does not exist")
@@ -61,7 +62,9 @@ def read_split(location: Location) -> Split:
         raise UsageError(
             f'split file {location} must be JSON of the form {{"members": [key, ...], "heldout": [key, ...]}}'
         ) from None
-    _check_sides(split, location)
+    if not split.members:
+        raise UsageError(f"split file {location} needs keys of members, and has none")
+    _check_distinct(split, location)
     return split
 
 
@@ -87,7 +90,9 @@ def read_index_split(location: Location, keys: Sequence[str]) -> Split:
     if outside:
         raise UsageError(f"split file {location} names image {outside[0]}; the source has {len(keys)}, numbered from 0")
     split = Split(*(tuple(keys[index] for index in np.sort(side)) for side in sides))
-    _check_sides(split, location)
+    if not split.members or not split.heldout:
+        raise UsageError(f"split file {location} needs members and held-out images; one of the two lists is empty")
+    _check_distinct(split, location)
     return split
 
 
@@ -100,9 +105,7 @@ def _read_numbers(archive: zipfile.ZipFile, name: str, count: int) -> np.ndarray
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _check_sides(split: Split, location: Location) -> None:
-    if not split.members or not split.heldout:
-        raise UsageError(f"split file {location} needs members and held-out keys; one of the two lists is empty")
+def _check_distinct(split: Split, location: Location) -> None:
     if len(split.membership()) < len(split.members) + len(split.heldout):
         raise UsageError(f"split file {location} names a key twice")
 

@@ -1,6 +1,8 @@
 """The audit's Ray graph: shards -> decoded images -> one fused auditor pool -> committed rows -> reducer -> report."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import pyarrow as pa
@@ -21,11 +23,11 @@ from ldm_scale.engine.progress import Progress, reported
 from ldm_scale.engine.reading import stream_images
 from ldm_scale.engine.reduce import reduce_run
 from ldm_scale.engine.session import session
-from ldm_scale.errors import RunError
+from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.ownership import Ownership, own
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
-from ldm_scale.inputs import Inputs, check_inputs
+from ldm_scale.inputs import Inputs, check_inputs, has_both_sides
 from ldm_scale.report.page import write_report
 from ldm_scale.targets.execution import Execution
 from ldm_scale.terminal import say
@@ -42,7 +44,7 @@ def run_audit(config: AuditConfig, procedure: Procedure | None = None) -> Result
         procedure: the authors', if the audit is to follow it: the report says what departs from it.
 
     Raises:
-        UsageError: The inputs cannot be used, or another job has the run directory.
+        UsageError: The inputs cannot be used, there are no held-out samples, or another job has the run directory.
         RunError: The run could not be finished.
     """
     return audit_inputs(check_inputs(config, procedure=procedure))
@@ -50,6 +52,20 @@ def run_audit(config: AuditConfig, procedure: Procedure | None = None) -> Result
 
 def audit_inputs(inputs: Inputs) -> Results:
     """As `run_audit`, of what is read and checked already."""
+    if not has_both_sides(inputs):
+        raise UsageError(f"{inputs.folder}: there are no held-out samples; `ldm-scale audit` says what can be said")
+    config = inputs.config
+    with audited(inputs) as (run, owner):
+        if config.reference is not None:
+            run_audit(config.of_reference())
+        results = reduce_run(run, config.analysis, owner)
+        write_report(run, owner)
+    return results
+
+
+@contextmanager
+def audited(inputs: Inputs) -> Iterator[tuple[RunDirectory, Ownership]]:
+    """A run whose rows are all there, owned for the length of a block."""
     config = inputs.config
     run = RunDirectory(Location.of(config.out))
     run.check_free(inputs.fingerprint, inputs.science)
@@ -67,9 +83,7 @@ def audit_inputs(inputs: Inputs) -> Results:
                 owner.check()
                 run.keep_split(split)
             compute_rows(plan, run, owner, AuditorActor, plan.record.schema)
-            results = reduce_run(run, config.analysis, owner)
-            write_report(run, owner)
-    return results
+            yield run, owner
 
 
 def _remaining(plan: AuditPlan, committed: dict[str, frozenset[str]]) -> list[ReadTask]:

@@ -14,7 +14,7 @@ from ldm_scale.data.task import ReadTask
 from ldm_scale.files.parts import Expected
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
-from ldm_scale.inputs import Inputs, by_folder, check_sides, members_of, wanted
+from ldm_scale.inputs import Inputs, by_folder, members_of, wanted
 from ldm_scale.schema import BLIND
 
 # Shards of each side that a quick look takes its samples from, if there are as many.
@@ -47,7 +47,6 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
     Needs a connected Ray if there is a split file or a limit, or a shard that holds no samples by the manifest.
 
     Raises:
-        UsageError: Members or held-out are empty.
         RunError: A shard that is read for that is not what the manifest says.
     """
     _check_empty(inputs)
@@ -72,7 +71,6 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
         # Its rows are alike, whichever version goes on with them.
         blind=BLIND if earlier is None else earlier.blind,
     )
-    check_sides(inputs, record.members, record.heldout)
     return AuditPlan(record, tasks, inputs.target.image_size, inputs.ranking)
 
 

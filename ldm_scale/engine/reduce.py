@@ -27,7 +27,8 @@ from ldm_scale.analysis.splithalf import FEWEST, choosing
 from ldm_scale.analysis.summary import AttackSummary, chosen_drops, level_warnings, summarise_attack
 from ldm_scale.analysis.together import combine
 from ldm_scale.config.audit import AnalysisConfig, distortion_estimator, dropped_bins
-from ldm_scale.engine.rows import Index, Part, StoredRows, build_index, stream
+from ldm_scale.engine.relative import relate_run
+from ldm_scale.engine.rows import Index, Part, StoredRows, attack_rows, build_index, stream
 from ldm_scale.errors import RunError
 from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.reductions import METRICS, RANKING, write_reduction
@@ -83,9 +84,7 @@ class _Reduction:
         return dropped_bins(self.config.drop, self.bins)
 
     def rows(self, index: Index, name: str) -> StoredRows:
-        ranked = self.record.config.masks.ranking is not None
-        mean = name in self.config.average
-        return StoredRows.of(index, name, self.record.timesteps[name], self.bins, ranked, mean)
+        return attack_rows(index, self.record, name, self.config.average)
 
     def group_sums(self, arrays: list[np.ndarray]) -> np.ndarray:
         """The features of the combined score before their log, from the spectra of each attack."""
@@ -338,6 +337,7 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
         combined=combined,
         blind=blind,
         names=names,
+        relative=relate_run(run, reference, config),
         leakage=leakage,
         by_timestep=tuple(point for summary in summaries for point in summary.by_timestep),
         by_drop=tuple(point for summary in summaries for point in summary.by_drop),

@@ -1,6 +1,6 @@
 """The rows of a run as the reducer reads them: one part at a time, each sample once, in the order of sample ids."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ldm_scale.analysis.scores import Candidate, Mask, averaged, mask_score
 from ldm_scale.errors import RunError
 from ldm_scale.files.parts import Balance, Plan, ReadPart, first_of
+from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location, read_ahead, read_table
 from ldm_scale.schema import Order, as_array, spectrum_column
 
@@ -98,6 +99,19 @@ def build_index(files: list[Location], plan: Plan, rejected: list[str], reject_p
     )
 
 
+def read_index(run: RunDirectory) -> Index:
+    """The index of a run.
+
+    Raises:
+        RunError: Something there is not the run's, or there are no rows.
+    """
+    plan = run.plan()
+    rejects, parts = run.read_rejects(plan)
+    index = build_index(run.parts(), plan, list(rejects), parts)
+    index.balance.check_own()
+    return index
+
+
 def stream(parts: Sequence[Part], columns: Sequence[str]) -> Iterator[tuple[Part, list[np.ndarray]]]:
     """Columns of fixed-size lists, part by part: the arrays (rows, values) of the rows that count."""
     tables = read_ahead(partial(read_table, columns=list(columns)), [part.file for part in parts], AHEAD)
@@ -179,3 +193,9 @@ class StoredRows:
                 values = spectra[self.column(candidate.mask)][:, candidate.step]
                 row[places] = mask_score(values, candidate.mask, candidate.dropped)
         return scores, bins
+
+
+def attack_rows(index: Index, record: RunRecord, name: str, average: Container[str]) -> StoredRows:
+    """The rows of the attack `name` in a run; those of attacks in `average` stand for the mean over their timesteps."""
+    masks = record.config.masks
+    return StoredRows.of(index, name, record.timesteps[name], masks.bins, masks.ranking is not None, name in average)

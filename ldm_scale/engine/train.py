@@ -79,6 +79,9 @@ def _make_job(config: TrainConfig, manifest: Manifest, shards: list[ReadTask]) -
         "versions": {name: version(name) for name in VERSIONED},
     }
     job = Job(config, tuple(shards), len(manifest.classes), record)
+    steps = config.denoiser.steps(job.count)
+    if config.audit_every is not None and config.audit_every >= steps:
+        raise UsageError(f"audit_every = {config.audit_every}: the denoiser is trained for {steps} steps in all")
     if job.count < config.workers:
         raise UsageError(f"workers = {config.workers}: there are {job.count} members to share")
     return job

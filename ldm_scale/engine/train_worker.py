@@ -1,15 +1,19 @@
 """What a Ray Train worker does: the stages of a training on its part of the members, from the last checkpoint on."""
 
+import copy
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
+from pyarrow.fs import LocalFileSystem
 from ray._private.utils import estimate_available_memory
 from ray.train.torch import get_device, prepare_model
 from ray.util.queue import Queue
@@ -174,8 +178,21 @@ class _Training:
         config = self._job.config.denoiser
         latents = self._encode(models, members, images)
         loss = DenoiserLoss(models.denoiser, models.schedule, models.condition)
-        self._stage("denoiser", models.denoiser, loss, members, latents, config, config.ema)
+        keep = partial(self._keep, models) if self._job.config.audit_every else None
+        self._stage("denoiser", models.denoiser, loss, members, latents, config, config.ema, keep)
         self._progress.stage = None
+
+    def _keep(self, models: Models, optimiser: Optimiser) -> None:
+        """Store the target of this step, if it is one of those that are kept."""
+        step, every = self._progress.step, self._job.config.audit_every
+        if self._rank > 0 or every is None or step % every:
+            return
+        # Storing converts the networks.
+        models = copy.deepcopy(models)
+        optimiser.average_into(models.denoiser)
+        with tempfile.TemporaryDirectory() as folder:
+            save_target(Path(folder), models, self._job.config.half, {**self._job.record, "step": step})
+            Location.of(self._job.config.kept(step)).copy_from(LocalFileSystem(), folder)
 
     def _encode(self, models: Models, members: Members, images: Images | None) -> Latents:
         """The latents of all samples: the autoencoder is frozen, so they are made once."""
@@ -201,8 +218,9 @@ class _Training:
         table: Table,
         config: StageConfig,
         ema: float | None = None,
+        keep: Callable[[Optimiser], None] | None = None,
     ) -> None:
-        """Train one network to its stage's end; its last loss goes into the progress."""
+        """Train one network to its stage's end; its last loss goes into the progress. keep: asked after each step."""
         progress, steps = self._progress, config.steps(self._job.count)
         optimiser = Optimiser(network, prepare_model(loss), steps, config, self._job.config.precision, ema)
         if progress.optimiser is not None:
@@ -215,10 +233,12 @@ class _Training:
             progress.step += 1
             progress.position += 1
             lines.add(progress.step, value)
+            if keep is not None and progress.step < steps:
+                keep(optimiser)
             if progress.step < steps and self._is_due(progress.step):
                 progress.optimiser = optimiser.state_dict()
                 self._checkpoint()
-        optimiser.finish()
+        optimiser.average_into(network)
         progress.losses[name] = lines.mean
         progress.step, progress.optimiser = 0, None
 

@@ -3,7 +3,8 @@
 run.json, samples/*.parquet and rejects/*.parquet are only ever added to; what is derived from them can be made again at
 any time, in sets of files: see reductions. calibration.json, if the configuration asks for a calibration set, and
 split.parquet, if there is a split file, are written once before the first row. owners/*.json: see ownership. What lies
-in samples/ and rejects/ is compared with what run.json asked for: see parts.
+in samples/ and rejects/ is compared with what run.json asked for: see parts. reference/, if there is a reference model,
+is the run directory of its own audit.
 
 Whatever dies between two files of one commit, or writes one twice, leaves nothing to fix: a row and a reject are pure
 functions of their sample, so what is missing is computed again, and of what is there twice one is counted.
@@ -22,7 +23,7 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from ldm_scale.config.audit import AuditConfig
+from ldm_scale.config.audit import REFERENCE, AuditConfig
 from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
 from ldm_scale.files.digests import differences
 from ldm_scale.files.parts import Balance, Expected, Plan, ReadPart
@@ -173,6 +174,10 @@ class RunDirectory:
         """What readers see of all that is derived; raises UsageError if nothing is."""
         return latest_reduction(self.root)
 
+    def reference(self) -> "RunDirectory":
+        """The place of the audit of a reference model, a run of its own."""
+        return RunDirectory(self.root / REFERENCE)
+
     def read_calibration(self) -> CalibrationRecord | None:
         """calibration.json, if this run has one; raises UsageError if it is of another format."""
         location = self.root / "calibration.json"
@@ -265,6 +270,11 @@ class RunDirectory:
             rejects.pop(sample_id, None)
         return Holdings(found, rejects, parts, plan.balance(ids, rejects, [*parts, *reject_parts]))
 
+    def latest(self) -> datetime | None:
+        """When the last part of rows appeared, by the time of its file."""
+        times = [when for _, when in (self.root / "samples").versions().values()]
+        return datetime.fromtimestamp(max(times) / 1e9, UTC) if times else None
+
     def progress(self) -> RunState:
         """How far the run is; what is not the run's is not counted."""
         held = self.holdings()
@@ -275,12 +285,11 @@ class RunDirectory:
             for part in held.parts
             if part.table is not None and part.file.name in changed
         ]
-        latest = max((when for _, when, _ in written), default=None)
         return RunState(
             rows=len(held.ids),
             rejects=by_reason(held.rejects.values()),
             left=sum(held.balance.missing.values()),
-            latest=None if latest is None else datetime.fromtimestamp(latest, UTC),
+            latest=self.latest(),
             pace=_pace(written),
             foreign=held.balance.foreign,
         )

@@ -13,7 +13,7 @@ from ldm_scale.analysis.metrics import NAMES
 from ldm_scale.analysis.results import Headline, MetricSet, Results
 from ldm_scale.analysis.scores import Candidate, Mask
 from ldm_scale.config.audit import dropped_bins
-from ldm_scale.engine.rows import Index, StoredRows, build_index
+from ldm_scale.engine.rows import Index, StoredRows, attack_rows, read_index
 from ldm_scale.errors import UsageError, unknown_name
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location, read_table
@@ -57,11 +57,7 @@ class Run:
         Raises:
             RunError: Something there is not the run's, or there are no rows.
         """
-        plan = self.directory.plan()
-        rejects, parts = self.directory.read_rejects(plan)
-        index = build_index(self.directory.parts(), plan, list(rejects), parts)
-        index.balance.check_own()
-        return index
+        return read_index(self.directory)
 
     @property
     def attacks(self) -> tuple[str, ...]:
@@ -72,9 +68,7 @@ class Run:
         """One attack's rows; raises UsageError if it was not made."""
         if attack not in self.attacks:
             raise unknown_name("attack", attack, self.attacks)
-        config = self.record.config
-        ranked, mean = config.masks.ranking is not None, attack in config.analysis.average
-        return StoredRows.of(self.index, attack, self.record.timesteps[attack], config.masks.bins, ranked, mean)
+        return attack_rows(self.index, self.record, attack, self.record.config.analysis.average)
 
     def rows(self, columns: Sequence[str] = ("sample_id", "member", "distortion")) -> pd.DataFrame:
         """Columns of the rows as they were written, sorted by sample id; `schema.row_schema` says what each holds.

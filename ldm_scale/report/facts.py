@@ -2,14 +2,18 @@
 
 import itertools
 import math
+from datetime import datetime
 
 from ldm_scale.analysis.results import DistortionEstimate, Results
 from ldm_scale.config.audit import CALIBRATED, AuditConfig, GeometryConfig
 from ldm_scale.files.rundir import RunRecord
 from ldm_scale.report.headline import attacks_of, rows_of
+from ldm_scale.report.labels import duration
 
 # Hex digits of a digest that are shown.
 SHORT = 12
+# How a time is written.
+TIME = "%Y-%m-%d %H:%M:%S"
 
 
 def list_timesteps(steps: tuple[int, ...]) -> str:
@@ -116,11 +120,15 @@ def describe_precision(config: AuditConfig) -> list[tuple[str, str]]:
     return [] if config.precision == "float32" else [("Precision", f"the denoiser in {config.precision}")]
 
 
-def describe_fixed(record: RunRecord) -> list[tuple[str, str]]:
-    """When attacks, timesteps and seed were fixed, if the run says."""
-    if record.fixed is None:
-        return []
-    return [("Fixed", f"attacks, timesteps and seed on {record.fixed:%Y-%m-%d %H:%M:%S} UTC, before the first row")]
+def describe_times(record: RunRecord, latest: datetime | None) -> list[tuple[str, str]]:
+    """When attacks, timesteps and seed were fixed, if the run says, and when the last rows came."""
+    said = []
+    if record.fixed is not None:
+        said.append(("Fixed", f"attacks, timesteps and seed on {record.fixed:{TIME}} UTC, before the first row"))
+    if latest is not None:
+        later = "" if record.fixed is None else f", {duration((latest - record.fixed).total_seconds())} after that"
+        said.append(("Last rows", f"{latest:{TIME}} UTC by the time of their file{later}"))
+    return said
 
 
 def warnings_of(results: Results) -> list[str]:
@@ -130,8 +138,8 @@ def warnings_of(results: Results) -> list[str]:
     return [*results.warnings, *([unfinished] if absent else [])]
 
 
-def facts(results: Results, record: RunRecord) -> list[tuple[str, str]]:
-    """What was audited, on which samples, and how."""
+def facts(results: Results, record: RunRecord, latest: datetime | None = None) -> list[tuple[str, str]]:
+    """What was audited, on which samples, how, and when; latest: the time of the last rows."""
     config = record.config
     inputs = {
         "shards": config.shards,
@@ -151,11 +159,12 @@ def facts(results: Results, record: RunRecord) -> list[tuple[str, str]]:
         ("Split", named["split"]),
         ("Audited", f"{sides}; {sum(results.rejected.values()):,} rejected"),
         ("Attacks" if len(record.timesteps) > 1 else "Attack", _attacks(results, record)),
-        *describe_fixed(record),
+        *describe_times(record, latest),
         ("Influence", _influence(config.geometry, record.latent_shape)),
         ("Stability", _stability(results, config.geometry)),
         *describe_ranking(config),
         ("Distortion", _distortion(results, config.geometry)),
         ("Seed", str(config.seed)),
+        ("Command", config.command()),
         ("Fingerprint", results.fingerprint[:SHORT]),
     ]

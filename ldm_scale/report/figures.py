@@ -60,17 +60,22 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Plot:
-    """An SVG image as a data URI, and in words what it shows."""
+    """An SVG image, and in words what it shows."""
 
-    uri: str
+    svg: bytes
     alt: str
+
+    @property
+    def uri(self) -> str:
+        """The image as a data URI."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
 
 
 def as_plot(figure: Figure, alt: str) -> Plot:
     """The figure as one SVG image; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None, "Creator": None})
-    return Plot("data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode(), alt)
+    return Plot(buffer.getvalue(), alt)
 
 
 def panels(titles: dict[str, str], draw: Callable[[Axes, str], None], x: str, y: str) -> Figure:

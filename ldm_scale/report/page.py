@@ -58,7 +58,8 @@ def _paper(results: Results) -> dict[str, list[PaperRow]]:
     return lines
 
 
-def _plots(results: Results, maps: LatentMaps) -> dict[str, Plot]:
+def plots_of(results: Results, maps: LatentMaps) -> dict[str, Plot]:
+    """The figures that these results have, by name."""
     figures = {
         "roc": plot_roc(results),
         "by_drop": plot_by_drop(results),
@@ -99,11 +100,11 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
         "departures": record.departures,
         "estimate": results.distortion_estimate and describe_estimate(results.distortion_estimate),
         "evidence": evidence(results),
-        "facts": facts(results, record),
+        "facts": facts(results, record, run.latest()),
         "lede": lede(results),
         "paper": _paper(results),
         "pictures": read_pictures([one.sample_id for one in (*results.at_risk, *results.highest_heldout)], record),
-        "plots": _plots(results, maps),
+        "plots": plots_of(results, maps),
         "groups": next((line for rows in by_distortion.values() for line in rows.values()), []),
         "p_value": p_label(results.combined.inference.p_value),
         "reject_counts": [(*name.partition(": ")[::2], count) for name, count in results.rejected.items()],

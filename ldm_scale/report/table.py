@@ -5,7 +5,7 @@ import sys
 
 from rich.table import Table
 
-from ldm_scale.analysis.results import Headline, Results, is_trusted
+from ldm_scale.analysis.results import Headline, RelativeRow, Results, is_trusted
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.report.blind import numbers, warned
 from ldm_scale.report.facts import warnings_of
@@ -18,7 +18,7 @@ from ldm_scale.terminal import say, say_table
 LOG_WIDTH = 132
 
 
-def _difference(row: Headline) -> str:
+def _difference(row: Headline | RelativeRow) -> str:
     difference = row.heldout_choice.difference
     if difference is None:
         return ""
@@ -48,6 +48,16 @@ def _headline_table(results: Results) -> Table:
     return table
 
 
+def relative_lines(results: Results) -> list[str]:
+    """What each attack says relative to the reference model, if there is one."""
+    return [
+        f"{row.attack} relative to the reference, {at_step(row.heldout_choice.timestep)}: AUROC "
+        f"{interval_label(row.heldout_choice.metrics.auroc)}, minus plain {_difference(row)}; the reference alone "
+        f"{interval_label(row.reference)}"
+        for row in (results.relative.rows if results.relative else ())
+    ]
+
+
 def print_results(run: RunDirectory) -> None:
     """Print what is shown, the headline table, what all attacks say together, rejects and warnings."""
     results = read_results(run.reduction())
@@ -59,6 +69,8 @@ def print_results(run: RunDirectory) -> None:
         f"{results.repeats} halvings; oracle is optimistic"
     )
     say(f"all attacks combined: AUROC {interval_label(results.combined.metrics.auroc)}")
+    for line in relative_lines(results):
+        say(line)
     say(f"blind control, without the model: {numbers(results.blind)}; by names alone: {numbers(results.names)}")
     for reason, count in results.rejected.items():
         say(f"rejected {count}: {reason}")

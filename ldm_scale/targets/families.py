@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from diffusers import (
@@ -13,9 +14,11 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
+from ldm_scale.errors import UsageError, one_line
 from ldm_scale.targets.class_conditional import ClassConditionalTarget
 from ldm_scale.targets.class_token import ClassTokenUNet
 from ldm_scale.targets.flux import PACK, FluxTarget
+from ldm_scale.targets.layout import GROUP, installed_families
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
 from ldm_scale.targets.stable_diffusion_3 import StableDiffusion3Target
 from ldm_scale.targets.stable_diffusion_xl import StableDiffusionXLTarget
@@ -64,7 +67,11 @@ class Family:
 
 
 def find_family(config: Mapping[str, Any]) -> Family | None:
-    """The family of the denoiser with this configuration; None if it is not supported."""
+    """The family of the denoiser with this configuration, ours or an installed one; None if it is not supported.
+
+    Raises:
+        UsageError: The installed one cannot be loaded.
+    """
     match config["_class_name"]:
         case "UNet2DModel" if config.get("class_embed_type") is None:
             conditional = config.get("num_class_embeds") is not None
@@ -82,7 +89,19 @@ def find_family(config: Mapping[str, Any]) -> Family | None:
             return Family(SD3Transformer2DModel, StableDiffusion3Target, texts, flow=True)
         case "FluxTransformer2DModel":
             return Family(FluxTransformer2DModel, FluxTarget, (_clip(), _t5("_2")), flow=True, packing=PACK**2)
+        case name if (point := installed_families().get(str(name))) is not None:
+            return _load_family(point)
     return None
+
+
+def _load_family(point: EntryPoint) -> Family:
+    try:
+        family = point.load()
+    except Exception as error:
+        raise UsageError(f"entry point {point.value} of {GROUP} cannot be loaded: {one_line(error)}") from None
+    if not isinstance(family, Family):
+        raise UsageError(f"entry point {point.value} of {GROUP} is a {type(family).__name__}, and no Family")
+    return family
 
 
 def _find_conditional(config: Mapping[str, Any]) -> Family | None:

@@ -35,6 +35,7 @@ class Kind:
         depth: how many names a file's path below the folder has at most.
         patterns: of the files.
         more: each gives patterns that are added in view of the names that were found until then.
+        repository: what the hub calls it: model, or dataset.
     """
 
     what: str
@@ -42,6 +43,7 @@ class Kind:
     depth: int
     patterns: tuple[str, ...]
     more: tuple[Callable[[Collection[str]], tuple[str, ...]], ...] = ()
+    repository: str = "model"
 
     @property
     def deeper(self) -> str:
@@ -82,6 +84,8 @@ AUTOENCODER = Kind(
     tuple(pattern for pattern in (*MODEL, *PLAIN) if not pattern.startswith("model")),
     tuple(partial(_if_bare, patterns) for patterns in OTHERS),
 )
+# A source of images; its patterns are those of a folder in it.
+DATASET = Kind("data set", "folder", 12, ("*",), repository="dataset")
 LORA = Kind("lora", "file or folder", 1, (LORA_WEIGHTS,), (partial(_if_bare, ("*.safetensors",)),))
 
 
@@ -127,17 +131,18 @@ def fetch(address: str, kind: Kind) -> Source:
             f"{kind.what} {kind.form} {path} does not exist; give a local path, s3://bucket/prefix or a hub id "
             "(organisation/name or organisation/name@revision)"
         )
-    folder = _from_hub(hub_id["name"], hub_id["revision"], kind)
+    folder = from_hub(hub_id["name"], hub_id["revision"], kind)
     return Source(f"{hub_id['name']}@{folder.name}", folder, is_copy=True)
 
 
-def _from_hub(name: str, revision: str | None, kind: Kind) -> Path:
+def from_hub(name: str, revision: str | None, kind: Kind) -> Path:
     """The snapshot of a hub repository, a folder named by its commit; huggingface_hub keeps it and resumes it."""
 
     def download(revision: str | None, patterns: tuple[str, ...]) -> Path:
         return Path(
             snapshot_download(
                 name,
+                repo_type=kind.repository,
                 revision=revision,
                 allow_patterns=list(patterns),
                 ignore_patterns=[kind.deeper],

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
 
 # What describes a component, by the kind of it: nothing else of its folder is read, but for its weights. An index says
 # in which of several files a weight lies.
@@ -33,6 +34,8 @@ FAMILIES = {
     "stable-diffusion-3": "SD3Transformer2DModel",
     "flux": "FluxTransformer2DModel",
 }
+# Other packages add theirs to this group of entry points: the name is that of the denoiser's class, the value a Family.
+GROUP = "ldm_scale.families"
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 # Weights by the names that the libraries give them: a variant and the number of a part may be among them.
 WEIGHTS = re.compile(
@@ -45,6 +48,16 @@ OTHERS = (
     *((f"*.{variant}*.safetensors",) for variant in VARIANTS[1:]),
     ("diffusion_pytorch_model*.safetensors", "model*.safetensors"),
 )
+
+
+def installed_families() -> dict[str, EntryPoint]:
+    """The entry points of other packages' families, by the names of their denoisers' classes; none is loaded."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def known_families() -> dict[str, str]:
+    """The denoisers of every family, ours and then those of other packages, by its name or its place in a package."""
+    return FAMILIES | {point.value: name for name, point in installed_families().items()}
 
 
 def variant_of(name: str) -> str | None:

@@ -19,7 +19,7 @@ from ldm_scale.targets.components import find_variant, load_component, load_mode
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
 from ldm_scale.targets.families import Family, Text, find_family
 from ldm_scale.targets.intake import digest_files, read_config, read_files
-from ldm_scale.targets.layout import COMPONENTS, FAMILIES, SCHEDULE, TOKENIZER
+from ldm_scale.targets.layout import COMPONENTS, SCHEDULE, TOKENIZER, known_families
 from ldm_scale.targets.lora import Lora, fuse_lora
 from ldm_scale.targets.strided import StridedAutoencoder
 from ldm_scale.targets.text import TextEncoder
@@ -62,7 +62,7 @@ def _component(folder: Path, names: tuple[str, ...], what: str, config_name: str
 def _unsupported(folder: Path, denoiser: Path, name: str) -> UsageError:
     index = folder / "model_index.json"
     pipeline = f" of {read_config(index, '_class_name')['_class_name']}" if index.is_file() else ""
-    supported = "; ".join(f"{family} ({denoisers})" for family, denoisers in FAMILIES.items())
+    supported = "; ".join(f"{family} ({denoisers})" for family, denoisers in known_families().items())
     return UsageError(f"target denoiser {denoiser} is a {name}{pipeline}; supported are {supported}")
 
 

@@ -69,10 +69,10 @@ class Optimiser:
         self._scaler.scale(value).backward()
         return value.detach()
 
-    def finish(self) -> None:
-        """Give the network the averaged weights, if there are any."""
+    def average_into(self, network: nn.Module) -> None:
+        """Give the network, or a copy of it, the averaged weights, if there are any."""
         if self._average is not None:
-            self._average.copy_to(self._weights.values())
+            self._average.copy_to([weight for weight in network.parameters() if weight.requires_grad])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, the trained weights included."""

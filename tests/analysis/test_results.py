@@ -26,6 +26,8 @@ from ldm_scale.analysis.results import (
     PaperRow,
     Point,
     Record,
+    Relative,
+    RelativeRow,
     Results,
     RocPoint,
     ScoredSample,
@@ -60,6 +62,8 @@ def example() -> Results:
     inference = DatasetInference(p_value=1e-300, statistic=9.0, tests=20, detectable=0.6, members=3, heldout=4)
     told = Telltale(feature="class", kind="1", members=0.9, heldout=0.2, auroc=None, p_value=0.001)
     control = BlindControl(features=("class",), auroc=estimate, inference=inference, p_value=0.002, told_by=(told,))
+    row = RelativeRow(attack="sima", heldout_choice=held, reference=estimate, members_lower=0.75, heldout_lower=0.5)
+    relative = Relative(target="4", fingerprint="def", members=3, heldout=4, left_out=1, rows=(row,))
     sample = ScoredSample(sample_id="members-000000/a", attack="sima", score=3.0, heldout_above=0, bound=0.53)
     return Results(
         fingerprint="abc",
@@ -81,6 +85,7 @@ def example() -> Results:
         combined=Combined(features=5, metrics=metrics, delong=estimate, inference=inference),
         blind=control,
         names=control,
+        relative=relative,
         leakage=Leakage(attack="sima", timestep=0, correlation=estimate),
         by_timestep=(Point(attack="sima", mask="none", drop=0.0, timestep=0, auroc=0.1 + 0.2),),
         by_drop=(Point(attack="sima", mask="random", drop=0.05, timestep=0, auroc=1 / 3),),
@@ -119,7 +124,7 @@ def test_an_unknown_key_is_rejected_at_every_level() -> None:
             ("stability",),
             ("distortion_estimate",),
         ),
-        *(("blind",), ("names", "told_by", 0)),
+        *(("blind",), ("names", "told_by", 0), ("relative",), ("relative", "rows", 0)),
         *(("paper", 0), ("paper", 0, "auroc"), ("paper", 0, "by_distortion", 0)),
     )
     for path in paths:
@@ -133,7 +138,7 @@ def test_an_unknown_key_is_rejected_at_every_level() -> None:
 
 
 def test_a_missing_key_is_rejected() -> None:
-    for name in set(Results.model_fields) - {"format"}:
+    for name in set(Results.model_fields) - {"format", "relative"}:
         content = example().model_dump(mode="json")
         del content[name]
         with pytest.raises(ValidationError, match=name):
@@ -165,6 +170,12 @@ def test_names_outside_the_schema_are_rejected(path: tuple[Any, ...], value: Any
     inner[path[-1]] = value
     with pytest.raises(ValidationError, match=path[-1]):
         Results.model_validate(content)
+
+
+def test_results_of_before_there_was_a_reference_are_read() -> None:
+    content = example().model_dump(mode="json")
+    del content["relative"]
+    assert Results.model_validate(content) == example().model_copy(update={"relative": None})
 
 
 def test_results_are_frozen() -> None:

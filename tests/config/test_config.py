@@ -148,6 +148,7 @@ CHANGES: dict[str, Any] = {
     "target": "other",
     "lora": "other",
     "lora_scale": 0.5,
+    "reference": "other",
     "split": "file.json",
     "limit": 5,
     "seed": 1,
@@ -209,6 +210,7 @@ def test_rows_depend_on_everything_but_addresses_memory_compute_and_analysis(nam
         "target",
         "lora",
         "lora_scale",
+        "reference",
         "split",
         "max_reject_fraction",
         "retry_rejects",
@@ -228,6 +230,16 @@ def test_the_first_caption_is_what_it_was_before_there_was_a_choice() -> None:
         assert make() == first
         assert "captions" not in first
         assert chosen == first | {"captions": "all"}
+
+
+def test_the_audit_of_a_reference_differs_in_its_target_alone() -> None:
+    config = audit(out="o/", lora="adapter", lora_scale=0.5, reference="base", seed=3, limit=9)
+    other = config.of_reference()
+    assert (other.target, other.out, other.reference, other.lora, other.lora_scale) == (
+        *("base", "o/reference", None, None, 1.0),
+    )
+    assert other.science() == config.science()
+    assert other.compute == config.compute
 
 
 def test_a_limit_is_named_only_if_there_is_one() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from ldm_scale.config.data import PackConfig
 from ldm_scale.data.duplicates import Look
@@ -526,3 +527,24 @@ def test_from_a_bucket_to_a_bucket_gives_the_same_bytes(tmp_path: Path, bucket: 
     (Location.of(bucket) / "other/notes.txt").replace(b"mine")
     with pytest.raises(UsageError, match="other is not empty"):
         pack(there.model_copy(update={"out": f"{bucket}/other"}))
+
+
+def test_all_may_be_members(tmp_path: Path) -> None:
+    source = make_folder(tmp_path / "source", 12)
+    manifest = pack(config(source, tmp_path / "out", members_only=True, shard_samples=5))
+    assert [(shard.side, shard.samples) for shard in manifest.shards] == [
+        ("members", 5),
+        ("members", 5),
+        ("members", 2),
+    ]
+    drawn = pack(config(source, tmp_path / "drawn", members_only=True, max_samples=4))
+    assert drawn.samples == 4
+    with pytest.raises(ValidationError, match="members_only: leave out heldout"):
+        config(source, tmp_path / "both", members_only=True, heldout=("cat/",))
+
+
+def test_a_pack_of_before_there_was_a_choice_goes_on() -> None:
+    """What was asked of it names no side that all are on."""
+    plain = PackConfig(dataset="folder", source="s", out="o")
+    assert "members_only" not in plain.science()
+    assert plain.model_copy(update={"members_only": True}).science() == plain.science() | {"members_only": True}

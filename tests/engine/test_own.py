@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ldm_scale.analysis.results import Results
+from ldm_scale.analysis.suspects import Suspects
 from ldm_scale.cli import main
 from ldm_scale.data.manifest import read_manifest
 from ldm_scale.files.storage import Location
@@ -59,9 +60,30 @@ def test_what_is_missing_is_said(
     tiny_target: Path, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["own", str(tiny_target), "--suspect", str(folders[0]), "--out", str(tmp_path / "out")]) == 2
-    assert "heldout: give images of the same kind" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "heldout: give images of the same kind" in said
+    assert "--reference MODEL" in said
+    assert own(tiny_target, folders, tmp_path / "out", "--reference", str(tmp_path / "no base")) == 2
+    assert "no base" in capsys.readouterr().err
     assert own(tiny_target, (folders[0], tmp_path / "gone"), tmp_path / "out") == 2
     assert "gone does not exist" in capsys.readouterr().err
     assert own(tmp_path / "no model", folders, tmp_path / "out") == 2
     assert "no model" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_suspects_alone_are_set_beside_a_reference(
+    tiny_target: Path, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The target itself, of which nothing differs: no statistic is lower."""
+    out = tmp_path / "out"
+    words = ["own", tiny_target, "--suspect", folders[0], "--reference", tiny_target, "--out", out, "--attacks", "pia"]
+    for _ in range(2):
+        # The same command again goes on: here nothing is left.
+        assert main([*map(str, words), "--device", "cpu"]) == 0
+        assert "no p-value of membership" in capsys.readouterr().out
+    found = Suspects.model_validate_json((out / "run" / "suspects.json").read_bytes())
+    assert (found.suspects, found.rows[0].lower, found.rows[0].median) == (24, 0, 0.0)
+    assert (out / "run" / "report.html").is_file()
+    assert not (out / "run" / "results.json").exists()
+    assert read_manifest(Location.of(out / "shards")).samples == 24

@@ -251,6 +251,28 @@ def test_a_sample_that_cannot_be_trained_on_is_named_and_not_tried_again(
 
 
 @pytest.mark.usefixtures("inline")
+def test_targets_are_kept_on_the_way_audited_and_compared(
+    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights of a step are those of a training that ends there; the last target is as without."""
+    flags = (*epochs(1, 3), "--denoiser.decay", "constant", "--denoiser.ema", 0.9, "--half", "false")
+    assert run(shards, tmp_path / "whole", *flags, "--audit-every", 4) == 0
+    assert run(shards, tmp_path / "alone", *flags) == 0
+    assert run(shards, tmp_path / "short", *flags, *epochs(1, 4 / 3)) == 0
+    kept = tmp_path / "whole.curve"
+    assert [path.name for path in sorted((kept / "targets").iterdir())] == ["000004", "000008"]
+    unet = "unet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "whole" / unet).read_bytes() == (tmp_path / "alone" / unet).read_bytes()
+    assert (kept / "targets/000004" / unet).read_bytes() == (tmp_path / "short" / unet).read_bytes()
+    assert record(kept / "targets/000008")["step"] == 8
+    found = json.loads((kept / "comparison.json").read_text())
+    assert [Path(one["run"]).name for one in found["runs"]] == ["000004", "000008", "last"]
+    assert (kept / "comparison.html").is_file()
+    assert run(shards, tmp_path / "none", *flags, "--audit-every", 9) == 2
+    assert "audit_every = 9: the denoiser is trained for 9 steps" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("inline")
 def test_every_published_option_trains(tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "target"
     stages = {"decay": "constant", "warmup": 5, "weight-decay": 1e-4, "clip": 0, "dropout": 0.1, "accumulate": 2}

@@ -21,8 +21,8 @@ MADE_UP = ReduceBenchmarkConfig(
 )  # fmt: skip
 
 
-def write_run(folder: Path, leak: float = 1.0, config: ReduceBenchmarkConfig = MADE_UP) -> RunDirectory:
-    """A reduced run; the members' statistics of sima are multiplied by `leak`. Needs the engine's stand-in for Ray."""
+def write_rows(folder: Path, leak: float = 1.0, config: ReduceBenchmarkConfig = MADE_UP) -> RunDirectory:
+    """A run with all its rows; the members' statistics of sima are multiplied by `leak`."""
     run = RunDirectory(Location.of(folder))
     run.begin(make_record(config, str(folder)))
     for part in range(-(-config.rows // config.rows_per_part)):
@@ -37,6 +37,12 @@ def write_run(folder: Path, leak: float = 1.0, config: ReduceBenchmarkConfig = M
                 pa.FixedSizeListArray.from_arrays(values.ravel(), lists.type.list_size),
             )
         (run.root / "samples" / f"part-{part:03d}.parquet").create(encode_table(rows))
+    return run
+
+
+def write_run(folder: Path, leak: float = 1.0, config: ReduceBenchmarkConfig = MADE_UP) -> RunDirectory:
+    """The same, reduced. Needs the engine's stand-in for Ray."""
+    run = write_rows(folder, leak, config)
     with own(run.root, pytest.fail) as owner:
         reduce_run(run, config.analysis, owner)
         publish(owner)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -36,16 +37,19 @@ from ldm_scale.analysis.results import (
     PaperGroup,
     PaperRow,
     Point,
+    Relative,
+    RelativeRow,
     Results,
     RocPoint,
     ScoredSample,
     Stability,
     Telltale,
 )
+from ldm_scale.analysis.suspects import SuspectRow, Suspects, SuspectScore
 from ldm_scale.config.audit import AuditConfig, GeometryConfig, MaskConfig
 from ldm_scale.data.manifest import Manifest, read_manifest, write_manifest
 from ldm_scale.data.samples import Sample
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import ExistsError, UsageError
 from ldm_scale.files.digests import digest
 from ldm_scale.files.ownership import own
 from ldm_scale.files.parts import Expected
@@ -54,12 +58,15 @@ from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.report.blind import LEVEL, MISSING, confounds, warned
 from ldm_scale.report.claims import CLAIMS, Finding, filtered, findings, lede
+from ldm_scale.report.export import write_files
 from ldm_scale.report.facts import facts
+from ldm_scale.report.figures import Plot
 from ldm_scale.report.headline import read_results
 from ldm_scale.report.labels import at_step, choice_label, p_label, row_label, step_label
 from ldm_scale.report.page import write_report
 from ldm_scale.report.pictures import Picture, read_pictures
 from ldm_scale.report.plots import plot_by_bin, plot_by_distortion, plot_by_timestep, plot_roc
+from ldm_scale.report.suspects import suspects_page
 from ldm_scale.report.table import print_results
 from ldm_scale.report.verdict import beats_chance, evidence, verdict
 from ldm_scale.schema import REJECT
@@ -209,6 +216,26 @@ def _control(auroc: float, p: float, *told: Telltale) -> BlindControl:
     return BlindControl(features=names, auroc=_estimate(auroc), inference=inference, p_value=p, told_by=told)
 
 
+def _relative(attacks: Sequence[str]) -> Relative:
+    """Every number another one."""
+    rows = (
+        RelativeRow(
+            attack=name,
+            heldout_choice=HeldoutChoice(
+                **_choice(0.871 - i / 100, 20, "none", 0.0),
+                agreement=0.7,
+                difference=_metrics(0.067),
+                delong_difference=_estimate(0.067),
+            ),
+            reference=_estimate(0.523),
+            members_lower=0.825,
+            heldout_lower=0.475,
+        )
+        for i, name in enumerate(attacks)
+    )
+    return Relative(target="4" * 64, fingerprint="f" * 64, members=5, heldout=4, left_out=2, rows=tuple(rows))
+
+
 def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Results:
     rates = np.linspace(0, 1, 5)
     # Attack to whether it is averaged over its timesteps.
@@ -233,6 +260,7 @@ def _results(attacks: Sequence[str], at_risk: Sequence[str], base: float) -> Res
         combined=_combined(),
         blind=_control(0.51, 0.4),
         names=_control(0.52, 0.3),
+        relative=_relative(attacks),
         leakage=Leakage(attack=attacks[0], timestep=10, correlation=_estimate(0.3)),
         by_timestep=tuple(point for name, mean in seen.items() for point in _by_timestep(name, mean)),
         by_drop=tuple(point for name, mean in seen.items() for point in _by_drop(name, mean)),
@@ -395,6 +423,39 @@ def test_combined_score_and_dataset_inference(page: str) -> None:
     assert "All timesteps together" in text
     assert f"combined from 1,200 features {_cell(_estimate(0.81))} {_cell(_estimate(0.71))}" in text
     assert "with probability p = 0.003 (twice the median of 20 one-sided Welch's t-tests" in text
+
+
+def test_scores_relative_to_a_reference(tmp_path: Path, page: str) -> None:
+    row = f"sima 20 {_cell(_estimate(0.871))} +0.067 +0.017 to +0.117 {_cell(_estimate(0.871 / 4))} 82.5% 47.5%"
+    text = _text(page)
+    assert f"{row} {_cell(_estimate(0.523))}" in text
+    assert "Of the 5 members and 4 held-out images that both models have a row of (2 left out)" in text
+    run = _make_run(tmp_path)
+    _edit_results(run, relative=None)
+    assert "Relative to a reference" not in _text(_report(run))
+
+
+def test_suspects_alone_have_a_page_that_says_what_it_is_not() -> None:
+    found = Suspects(
+        fingerprint="f" * 64,
+        target="1" * 64,
+        reference_fingerprint="2" * 64,
+        reference="3" * 64,
+        suspects=40,
+        left_out=2,
+        confidence=0.9,
+        rows=(SuspectRow(attack="sima", lower=30, share=_estimate(0.75), median=0.125),),
+        highest=(SuspectScore(sample_id=ATTACK, attack="sima", score=0.5),),
+    )
+    page = suspects_page(found).decode()
+    text = _text(page)
+    assert "30 of 40 suspects have a lower statistic in the target" in text
+    assert "in the reference (75%, 90% interval 70% to 80%); median score +0.125" in text
+    assert "no p-value of membership" in text
+    assert "2 suspects are left out" in text
+    assert html.escape(ATTACK) in page
+    assert ATTACK not in page
+    assert re.search("https?:", page) is None
 
 
 def test_latent_section_knows_leakage_and_stability(page: str) -> None:
@@ -604,6 +665,40 @@ def test_facts_say_when_everything_was_fixed(run: RunDirectory) -> None:
     assert "Fixed" not in dict(facts(results, record))
     fixed = record.model_copy(update={"fixed": datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)})
     assert "2026-03-04 05:06:07 UTC" in dict(facts(results, fixed))["Fixed"]
+
+
+def test_facts_say_when_the_last_rows_came_and_how_long_that_took(run: RunDirectory) -> None:
+    record, results = run.read_record(), read_results(run.reduction())
+    assert "Last rows" not in dict(facts(results, record))
+    latest = datetime(2026, 3, 4, 6, 6, 8, tzinfo=UTC)
+    assert dict(facts(results, record, latest))["Last rows"] == "2026-03-04 06:06:08 UTC by the time of their file"
+    fixed = record.model_copy(update={"fixed": datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)})
+    assert dict(facts(results, fixed, latest))["Last rows"].endswith(", 1 h 0 min after that")
+
+
+def test_the_page_has_command_versions_digests_and_configuration_outside_of_what_folds(page: str) -> None:
+    unfolded = _text(re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL))
+    assert "Command ldm-scale audit --shards " in unfolded
+    assert "target, SHA-256" in unfolded
+    assert "max_reject_fraction: 0.01" in unfolded
+
+
+def test_files_are_the_figures_and_every_list_of_the_results(run: RunDirectory, page: str, tmp_path: Path) -> None:
+    folder = Location.of(str(tmp_path))
+    assert {file.name for file in write_files(run, folder)} == {path.name for path in tmp_path.iterdir()}
+    for svg in tmp_path.glob("*.svg"):
+        assert Plot(svg.read_bytes(), "").uri in page
+    results = read_results(run.reduction())
+    headline = pd.read_csv(tmp_path / "headline.csv")
+    aurocs = [row.heldout_choice.metrics.auroc.value for row in results.headline]
+    assert headline["heldout_choice.metrics.auroc.value"].tolist() == pytest.approx(aurocs, rel=1e-12)
+    assert len(pd.read_csv(tmp_path / "roc.csv")) == len(results.roc)
+    groups = pd.read_csv(tmp_path / "paper_by_distortion.csv")
+    aurocs = [g.auroc.value if g.auroc else math.nan for row in results.paper for g in row.by_distortion]
+    assert groups["auroc.value"].tolist() == pytest.approx(aurocs, nan_ok=True)
+    assert len(pd.read_csv(tmp_path / "ranking.csv")) == 16
+    with pytest.raises(ExistsError):
+        write_files(run, folder)
 
 
 def test_verdict_of_one_attack_speaks_of_no_others() -> None:
@@ -969,6 +1064,10 @@ def test_terminal_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "sima lowest 40% dropped 10 0.711 (0.661-0.761) +0.011 (-0.039 to +0.061)" in printed
     assert "pfami chosen: lowest 25% all 0.655" in printed
     assert "combined: AUROC 0.810 (0.760-0.860)" in printed
+    assert (
+        "pfami relative to the reference, t 20: AUROC 0.861 (0.811-0.911), minus plain +0.067 (+0.017 to +0.117); the "
+        "reference alone 0.523 (0.473-0.573)" in printed
+    )
     assert printed.startswith("If the target had never seen the members, ")
 
 

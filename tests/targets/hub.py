@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 NAME = "someone/some-model"
 
@@ -19,24 +20,26 @@ class Hub:
     branches: dict[str, str]
     commits: dict[str, Path]
     gated: bool = False
+    datasets: bool = False
     address: str = ""
     sent: list[str] = field(default_factory=list)
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and content of a request."""
-        api = f"/api/models/{NAME}/"
+        api = f"/api/{'datasets' if self.datasets else 'models'}/{NAME}/"
         if path.startswith(api):
             kind, revision = path.removeprefix(api).split("?")[0].split("/", 1)
-            commit = self.branches.get(revision, revision)
+            commit = self.branches.get(unquote(revision), revision)
             if commit not in self.commits:
                 return 404, {"X-Error-Code": "RevisionNotFound"}, b""
             listing = self._tree(self.commits[commit])
             return 200, {}, json.dumps(listing if kind == "tree" else {"id": NAME, "sha": commit}).encode()
-        if not path.startswith(f"/{NAME}/resolve/"):
+        files = f"{'/datasets' if self.datasets else ''}/{NAME}/resolve/"
+        if not path.startswith(files):
             return 404, {"X-Error-Code": "RepoNotFound"}, b""
         if self.gated:
             return 403, {"X-Error-Code": "GatedRepo"}, b""
-        commit, name = path.removeprefix(f"/{NAME}/resolve/").split("/", 1)
+        commit, name = path.removeprefix(files).split("/", 1)
         data = (self.commits[commit] / name).read_bytes()
         self.sent.append(name)
         return 200, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": commit}, data

@@ -1,5 +1,6 @@
 """The optimiser's step against a plain loop, its average against a hand-written one, and its resumption."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -85,7 +86,11 @@ def test_the_average_is_the_hand_written_one() -> None:
         decay = min(0.5, step / (9 + step))
         average = decay * average + (1 - decay) * weight
     torch.testing.assert_close(network.weight.detach(), weights[-1])
-    optimiser.finish()
+    copied = copy.deepcopy(network)
+    optimiser.average_into(copied)
+    torch.testing.assert_close(copied.weight.detach(), average)
+    torch.testing.assert_close(network.weight.detach(), weights[-1])
+    optimiser.average_into(network)
     torch.testing.assert_close(network.weight.detach(), average)
     assert not torch.allclose(average, weights[-1], atol=1e-3)
 
@@ -96,7 +101,7 @@ def test_a_resumed_optimiser_goes_on_as_if_it_had_not_stopped(precision: str, ol
     whole = Fit()
     optimiser = Optimiser(whole, whole, STEPS, PLAIN, precision, ema=0.9)
     run(whole, 0, STEPS, optimiser)
-    optimiser.finish()
+    optimiser.average_into(whole)
 
     first, second = Fit(), Fit()
     stopped = Optimiser(first, first, STEPS, PLAIN, precision, ema=0.9)
@@ -108,5 +113,5 @@ def test_a_resumed_optimiser_goes_on_as_if_it_had_not_stopped(precision: str, ol
         del state["decay"]["lr_lambdas"]
     resumed.load_state_dict(state)
     run(second, 5, STEPS, resumed)
-    resumed.finish()
+    resumed.average_into(second)
     torch.testing.assert_close(second.weight, whole.weight, rtol=0, atol=0)
