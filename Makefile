@@ -18,7 +18,7 @@ demo-full: $(STAMP)
 	$(BIN)/python jobs/demo.py --out runs/demo-full --attacks sima,loss,pia,pian,secmi,pfami,epsilon \
 		--masks.ranking calibration --geometry.distortion-share 1
 
-## How fast everything is, in one table and runs/benchmark.json (about ten minutes on two cores).
+## How fast everything is, in one table and runs/benchmark.json (about twelve minutes on two cores).
 bench: $(STAMP)
 	$(BIN)/python jobs/benchmark.py
 

@@ -5,7 +5,7 @@ import sys
 
 from ldm_scale.cli import main, run_benchmarks
 
-# About ten minutes on two cores.
+# About twelve minutes on two cores.
 RECIPE = {
     "reduce": {"rows": 20_000},
     "scale": {"fake_gpus": (1, 4, 16), "batches": 40},

@@ -31,7 +31,7 @@ from ldm_scale.randomness import keyed_generator
 from ldm_scale.schema import Order, spectrum_column
 from ldm_scale.targets.base import Target, to_images
 from ldm_scale.targets.captions import offered
-from ldm_scale.targets.denoising import Conditions, predict_noises
+from ldm_scale.targets.denoising import Conditioner, Conditions, Given, predict_noises
 from ldm_scale.targets.execution import Execution
 
 # Bytes of a chunk of decoder products; on the CPU, as many as its caches nearly hold.
@@ -169,6 +169,7 @@ class Auditor:
         self._products = Execution(config.geometry.precision)
         self._decoder = TracedDecoder(measured_decoder(target, config.geometry))
         self._memory = products_memory(config.geometry.memory, self._device)
+        self._conditioner = Conditioner(target)
         self._rows = Budget(evaluations_at_once(config.compute, self._device), "evaluation of the denoiser")
         self._transfer = Transfer(self._device)
 
@@ -233,18 +234,16 @@ class Auditor:
         A timestep has one place among all that are evaluated, whatever attack asks for it: attacks share evaluations.
         """
         config, chosen = self._config, self._config.conditioning
-        texts: list[Sequence[str | None]] = [[None]] * len(sample_ids)
+        shared: Given = (None, None if isinstance(chosen, str) else chosen)
+        wanted = [[shared]] * len(sample_ids)
         if chosen == "sample":
-            pairs = zip(captions, sample_ids, strict=True)
-            texts = [offered(some, config.captions, config.seed, key) or [None] for some, key in pairs]
-        else:
-            labels = [None if chosen == "none" else chosen] * len(labels)
-        values = self._target.condition(
-            [*chain.from_iterable(texts)],
-            [label for label, some in zip(labels, texts, strict=True) for _ in some],
-        )
+            wanted = [
+                [(text, label) for text in offered(some, config.captions, config.seed, key) or [None]]
+                for some, label, key in zip(captions, labels, sample_ids, strict=True)
+            ]
+        values, places = self._conditioner.make(wanted)
         evaluated = chain.from_iterable(attack.evaluated for attack in self._attacks.values())
-        return Conditions.of(values, [*map(len, texts)], evaluated, self._target.alphas_cumprod)
+        return Conditions.of(values, places, evaluated, self._target.alphas_cumprod)
 
     def calibrate(
         self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]

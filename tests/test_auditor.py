@@ -67,6 +67,43 @@ def test_the_captions_count_unless_there_is_no_conditioning(captioned: Path, con
     assert auditor.refusal(None, None) == ("no caption" if differ else None)
 
 
+def count_texts(auditor: Auditor) -> list[int]:
+    """How many texts its target's encoder is given, call by call from now on."""
+    asked: list[int] = []
+    (encoder,) = auditor._target._texts
+    encoder.model.register_forward_pre_hook(lambda model, given: asked.append(len(given[0])))
+    return asked
+
+
+def test_a_caption_is_encoded_once_for_all_that_have_it(captioned: Path) -> None:
+    """Whatever their classes; and the spectra are those of samples audited alone, to float32's rounding."""
+    auditor = make_auditor(captioned)
+    texts, labels = [["a cat"], ["dog"], ["a cat"], ["a cat"]], [0, 1, 2, None]
+    asked = count_texts(auditor)
+    found = auditor.audit(PIXELS[:4], KEYS[:4], texts, labels).spectra["sima"]
+    assert asked == [2]
+    again = auditor.audit(PIXELS[4:6], KEYS[4:6], [["a cat"], ["dog"]], [None] * 2).spectra["sima"]
+    assert asked == [2]
+    auditor.audit(PIXELS[4:6], KEYS[4:6], [["dog"], ["cat"]], [None] * 2)
+    assert asked == [2, 2]
+    alone = [
+        make_auditor(captioned).audit(PIXELS[[n]], [KEYS[n]], [["dog" if n in (1, 5) else "a cat"]], [None])
+        for n in range(6)
+    ]
+    expected = np.concatenate([one.spectra["sima"] for one in alone]).sum(2)
+    np.testing.assert_allclose(np.concatenate([found, again]).sum(2), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("conditioning", "texts"), [("none", [["a cat"], ["dog"], []]), ("sample", [["a cat"]] * 3)])
+def test_what_all_share_is_encoded_once(captioned: Path, conditioning: str, texts: list[list[str]]) -> None:
+    """In batches of three, one and two."""
+    auditor = make_auditor(captioned, conditioning=conditioning)
+    asked = count_texts(auditor)
+    for some in ([0, 1, 2], [1], [2, 0]):
+        auditor.audit(PIXELS[some], [KEYS[n] for n in some], [texts[n] for n in some], [None] * len(some))
+    assert asked == [1]
+
+
 SEVERAL = [["a cat", "a dog", "cat"], ["dog"], [], ["do", "a", "dog", "a cat"]]
 
 
@@ -496,6 +533,18 @@ def test_rows_do_not_depend_on_how_many_evaluations_are_one_batch(tiny_target: P
     assert parted.cost.evaluations == whole.cost.evaluations
     for name, values in whole.spectra.items():
         np.testing.assert_allclose(parted.spectra[name], values, rtol=1e-3, atol=1e-7 * values.max())
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(1, [6]), (2, [8, 4]), (5, [8, 8, 8, 6])])
+def test_few_samples_fill_the_denoisers_batch_with_timesteps(
+    tiny_target: Path, samples: int, expected: list[int]
+) -> None:
+    """Six timesteps and eight evaluations at once."""
+    attacks = {"sima": {"timesteps": "0:60:10"}}
+    auditor, asked = make_auditor(tiny_target, attacks=attacks, compute={"evaluations": 8}), list[int]()
+    auditor._target._denoiser.register_forward_pre_hook(lambda model, given: asked.append(len(given[0])))
+    audit(auditor, list(range(samples)))
+    assert asked == expected
 
 
 def test_a_denoiser_that_runs_out_of_memory_is_asked_for_less_from_then_on(tiny_target: Path) -> None:

@@ -59,6 +59,9 @@ FLAGS = {
         --bins --config --dimensions --help --out --ranking --rows --rows-per-part --seed --timesteps -h
     """,
     "benchmark scale": "--batch-seconds --batch-size --batches --config --fake-gpus --help --rows-per-part -h",
+    "benchmark sd": """
+        --channels-last --compile --config --device --help --precision --probes --repeats --samples --timesteps -h
+    """,
     "benchmark stream": """
         --batch-size --config --few --help --rows-per-part --s3 --samples --shards --side --size -h
     """,

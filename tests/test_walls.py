@@ -181,7 +181,7 @@ def test_a_training_is_handed_on_without_torch() -> None:
 
 def test_a_batch_is_audited_without_ray_or_s3() -> None:
     """What the tests of tests/gpu and the benchmark of a device load, on a machine that has neither."""
-    roots = ["ldm_scale.auditor", "ldm_scale.targets.load", "ldm_scale.costs.estimate", "ldm_scale.benchmarks.device"]
+    roots = ["ldm_scale.auditor", "ldm_scale.targets.load", "ldm_scale.costs.estimate", "ldm_scale.benchmarks.sd"]
     assert reached(roots, {"ray", "boto3", "botocore", "ldm_scale.engine", "ldm_scale.files", "ldm_scale.data"}) == []
 
 

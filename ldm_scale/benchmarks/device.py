@@ -11,22 +11,25 @@ from typing import Any, get_args
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from jaxtyping import Float
+from jaxtyping import Int
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from ldm_scale.benchmarks.lines import Line, encode, show
 from ldm_scale.benchmarks.machine import describe_machine, describe_versions
 from ldm_scale.benchmarks.options import DeviceBenchmarkConfig
 from ldm_scale.benchmarks.timing import check_device, least_seconds
 from ldm_scale.config.audit import DenoiserPrecision
-from ldm_scale.config.base import DEMO, build
+from ldm_scale.config.base import DEMO, Config, build
 from ldm_scale.costs.flops import Arithmetic, measure_target
 from ldm_scale.errors import RunError, UsageError, unknown_name
 from ldm_scale.geometry.pullback import Jacobian, TracedDecoder
+from ldm_scale.targets.autoencoder import freeze
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import DTYPES, PLAIN, Execution
 from ldm_scale.targets.load import load_target
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
+from ldm_scale.targets.text import TextEncoder
 from ldm_scale.terminal import Parser, say
 
 PART = "device"
@@ -34,8 +37,8 @@ PLAIN_PRECISION = "float32"
 # Side of the square matrices whose product is a device's speed: large enough to keep it busy.
 SIDES = {"cpu": 1024, "cuda": 8192}
 # Stable Diffusion 1.x (Rombach et al. 2022): its networks' configurations, where they are not diffusers' defaults.
-TOKENS, WIDTH = 77, 768
-UNET = {"sample_size": 64, "cross_attention_dim": WIDTH, "attention_head_dim": 8}
+UNET = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 AUTOENCODER = {
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
@@ -46,15 +49,16 @@ AUTOENCODER = {
 }
 
 
-class RandomTextTarget(StableDiffusionTarget):
-    """Stable Diffusion with one random embedding in place of every caption's: arithmetic of the right shape."""
+class RandomTokens(TextEncoder):
+    """CLIP's text encoder with random tokens in place of every caption's: arithmetic of the right shape."""
 
-    def condition(
-        self, captions: Sequence[str | None], labels: Sequence[int | None]
-    ) -> Float[Tensor, "n tokens width"]:
-        generator = torch.Generator().manual_seed(0)
-        embedding = torch.randn(1, TOKENS, self._denoiser.config.cross_attention_dim, generator=generator)
-        return embedding.to(self._device).expand(len(captions), -1, -1)
+    def __init__(self, model: CLIPTextModel) -> None:
+        self.model = freeze(model)
+
+    def tokens(self, captions: Sequence[str | None], length: int | None = None) -> Int[Tensor, "n tokens"]:
+        config = self.model.config
+        size = (len(captions), config.max_position_embeddings)
+        return torch.randint(config.vocab_size, size, generator=torch.Generator().manual_seed(0))
 
 
 def stable_diffusion(device: str, execution: Execution = PLAIN) -> Target:
@@ -62,8 +66,9 @@ def stable_diffusion(device: str, execution: Execution = PLAIN) -> Target:
     torch.manual_seed(0)
     with torch.device(device):
         autoencoder, denoiser = AutoencoderKL(**AUTOENCODER), UNet2DConditionModel(**UNET)
+        text = RandomTokens(CLIPTextModel(CLIPTextConfig(**TEXT)))
     schedule = DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear")
-    return RandomTextTarget(autoencoder, denoiser, schedule, execution=execution)
+    return StableDiffusionTarget(autoencoder, denoiser, schedule, text, execution=execution)
 
 
 def demo(device: str, execution: Execution = PLAIN) -> Target:
@@ -203,20 +208,27 @@ def run_device_benchmark(config: DeviceBenchmarkConfig) -> Iterator[Line]:
     show(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`ldm-scale benchmark device` where there is no Ray; lines go to stderr as they come, the table to stdout."""
-    parser = Parser(prog="python -m ldm_scale.benchmarks.device", description=__doc__)
-    for name, field in DeviceBenchmarkConfig.model_fields.items():
-        flags = ["--numbers", "--json"] if name == "numbers" else [f"--{name}"]
+def run_alone(
+    module: str, kind: type[Config], run: Callable[[Any], Iterator[Line]], argv: Sequence[str] | None = None
+) -> int:
+    """A part of the benchmark where there is no Ray, as a module that is run: its lines go to stderr as they come."""
+    parser = Parser(prog=f"python -m {module}", description=kind.__doc__)
+    for name, field in kind.model_fields.items():
+        flags = ["--numbers", "--json"] if name == "numbers" else [f"--{name.replace('_', '-')}"]
         parser.add_argument(*flags, metavar="X", help=field.description)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     try:
-        for line in run_device_benchmark(build(DeviceBenchmarkConfig, given)):
+        for line in run(build(kind, given)):
             say(str(line), sys.stderr)
     except (UsageError, RunError) as error:
         say(f"{parser.prog}: error: {error}", sys.stderr)
         return error.exit_status
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`ldm-scale benchmark device` where there is no Ray; the table goes to stdout."""
+    return run_alone("ldm_scale.benchmarks.device", DeviceBenchmarkConfig, run_device_benchmark, argv)
 
 
 if __name__ == "__main__":

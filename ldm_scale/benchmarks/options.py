@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ldm_scale.config.audit import AnalysisConfig, dropped_bins
+from ldm_scale.config.audit import AnalysisConfig, Compilation, DenoiserPrecision, dropped_bins
 from ldm_scale.config.base import DEMO, SHARDS, Config
 from ldm_scale.config.values import Address, Bytes, Integers, Names
 from ldm_scale.errors import UsageError
@@ -127,6 +127,19 @@ class DeviceBenchmarkConfig(Config):
         return self
 
 
+class StableDiffusionBenchmarkConfig(Config):
+    """What is measured of an audit of Stable Diffusion 1.x's shapes at 512 px, with random weights."""
+
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure, on cpu with one thread")
+    samples: int = Field(1, gt=0, description="images that are encoded, and evaluated, at once")
+    timesteps: int = Field(2, gt=0, le=100, description="evaluations of the denoiser a sample")
+    probes: int = Field(1, gt=0, description="products with the decoder's Jacobian a sample")
+    precision: DenoiserPrecision = Field("float32", description="as in an audit, of the denoiser alone")
+    compile: Compilation = Field("off", description="as in an audit: off, default or graphs, of the denoiser alone")
+    channels_last: bool = Field(False, description="as in an audit, of the denoiser alone")
+    repeats: int = Field(0, ge=0, description="further runs, of which the fastest counts; on cuda the first warms up")
+
+
 class TrainBenchmarkConfig(Config):
     """How the speed of training is measured, on the members of the demo."""
 
@@ -159,13 +172,16 @@ class EvidenceBenchmarkConfig(Config):
 class BenchmarkConfig(Config):
     """Which parts are measured, where the numbers go, and the options of each part."""
 
-    parts: Names = Field(("audit", "influence", "stream", "reduce", "scale"), description="parts, comma-separated")
+    parts: Names = Field(
+        ("audit", "influence", "stream", "reduce", "scale", "sd"), description="parts, comma-separated"
+    )
     numbers: Address = Field("runs/benchmark.json", description="JSON file of machine and numbers; it is replaced")
     audit: AuditBenchmarkConfig = AuditBenchmarkConfig()
     influence: InfluenceBenchmarkConfig = InfluenceBenchmarkConfig()
     stream: StreamBenchmarkConfig = StreamBenchmarkConfig()
     reduce: ReduceBenchmarkConfig = ReduceBenchmarkConfig()
     scale: ScaleBenchmarkConfig = ScaleBenchmarkConfig()
+    sd: StableDiffusionBenchmarkConfig = StableDiffusionBenchmarkConfig()
     device: DeviceBenchmarkConfig = DeviceBenchmarkConfig()
     train: TrainBenchmarkConfig = TrainBenchmarkConfig()
     evidence: EvidenceBenchmarkConfig = EvidenceBenchmarkConfig()
@@ -178,6 +194,7 @@ PARTS: dict[str, tuple[type[Config], str]] = {
     "stream": (StreamBenchmarkConfig, "stream small images beside a plain loop"),
     "reduce": (ReduceBenchmarkConfig, "time the reducer on made-up rows, with its memory"),
     "scale": (ScaleBenchmarkConfig, "run the graph with auditors that only wait"),
+    "sd": (StableDiffusionBenchmarkConfig, "time an audit of Stable Diffusion's shapes, part by part; without Ray"),
     "device": (DeviceBenchmarkConfig, "time the models' parts on a device, beside its matrix speed; without Ray"),
     "train": (TrainBenchmarkConfig, "time the steps of a training, beside a bare loop; without Ray"),
     "evidence": (EvidenceBenchmarkConfig, "size and power of the p-value, by the number of images; without Ray"),

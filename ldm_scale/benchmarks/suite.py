@@ -17,6 +17,7 @@ from ldm_scale.benchmarks.options import (
 )
 from ldm_scale.benchmarks.reduce import run_reduce_benchmark
 from ldm_scale.benchmarks.scale import run_scale_benchmark
+from ldm_scale.benchmarks.sd import run_sd_benchmark
 from ldm_scale.benchmarks.stream import run_stream_benchmark
 from ldm_scale.benchmarks.train import run_train_benchmark
 from ldm_scale.benchmarks.weed import find_weed
@@ -48,6 +49,7 @@ RUNNERS: dict[str, Callable[[Any], Iterator[Line]]] = {
     "stream": _stream,
     "reduce": _reduce,
     "scale": _scale,
+    "sd": run_sd_benchmark,
     "device": run_device_benchmark,
     "train": run_train_benchmark,
     "evidence": run_evidence_benchmark,

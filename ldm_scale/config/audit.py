@@ -224,7 +224,8 @@ class AuditConfig(Config):
     )
     precision: DenoiserPrecision = Field(
         "float32",
-        description="precision of the denoiser alone (tf32 and float16 on cuda only)",
+        description="precision of the denoiser alone (tf32 and float16 on cuda only); bfloat16 changes secmi, and pia "
+        "at t = 0",
     )
     max_reject_fraction: float = Field(0.01, ge=0, le=1, description="more rejected samples than this fail the run")
     retry_rejects: bool = Field(False, description="when a run is resumed, try its rejected samples again")

@@ -10,7 +10,14 @@ from ldm_scale.data.classes import table_difference
 from ldm_scale.data.manifest import bytes_apart
 from ldm_scale.files.rundir import RunRecord
 from ldm_scale.inputs import Inputs
-from ldm_scale.report.facts import SHORT, describe_conditioning, describe_lora, describe_ranking, list_timesteps
+from ldm_scale.report.facts import (
+    SHORT,
+    describe_conditioning,
+    describe_lora,
+    describe_precision,
+    describe_ranking,
+    list_timesteps,
+)
 from ldm_scale.report.labels import share_label
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.trial import describe
@@ -42,6 +49,7 @@ def describe_audit(inputs: Inputs, members: int, heldout: int, shards: int) -> I
     if variants := inputs.weights.describe():
         yield "Weights", variants
     yield from describe_conditioning(config)
+    yield from describe_precision(config)
     if config.reference is not None:
         yield "Reference", f"{config.reference}: the same audit of it, at the same cost, in {config.of_reference().out}"
     if difference := table_difference(inputs.manifest.classes, read_class_names(inputs.weights.target.path)):

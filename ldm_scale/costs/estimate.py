@@ -111,6 +111,8 @@ class CostEstimate:
 
     def __init__(self, config: AuditConfig, target: Target, arithmetic: Arithmetic, evaluations: int) -> None:
         self._geometry = config.geometry
+        # What all samples share is made once an auditor.
+        self._conditions = int(config.conditioning == "sample")
         # Unless a CPU is asked for, the estimate is for a GPU, wherever it is made.
         device = torch.device(choose_device(config.compute.device, 0, grows=True))
         self.room = products_memory(config.geometry.memory, device)
@@ -133,7 +135,7 @@ class CostEstimate:
         begun = [products.passed(arithmetic) for products in (influence, distortion)]
         return SampleCost(
             encodings=CostItem(1, arithmetic.encoding.flops),
-            conditions=CostItem(1, arithmetic.condition.flops),
+            conditions=CostItem(self._conditions, self._conditions * arithmetic.condition.flops),
             evaluations=CostItem(self._evaluations, self._evaluations * arithmetic.evaluation.flops),
             influence=influence.multiplied(arithmetic),
             distortion=distortion.multiplied(arithmetic),

@@ -115,6 +115,11 @@ def describe_conditioning(config: AuditConfig) -> list[tuple[str, str]]:
             return [("Conditioning", f"class {number} for every sample")]
 
 
+def describe_precision(config: AuditConfig) -> list[tuple[str, str]]:
+    """The precision of the denoiser, if it is not float32."""
+    return [] if config.precision == "float32" else [("Precision", f"the denoiser in {config.precision}")]
+
+
 def describe_times(record: RunRecord, latest: datetime | None) -> list[tuple[str, str]]:
     """When attacks, timesteps and seed were fixed, if the run says, and when the last rows came."""
     said = []
@@ -149,6 +154,7 @@ def facts(results: Results, record: RunRecord, latest: datetime | None = None) -
         ("Target", named["target"]),
         *describe_lora(record),
         *describe_conditioning(config),
+        *describe_precision(config),
         ("Shards", named["shards"]),
         ("Split", named["split"]),
         ("Audited", f"{sides}; {sum(results.rejected.values()):,} rejected"),

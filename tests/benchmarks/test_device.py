@@ -30,9 +30,9 @@ def test_it_times_every_part_and_writes_the_numbers(tmp_path: Path, capsys: pyte
 
 
 def test_the_shapes_are_those_of_stable_diffusion() -> None:
-    """859,520,964 parameters of the U-Net and 83,653,863 of the autoencoder, as published."""
+    """859,520,964 parameters of the U-Net, 83,653,863 of the autoencoder and 123,060,480 of CLIP, as published."""
     target = stable_diffusion("meta")
-    assert sum(weight.numel() for weight in target.weights()) == 859_520_964 + 83_653_863
+    assert sum(weight.numel() for weight in target.weights()) == 859_520_964 + 83_653_863 + 123_060_480
     assert (target.image_size, target.latent_shape) == (512, (4, 64, 64))
     assert target.condition([None] * 3, [None] * 3).shape == (3, 77, 768)
 

@@ -29,6 +29,7 @@ def test_it_says_what_is_audited_what_it_costs_and_where_it_goes(
         "geometry": {"probes": 4, "distortion": "truncated", "distortion_share": 0.5},
         "masks": {"bins": 8, "ranking": "calibration"},
         "analysis": {"drop": 0.5},
+        "precision": "bfloat16",
     }
     found = brief(values, tmp_path / "run", tiny_shards, tiny_target)
     assert found["target"].startswith(f"{tiny_target}: UnconditionalTarget: 16 px images, 4 x 4 x 4 latents (64 ")
@@ -43,6 +44,7 @@ def test_it_says_what_is_audited_what_it_costs_and_where_it_goes(
     )
     assert found["masks"] == "8 bins of influence rank, each sample's own and a random one"
     assert found["ranking"] == "one for all samples, from mean influences of about 256 calibration samples"
+    assert found["precision"] == "the denoiser in bfloat16"
     assert (found["seed"], found["rows"]) == ("0", f"{tmp_path}/run/samples")
     assert len(found["fingerprint"]) == 12
 
@@ -51,7 +53,7 @@ def test_what_is_not_measured_is_not_counted(tmp_path: Path, tiny_shards: Path, 
     values: dict[str, object] = {"geometry": {"influence": "exact", "distortion": "off"}, "masks": {"bins": 5}}
     found = brief(values, tmp_path / "run", tiny_shards, tiny_target)
     assert found["geometry"] == "influence exact; distortion off; 64 decoder products a sample"
-    assert "ranking" not in found
+    assert not {"ranking", "precision"} & found.keys()
 
 
 def test_a_cheaper_estimate_of_influences_is_named(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:

@@ -1,6 +1,7 @@
 """What an audit will take, against what one is seen to take."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from ldm_scale.auditor import measured_decoder
 from ldm_scale.config.audit import AuditConfig, GeometryConfig
 from ldm_scale.config.base import build
 from ldm_scale.costs.counts import denoiser_evaluations
-from ldm_scale.costs.estimate import CostEstimate
-from ldm_scale.costs.flops import count_flops, measure_pass
+from ldm_scale.costs.estimate import CostEstimate, CostItem
+from ldm_scale.costs.flops import Pass, count_flops, measure_pass
 from ldm_scale.device.budget import Budget
 from ldm_scale.geometry.pullback import Jacobian, product_bytes
 from ldm_scale.targets.denoising import Conditions, predict_noises
@@ -115,7 +116,7 @@ def test_evaluations_take_what_the_attacks_are_seen_to_ask(tiny_target: Path) ->
 
     def attack() -> None:
         z = torch.zeros(1, 4, 4, 4)
-        rows, nothing = Budget(64, "row"), Conditions.of(None, [1], (), target.alphas_cumprod)
+        rows, nothing = Budget(64, "row"), Conditions.of(None, [[0]], (), target.alphas_cumprod)
         evaluations = Evaluations(
             z, target.alphas_cumprod, lambda x, steps: predict_noises(target, nothing, rows, x, steps), lambda _: z
         )
@@ -124,6 +125,15 @@ def test_evaluations_take_what_the_attacks_are_seen_to_ask(tiny_target: Path) ->
 
     with torch.no_grad():
         assert count_flops(attack) == expected.sample().evaluations.flops
+
+
+@pytest.mark.parametrize(("conditioning", "texts"), [("sample", 1), ("none", 0), (3, 0)])
+def test_a_text_a_sample_is_encoded_unless_all_share_one(
+    conditioning: str | int, texts: int, tiny_target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _ = estimate(tiny_target, conditioning=conditioning)
+    monkeypatch.setattr(found, "_arithmetic", replace(found._arithmetic, condition=Pass(7, 0)))
+    assert found.sample().conditions == CostItem(texts, 7 * texts)
 
 
 def test_without_influences_the_calibration_set_alone_is_probed(tiny_target: Path) -> None:

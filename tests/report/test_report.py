@@ -787,9 +787,11 @@ def test_facts_of_a_ranking_by_another_run(run: RunDirectory) -> None:
     assert found["Stability"] == "no sample has influences of its own"
 
 
-def test_facts_name_a_conditioning_that_is_not_the_samples_own(run: RunDirectory) -> None:
+def test_facts_name_conditioning_and_precision_that_are_not_the_usual_ones(run: RunDirectory) -> None:
     results = read_results(run.reduction())
     assert "Conditioning" not in _facts(run, results)
+    assert "Precision" not in _facts(run, results)
+    assert _facts(run, results, precision="bfloat16")["Precision"] == "the denoiser in bfloat16"
     assert _facts(run, results, conditioning="none")["Conditioning"].startswith("none for any sample")
     assert "Captions" not in _facts(run, results)
     assert _facts(run, results, captions="random")["Captions"] == "a random one of each sample's"

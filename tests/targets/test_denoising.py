@@ -21,7 +21,7 @@ def test_each_row_is_its_own_sample_timestep_and_condition(make: Callable[[Path]
     target = load_target(make(tmp_path), "cpu")
     x = torch.randn(3, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        condition = Conditions.of(target.condition(CAPTIONS, LABELS), [1] * 3, (), target.alphas_cumprod)
+        condition = Conditions.of(target.condition(CAPTIONS, LABELS), [[0], [1], [2]], (), target.alphas_cumprod)
         found = {rows: predict_noises(target, condition, Budget(rows, "row"), x, TIMESTEPS) for rows in (2, 100)}
         for t, step in enumerate(TIMESTEPS):
             for n in range(3):
@@ -37,7 +37,7 @@ def test_v_prediction_is_converted_by_each_rows_own_timestep(tmp_path: Path) -> 
     x = torch.randn(2, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         condition = target.condition(["cat", "dog"], [None, None])
-        one_each = Conditions.of(condition, [1, 1], (), target.alphas_cumprod)
+        one_each = Conditions.of(condition, [[0], [1]], (), target.alphas_cumprod)
         found = predict_noises(target, one_each, Budget(100, "row"), x, (10, 900))
         for t, step in enumerate((10, 900)):
             expected = target.predict_noise(x[t], tiny.at(step, x[t]), condition)

@@ -3,17 +3,21 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ldm_scale.errors import UsageError
 from ldm_scale.geometry.pullback import pullback_metric
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
 from ldm_scale.targets.load import load_target
-from tests.targets import tiny
+from ldm_scale.targets.lora import Lora
+from tests.targets import loras, tiny
 from tests.targets.families import CAPTIONS, FAMILIES, LABELS
 
 
@@ -52,6 +56,41 @@ def test_bfloat16_is_near_and_nothing_but_the_denoiser_has_it(folder: Path) -> N
         assert torch.equal(half.decode(z), plain.decode(z))
     conditions = [parts(target.condition(CAPTIONS, LABELS)) for target in (half, plain)]
     assert all(torch.equal(one, other) for one, other in zip(*conditions, strict=True))
+
+
+class Called(TorchFunctionMode):
+    """The functions of torch that a block calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: set[Any] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.functions.add(func)
+        return func(*args, **(kwargs or {}))
+
+
+# What attention is made of if it is not fused.
+UNFUSED = {torch.softmax, F.softmax, torch.Tensor.softmax, torch.baddbmm}
+
+
+def assert_fused(target: Target) -> None:
+    """Text encoders and denoiser attend by torch's fused attention, and by nothing else."""
+    with Called() as called:
+        predict(target)
+    assert F.scaled_dot_product_attention in called.functions
+    assert not called.functions & UNFUSED
+
+
+def test_attention_is_fused(folder: Path) -> None:
+    assert_fused(load_target(folder, "cpu"))
+
+
+def test_attention_is_fused_with_a_lora_too(tmp_path: Path) -> None:
+    """Its loader wraps the layers that attention is made of."""
+    folder = tiny.stable_diffusion(tmp_path / "target")
+    lora = Lora(loras.diffusers_file(tmp_path / "lora.safetensors", loras.make_weights(folder)), 1.0)
+    assert_fused(load_target(folder, "cpu", lora=lora))
 
 
 def test_channels_last_gives_the_same_noise_in_the_usual_layout(folder: Path) -> None:
