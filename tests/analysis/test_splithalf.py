@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ldm_scale.analysis.delong import delong
-from ldm_scale.analysis.metrics import Roc, bootstrap, bootstrap_weights, evaluate
+from ldm_scale.analysis.metrics import Roc, bootstrap, evaluate
+from ldm_scale.analysis.resamples import bootstrap_weights
 from ldm_scale.analysis.splithalf import halves, judge
 from tests.analysis.splits import fixed
 
