@@ -16,6 +16,9 @@ CACHED = 1 << 17
 # Cells between the two tails of a large set's curve.
 CELLS = 1 << 13
 
+# Points of a curve that is drawn, and the origin.
+ROC_POINTS = 200
+
 NAMES = ("auroc", "asr", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr", "paper_tpr_at_1pct_fpr")
 
 
@@ -173,20 +176,42 @@ def quantiles(draws: Float[np.ndarray, "r k"], confidence: float) -> Float[np.nd
     return np.quantile(draws, [tail, 1 - tail], axis=0).T
 
 
-def bootstrap(
-    scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], resamples: int, confidence: float, seed: int
-) -> Float[np.ndarray, "5 2"]:
-    """Percentile intervals (low, high) of the metrics of NAMES from a stratified bootstrap (Efron 1979).
+def thinned_curve(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "p 2"]:
+    """Points (FPR, TPR) of the curve, evenly in log FPR, where the low rates are; the last point of each step is kept.
 
     Args:
         scores: finite; higher means member.
         member: who is a member; at least one sample of each side.
+
+    >>> thinned_curve(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
+    array([[0. , 0.5],
+           [0.5, 1. ],
+           [1. , 1. ]])
+    """
+    curve = Roc(scores, member).curve()
+    wanted = np.concatenate([[0.0], np.geomspace(1 / (~member).sum(), 1, ROC_POINTS)])
+    kept = np.unique(np.searchsorted(curve.fpr[0], wanted + 1e-12, side="right") - 1)
+    return np.stack([curve.fpr[0, kept], curve.tpr[0, kept]], axis=1)
+
+
+def bootstrap(
+    scores: Sequence[Float[np.ndarray, " n"]],
+    member: Bool[np.ndarray, " n"],
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> Float[np.ndarray, "k 5 2"]:
+    """Percentile intervals (low, high) of the metrics of NAMES from a stratified bootstrap (Efron 1979).
+
+    Args:
+        scores: k of each sample, finite; higher means member.
+        member: who is a member; at least one sample of each side.
         resamples: draws of as many members and held-out samples as there are, with replacement.
         confidence: of the intervals, in (0, 1).
-        seed: of the draws.
+        seed: of the draws, which are the same for all scores.
     """
-    draws = resampled_metrics([scores], member, resamples, np.random.default_rng(seed))
-    return quantiles(draws[0], confidence)
+    draws = resampled_metrics(scores, member, resamples, np.random.default_rng(seed))
+    return np.stack([quantiles(some, confidence) for some in draws])
 
 
 def resampled_metrics(

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from ldm_scale.analysis import metrics, resamples
-from ldm_scale.analysis.metrics import NAMES, CoarseRoc, Roc, aurocs, bootstrap, evaluate
+from ldm_scale.analysis.metrics import NAMES, CoarseRoc, Roc, aurocs, evaluate
 from ldm_scale.analysis.resamples import bootstrap_weights
 
 Data = tuple[np.ndarray, np.ndarray]
@@ -19,6 +19,11 @@ def draw(seed: int, members: int = 40, heldout: int = 50, shift: float = 0.7, ti
     member = rng.permutation(np.repeat([True, False], [members, heldout]))
     scores = rng.standard_normal(len(member)) + shift * member
     return (np.round(scores) if ties else scores), member
+
+
+def bootstrap(scores: np.ndarray, member: np.ndarray, count: int, confidence: float, seed: int) -> np.ndarray:
+    """The intervals of one score, (5, 2)."""
+    return metrics.bootstrap([scores], member, count, confidence, seed)[0]
 
 
 def pair_count(scores: np.ndarray, member: np.ndarray) -> float:

@@ -40,7 +40,7 @@ def test_the_block_size_does_not_change_the_number_of_resamples(
     sizes = [len(part) for part in bootstrap_weights(MEMBER, 50, np.random.default_rng(0))]
     assert sum(sizes) == 50
     assert 41 * max(sizes) <= max(4 * block if large else block, 41)
-    assert bootstrap(np.arange(41.0), MEMBER, 50, 0.9, 0).shape == (5, 2)
+    assert bootstrap([np.arange(41.0)], MEMBER, 50, 0.9, 0).shape == (1, 5, 2)
 
 
 def agrees(counts: np.ndarray, chances: np.ndarray) -> bool:

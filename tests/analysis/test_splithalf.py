@@ -83,8 +83,8 @@ def test_pairing_narrows_the_interval_of_a_difference_of_alike_scores() -> None:
     paired = judge(
         {"plain": fixed(scores[:, :1], member), "other": fixed(other[:, :1], member)}, member, 2, 300, 0.9, 0
     )["other"]
-    alone = bootstrap(other[:, 0], member, 300, 0.9, 0)
-    assert np.ptp(paired.difference_intervals[0]) < np.ptp(alone[0]) / 2
+    alone = bootstrap([other[:, 0]], member, 300, 0.9, 0)
+    assert np.ptp(paired.difference_intervals[0]) < np.ptp(alone[0, 0]) / 2
 
 
 def test_the_result_depends_on_the_seed_only() -> None:

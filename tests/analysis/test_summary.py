@@ -3,24 +3,17 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
 
+from ldm_scale.analysis.metrics import ROC_POINTS
 from ldm_scale.analysis.results import Headline
 from ldm_scale.analysis.scores import Mask
 from ldm_scale.analysis.splithalf import halves
-from ldm_scale.analysis.summary import (
-    ROC_POINTS,
-    AttackSummary,
-    level_warnings,
-    metric_set,
-    share_bound,
-    summarise_attack,
-)
+from ldm_scale.analysis.summary import AttackSummary, level_warnings, metric_sets, share_bound
 from ldm_scale.config.audit import AnalysisConfig
-from tests.analysis.spectra import Spectra
+from tests.analysis.spectra import Spectra, summary_of
 
 STEPS, BINS = 3, 4
 TIMESTEPS = (0, 50, 100)
@@ -62,8 +55,7 @@ def summarise(
         distortion = np.full(len(spectra.member), np.nan)
     geometry = np.random.default_rng(seed).standard_normal((len(spectra.member), 2))
     rows = spectra.averaged() if "sima" in config.average else spectra
-    scans, names = rows.scans(config, seed, distortion), pa.array(names_of(spectra))
-    return summarise_attack("sima", rows, scans, names, distortion, geometry, config, seed)
+    return summary_of(rows, distortion, geometry, config, seed)
 
 
 def rows_of(summary: AttackSummary) -> dict[str, Headline]:
@@ -345,7 +337,7 @@ def test_roc_points_lie_on_the_curve_of_the_first_halvings_report_half() -> None
 def test_metric_sets_carry_each_value_in_its_own_interval() -> None:
     spectra = planted(6)
     scores = spectra.scores(Mask.LOWEST, 2)[:, 1]
-    metrics = metric_set(scores, spectra.member, CONFIG, 0)
+    _, metrics = metric_sets([scores - 9, scores], spectra.member, CONFIG, 0)
     assert metrics.auroc.value == pytest.approx(roc_auc_score(spectra.member, scores), abs=1e-12)
     for estimate in (metrics.auroc, metrics.asr, metrics.tpr_at_1pct_fpr, metrics.tpr_at_01pct_fpr):
         assert estimate.low <= estimate.value <= estimate.high
