@@ -6,7 +6,7 @@ import pytest
 from ldm_scale.analysis.delong import delong
 from ldm_scale.analysis.metrics import Roc, bootstrap, evaluate
 from ldm_scale.analysis.resamples import bootstrap_weights
-from ldm_scale.analysis.splithalf import halves, judge
+from ldm_scale.analysis.splithalf import halves, judge, judge_halving, over_halvings
 from tests.analysis.splits import fixed
 
 
@@ -65,6 +65,21 @@ def test_it_is_the_mean_over_halvings_of_what_the_other_half_says() -> None:
     np.testing.assert_allclose(found.difference_intervals, np.mean(differences, axis=0), atol=1e-12)
     assert found.agreement == picks.count(found.pick) / 4
     assert not result["plain"].difference_intervals.any()
+
+
+def test_families_that_are_judged_together_are_judged_as_each_alone() -> None:
+    """On the same resamples, each with a baseline of its own, a halving at a time."""
+    scores, member = draw(3, shift=0.4)
+    every = fixed(scores, member)
+    families = [[fixed(scores[:, :1], member), every], [every], [every, fixed(scores[:, 1:2], member)]]
+    halvings = [judge_halving(families, member, halving, 20, 0.9, 7) for halving in range(3)]
+    for number, family in enumerate(families):
+        found = over_halvings([halving[number] for halving in halvings])
+        expected = judge({str(i): scorer for i, scorer in enumerate(family)}, member, 3, 20, 0.9, 7)
+        for one, alone in zip(found, expected.values(), strict=True):
+            for name, value in vars(alone).items():
+                np.testing.assert_array_equal(getattr(one, name), value, err_msg=name)
+    assert [len(halving[0][0].curve) > 0 for halving in halvings] == [True, False, False]
 
 
 def test_a_clear_winner_is_always_chosen() -> None:
