@@ -1,5 +1,7 @@
 """Geometry-adjusted scores: what a sample's geometry predicts of the log statistic, minus the log statistic."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float
 from sklearn.linear_model import Ridge
@@ -78,7 +80,10 @@ def cross_adjust(
 
 
 def adjusted_scorer(
-    logs: Float[np.ndarray, "n k"], features: Float[np.ndarray, "n f"], member: Bool[np.ndarray, " n"], seed: int
+    scores: Sequence[Float[np.ndarray, " n"]],
+    features: Float[np.ndarray, "n f"],
+    member: Bool[np.ndarray, " n"],
+    seed: int,
 ) -> Scorer:
     """Candidates, one a timestep, whose regression never sees a sample that it scores.
 
@@ -86,15 +91,25 @@ def adjusted_scorer(
     the choosing half are scored by a fit on each other's.
 
     Args:
-        logs: log statistics at k timesteps.
+        scores: minus the statistic at each timestep, below 0.
         features: the samples' geometry.
         member: who is a member.
         seed: of the folds.
     """
 
+    def logs(steps: Sequence[int], rows: np.ndarray) -> np.ndarray:
+        found = np.empty((len(rows), len(steps)))
+        for step, column in zip(steps, found.T, strict=True):
+            column[:] = np.log(np.maximum(-scores[step][rows], np.finfo(np.float64).tiny))
+        return found
+
     def score(_: int, choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
-        pick = best(cross_adjust(logs[choose], features[choose], member[choose], seed), member[choose])
-        known, step = choose[~member[choose]], slice(pick, pick + 1)
-        return pick, adjust(logs[known, step], features[known], logs[report, step], features[report])[:, 0]
+        every = logs(range(len(scores)), choose)
+        pick = best(cross_adjust(every, features[choose], member[choose], seed), member[choose])
+        heldout = ~member[choose]
+        known = choose[heldout]
+        return pick, adjust(every[heldout, pick : pick + 1], features[known], logs([pick], report), features[report])[
+            :, 0
+        ]
 
     return score

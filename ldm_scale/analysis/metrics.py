@@ -1,6 +1,6 @@
 """Membership metrics from scores (higher means member; positives are members), with bootstrap intervals."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,20 +8,16 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import csc_array
 
 from ldm_scale.analysis.ranks import Ranks
-
-# Elements of one block of bootstrap weights: 128 MB of float64, or half of so many in single precision.
-BLOCK = 1 << 24
+from ldm_scale.analysis.resamples import TOGETHER, bootstrap_weights, is_large
 
 # Weights of which a processor's cache holds all that is made of them.
 CACHED = 1 << 17
 
-# Resamples of large sets that are counted together: a sample's counts in them fill a line of a processor's cache.
-TOGETHER = 16
-
-# Up to so many samples every resample's curve has a point for every score; beyond, one for every cell of scores.
-EXACT = 50_000
-# Cells between the two tails of a curve.
+# Cells between the two tails of a large set's curve.
 CELLS = 1 << 13
+
+# Points of a curve that is drawn, and the origin.
+ROC_POINTS = 200
 
 NAMES = ("auroc", "asr", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr", "paper_tpr_at_1pct_fpr")
 
@@ -117,31 +113,18 @@ class CoarseRoc:
         number = (CELLS / 2 * (ours / ours[-1] + theirs / theirs[-1])).astype(np.int64)
         corners = np.flatnonzero(corner)
         kept = corners[tail[corners] | (np.diff(number[corners], append=-1) != 0)]
-        self._cells = len(kept)
         # The cells of held-out samples, then those of members.
         code = np.empty(len(scores), dtype=np.int64)
         code[order] = np.repeat(np.arange(len(kept)), np.diff(ends[kept], prepend=-1))
-        code += self._cells * member
-        self._counts = np.bincount(code, minlength=2 * self._cells)
+        code += len(kept) * member
         each = np.ones(len(scores), dtype=np.float32), code, np.arange(len(scores) + 1)
         # A column a sample, with its weight for one of the cells' counts.
-        self._sums = csc_array(each, shape=(2 * self._cells, len(scores)))
+        self._sums = csc_array(each, shape=(2 * len(kept), len(scores)))
 
     def curve(self, weights: Float[np.ndarray, "r n"]) -> Curve:
         """The curve under each row of sample weights."""
         # A row a weighting in memory, too: what follows runs along it.
-        return self._curve(np.ascontiguousarray((self._sums @ weights.T).T))
-
-    def resample(self, resamples: int, rng: np.random.Generator) -> Float[np.ndarray, "r 5"]:
-        """The metrics of NAMES on bootstrap resamples of this score alone: a cell's count is multinomial, too."""
-        sides = np.hsplit(self._counts, 2)
-        drawn = [rng.multinomial(counts.sum(), counts / counts.sum(), size=resamples) for counts in sides]
-        pieces = (
-            np.hstack([side[start : start + TOGETHER] for side in drawn]) for start in range(0, resamples, TOGETHER)
-        )
-        return np.concatenate([self._curve(piece).all() for piece in pieces])
-
-    def _curve(self, counts: Float[np.ndarray, "r c"] | Int[np.ndarray, "r c"]) -> Curve:
+        counts = np.ascontiguousarray((self._sums @ weights.T).T)
         return Curve(*(_rate(side.cumsum(axis=1, dtype=np.float64)) for side in np.hsplit(counts, 2)))
 
 
@@ -193,87 +176,48 @@ def quantiles(draws: Float[np.ndarray, "r k"], confidence: float) -> Float[np.nd
     return np.quantile(draws, [tail, 1 - tail], axis=0).T
 
 
-def bootstrap_weights(
-    member: Bool[np.ndarray, " n"], resamples: int, rng: np.random.Generator
-) -> Iterator[Float[np.ndarray, "r n"]]:
-    """How often each sample is drawn in each resample, members and held-out resampled apart; in blocks of rows.
-
-    Args:
-        member: who is a member.
-        resamples: rows of all blocks together.
-        rng: where the draws come from.
-    """
-    if len(member) > EXACT:
-        yield from _large_weights(member, resamples, rng)
-        return
-    rows = max(1, min(resamples, BLOCK // len(member)))
-    for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
-        weights = np.zeros((count, len(member)))
-        for side in (member, ~member):
-            size = int(side.sum())
-            weights[:, side] = rng.multinomial(size, np.full(size, 1 / size), size=count)
-        yield weights
-
-
-def _large_weights(
-    member: Bool[np.ndarray, " n"], resamples: int, rng: np.random.Generator
-) -> Iterator[Float[np.ndarray, "r n"]]:
-    """The same by draws of each sample, faster beyond EXACT: single precision, and columns are rows in memory.
-
-    How wide a block is has no say in the draws, which change sides after `turn` resamples.
-    """
-    members, samples = int(member.sum()), len(member)
-    turn = max(1, (BLOCK >> 4) // samples)
-    rows = turn * max(1, min(TOGETHER, (BLOCK >> 1) // samples) // turn)
-    # Members are drawn first: where a sample's counts are.
-    place = np.where(member, np.cumsum(member) - 1, members + np.cumsum(~member) - 1)
-    # Counts of up to 2^24 are exact in single precision, and so are their sums.
-    kind = np.float32 if samples < 1 << 24 else np.float64
-    for start in range(0, resamples, rows):
-        drawn = np.empty((min(rows, resamples - start), samples), kind)
-        for first in range(0, len(drawn), turn):
-            for side in np.hsplit(drawn[first : first + turn], [members]):
-                _draw(side, rng)
-        yield _as_columns(drawn, place).T
-
-
-def _draw(counts: Float[np.ndarray, "r m"], rng: np.random.Generator) -> None:
-    size = counts.shape[1]
-    for row in counts:
-        row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
-
-
-def _as_columns(
-    rows: Float[np.ndarray, "r n"], place: Int[np.ndarray, " n"], width: int = 4096
-) -> Float[np.ndarray, "n r"]:
-    """The rows as columns, in memory too, in this order; pieces that a processor's cache holds are turned faster."""
-    columns = np.empty(rows.shape[::-1], rows.dtype)
-    for start in range(0, len(columns), width):
-        columns[start : start + width] = rows[:, place[start : start + width]].T
-    return columns
-
-
-def bootstrap(
-    scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], resamples: int, confidence: float, seed: int
-) -> Float[np.ndarray, "5 2"]:
-    """Percentile intervals (low, high) of the metrics of NAMES from a stratified bootstrap (Efron 1979).
+def thinned_curve(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "p 2"]:
+    """Points (FPR, TPR) of the curve, evenly in log FPR, where the low rates are; the last point of each step is kept.
 
     Args:
         scores: finite; higher means member.
         member: who is a member; at least one sample of each side.
+
+    >>> thinned_curve(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
+    array([[0. , 0.5],
+           [0.5, 1. ],
+           [1. , 1. ]])
+    """
+    curve = Roc(scores, member).curve()
+    wanted = np.concatenate([[0.0], np.geomspace(1 / (~member).sum(), 1, ROC_POINTS)])
+    kept = np.unique(np.searchsorted(curve.fpr[0], wanted + 1e-12, side="right") - 1)
+    return np.stack([curve.fpr[0, kept], curve.tpr[0, kept]], axis=1)
+
+
+def bootstrap(
+    scores: Sequence[Float[np.ndarray, " n"]],
+    member: Bool[np.ndarray, " n"],
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> Float[np.ndarray, "k 5 2"]:
+    """Percentile intervals (low, high) of the metrics of NAMES from a stratified bootstrap (Efron 1979).
+
+    Args:
+        scores: k of each sample, finite; higher means member.
+        member: who is a member; at least one sample of each side.
         resamples: draws of as many members and held-out samples as there are, with replacement.
         confidence: of the intervals, in (0, 1).
-        seed: of the draws.
+        seed: of the draws, which are the same for all scores.
     """
-    draws = resampled_metrics([scores], member, resamples, np.random.default_rng(seed))
-    return quantiles(draws[0], confidence)
+    draws = resampled_metrics(scores, member, resamples, np.random.default_rng(seed))
+    return np.stack([quantiles(some, confidence) for some in draws])
 
 
 def resampled_metrics(
     scores: Sequence[Float[np.ndarray, " n"]], member: Bool[np.ndarray, " n"], resamples: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "k r 5"]:
-    """The metrics of NAMES of k scores on r bootstrap resamples, the same for all of them; coarse beyond EXACT.
+    """The metrics of NAMES of k scores on r bootstrap resamples, the same for all of them; large sets' coarsely.
 
     Args:
         scores: k of each sample, finite; higher means member.
@@ -281,9 +225,7 @@ def resampled_metrics(
         resamples: r.
         rng: where the draws come from.
     """
-    large = len(member) > EXACT
-    if large and len(scores) == 1:
-        return CoarseRoc(scores[0], member).resample(resamples, rng)[None]
+    large = is_large(len(member))
     rocs = [(CoarseRoc if large else Roc)(column, member) for column in scores]
     rows = TOGETHER if large else max(1, CACHED // len(member))
     blocks = (

@@ -50,7 +50,7 @@ class Ranks:
         # The cuts before and after each group.
         self._begin = self._tied[self._starts]
         self._end = self._begin + np.diff(self._starts, append=len(self._tied))
-        self._ours = member[self._order]
+        self._ours = member.take(self._order)
         self._packed = _pack(self._ours)
         # Members up to the end of each word.
         self._sums = np.cumsum(np.bitwise_count(self._packed), dtype=np.int64)
@@ -200,12 +200,12 @@ def _sort(
         words[start : start + CACHED] = _words(scores[start : start + CACHED], low)
         words[start : start + CACHED] |= np.arange(start, min(start + CACHED, len(words)))
     words.sort()
-    order = words & ((1 << low) - 1)
-    words >>= low
-    same = words[1:] == words[:-1]
-    near = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    near = _near(words, low)
+    numbers = words[near] >> low
+    order = words
+    order &= (1 << low) - 1
     rows = order[near]
-    rows = rows[np.lexsort((~member[rows], -scores[rows], words[near]))]
+    rows = rows[np.lexsort((~member[rows], -scores[rows], numbers))]
     order[near] = rows
     values = scores[rows]
     starts = np.flatnonzero(np.append(True, values[1:] != values[:-1])[: len(rows)])
@@ -215,8 +215,18 @@ def _sort(
     return order, tied, np.cumsum(sizes[several]) - sizes[several]
 
 
+def _near(words: Int[np.ndarray, " n"], low: int) -> Int[np.ndarray, " k"]:
+    """The places of sorted words that are those of a neighbour but for their last `low` bits."""
+    same = np.zeros(len(words) + 1, dtype=bool)
+    for start in range(0, len(words) - 1, CACHED):
+        some = words[start : start + CACHED + 1]
+        same[start + 1 : start + len(some)] = (some[1:] ^ some[:-1]) >> low == 0
+    return np.flatnonzero(same[1:] | same[:-1])
+
+
 def _words(scores: Float[np.ndarray, " n"], low: int) -> Int[np.ndarray, " n"]:
     """Numbers that fall as the score rises, the last `low` bits of them zero."""
-    words = (0.0 - scores.astype(np.float64)).view(np.int64)  # 0.0 - 0.0 has no sign
+    words = np.subtract(0.0, scores, dtype=np.float64).view(np.int64)  # 0.0 - 0.0 has no sign
     words ^= words >> 63 & np.iinfo(np.int64).max  # negative floats run backwards
-    return words & -1 << low
+    words &= -1 << low
+    return words

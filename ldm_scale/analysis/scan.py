@@ -54,7 +54,7 @@ def scan(
     both = (groups & member).any(axis=1) & (groups & ~member).any(axis=1)
     halves, inside = Subsets(chosen), Subsets(groups[both])
     for step in range(steps):
-        # Bins first: each is added to all samples at once.
+        # Bins first, if they are not: each is added to all samples at once.
         ordered = np.ascontiguousarray(spectra[:, step].T).T
         for dropped, scores in mask_scores(ordered, mask):
             ranks = Ranks(scores, member)

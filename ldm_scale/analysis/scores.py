@@ -46,7 +46,7 @@ def mask_scores(spectra: Float[np.ndarray, "n b"], mask: Mask) -> Iterator[tuple
         mask: which end is dropped.
 
     Returns:
-        Pairs for B - 1 dropped bins down to none: at least one bin is kept.
+        Pairs for B - 1 dropped bins down to none: at least one bin is kept. The scores take the place of those before.
 
     >>> spectra = np.array([[1.0, 2.0, 4.0]])
     >>> [(dropped, scores.item()) for dropped, scores in mask_scores(spectra, Mask.LOWEST)]
@@ -57,7 +57,7 @@ def mask_scores(spectra: Float[np.ndarray, "n b"], mask: Mask) -> Iterator[tuple
     columns = spectra.T if mask in UPPER else spectra.T[::-1]
     scores = np.zeros(len(spectra))
     for dropped, column in zip(reversed(range(spectra.shape[1])), columns, strict=True):
-        scores = scores - column
+        scores -= column
         yield dropped, scores
 
 

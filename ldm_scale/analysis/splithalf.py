@@ -1,6 +1,6 @@
 """Held-out choices by repeated split-half: choose and fit on one half of the samples, report on the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ldm_scale.analysis.delong import delong
-from ldm_scale.analysis.metrics import aurocs, evaluate, quantiles, resampled_metrics
+from ldm_scale.analysis.metrics import aurocs, evaluate, quantiles, resampled_metrics, thinned_curve
 
 # From a halving's number, the rows to choose by and the rows to report on: which candidate was chosen, and its scores
 # (b,) of the rows to report on.
@@ -24,8 +24,8 @@ class Judged:
 
     picks: (r,) the candidate chosen on each halving. values: (5,) metrics of NAMES. intervals: (5, 2) low and high.
     difference, difference_intervals: values and intervals of these metrics minus the baseline's on the same samples.
-    auroc, auroc_difference: (2,) the bounds of DeLong's interval of the AUROC and of its difference. first: the
-    reported half's scores on the first halving.
+    auroc, auroc_difference: (2,) the bounds of DeLong's interval of the AUROC and of its difference. curve: (FPR,
+    TPR) of the reported half on the first halving, thinned.
     """
 
     picks: Int[np.ndarray, " r"]
@@ -35,7 +35,7 @@ class Judged:
     difference_intervals: Float[np.ndarray, "5 2"]
     auroc: Float[np.ndarray, " 2"]
     auroc_difference: Float[np.ndarray, " 2"]
-    first: Float[np.ndarray, " b"]
+    curve: Float[np.ndarray, "p 2"]
 
     @property
     def pick(self) -> int:
@@ -135,27 +135,43 @@ def judge(
         confidence: of the intervals, in (0, 1).
         seed: of the halvings and the resamples.
     """
-    found = []
-    for halving in range(repeats):
-        choose, report = halves(member, seed, halving)
-        picks, scores = zip(*(scorer(halving, choose, report) for scorer in scorers.values()), strict=True)
-        rng = np.random.default_rng([seed, halving, 1])
-        judged = _judge_halving(picks, scores, member[report], resamples, confidence, rng)
-        found.append(dict(zip(scorers, judged, strict=True)))
-    return {name: _mean([judged[name] for judged in found]) for name in scorers}
+    found = [
+        judge_halving([[*scorers.values()]], member, halving, resamples, confidence, seed)[0]
+        for halving in range(repeats)
+    ]
+    return dict(zip(scorers, over_halvings(found), strict=True))
 
 
-def _judge_halving(
-    picks: tuple[int, ...],
-    scores: tuple[Float[np.ndarray, " b"], ...],
-    member: Bool[np.ndarray, " b"],
+def judge_halving(
+    families: Sequence[Sequence[Scorer]],
+    member: Bool[np.ndarray, " n"],
+    halving: int,
     resamples: int,
     confidence: float,
-    rng: np.random.Generator,
+    seed: int,
+) -> list[list[Judged]]:
+    """One halving of `judge`, for families of scorers with a baseline each; all of them on the same resamples."""
+    choose, report = halves(member, seed, halving)
+    judged = [[scorer(halving, choose, report) for scorer in family] for family in families]
+    labels, rng = member[report], np.random.default_rng([seed, halving, 1])
+    draws = resampled_metrics([scores for family in judged for _, scores in family], labels, resamples, rng)
+    found = []
+    for family in judged:
+        found.append(_compare(family, draws[: len(family)], labels, halving, confidence))
+        draws = draws[len(family) :]
+    return found
+
+
+def _compare(
+    family: list[tuple[int, Float[np.ndarray, " b"]]],
+    draws: Float[np.ndarray, "k s 5"],
+    member: Bool[np.ndarray, " b"],
+    halving: int,
+    confidence: float,
 ) -> list[Judged]:
-    draws = resampled_metrics(scores, member, resamples, rng)
-    values = [evaluate(column, member) for column in scores]
-    exact = delong(np.stack(scores, axis=1), member)
+    """Picks and scores on one halving, and their metrics on each resample, compared with the first."""
+    values = [evaluate(scores, member) for _, scores in family]
+    exact = delong(np.stack([scores for _, scores in family], axis=1), member)
     bounds = exact.intervals(confidence)
     return [
         Judged(
@@ -166,13 +182,18 @@ def _judge_halving(
             difference_intervals=quantiles(draws[i] - draws[0], confidence),
             auroc=bounds[i],
             auroc_difference=np.array(exact.difference(i, 0, confidence)[1:]),
-            first=scores[i],
+            curve=thinned_curve(scores, member) if halving == 0 else np.empty((0, 2)),
         )
-        for i, pick in enumerate(picks)
+        for i, (pick, scores) in enumerate(family)
     ]
 
 
-def _mean(halvings: list[Judged]) -> Judged:
+def over_halvings(halvings: Sequence[Sequence[Judged]]) -> list[Judged]:
+    """What each scorer of a family reaches over all halvings, from what it reaches on each; in their order."""
+    return [_mean(judged) for judged in zip(*halvings, strict=True)]
+
+
+def _mean(halvings: Sequence[Judged]) -> Judged:
     def mean(name: str) -> np.ndarray:
         return np.mean([getattr(judged, name) for judged in halvings], axis=0)
 
@@ -184,5 +205,5 @@ def _mean(halvings: list[Judged]) -> Judged:
         difference_intervals=mean("difference_intervals"),
         auroc=mean("auroc"),
         auroc_difference=mean("auroc_difference"),
-        first=halvings[0].first,
+        curve=halvings[0].curve,
     )

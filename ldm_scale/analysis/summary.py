@@ -1,5 +1,6 @@
 """Everything the results say of one attack: headline rows, curves and the full grid."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -8,10 +9,10 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 from scipy.stats import beta
 
-from ldm_scale.analysis.adjusted import adjusted_scorer
+from ldm_scale.analysis.choices import Choices
 from ldm_scale.analysis.delong import delong
 from ldm_scale.analysis.groups import Group, distortion_groups
-from ldm_scale.analysis.metrics import NAMES, Roc, bootstrap, evaluate
+from ldm_scale.analysis.metrics import NAMES, bootstrap, evaluate
 from ldm_scale.analysis.paper import paper_row
 from ldm_scale.analysis.results import (
     BinPoint,
@@ -29,15 +30,13 @@ from ldm_scale.analysis.results import (
     ScoredSample,
     is_trusted,
 )
-from ldm_scale.analysis.scan import Scan
-from ldm_scale.analysis.scores import AttackRows, Candidate, Mask
-from ldm_scale.analysis.splithalf import Judged, Scorer, halves, judge, most_often, reported
-from ldm_scale.config.audit import AnalysisConfig, dropped_bins
+from ldm_scale.analysis.scores import Candidate
+from ldm_scale.analysis.splithalf import Judged, reported
+from ldm_scale.config.audit import AnalysisConfig
 
 RISKY = 10
-ROC_POINTS = 200
-# The regression is fitted on as few as a quarter of the held-out samples: two of these.
-GEOMETRY_HELDOUT = 8
+# The rows whose AUROC is looked at by distortion.
+GroupRow = Literal["plain", "lowest"]
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,6 @@ def heldout_above(
     return len(heldout) - np.searchsorted(heldout, scores[rows], side="right")
 
 
-# A mask, and how many bins it drops.
-Cut = tuple[Mask, int]
-
-
 def estimate(value: float, bounds: Float[np.ndarray, " 2"]) -> Estimate:
     """A value with the bounds (low, high) of its interval."""
     return Estimate(value=value, low=bounds[0], high=bounds[1])
@@ -92,10 +87,10 @@ def as_metric_set(values: Float[np.ndarray, " 5"], intervals: Float[np.ndarray, 
     return MetricSet(**{name: estimate(value, bounds) for name, value, bounds in pairs})
 
 
-def metric_set(
-    scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
-) -> MetricSet:
-    """All metrics of one score with their bootstrap intervals.
+def metric_sets(
+    scores: Sequence[Float[np.ndarray, " n"]], member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
+) -> list[MetricSet]:
+    """All metrics of some scores with their bootstrap intervals, on the same resamples.
 
     Args:
         scores: finite; higher means member.
@@ -103,7 +98,8 @@ def metric_set(
         config: resamples and confidence.
         seed: of the resamples.
     """
-    return as_metric_set(evaluate(scores, member), bootstrap(scores, member, config.bootstrap, config.confidence, seed))
+    intervals = bootstrap(scores, member, config.bootstrap, config.confidence, seed)
+    return [as_metric_set(evaluate(column, member), bounds) for column, bounds in zip(scores, intervals, strict=True)]
 
 
 def delong_estimate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], confidence: float) -> Estimate:
@@ -116,93 +112,66 @@ def delong_estimate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " 
     return estimate(found.values[0], found.intervals(confidence)[0])
 
 
-def row_cuts(masks: list[Mask], bins: int, dropped: int) -> dict[RowName, list[Cut]]:
-    """What each headline row chooses from, at every timestep.
+def oracle_metrics(
+    attacks: Sequence[Choices], member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
+) -> list[dict[RowName, MetricSet]]:
+    """The metrics of each attack's best candidate for each row, on all samples, all of them on the same resamples.
 
     Args:
-        masks: those with a score.
-        bins: bins of a spectrum.
-        dropped: how many of them the rows of a fixed drop share leave out.
-
-    >>> row_cuts([Mask.LOWEST, Mask.RANDOM, Mask.HIGHEST], bins=20, dropped=8)["lowest"]
-    [(<Mask.LOWEST: 'lowest'>, 8)]
+        attacks: what their rows choose.
+        member: who is a member.
+        config: resamples and confidence.
+        seed: of the resamples.
     """
-    rows: dict[RowName, list[Cut]] = {"plain": [(Mask.LOWEST, 0)], "lowest": [(Mask.LOWEST, dropped)]}
-    if Mask.GLOBAL in masks:
-        rows["global"] = [(Mask.GLOBAL, dropped)]
-    return rows | {
-        "random": [(Mask.RANDOM, dropped)],
-        "highest": [(Mask.HIGHEST, dropped)],
-        "chosen": [(Mask.LOWEST, count) for count in range(bins)] + [(Mask.HIGHEST, n) for n in range(1, bins)],
+    best = [{row: choices.best(row) for row in choices.cuts} for choices in attacks]
+    # Two rows may have the same one.
+    wanted = {
+        (i, candidate): attacks[i].columns[candidate] for i, found in enumerate(best) for candidate in found.values()
     }
+    metrics = dict(zip(wanted, metric_sets([*wanted.values()], member, config, seed), strict=True))
+    return [{row: metrics[i, candidate] for row, candidate in found.items()} for i, found in enumerate(best)]
 
 
-def chosen_drops(mask: Mask, bins: int, dropped: int) -> set[int]:
-    """The numbers of bins that any headline row may drop of a mask; arguments as of `row_cuts`.
+def group_aurocs(
+    attacks: Sequence[Choices], group: Group, member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
+) -> list[dict[GroupRow, Estimate]]:
+    """The AUROC in one group of samples of what each attack chose on most halvings; nothing if a side is empty.
 
-    >>> chosen_drops(Mask.LOWEST, bins=4, dropped=2), chosen_drops(Mask.RANDOM, bins=4, dropped=2)
-    ({0, 1, 2, 3}, {2})
+    Args:
+        attacks: what their rows choose.
+        group: of samples of like distortion.
+        member: who is a member.
+        config: resamples and confidence.
+        seed: of the resamples.
     """
-    cuts = [cut for some in row_cuts([mask], bins, dropped).values() for cut in some]
-    return {count for of, count in cuts if of is mask}
+    if not group.has_both_sides(member):
+        return [{} for _ in attacks]
+    rows: tuple[GroupRow, ...] = get_args(GroupRow)
+    scores = [choices.column(row)[group.rows] for choices in attacks for row in rows]
+    found = iter(metric_sets(scores, member[group.rows], config, seed))
+    return [{row: next(found).auroc for row in rows} for _ in attacks]
 
 
 class _Analysis:
     def __init__(
         self,
         name: str,
-        rows: AttackRows,
-        scans: dict[Mask, Scan],
-        geometry: Float[np.ndarray, "n f"],
+        choices: Choices,
+        judged: Sequence[Judged],
+        member: Bool[np.ndarray, " n"],
         config: AnalysisConfig,
-        seed: int,
     ) -> None:
-        self.name, self.rows, self.config, self.seed = name, rows, config, seed
-        self.member, self.timesteps = rows.member, rows.timesteps
-        self.scans = scans
-        self._cuts = row_cuts(rows.masks, rows.bins, dropped_bins(config.drop, rows.bins))
-        picks = {row: self._choosing(row).argmax(axis=0) for row in self._cuts}
-        self._best = {row: max(self._candidates(row), key=self._auroc) for row in self._cuts}
-        plain = self._candidates("plain")
-        wanted = {self._candidates(row)[pick] for row, found in picks.items() for pick in found}
-        wanted |= {*self._best.values(), *plain}
-        # The plain row's timestep on most halvings: the place of a candidate that drops nothing is its timestep's.
-        columns, self._spectrum = rows.read([*wanted], most_often(picks["plain"]))
-        self._columns = dict(zip(wanted, columns, strict=True))
-        scorers: dict[RowName, Scorer] = {row: self._scorer(row, found) for row, found in picks.items()}
-        if int((~self.member).sum()) >= GEOMETRY_HELDOUT:
-            logs = np.empty((len(self.member), len(plain)))
-            for candidate, column in zip(plain, logs.T, strict=True):
-                column[:] = np.log(np.maximum(-self._columns[candidate], np.finfo(np.float64).tiny))
-            scorers["geometry"] = adjusted_scorer(logs, geometry, self.member, seed)
-            self._cuts["geometry"] = self._cuts["plain"]
-        self._judged = judge(scorers, self.member, config.repeats, config.bootstrap, config.confidence, seed)
-
-    def _scorer(self, row: RowName, picks: Int[np.ndarray, " r"]) -> Scorer:
-        """What the scan of the choosing halves picked on each halving."""
-        candidates = self._candidates(row)
-        return lambda halving, _, report: (int(picks[halving]), self._column(candidates[picks[halving]])[report])
+        self.name, self.choices, self.member, self.config = name, choices, member, config
+        self.timesteps, self.scans, self.bins = choices.timesteps, choices.scans, choices.spectrum.shape[1]
+        rows: tuple[RowName, ...] = (*choices.cuts, "geometry")
+        self._judged = dict(zip(rows, judged, strict=False))
 
     def _share(self, dropped: int) -> float:
-        return dropped / self.rows.bins
-
-    def _choosing(self, row: RowName) -> Float[np.ndarray, "k r"]:
-        """Each candidate's AUROC on each halving's choosing half."""
-        found = [self.scans[mask].choosing[dropped] for mask, dropped in self._cuts[row]]
-        return np.concatenate(found)
-
-    def _auroc(self, candidate: Candidate) -> float:
-        return float(self.scans[candidate.mask].grid[candidate.dropped, candidate.step, 0])
-
-    def _column(self, candidate: Candidate) -> Float[np.ndarray, " n"]:
-        return self._columns[candidate]
-
-    def _candidates(self, row: RowName) -> list[Candidate]:
-        return [Candidate(*cut, step) for cut in self._cuts[row] for step in range(len(self.timesteps))]
+        return dropped / self.bins
 
     def _pick(self, row: RowName) -> Candidate:
         """What the row chose on most halvings."""
-        return self._candidates(row)[self._judged[row].pick]
+        return self.choices.candidates("plain" if row == "geometry" else row)[self._judged[row].pick]
 
     def _described(self, candidate: Candidate) -> dict[str, object]:
         mask = candidate.mask.value if candidate.dropped else "none"
@@ -221,38 +190,32 @@ class _Analysis:
             **(dict.fromkeys(paired) if row == "plain" else paired),
         )
 
-    def _oracle(self, row: RowName) -> Choice | None:
-        if row == "geometry":
-            return None
-        best = self._best[row]
-        scores = self._column(best)
-        return Choice(
-            **self._described(best),
-            metrics=metric_set(scores, self.member, self.config, self.seed),
-            delong=delong_estimate(scores, self.member, self.config.confidence),
-        )
+    def _oracle(self, row: RowName, metrics: MetricSet) -> Choice:
+        best = self.choices.best(row)
+        delong = delong_estimate(self.choices.columns[best], self.member, self.config.confidence)
+        return Choice(**self._described(best), metrics=metrics, delong=delong)
 
-    def headline(self) -> list[Headline]:
+    def headline(self, oracles: Mapping[RowName, MetricSet]) -> list[Headline]:
         return [
             Headline(
                 attack=self.name,
                 row=row,
                 heldout_choice=self._heldout_choice(row, judged),
-                oracle=self._oracle(row),
+                oracle=self._oracle(row, oracles[row]) if row in oracles else None,
             )
             for row, judged in self._judged.items()
         ]
 
     def _point(self, candidate: Candidate) -> Point:
-        return Point(attack=self.name, **self._described(candidate), auroc=self._auroc(candidate))
+        return Point(attack=self.name, **self._described(candidate), auroc=self.choices.auroc(candidate))
 
     def by_timestep(self) -> list[Point]:
-        return [self._point(candidate) for row in ("plain", "lowest") for candidate in self._candidates(row)]
+        return [self._point(candidate) for row in ("plain", "lowest") for candidate in self.choices.candidates(row)]
 
     def by_drop(self) -> list[Point]:
         step = self._pick("plain").step
-        every = range(self.rows.bins)
-        return [self._point(Candidate(mask, dropped, step)) for mask in self.rows.masks for dropped in every]
+        every = range(self.bins)
+        return [self._point(Candidate(mask, dropped, step)) for mask in self.scans for dropped in every]
 
     def by_bin(self) -> list[BinPoint]:
         step = self._pick("plain").step
@@ -263,7 +226,7 @@ class _Analysis:
                 timestep=self.timesteps[step],
                 auroc=delong_estimate(-column, self.member, self.config.confidence),
             )
-            for number, column in enumerate(self._spectrum.T)
+            for number, column in enumerate(self.choices.spectrum.T)
         ]
 
     def paper(self, groups: list[Group]) -> list[PaperRow]:
@@ -271,24 +234,23 @@ class _Analysis:
         return [
             paper_row(self.name, row, self.scans[mask], dropped, self.timesteps, groups)
             for row in rows
-            for mask, dropped in self._cuts[row]
+            for mask, dropped in self.choices.cuts[row]
         ]
 
-    def by_distortion(self, groups: list[Group], distortion: Float[np.ndarray, " n"]) -> list[DistortionGroup]:
-        found: list[DistortionGroup] = []
-        for row in ("plain", "lowest"):
-            found += [self._group(row, group, distortion[group.rows]) for group in groups]
-        return found
+    def by_distortion(
+        self, groups: list[Group], distortion: Float[np.ndarray, " n"], aurocs: Sequence[Mapping[GroupRow, Estimate]]
+    ) -> list[DistortionGroup]:
+        rows: tuple[GroupRow, ...] = get_args(GroupRow)
+        return [
+            self._group(row, group, distortion[group.rows], found.get(row))
+            for row in rows
+            for group, found in zip(groups, aurocs, strict=True)
+        ]
 
     def _group(
-        self, row: Literal["plain", "lowest"], group: Group, distortion: Float[np.ndarray, " m"]
+        self, row: GroupRow, group: Group, distortion: Float[np.ndarray, " m"], auroc: Estimate | None
     ) -> DistortionGroup:
-        pick, rows = self._pick(row), group.rows
-        member = self.member[rows]
-        members = int(member.sum())
-        auroc = None
-        if group.has_both_sides(self.member):
-            auroc = metric_set(self._column(pick)[rows], member, self.config, self.seed).auroc
+        pick, members = self._pick(row), int(self.member[group.rows].sum())
         return DistortionGroup(
             attack=self.name,
             row=row,
@@ -297,27 +259,21 @@ class _Analysis:
             low=float(distortion.min()),
             high=float(distortion.max()),
             members=members,
-            heldout=len(rows) - members,
+            heldout=len(group.rows) - members,
             timestep=self.timesteps[pick.step],
             drop=self._share(pick.dropped),
             auroc=auroc,
         )
 
     def roc(self) -> list[RocPoint]:
-        points = []
-        _, report = halves(self.member, self.seed, 0)
-        member = self.member[report]
-        for row, judged in self._judged.items():
-            curve = Roc(judged.first, member).curve()
-            fpr, tpr = curve.fpr[0], curve.tpr[0]
-            # Thinned evenly in log FPR, where the low rates are; the last point of each step is kept.
-            wanted = np.concatenate([[0.0], np.geomspace(1 / (~member).sum(), 1, ROC_POINTS)])
-            kept = np.unique(np.searchsorted(fpr, wanted + 1e-12, side="right") - 1)
-            points += [RocPoint(attack=self.name, row=row, fpr=fpr[i], tpr=tpr[i]) for i in kept]
-        return points
+        return [
+            RocPoint(attack=self.name, row=row, fpr=fpr, tpr=tpr)
+            for row, judged in self._judged.items()
+            for fpr, tpr in judged.curve
+        ]
 
     def highest(self, sample_ids: pa.Array, side: Bool[np.ndarray, " n"]) -> list[ScoredSample]:
-        scores = self._column(self._pick("chosen"))
+        scores = self.choices.column("chosen")
         rows, heldout = np.flatnonzero(side), int((~self.member).sum())
         top = rows[np.argsort(-scores[rows], kind="stable")[:RISKY]]
         above = heldout_above(scores, self.member, top)
@@ -336,8 +292,8 @@ class _Analysis:
         rows = [
             {"attack": self.name, "mask": mask.value, "drop": self._share(dropped), "timestep": timestep}
             | dict(zip(NAMES, self.scans[mask].grid[dropped, step].tolist(), strict=True))
-            for mask in self.rows.masks
-            for dropped in range(self.rows.bins)
+            for mask in self.scans
+            for dropped in range(self.bins)
             for step, timestep in enumerate(self.timesteps)
         ]
         return pa.Table.from_pylist(rows, GRID)
@@ -351,42 +307,40 @@ GRID = pa.schema(
 
 def summarise_attack(
     name: str,
-    rows: AttackRows,
-    scans: dict[Mask, Scan],
+    choices: Choices,
+    judged: Sequence[Judged],
+    oracles: Mapping[RowName, MetricSet],
+    aurocs: Sequence[Mapping[GroupRow, Estimate]],
+    member: Bool[np.ndarray, " n"],
     sample_ids: pa.Array,
     distortion: Float[np.ndarray, " n"],
-    geometry: Float[np.ndarray, "n f"],
     config: AnalysisConfig,
-    seed: int,
 ) -> AttackSummary:
-    """All results of one attack; a pure function of its rows, the configuration and the seed.
+    """All results of one attack; a pure function of what it is given.
 
     Args:
         name: of the attack.
-        rows: its rows, sorted by sample id.
-        scans: of each mask, over all timesteps, with the choosing halves of the same seed and the groups of this
-            distortion.
-        sample_ids: n, in the order of the rows.
+        choices: what its rows choose, from scans with the groups of this distortion.
+        judged: what each of its scorers reaches over all halvings.
+        oracles: `oracle_metrics` of this attack.
+        aurocs: `group_aurocs` of this attack, for each group.
+        member: who is a member.
+        sample_ids: n, in the order of the samples.
         distortion: log sqrt det G in nats; NaN if it was not measured.
-        geometry: features of each sample that its statistic is adjusted by.
-        config: drop share, halvings, resamples and confidence.
-        seed: of the halvings and the resamples.
-
-    Raises:
-        UsageError: if the drop share is not a whole number of bins.
+        config: drop share and confidence.
     """
-    analysis = _Analysis(name, rows, scans, geometry, config, seed)
+    analysis = _Analysis(name, choices, judged, member, config)
     groups = distortion_groups(distortion)
     return AttackSummary(
-        headline=analysis.headline(),
+        headline=analysis.headline(oracles),
         paper=analysis.paper(groups),
         by_timestep=analysis.by_timestep(),
         by_drop=analysis.by_drop(),
         by_bin=analysis.by_bin(),
-        by_distortion=analysis.by_distortion(groups, distortion),
+        by_distortion=analysis.by_distortion(groups, distortion, aurocs),
         roc=analysis.roc(),
-        at_risk=analysis.highest(sample_ids, analysis.member),
-        highest_heldout=analysis.highest(sample_ids, ~analysis.member),
+        at_risk=analysis.highest(sample_ids, member),
+        highest_heldout=analysis.highest(sample_ids, ~member),
         grid=analysis.grid_table(),
     )
 

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 
 from ldm_scale.analysis.inference import infer_dataset
 from ldm_scale.analysis.results import Combined
-from ldm_scale.analysis.splithalf import Scorer, choosing, judge
+from ldm_scale.analysis.splithalf import Judged, Scorer, choosing
 from ldm_scale.analysis.summary import as_metric_set, estimate
 from ldm_scale.config.audit import AnalysisConfig
 
@@ -20,19 +20,23 @@ def combined_scorer(odds: Float[np.ndarray, "r n"]) -> Scorer:
 
 
 def combine(
-    odds: Float[np.ndarray, "r n"], features: int, member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
+    odds: Float[np.ndarray, "r n"],
+    features: int,
+    judged: Judged,
+    member: Bool[np.ndarray, " n"],
+    config: AnalysisConfig,
+    seed: int,
 ) -> Combined:
     """What all attacks' spectra say together: metrics of the combined score, and one p-value.
 
     Args:
         odds: log odds of all samples, on each halving by a classifier of the half that a sample is not in.
         features: how many a classifier weighs.
+        judged: what they reach over all halvings.
         member: who is a member.
-        config: resamples, confidence and the number of halvings.
-        seed: of the halvings and the resamples.
+        config: the number of halvings.
+        seed: of the halvings.
     """
-    scorers = {"combined": combined_scorer(odds)}
-    judged = judge(scorers, member, config.repeats, config.bootstrap, config.confidence, seed)["combined"]
     return Combined(
         features=features,
         metrics=as_metric_set(judged.values, judged.intervals),

@@ -15,17 +15,35 @@ import ray
 
 from ldm_scale.analysis.adjusted import geometry_features
 from ldm_scale.analysis.blind import control, controlled, name_features, row_features
+from ldm_scale.analysis.choices import Choices, chosen_drops
 from ldm_scale.analysis.combined import FITTED, LogOdds, fitted_rows, group_sums, least_positive, log_features
 from ldm_scale.analysis.distortion import complete_distortion, distortion_bound
 from ldm_scale.analysis.groups import distortion_groups, memberships
 from ldm_scale.analysis.leakage import correlate, jackknife
 from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
-from ldm_scale.analysis.results import BlindControl, Combined, DistortionEstimate, Leakage, Results, Stability
+from ldm_scale.analysis.results import (
+    BlindControl,
+    Combined,
+    DistortionEstimate,
+    Estimate,
+    Leakage,
+    MetricSet,
+    Results,
+    RowName,
+    Stability,
+)
 from ldm_scale.analysis.scan import Scan, join, scan
 from ldm_scale.analysis.scores import Mask
-from ldm_scale.analysis.splithalf import FEWEST, choosing
-from ldm_scale.analysis.summary import AttackSummary, chosen_drops, level_warnings, summarise_attack
-from ldm_scale.analysis.together import combine
+from ldm_scale.analysis.splithalf import FEWEST, Judged, choosing, judge_halving, over_halvings
+from ldm_scale.analysis.summary import (
+    AttackSummary,
+    GroupRow,
+    group_aurocs,
+    level_warnings,
+    oracle_metrics,
+    summarise_attack,
+)
+from ldm_scale.analysis.together import combine, combined_scorer
 from ldm_scale.config.audit import AnalysisConfig, distortion_estimator, dropped_bins
 from ldm_scale.engine.relative import relate_run
 from ldm_scale.engine.rows import Index, Part, StoredRows, attack_rows, build_index, stream
@@ -100,6 +118,15 @@ class _Geometry:
     distortion: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Looked:
+    """What choices reach on each halving, on all samples and in each group; by attack, and the combined score last."""
+
+    judged: list[list[list[Judged]]]
+    oracles: list[dict[RowName, MetricSet]]
+    groups: list[list[dict[GroupRow, Estimate]]]
+
+
 _build_index = ray.remote(build_index)
 
 
@@ -129,17 +156,53 @@ def _scan(
 
 
 @ray.remote
-def _summarise(
-    index: Index,
-    name: str,
-    geometry: _Geometry,
-    task: _Reduction,
-    *scans: dict[Mask, Scan],
-) -> AttackSummary:
+def _choose(index: Index, name: str, task: _Reduction, *scans: dict[Mask, Scan]) -> Choices:
+    """What an attack's rows choose, with scores of all samples: other tasks look at them where they lie in memory."""
     rows = task.rows(index, name)
     joined = {mask: join([found[mask] for found in scans if mask in found]) for mask in rows.masks}
-    distortion, features = geometry.distortion, geometry.features
-    return summarise_attack(name, rows, joined, index.sample_id, distortion, features, task.config, task.seed)
+    return Choices.of(rows, joined, task.config)
+
+
+@ray.remote
+def _judge(
+    index: Index, halving: int, geometry: _Geometry, odds: np.ndarray, task: _Reduction, *attacks: Choices
+) -> list[list[Judged]]:
+    """What each attack's choices, and the combined score, reach on one halving, all on the same resamples."""
+    families = [[*some.scorers(geometry.features, index.member, task.seed).values()] for some in attacks]
+    families.append([combined_scorer(odds)])
+    config = task.config
+    return judge_halving(families, index.member, halving, config.bootstrap, config.confidence, task.seed)
+
+
+@ray.remote
+def _look_back(index: Index, task: _Reduction, *attacks: Choices) -> list[dict[RowName, MetricSet]]:
+    return oracle_metrics(attacks, index.member, task.config, task.seed)
+
+
+@ray.remote
+def _look_into_group(
+    index: Index, group: int, geometry: _Geometry, task: _Reduction, *attacks: Choices
+) -> list[dict[GroupRow, Estimate]]:
+    groups = distortion_groups(geometry.distortion)
+    return group_aurocs(attacks, groups[group], index.member, task.config, task.seed)
+
+
+@ray.remote
+def _summarise(
+    index: Index, name: str, geometry: _Geometry, choices: Choices, looked: _Looked, task: _Reduction
+) -> AttackSummary:
+    place = [*task.record.timesteps].index(name)
+    return summarise_attack(
+        name,
+        choices,
+        over_halvings([found[place] for found in looked.judged]),
+        looked.oracles[place],
+        [found[place] for found in looked.groups],
+        index.member,
+        index.sample_id,
+        geometry.distortion,
+        task.config,
+    )
 
 
 @ray.remote
@@ -162,7 +225,8 @@ def _fit(index: Index, halvings: Sequence[int], floor: np.ndarray, task: _Reduct
 
 
 @ray.remote
-def _combine(index: Index, floor: np.ndarray, task: _Reduction, *fits: list[tuple[LogOdds, LogOdds]]) -> Combined:
+def _score(index: Index, floor: np.ndarray, task: _Reduction, *fits: list[tuple[LogOdds, LogOdds]]) -> np.ndarray:
+    """The combined score of all samples on each halving, by the classifier of the half that a sample is not in."""
     models = [pair for some in fits for pair in some]
     chosen = choosing(index.member, task.config.repeats, task.seed)
     odds = np.empty(chosen.shape)
@@ -170,7 +234,12 @@ def _combine(index: Index, floor: np.ndarray, task: _Reduction, *fits: list[tupl
         logs = log_features(task.group_sums(spectra), floor)
         for row, inside, (one, other) in zip(odds, chosen[:, part.places], models, strict=True):
             row[part.places] = np.where(inside, other.scores(logs), one.scores(logs))
-    return combine(odds, len(floor), index.member, task.config, task.seed)
+    return odds
+
+
+@ray.remote
+def _combine(index: Index, odds: np.ndarray, features: int, judged: Judged, task: _Reduction) -> Combined:
+    return combine(odds, features, judged, index.member, task.config, task.seed)
 
 
 @ray.remote
@@ -202,13 +271,9 @@ def _slices(count: int, most: int, fewest: int = 1) -> list[slice]:
 
 
 def _start_attack(
-    index: ray.ObjectRef,
-    samples: int,
-    name: str,
-    geometry: ray.ObjectRef,
-    task: _Reduction,
+    index: ray.ObjectRef, samples: int, name: str, geometry: ray.ObjectRef, task: _Reduction
 ) -> ray.ObjectRef:
-    """The summary of one attack, from scans of as many timesteps as a task may hold."""
+    """The choices of one attack, from scans of as many timesteps as a task may hold."""
     steps = 1 if name in task.config.average else len(task.record.timesteps[name])
     orders = [[Mask.LOWEST, Mask.HIGHEST], [Mask.RANDOM]]
     if task.record.config.masks.ranking is not None:
@@ -218,14 +283,29 @@ def _start_attack(
         for masks in orders
         for some in _slices(steps, MEMORY // (4 * samples * task.bins))
     ]
-    return _summarise.remote(index, name, geometry, task, *scans)
+    return _choose.remote(index, name, task, *scans)
 
 
 def _start_combined(index: ray.ObjectRef, samples: int, floor: np.ndarray, task: _Reduction) -> ray.ObjectRef:
     """The combined score, from fits of as many halvings as a task may hold."""
     halvings = _split(range(task.config.repeats), MEMORY // (8 * min(2 * FITTED, samples) * len(floor)))
     fits = [_fit.remote(index, some, floor, task) for some in halvings]
-    return _combine.remote(index, floor, task, *fits)
+    return _score.remote(index, floor, task, *fits)
+
+
+def _look(
+    index: ray.ObjectRef,
+    geometry: ray.ObjectRef,
+    groups: int,
+    attacks: list[ray.ObjectRef],
+    odds: ray.ObjectRef,
+    task: _Reduction,
+) -> _Looked:
+    """Look at the choices of all attacks: a task for each set of resamples."""
+    judged = [_judge.remote(index, halving, geometry, odds, task, *attacks) for halving in range(task.config.repeats)]
+    oracles = _look_back.remote(index, task, *attacks)
+    grouped = [_look_into_group.remote(index, group, geometry, task, *attacks) for group in range(groups)]
+    return _Looked(ray.get(judged), ray.get(oracles), ray.get(grouped))
 
 
 def _geometry(
@@ -307,9 +387,17 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
     ranking, floor = merge([found.ranking for found in sums]), np.min([found.floor for found in sums], axis=0)
     geometry, estimate = _geometry(sums, index.distortion, record)
     handed = ray.put(geometry)
-    pending = [_start_attack(reference, samples, name, handed, task) for name in record.timesteps]
+    attacks = [_start_attack(reference, samples, name, handed, task) for name in record.timesteps]
+    odds = _start_combined(reference, samples, floor, task)
     controls = _control.remote(reference, handed, task)
-    combined: Combined = ray.get(_start_combined(reference, samples, floor, task))
+    looked = _look(reference, handed, len(distortion_groups(geometry.distortion)), attacks, odds, task)
+    combined = _combine.remote(
+        reference, odds, len(floor), over_halvings([found[-1] for found in looked.judged])[0], task
+    )
+    pending = [
+        _summarise.remote(reference, name, handed, choices, looked, task)
+        for name, choices in zip(record.timesteps, attacks, strict=True)
+    ]
     jackknifed = np.concatenate(ray.get(leaks), axis=1)
     leakage = Leakage(
         attack=record.config.leakage.attack,
@@ -334,7 +422,7 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
         confidence=config.confidence,
         headline=tuple(row for summary in summaries for row in summary.headline),
         paper=tuple(row for summary in summaries for row in summary.paper),
-        combined=combined,
+        combined=ray.get(combined),
         blind=blind,
         names=names,
         relative=relate_run(run, reference, config),

@@ -118,7 +118,13 @@ def stream(parts: Sequence[Part], columns: Sequence[str]) -> Iterator[tuple[Part
     for part, table in zip(parts, tables, strict=True):
         if empty := next((name for name in columns if table[name].null_count), None):
             raise RunError(f"{part.file}: some rows have no {empty}")
-        yield part, [as_array(table, column)[part.rows] for column in columns]
+        rows = _run(part.rows)
+        yield part, [as_array(table, column)[rows] for column in columns]
+
+
+def _run(places: np.ndarray) -> np.ndarray | slice:
+    """Places as a slice if each follows on the one before: it is copied without being looked up, or not at all."""
+    return slice(places[0], places[-1] + 1) if (np.diff(places) == 1).all() else places
 
 
 @dataclass(frozen=True)
@@ -173,12 +179,12 @@ class StoredRows:
             yield part.places, dict(zip(columns, spectra, strict=True))
 
     def spectra(self, column: str, steps: slice) -> Float[np.ndarray, "n t b"]:
-        """The spectra of a column at some timesteps."""
+        """The spectra of a column at some timesteps; in memory a bin's values of all samples lie side by side."""
         count = len(self.timesteps[steps])
-        found = np.empty((len(self.member), count, self.bins), dtype=self._kind)
+        found = np.empty((count, self.bins, len(self.member)), dtype=self._kind)
         for places, spectra in self._stream([column]):
-            found[places] = spectra[column][:, steps]
-        return found
+            found[:, :, places] = spectra[column][:, steps].transpose(1, 2, 0)
+        return found.transpose(2, 0, 1)
 
     def read(
         self, candidates: Sequence[Candidate], step: int

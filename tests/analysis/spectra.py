@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from ldm_scale.analysis.choices import Choices, chosen_drops
 from ldm_scale.analysis.combined import (
     GROUPS,
     group_sums,
@@ -15,8 +17,8 @@ from ldm_scale.analysis.combined import (
 from ldm_scale.analysis.groups import distortion_groups, memberships
 from ldm_scale.analysis.scan import Scan, scan
 from ldm_scale.analysis.scores import Candidate, Mask
-from ldm_scale.analysis.splithalf import choosing
-from ldm_scale.analysis.summary import chosen_drops
+from ldm_scale.analysis.splithalf import choosing, judge
+from ldm_scale.analysis.summary import AttackSummary, group_aurocs, oracle_metrics, summarise_attack
 from ldm_scale.config.audit import AnalysisConfig, dropped_bins
 
 
@@ -77,6 +79,19 @@ class Spectra:
         return replace(
             self, by_influence=change(self.by_influence), at_random=change(self.at_random), globally=globally, **others
         )
+
+
+def summary_of(
+    rows: Spectra, distortion: np.ndarray, geometry: np.ndarray, config: AnalysisConfig, seed: int
+) -> AttackSummary:
+    """The results of SimA's rows alone."""
+    member, choices = rows.member, Choices.of(rows, rows.scans(config, seed, distortion), config)
+    scorers = choices.scorers(geometry, member, seed)
+    judged = judge(scorers, member, config.repeats, config.bootstrap, config.confidence, seed)
+    aurocs = [group_aurocs([choices], group, member, config, seed)[0] for group in distortion_groups(distortion)]
+    oracles = oracle_metrics([choices], member, config, seed)[0]
+    ids = pa.array([f"shard/{i:04d}" for i in range(len(member))])
+    return summarise_attack("sima", choices, [*judged.values()], oracles, aurocs, member, ids, distortion, config)
 
 
 def features_of(spectra: list[np.ndarray], groups: int = GROUPS) -> np.ndarray:

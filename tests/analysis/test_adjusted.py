@@ -19,6 +19,11 @@ def draw(seed: int, count: int = 90, confounding: float = 3.0) -> tuple[np.ndarr
     return statistics, features, member
 
 
+def negative(statistics: np.ndarray) -> list[np.ndarray]:
+    """The scores whose log statistics these are."""
+    return [*-np.exp(statistics.T)]
+
+
 def ridge(inputs: np.ndarray, targets: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Predictions for `rows` by the normal equations with penalty 1 on standardised inputs, the mean not penalised."""
     mean, spread = inputs.mean(axis=0), inputs.std(axis=0)
@@ -41,7 +46,7 @@ def test_the_scorer_reports_by_a_fit_on_the_choosing_halfs_held_out_samples() ->
     statistics, features, member = draw(0)
     statistics[:, 1] += np.random.default_rng(1).standard_normal(len(member)) * 3
     choose, report = halves(member, 0, 0)
-    pick, scores = adjusted_scorer(statistics, features, member, 5)(0, choose, report)
+    pick, scores = adjusted_scorer(negative(statistics), features, member, 5)(0, choose, report)
     assert pick == 0  # the other is drowned in noise
     known = choose[~member[choose]]
     expected = adjust(statistics[known], features[known], statistics[report], features[report])
@@ -61,17 +66,17 @@ def test_each_fold_is_scored_by_the_others_held_out_samples() -> None:
 def test_neither_members_nor_a_samples_own_statistic_touch_its_prediction() -> None:
     statistics, features, member = draw(2)
     statistics, (choose, report) = statistics[:, :1], halves(member, 0, 0)
-    before = adjusted_scorer(statistics, features, member, 0)(0, choose, report)[1]
+    before = adjusted_scorer(negative(statistics), features, member, 0)(0, choose, report)[1]
     changed = statistics + 100.0 * member[:, None]
     changed[report] += 7.0
-    after = adjusted_scorer(changed, features, member, 0)(0, choose, report)[1]
+    after = adjusted_scorer(negative(changed), features, member, 0)(0, choose, report)[1]
     np.testing.assert_allclose(after, before - 100.0 * member[report] - 7.0, atol=1e-9)
 
 
 def test_it_recovers_members_that_geometry_hides() -> None:
     statistics, features, member = draw(3, 1200)
     choose, report = halves(member, 0, 0)
-    _, scores = adjusted_scorer(statistics, features, member, 0)(0, choose, report)
+    _, scores = adjusted_scorer(negative(statistics), features, member, 0)(0, choose, report)
     # Two unit normals one apart: AUROC Phi(1 / sqrt 2) = 0.760.
     assert aurocs(scores[:, None], member[report])[0] == pytest.approx(0.760, abs=4 * 0.02)
     assert aurocs(-statistics, member).max() < 0.65

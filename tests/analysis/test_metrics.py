@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ldm_scale.analysis import metrics
-from ldm_scale.analysis.metrics import NAMES, CoarseRoc, Roc, aurocs, bootstrap, bootstrap_weights, evaluate
+from ldm_scale.analysis import metrics, resamples
+from ldm_scale.analysis.metrics import NAMES, CoarseRoc, Roc, aurocs, evaluate
+from ldm_scale.analysis.resamples import bootstrap_weights
 
 Data = tuple[np.ndarray, np.ndarray]
 
@@ -18,6 +19,11 @@ def draw(seed: int, members: int = 40, heldout: int = 50, shift: float = 0.7, ti
     member = rng.permutation(np.repeat([True, False], [members, heldout]))
     scores = rng.standard_normal(len(member)) + shift * member
     return (np.round(scores) if ties else scores), member
+
+
+def bootstrap(scores: np.ndarray, member: np.ndarray, count: int, confidence: float, seed: int) -> np.ndarray:
+    """The intervals of one score, (5, 2)."""
+    return metrics.bootstrap([scores], member, count, confidence, seed)[0]
 
 
 def pair_count(scores: np.ndarray, member: np.ndarray) -> float:
@@ -125,26 +131,6 @@ def test_the_curve_runs_from_origin_to_one_with_a_point_for_each_distinct_score(
     assert set(zip(curve.fpr[0], curve.tpr[0], strict=True)) == set(rates(scores, member))
 
 
-def test_bootstrap_draws_as_many_of_each_side_as_there_are() -> None:
-    member = draw(9, 30, 11)[1]
-    weights = np.concatenate(list(bootstrap_weights(member, 50, np.random.default_rng(0))))
-    assert weights.shape == (50, 41)
-    assert (weights[:, member].sum(1) == 30).all()
-    assert (weights[:, ~member].sum(1) == 11).all()
-    assert (weights == np.round(weights)).all()
-    assert weights.min() == 0
-
-
-@pytest.mark.parametrize("block", [1, 41 * 7, 41 * 49, 41 * 50, 1 << 24])
-def test_the_block_size_does_not_change_the_number_of_resamples(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    scores, member = draw(9, 30, 11)
-    monkeypatch.setattr(metrics, "BLOCK", block)
-    blocks = list(bootstrap_weights(member, 50, np.random.default_rng(0)))
-    assert sum(map(len, blocks)) == 50
-    assert all(part.size <= max(block, 41) for part in blocks)
-    assert bootstrap(scores, member, 50, 0.9, 0).shape == (5, 2)
-
-
 def test_bootstrap_is_seeded() -> None:
     scores, member = draw(10)
     first = bootstrap(scores, member, 100, 0.9, 3)
@@ -240,7 +226,7 @@ def test_scores_that_differ_little_or_not_at_all_are_told_apart_exactly(scores: 
 @pytest.fixture
 def few_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every data set counts as a large one, and its cells are wide."""
-    monkeypatch.setattr(metrics, "EXACT", 0)
+    monkeypatch.setattr(resamples, "EXACT", 0)
     monkeypatch.setattr(metrics, "CELLS", 64)
 
 
@@ -275,33 +261,6 @@ def test_coarse_cells_lose_something_so_that_the_bound_is_put_to_the_test() -> N
     assert lost.max() > 0
 
 
-def test_a_large_set_is_drawn_sample_by_sample_with_the_same_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    member = draw(9, 30, 11)[1]
-    monkeypatch.setattr(metrics, "EXACT", 40)
-    weights = np.concatenate(list(bootstrap_weights(member, 4000, np.random.default_rng(0))))
-    assert (weights[:, member].sum(1) == 30).all()
-    assert (weights[:, ~member].sum(1) == 11).all()
-    # Binomial(30, 1/30) and (11, 1/11): mean 1, variance 29/30 and 10/11; five standard errors of 4,000 draws.
-    np.testing.assert_allclose(weights.mean(0), 1, atol=5 / 4000**0.5)
-    np.testing.assert_allclose(weights.var(0), np.where(member, 29 / 30, 10 / 11), rtol=5 * (2.9 / 4000) ** 0.5)
-
-
-def test_draws_of_a_large_set_are_a_plain_loops_however_wide_a_block_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    member = draw(9, 30, 11)[1]
-    monkeypatch.setattr(metrics, "EXACT", 40)
-    monkeypatch.setattr(metrics, "BLOCK", 16 * 41 * 3)  # sides change after three resamples
-    blocks = list(bootstrap_weights(member, 50, np.random.default_rng(0)))
-    assert [len(block) for block in blocks] == [15, 15, 15, 5]
-    rng = np.random.default_rng(0)
-    expected = np.zeros((50, 41))
-    for start in range(0, 50, 3):
-        for side in (np.flatnonzero(member), np.flatnonzero(~member)):
-            for row in expected[start : start + 3]:
-                for pick in rng.integers(len(side), size=len(side)):
-                    row[side[pick]] += 1
-    np.testing.assert_array_equal(np.concatenate(blocks), expected)
-
-
 # The slow two are sets whose curves are compared point by point above.
 @pytest.mark.parametrize(
     ("scores", "member"), [LARGE[0], LARGE[3], *(pytest.param(*data, marks=pytest.mark.slow) for data in LARGE[1:3])]
@@ -310,7 +269,7 @@ def test_intervals_of_a_large_set_agree_with_the_exact_ones(
     scores: np.ndarray, member: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = bootstrap(scores, member, 4000, 0.9, 0)
-    monkeypatch.setattr(metrics, "EXACT", 0)
+    monkeypatch.setattr(resamples, "EXACT", 0)
     found = bootstrap(scores, member, 4000, 0.9, 1)
     # Two 5% quantiles of 4,000 draws each differ by four standard errors at most (see above), and by a rate's step.
     tolerance = 4 * 2**0.5 * 0.033 * np.ptp(exact, axis=1) / (2 * 1.645) + 1 / 3000

@@ -3,16 +3,14 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
 from ldm_scale.analysis.results import PaperCell, PaperRow
-from ldm_scale.analysis.summary import summarise_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
 from ldm_scale.config.audit import AnalysisConfig
 from tests.analysis import published
-from tests.analysis.spectra import Spectra
+from tests.analysis.spectra import Spectra, summary_of
 
 TIMESTEPS = (0, 50, 100)
 BINS = 5
@@ -58,10 +56,7 @@ def draw(members: int, heldout: int, dimensions: int, seed: int) -> Raw:
 
 def paper_rows(raw: Raw, config: AnalysisConfig = CONFIG) -> dict[str, PaperRow]:
     spectra = raw.spectra().averaged() if config.average else raw.spectra()
-    ids = pa.array([f"s/{i:04d}" for i in range(len(raw.member))])
-    scans = spectra.scans(config, 0, raw.distortion)
-    geometry = np.zeros((len(raw.member), 2))
-    found = summarise_attack("sima", spectra, scans, ids, raw.distortion, geometry, config, 0)
+    found = summary_of(spectra, raw.distortion, np.zeros((len(raw.member), 2)), config, 0)
     return {row.row: row for row in found.paper}
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from ldm_scale.analysis.delong import delong
-from ldm_scale.analysis.metrics import Roc, bootstrap, bootstrap_weights, evaluate
-from ldm_scale.analysis.splithalf import halves, judge
+from ldm_scale.analysis.metrics import Roc, bootstrap, evaluate
+from ldm_scale.analysis.resamples import bootstrap_weights
+from ldm_scale.analysis.splithalf import halves, judge, judge_halving, over_halvings
 from tests.analysis.splits import fixed
 
 
@@ -66,6 +67,21 @@ def test_it_is_the_mean_over_halvings_of_what_the_other_half_says() -> None:
     assert not result["plain"].difference_intervals.any()
 
 
+def test_families_that_are_judged_together_are_judged_as_each_alone() -> None:
+    """On the same resamples, each with a baseline of its own, a halving at a time."""
+    scores, member = draw(3, shift=0.4)
+    every = fixed(scores, member)
+    families = [[fixed(scores[:, :1], member), every], [every], [every, fixed(scores[:, 1:2], member)]]
+    halvings = [judge_halving(families, member, halving, 20, 0.9, 7) for halving in range(3)]
+    for number, family in enumerate(families):
+        found = over_halvings([halving[number] for halving in halvings])
+        expected = judge({str(i): scorer for i, scorer in enumerate(family)}, member, 3, 20, 0.9, 7)
+        for one, alone in zip(found, expected.values(), strict=True):
+            for name, value in vars(alone).items():
+                np.testing.assert_array_equal(getattr(one, name), value, err_msg=name)
+    assert [len(halving[0][0].curve) > 0 for halving in halvings] == [True, False, False]
+
+
 def test_a_clear_winner_is_always_chosen() -> None:
     scores, member = draw(1, 400, shift=1.5)
     result = judge({"best": fixed(scores, member)}, member, 10, 50, 0.95, 0)["best"]
@@ -82,8 +98,8 @@ def test_pairing_narrows_the_interval_of_a_difference_of_alike_scores() -> None:
     paired = judge(
         {"plain": fixed(scores[:, :1], member), "other": fixed(other[:, :1], member)}, member, 2, 300, 0.9, 0
     )["other"]
-    alone = bootstrap(other[:, 0], member, 300, 0.9, 0)
-    assert np.ptp(paired.difference_intervals[0]) < np.ptp(alone[0]) / 2
+    alone = bootstrap([other[:, 0]], member, 300, 0.9, 0)
+    assert np.ptp(paired.difference_intervals[0]) < np.ptp(alone[0, 0]) / 2
 
 
 def test_the_result_depends_on_the_seed_only() -> None:

@@ -3,24 +3,26 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from scipy.stats import binom
 from sklearn.metrics import roc_auc_score
 
+from ldm_scale.analysis.choices import Choices
+from ldm_scale.analysis.groups import distortion_groups
+from ldm_scale.analysis.metrics import ROC_POINTS
 from ldm_scale.analysis.results import Headline
 from ldm_scale.analysis.scores import Mask
 from ldm_scale.analysis.splithalf import halves
 from ldm_scale.analysis.summary import (
-    ROC_POINTS,
     AttackSummary,
+    group_aurocs,
     level_warnings,
-    metric_set,
+    metric_sets,
+    oracle_metrics,
     share_bound,
-    summarise_attack,
 )
 from ldm_scale.config.audit import AnalysisConfig
-from tests.analysis.spectra import Spectra
+from tests.analysis.spectra import Spectra, summary_of
 
 STEPS, BINS = 3, 4
 TIMESTEPS = (0, 50, 100)
@@ -62,8 +64,7 @@ def summarise(
         distortion = np.full(len(spectra.member), np.nan)
     geometry = np.random.default_rng(seed).standard_normal((len(spectra.member), 2))
     rows = spectra.averaged() if "sima" in config.average else spectra
-    scans, names = rows.scans(config, seed, distortion), pa.array(names_of(spectra))
-    return summarise_attack("sima", rows, scans, names, distortion, geometry, config, seed)
+    return summary_of(rows, distortion, geometry, config, seed)
 
 
 def rows_of(summary: AttackSummary) -> dict[str, Headline]:
@@ -345,10 +346,30 @@ def test_roc_points_lie_on_the_curve_of_the_first_halvings_report_half() -> None
 def test_metric_sets_carry_each_value_in_its_own_interval() -> None:
     spectra = planted(6)
     scores = spectra.scores(Mask.LOWEST, 2)[:, 1]
-    metrics = metric_set(scores, spectra.member, CONFIG, 0)
+    _, metrics = metric_sets([scores - 9, scores], spectra.member, CONFIG, 0)
     assert metrics.auroc.value == pytest.approx(roc_auc_score(spectra.member, scores), abs=1e-12)
     for estimate in (metrics.auroc, metrics.asr, metrics.tpr_at_1pct_fpr, metrics.tpr_at_01pct_fpr):
         assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_attacks_that_are_looked_at_together_reach_what_each_does_alone() -> None:
+    member, distortion = make_member(80), np.random.default_rng(1).standard_normal(80)
+    attacks = []
+    for seed in (1, 2):
+        rows = replace(exchangeable(seed), member=member)
+        attacks.append(Choices.of(rows, rows.scans(CONFIG, 0, distortion), CONFIG))
+    groups = distortion_groups(distortion)
+    oracles = oracle_metrics(attacks, member, CONFIG, 0)
+    for number, choices in enumerate(attacks):
+        assert oracles[number] == oracle_metrics([choices], member, CONFIG, 0)[0]
+        assert set(oracles[number]) == set(choices.cuts)
+        for row, metrics in oracles[number].items():
+            assert metrics == metric_sets([choices.columns[choices.best(row)]], member, CONFIG, 0)[0]
+        for group in groups:
+            together = group_aurocs(attacks, group, member, CONFIG, 0)[number]
+            assert together == group_aurocs([choices], group, member, CONFIG, 0)[0]
+            scores = choices.column("lowest")[group.rows]
+            assert together["lowest"] == metric_sets([scores], member[group.rows], CONFIG, 0)[0].auroc
 
 
 def test_the_same_rows_and_seed_give_the_same_summary_and_another_seed_other_halves() -> None:
