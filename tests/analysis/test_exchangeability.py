@@ -44,7 +44,8 @@ def combined(data: Simulated, seed: int) -> Interval:
 
 
 def adjusted(data: Simulated, seed: int) -> Interval:
-    scorer = adjusted_scorer(data.log_statistics, data.geometry, data.member, seed)
+    scores = [*-np.exp(data.log_statistics.T)]
+    scorer = adjusted_scorer(scores, data.geometry, data.member, seed)
     return judged(scorer, data.member, seed)
 
 
