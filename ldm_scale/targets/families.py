@@ -14,11 +14,12 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from ldm_scale.errors import UsageError, one_line
+from ldm_scale.config.installed import installed, load_installed
+from ldm_scale.errors import UsageError
 from ldm_scale.targets.class_conditional import ClassConditionalTarget
 from ldm_scale.targets.class_token import ClassTokenUNet
 from ldm_scale.targets.flux import PACK, FluxTarget
-from ldm_scale.targets.layout import GROUP, installed_families
+from ldm_scale.targets.layout import GROUP
 from ldm_scale.targets.stable_diffusion import StableDiffusionTarget
 from ldm_scale.targets.stable_diffusion_3 import StableDiffusion3Target
 from ldm_scale.targets.stable_diffusion_xl import StableDiffusionXLTarget
@@ -89,16 +90,13 @@ def find_family(config: Mapping[str, Any]) -> Family | None:
             return Family(SD3Transformer2DModel, StableDiffusion3Target, texts, flow=True)
         case "FluxTransformer2DModel":
             return Family(FluxTransformer2DModel, FluxTarget, (_clip(), _t5("_2")), flow=True, packing=PACK**2)
-        case name if (point := installed_families().get(str(name))) is not None:
+        case name if (point := installed(GROUP).get(str(name))) is not None:
             return _load_family(point)
     return None
 
 
 def _load_family(point: EntryPoint) -> Family:
-    try:
-        family = point.load()
-    except Exception as error:
-        raise UsageError(f"entry point {point.value} of {GROUP} cannot be loaded: {one_line(error)}") from None
+    family = load_installed(point)
     if not isinstance(family, Family):
         raise UsageError(f"entry point {point.value} of {GROUP} is a {type(family).__name__}, and no Family")
     return family

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
+
+from ldm_scale.config.installed import installed
 
 # What describes a component, by the kind of it: nothing else of its folder is read, but for its weights. An index says
 # in which of several files a weight lies.
@@ -50,14 +51,9 @@ OTHERS = (
 )
 
 
-def installed_families() -> dict[str, EntryPoint]:
-    """The entry points of other packages' families, by the names of their denoisers' classes; none is loaded."""
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
 def known_families() -> dict[str, str]:
     """The denoisers of every family, ours and then those of other packages, by its name or its place in a package."""
-    return FAMILIES | {point.value: name for name, point in installed_families().items()}
+    return FAMILIES | {point.value: name for name, point in installed(GROUP).items()}
 
 
 def variant_of(name: str) -> str | None:

@@ -1,9 +1,9 @@
 """Where samples come from before they are packed: one module for each kind of source."""
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
 from typing import cast
 
+from ldm_scale.config.installed import installed, load_installed
 from ldm_scale.data.sources.arrow import read_arrow
 from ldm_scale.data.sources.celeba import read_celeba
 from ldm_scale.data.sources.cifar10 import read_cifar10
@@ -15,7 +15,7 @@ from ldm_scale.data.sources.imagenet import read_imagenet
 from ldm_scale.data.sources.items import Listing
 from ldm_scale.data.sources.parquet import read_parquet
 from ldm_scale.data.sources.webdataset import read_webdataset
-from ldm_scale.errors import UsageError, one_line, unknown_name
+from ldm_scale.errors import unknown_name
 from ldm_scale.files.storage import Location
 
 SOURCES: dict[str, Callable[[Location], Listing]] = {
@@ -44,12 +44,7 @@ def find_reader(name: str) -> Callable[..., Listing]:
     """
     if name in SOURCES:
         return SOURCES[name]
-    installed = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in installed:
-        raise unknown_name("data set", name, (*SOURCES, *installed))
-    try:
-        return cast("Callable[..., Listing]", installed[name].load())
-    except Exception as error:
-        raise UsageError(
-            f"entry point {installed[name].value} of {GROUP} cannot be loaded: {one_line(error)}"
-        ) from None
+    others = installed(GROUP)
+    if name not in others:
+        raise unknown_name("data set", name, (*SOURCES, *others))
+    return cast("Callable[..., Listing]", load_installed(others[name]))
