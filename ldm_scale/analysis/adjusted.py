@@ -9,6 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from ldm_scale.analysis.folds import folds
+from ldm_scale.analysis.scores import log_statistics
 from ldm_scale.analysis.splithalf import Scorer, best
 
 
@@ -100,7 +101,7 @@ def adjusted_scorer(
     def logs(steps: Sequence[int], rows: np.ndarray) -> np.ndarray:
         found = np.empty((len(rows), len(steps)))
         for step, column in zip(steps, found.T, strict=True):
-            column[:] = np.log(np.maximum(-scores[step][rows], np.finfo(np.float64).tiny))
+            column[:] = log_statistics(scores[step][rows])
         return found
 
     def score(_: int, choose: np.ndarray, report: np.ndarray) -> tuple[int, np.ndarray]:
@@ -108,8 +109,7 @@ def adjusted_scorer(
         pick = best(cross_adjust(every, features[choose], member[choose], seed), member[choose])
         heldout = ~member[choose]
         known = choose[heldout]
-        return pick, adjust(every[heldout, pick : pick + 1], features[known], logs([pick], report), features[report])[
-            :, 0
-        ]
+        adjusted = adjust(every[heldout, pick : pick + 1], features[known], logs([pick], report), features[report])
+        return pick, adjusted[:, 0]
 
     return score

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ldm_scale.analysis.results import Estimate, HeldoutChoice, RelativeRow
+from ldm_scale.analysis.results import Estimate, RelativeRow
+from ldm_scale.analysis.scores import log_statistics
 from ldm_scale.analysis.splithalf import choice_among, judge
-from ldm_scale.analysis.summary import as_metric_set, estimate, share_bound
+from ldm_scale.analysis.summary import estimate, heldout_choice, share_bound
 from ldm_scale.analysis.suspects import SuspectRow
 from ldm_scale.config.audit import AnalysisConfig
 
@@ -26,10 +27,7 @@ def log_ratio(target: Float[np.ndarray, "t n"], reference: Float[np.ndarray, "t 
     >>> log_ratio(np.array([[-1.0, -4.0]]), np.array([[-2.0, -4.0]])).round(3)
     array([[0.693, 0.   ]])
     """
-    target_logs, reference_logs = (
-        np.log(np.maximum(-scores, np.finfo(np.float64).tiny)) for scores in (target, reference)
-    )
-    return reference_logs - target_logs
+    return log_statistics(reference) - log_statistics(target)
 
 
 def relate(
@@ -61,18 +59,10 @@ def relate(
     judged = judge(scorers, member, config.repeats, config.bootstrap, config.confidence, seed)
     found, alone = judged["relative"], judged["reference"]
     lower = relative[found.pick] > 0
+    chosen = {"timestep": timesteps[found.pick], "mask": "none", "drop": 0.0}
     return RelativeRow(
         attack=attack,
-        heldout_choice=HeldoutChoice(
-            timestep=timesteps[found.pick],
-            mask="none",
-            drop=0.0,
-            metrics=as_metric_set(found.values, found.intervals),
-            delong=estimate(found.values[0], found.auroc),
-            agreement=found.agreement,
-            difference=as_metric_set(found.difference, found.difference_intervals),
-            delong_difference=estimate(found.difference[0], found.auroc_difference),
-        ),
+        heldout_choice=heldout_choice(found, chosen, paired=True),
         reference=estimate(alone.values[0], alone.auroc),
         members_lower=float(lower[member].mean()),
         heldout_lower=float(lower[~member].mean()),

@@ -66,6 +66,15 @@ def mask_score(spectra: Float[np.ndarray, "n b"], mask: Mask, dropped: int) -> F
     return next(scores for count, scores in mask_scores(spectra, mask) if count == dropped)
 
 
+def log_statistics(scores: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """The log of the statistic, of which a score is minus; finite also of a statistic of 0.
+
+    >>> log_statistics(np.array([-1.0, -4.0])).round(3)
+    array([0.   , 1.386])
+    """
+    return np.log(np.maximum(-scores, np.finfo(np.float64).tiny))
+
+
 def averaged(spectra: Float[np.ndarray, "n t b"]) -> Float[np.ndarray, "n 1 b"]:
     """The mean over all timesteps in place of each of them, as PFAMI's statistic is defined (Fu et al., 2023).
 

@@ -102,6 +102,27 @@ def metric_sets(
     return [as_metric_set(evaluate(column, member), bounds) for column, bounds in zip(scores, intervals, strict=True)]
 
 
+def heldout_choice(judged: Judged, described: Mapping[str, object], *, paired: bool) -> HeldoutChoice:
+    """What a scorer reaches over all halvings.
+
+    Args:
+        judged: by `splithalf.judge`.
+        described: timestep, mask and drop share of its choice.
+        paired: whether its difference to the baseline is named; that of the baseline itself is none.
+    """
+    differences = {
+        "difference": as_metric_set(judged.difference, judged.difference_intervals),
+        "delong_difference": estimate(judged.difference[0], judged.auroc_difference),
+    }
+    return HeldoutChoice(
+        **described,
+        metrics=as_metric_set(judged.values, judged.intervals),
+        delong=estimate(judged.values[0], judged.auroc),
+        agreement=judged.agreement,
+        **(differences if paired else dict.fromkeys(differences)),
+    )
+
+
 def delong_estimate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], confidence: float) -> Estimate:
     """AUROC with DeLong's interval; arguments as of `delong`.
 
@@ -178,17 +199,7 @@ class _Analysis:
         return {"timestep": self.timesteps[candidate.step], "mask": mask, "drop": self._share(candidate.dropped)}
 
     def _heldout_choice(self, row: RowName, judged: Judged) -> HeldoutChoice:
-        paired = {
-            "difference": as_metric_set(judged.difference, judged.difference_intervals),
-            "delong_difference": estimate(judged.difference[0], judged.auroc_difference),
-        }
-        return HeldoutChoice(
-            **self._described(self._pick(row)),
-            metrics=as_metric_set(judged.values, judged.intervals),
-            delong=estimate(judged.values[0], judged.auroc),
-            agreement=judged.agreement,
-            **(dict.fromkeys(paired) if row == "plain" else paired),
-        )
+        return heldout_choice(judged, self._described(self._pick(row)), paired=row != "plain")
 
     def _oracle(self, row: RowName, metrics: MetricSet) -> Choice:
         best = self.choices.best(row)
