@@ -277,8 +277,8 @@ class RunDirectory:
 
     def latest(self) -> datetime | None:
         """When the last part of rows appeared, by the time of its file."""
-        times = [when for _, when in (self.root / "samples").versions().values()]
-        return datetime.fromtimestamp(max(times) / 1e9, UTC) if times else None
+        times = [when / 1e9 for _, when in (self.root / "samples").versions().values()]
+        return _newest(times)
 
     def progress(self) -> RunState:
         """How far the run is; what is not the run's is not counted."""
@@ -294,7 +294,7 @@ class RunDirectory:
             rows=len(held.ids),
             rejects=by_reason(held.rejects.values()),
             left=sum(held.balance.missing.values()),
-            latest=self.latest(),
+            latest=_newest([when for _, when, _ in written]),
             pace=_pace(written),
             foreign=held.balance.foreign,
         )
@@ -323,6 +323,11 @@ def by_reason(rejects: Iterable[dict[str, str]]) -> dict[str, int]:
     """How many rejects there are of each stage and reason, most frequent first."""
     counts = Counter(f"{row['stage']}: {brief(row['reason'])}" for row in rejects)
     return dict(counts.most_common())
+
+
+def _newest(times: Sequence[float]) -> datetime | None:
+    """The last of some times in seconds; None of none."""
+    return datetime.fromtimestamp(max(times), UTC) if times else None
 
 
 def _pace(written: Sequence[tuple[str, float, int]]) -> float | None:
