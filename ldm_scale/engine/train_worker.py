@@ -178,7 +178,7 @@ class _Training:
         config = self._job.config.denoiser
         latents = self._encode(models, members, images)
         loss = DenoiserLoss(models.denoiser, models.schedule, models.condition)
-        keep = partial(self._keep, models) if self._job.config.audit_every else None
+        keep = partial(self._keep, models)
         self._stage("denoiser", models.denoiser, loss, members, latents, config, config.ema, keep)
         self._progress.stage = None
 
