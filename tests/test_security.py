@@ -234,7 +234,7 @@ def test_pickles_in_results_are_refused(tmp_path: Path, mark: Path, planted: byt
         (tmp_path / "run" / folder).mkdir()
         pq.write_table(extended(mark, *names), tmp_path / "run" / folder / "part.parquet")
     pq.write_table(extended(mark, "mean"), tmp_path / "run/reductions/000001/ranking.parquet")
-    for look in (lambda: run.holdings().committed(), run.rejects):
+    for look in (lambda: run.holdings().counts(), run.rejects):
         with pytest.raises(RunError, match="the column 'sample_id' is of an extension type"):
             look()
     assert len(run.progress().foreign) == 2

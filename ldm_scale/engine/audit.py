@@ -24,7 +24,7 @@ from ldm_scale.engine.reading import stream_images
 from ldm_scale.engine.session import session
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.ownership import Ownership, own
-from ldm_scale.files.rundir import RunDirectory, RunRecord
+from ldm_scale.files.rundir import Holdings, RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import Inputs, check_inputs, has_both_sides
 from ldm_scale.targets.execution import Execution
@@ -88,15 +88,12 @@ def audited(inputs: Inputs) -> Iterator[tuple[RunDirectory, Ownership]]:
             yield run, owner
 
 
-def _remaining(plan: AuditPlan, committed: dict[str, frozenset[str]]) -> list[ReadTask]:
+def _remaining(plan: AuditPlan, held: Holdings, rejects: bool = True) -> list[ReadTask]:
     """The shards that are not complete, each with the keys that are."""
-    expected = plan.expected()
-    tasks = []
-    for task in plan.tasks:
-        done = committed.get(task.shard.stem, frozenset())
-        if len(done) < expected[task.shard.stem]:
-            tasks.append(task.model_copy(update={"done": done}))
-    return tasks
+    expected, counts = plan.expected(), held.counts(rejects)
+    tasks = [task for task in plan.tasks if counts[task.shard.stem] < expected[task.shard.stem]]
+    keys = held.keys([task.shard.stem for task in tasks], rejects)
+    return [task.model_copy(update={"done": keys[task.shard.stem]}) for task in tasks]
 
 
 def compute_rows(
@@ -110,13 +107,11 @@ def compute_rows(
     record = plan.record
     retry = record.config.retry_rejects
     held = run.holdings()
-    committed = held.committed(rejects=not retry)
-    tasks = _remaining(plan, committed)
-    done = {stem: len(keys) for stem, keys in committed.items()}
+    tasks, done = _remaining(plan, held, rejects=not retry), held.counts(rejects=not retry)
     progress = Progress(plan.expected(), done, 0 if retry else len(held.rejects), time.monotonic)
     _check_rejects(progress.rejected, record, run)
     calibration = calibrate(plan, run, owner)
-    left = record.samples - sum(done.values())
+    left = record.samples - done.total()
     say(f"{run.root}: {record.samples:,} samples ({record.members:,} members), {left:,} left in {len(tasks):,} shards")
     if tasks:
         pool = plan_pool(record.config.compute, left)
@@ -128,7 +123,7 @@ def compute_rows(
                 owner.check()
                 progress.add(**counts)
                 _check_rejects(progress.rejected, record, run)
-    if missing := [task.shard.name for task in _remaining(plan, run.holdings().committed())]:
+    if missing := [task.shard.name for task in _remaining(plan, run.holdings())]:
         raise RunError(f"{len(missing)} shards are incomplete after the run, the first is {missing[0]}; run it again")
 
 

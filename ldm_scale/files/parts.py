@@ -169,7 +169,7 @@ class Plan:
             rejected: ids of those that have a reject alone, each once.
             parts: all that were read.
         """
-        held = Counter({found["values"]: found["counts"] for found in pc.value_counts(stems(ids)).to_pylist()})
+        held = count_stems(ids)
         held.update(split_id(sample_id)[0] for sample_id in rejected)
         expected = self.expected.both()
         foreign = [part.fault for part in parts if part.fault]
@@ -186,3 +186,8 @@ def _side(member: bool) -> str:
 def stems(ids: pa.Array) -> pa.Array:
     """The shard stem of each sample id."""
     return pc.list_element(pc.split_pattern(ids, "/", max_splits=1), 0)
+
+
+def count_stems(ids: pa.Array) -> Counter[str]:
+    """How many of some sample ids are of each shard, by its stem."""
+    return Counter({found["values"]: found["counts"] for found in pc.value_counts(stems(ids)).to_pylist()})

@@ -114,7 +114,7 @@ def test_what_is_not_of_the_run_is_named_by_status_and_refused_by_a_resume(
     assert captured.out.count(str(part)) == 1
     assert captured.err.count("\n") == 1
     with pytest.raises(RunError) as caught:
-        run.holdings().committed()
+        run.holdings().counts()
     assert str(part) in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -61,6 +61,15 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def committed(run: RunDirectory, rejects: bool = True) -> dict[str, frozenset[str]]:
+    """The keys of all shards that have some, which are as many as are counted."""
+    held = run.holdings()
+    counts = held.counts(rejects)
+    keys = held.keys(counts, rejects)
+    assert {stem: len(found) for stem, found in keys.items()} == counts
+    return keys
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory(Location.of(tmp_path / "run"))
@@ -172,13 +181,14 @@ def test_commits_add_parts_that_are_counted_and_listed(begun: RunDirectory) -> N
     begun.commit(rows(), REJECT.empty_table())
     assert (len(begun.parts()), len(begun.reject_parts())) == (2, 2)
     assert begun.progress().rows == 3
-    assert begun.holdings().committed() == {"s-0": {"a", "b", "c"}, "s-1": {"deep/er/key", "b", "c"}}
+    assert committed(begun) == {"s-0": {"a", "b", "c"}, "s-1": {"deep/er/key", "b", "c"}}
+    assert begun.holdings().keys(["s-1", "s-2"]) == {"s-1": {"deep/er/key", "b", "c"}, "s-2": set()}
     assert begun.rejects()["sample_id"].to_pylist() == ["s-0/c", "s-1/b", "s-1/c"]
     assert begun.reject_counts() == {"decode: no image": 2, "decode: 9 x 9 is more": 1}
 
 
 def test_nothing_committed_is_nothing(begun: RunDirectory) -> None:
-    assert (begun.parts(), begun.progress().rows, begun.holdings().committed(), begun.reject_counts()) == (
+    assert (begun.parts(), begun.progress().rows, committed(begun), begun.reject_counts()) == (
         [],
         0,
         {},
@@ -191,7 +201,7 @@ def test_a_repeated_commit_counts_once(begun: RunDirectory) -> None:
     for _ in range(2):
         begun.commit(rows("s-0/a"), rejects(**{"s-0/b": "no image"}))
     assert len(begun.parts()) == 2
-    assert begun.holdings().committed() == {"s-0": {"a", "b"}}
+    assert committed(begun) == {"s-0": {"a", "b"}}
     assert len(begun.rejects()) == 1
     assert begun.reject_counts() == {"decode: no image": 1}
 
@@ -202,8 +212,8 @@ def test_a_sample_with_a_row_is_no_reject_whatever_was_written_first(begun: RunD
     assert begun.progress().rows == 2
     assert begun.rejects()["sample_id"].to_pylist() == ["s-0/c"]
     assert begun.reject_counts() == {"decode: no image": 1}
-    assert begun.holdings().committed() == {"s-0": {"a", "b", "c"}}
-    assert begun.holdings().committed(rejects=False) == {"s-0": {"a", "b"}}
+    assert committed(begun) == {"s-0": {"a", "b", "c"}}
+    assert committed(begun, rejects=False) == {"s-0": {"a", "b"}}
 
 
 def test_of_several_rejects_of_a_sample_the_latest_writer_counts(begun: RunDirectory) -> None:
@@ -230,10 +240,10 @@ def test_a_writer_that_dies_between_the_two_parts_of_a_commit_loses_and_doubles_
     with pytest.raises(KeyboardInterrupt):
         begun.commit(*commit)
     monkeypatch.undo()
-    assert begun.holdings().committed() == {"s-0": {"a", "b"}}
+    assert committed(begun) == {"s-0": {"a", "b"}}
     first = tree(Path(begun.root.uri))
     begun.commit(*commit)
-    assert begun.holdings().committed() == {"s-0": {"a", "b", "c"}}
+    assert committed(begun) == {"s-0": {"a", "b", "c"}}
     assert (begun.progress().rows, begun.reject_counts()) == (2, {"decode: no image": 1})
     assert first.items() < tree(Path(begun.root.uri)).items()
 
@@ -287,7 +297,7 @@ def test_files_that_are_no_parts_are_left_out(begun: RunDirectory) -> None:
     begun.commit(rows("s-0/a"), REJECT.empty_table())
     (begun.root / "samples/part-x.parquet.abc.partial").replace(b"half")
     assert begun.progress().rows == 1
-    assert begun.holdings().committed() == {"s-0": {"a"}}
+    assert committed(begun) == {"s-0": {"a"}}
 
 
 def test_who_is_a_member_is_kept_once(run: RunDirectory) -> None:
