@@ -83,7 +83,7 @@ def _report(progress: TrainProgress, rank: int, folder: Path, checkpoints: Locat
 
 
 class _Lines:
-    """TrainProgress lines of one stage, every twentieth part of it and at least once a minute."""
+    """Progress lines of one stage, every twentieth part of it and at least once a minute."""
 
     def __init__(self, name: str, steps: int, batch: int, queue: Queue | None) -> None:
         self._name, self._steps, self._batch, self._queue = name, steps, batch, queue
