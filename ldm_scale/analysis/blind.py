@@ -11,6 +11,7 @@ from numpy.polynomial.legendre import legvander
 from scipy.stats import fisher_exact, ks_2samp, rankdata
 
 from ldm_scale.analysis.combined import FITTED, cross_fit
+from ldm_scale.analysis.folds import some_of_each
 from ldm_scale.analysis.inference import infer_dataset
 from ldm_scale.analysis.metrics import aurocs
 from ldm_scale.analysis.results import BlindControl, Estimate, Telltale
@@ -105,8 +106,7 @@ def name_features(sample_ids: Sequence[str]) -> list[Feature]:
 
 def controlled(member: Bool[np.ndarray, " n"], seed: int) -> Int[np.ndarray, " m"]:
     """The samples of a control, in ascending order: of each side all, or as many as a fit sees, at random."""
-    rng = np.random.default_rng([seed, 3])
-    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(side))[:FITTED] for side in (member, ~member)]))
+    return some_of_each(member, FITTED, np.random.default_rng([seed, 3]))
 
 
 def control(

@@ -1,4 +1,4 @@
-"""Random stratified folds of the samples."""
+"""Random parts of the samples that hold both sides: stratified folds, and so many of each."""
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -27,3 +27,17 @@ def folds(member: Bool[np.ndarray, " n"], count: int, seed: int) -> Int[np.ndarr
         size = int(side.sum())
         fold[side] = rng.permutation(count - 1 - np.arange(size) % count)
     return fold
+
+
+def some_of_each(member: Bool[np.ndarray, " n"], most: int, rng: np.random.Generator) -> Int[np.ndarray, " m"]:
+    """The rows, in ascending order, of so many members and held-out samples at random, or of a whole side.
+
+    Args:
+        member: who is a member.
+        most: rows of each side.
+        rng: where the draw comes from.
+
+    >>> some_of_each(np.array([True, False, False, True]), 2, np.random.default_rng(0))
+    array([0, 1, 2, 3])
+    """
+    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(side))[:most] for side in (member, ~member)]))

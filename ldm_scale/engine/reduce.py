@@ -19,7 +19,7 @@ from ldm_scale.analysis.choices import Choices, chosen_drops
 from ldm_scale.analysis.combined import FITTED, LogOdds, fitted_rows, group_sums, least_positive, log_features
 from ldm_scale.analysis.distortion import complete_distortion, distortion_bound
 from ldm_scale.analysis.groups import distortion_groups, memberships
-from ldm_scale.analysis.leakage import correlate, jackknife
+from ldm_scale.analysis.leakage import LEAKAGE_SIDE, correlate, jackknife, leakage_rows
 from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
 from ldm_scale.analysis.results import (
     BlindControl,
@@ -259,11 +259,16 @@ def _control(index: Index, geometry: _Geometry, task: _Reduction) -> tuple[Blind
 
 @ray.remote
 def _measure_leakage(index: Index, dimensions: slice, task: _Reduction) -> np.ndarray:
-    """The AUROCs of some latent dimensions, of all samples and without each group of them."""
-    vectors = np.empty((len(index.member), len(range(task.record.dimensions)[dimensions])), dtype=np.float16)
+    """The AUROCs of some latent dimensions, of all samples that are looked at and without each group of them."""
+    some = leakage_rows(index.member, task.seed)
+    # The place of a sample among them; -1 is none.
+    target = np.full(len(index.member), -1, dtype=np.int32)
+    target[some] = np.arange(len(some))
+    vectors = np.empty((len(some), len(range(task.record.dimensions)[dimensions])), dtype=np.float16)
     for part, (leakage,) in stream(index.parts, ["leakage"]):
-        vectors[part.places] = leakage[:, dimensions]
-    return jackknife(vectors, index.member, task.seed)
+        to = target[part.places]
+        vectors[to[to >= 0]] = leakage[:, dimensions][to >= 0]
+    return jackknife(vectors, index.member[some], task.seed)
 
 
 def _slices(count: int, most: int, fewest: int = 1) -> list[slice]:
@@ -377,10 +382,8 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
     task = _Reduction(record, config)
     reference, index, rejected = _read_index(run, record, partial)
     samples = len(index.member)
-    leaks = [
-        _measure_leakage.remote(reference, some, task)
-        for some in _slices(record.dimensions, MEMORY // (2 * samples), BLOCKS)
-    ]
+    most = MEMORY // (2 * min(2 * LEAKAGE_SIDE, samples))
+    leaks = [_measure_leakage.remote(reference, some, task) for some in _slices(record.dimensions, most, BLOCKS)]
     sums: list[_PartSums] = ray.get(
         [_sum_parts.remote(parts, task) for parts in _split(index.parts, len(index.parts), BUNDLES)]
     )

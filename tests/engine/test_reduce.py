@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import spearmanr, ttest_ind
 from sklearn.metrics import roc_auc_score
 
+from ldm_scale.analysis import leakage
 from ldm_scale.analysis.combined import LogOdds
 from ldm_scale.analysis.results import Results
 from ldm_scale.analysis.splithalf import halves
@@ -21,7 +22,8 @@ from ldm_scale.engine import reduce
 from ldm_scale.files.ownership import own
 from ldm_scale.files.reductions import publish
 from ldm_scale.files.rundir import RunDirectory
-from ldm_scale.files.storage import Location
+from ldm_scale.files.storage import Location, read_table
+from tests import made_up
 from tests.inline import inline_ray
 
 # One process, for one run that most of both read.
@@ -177,3 +179,19 @@ def test_work_is_split_evenly(count: int, most: int, fewest: int, sizes: list[in
     pieces = reduce._split(range(count), most, fewest)
     assert [len(piece) for piece in pieces] == sizes
     assert [i for piece in pieces for i in piece] == list(range(count))
+
+
+def test_leakage_is_measured_on_so_many_samples_of_each_side_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leakage, "LEAKAGE_SIDE", 5)
+    run = made_up.make_run(Location.of(tmp_path / "run"))
+    with own(run.root, pytest.fail) as owner:
+        reduce.reduce_run(run, run.read_record().config.analysis, owner)
+    rows = pa.concat_tables(map(read_table, run.parts())).sort_by("sample_id")
+    member = np.array(rows["member"])
+    some = leakage.leakage_rows(member, 0)
+    assert (len(np.unique(some)), member[some].sum()) == (10, 5)
+    vectors = np.array(rows["leakage"].to_pylist())[some]
+    leaks = [roc_auc_score(member[some], -column) for column in vectors.T]
+    np.testing.assert_allclose(run.reduction().read_ranking()["leakage"], leaks, atol=1e-12)
