@@ -8,7 +8,7 @@ from ldm_scale.analysis.folds import folds, some_of_each
 from ldm_scale.analysis.results import Estimate
 
 GROUPS = 20
-# Samples of each side that are looked at, at most: an AUROC of 0.5 has a standard error of 0.0011 then. A task reads all
+# Samples of each side that are looked at at most: an AUROC of 0.5 has a standard error of 0.0011 then. A task reads all
 # rows for as many dimensions as its memory holds, which are few if it holds all samples of a large run.
 LEAKAGE_SIDE = 1 << 17
 
