@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, get_args
 
 from ldm_scale.attacks.installed import known_attacks
@@ -54,6 +55,7 @@ What is audited must be given: by --shards, --target and --out; or by LDM_SCALE_
 LDM_SCALE_OUT; or by {ROOT}, a folder or s3:// address that has shards/{{dataset}} and targets/{{dataset}}; the run
 is then runs/{{dataset}} below it."""
 
+PUBLISHED_AS = "By the recipe of the paper's authors, as the defaults below say. What departs from their scripts:"
 PRESET = "default: this job's own recipe; published: the paper's authors', with what departs from it in the report"
 
 
@@ -572,6 +574,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _run(make_parser(attacks=command == "audit" and names_attack_options(words)), argv)
 
 
+def _as_published(description: str, procedure: Procedure) -> str:
+    """What a job does by the authors' recipe: its first line, as the others tell of its own, and what departs."""
+    departures = (fill(line, 120, initial_indent="- ", subsequent_indent="  ") for line in procedure.departures)
+    return "\n".join([description.partition("\n")[0], "", PUBLISHED_AS, *departures, ""])
+
+
 def run_job(
     description: str, recipe: dict[str, Any], argv: Sequence[str] | None = None, dataset: str | None = None
 ) -> int:
@@ -587,7 +595,7 @@ def run_job(
         # Known before all other flags, whose defaults it decides, and which are left over here.
         if argparse.ArgumentParser.parse_known_args(presets, argv)[0].preset == "published":
             procedure = PUBLISHED[dataset]
-            recipe = procedure.recipe
+            description, recipe = _as_published(description, procedure), procedure.recipe
         description, recipe = f"{description}\n{WHERE.format(dataset=dataset)}", at_root(recipe, dataset)
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[presets])
     words = sys.argv[1:] if argv is None else argv

@@ -62,4 +62,11 @@ def _audit(config: AuditConfig) -> Results:
     run = RunDirectory(Location.of(config.out))
     inputs = check_inputs(config)
     run.check_free(inputs.fingerprint, inputs.science)
-    return read_results(run.reduction()) if (run.root / RESULTS).is_file() else run_audit(config)
+    if not (run.root / RESULTS).is_file():
+        return run_audit(config)
+    results, drop = read_results(run.reduction()), config.analysis.drop
+    if any(line.drop not in (0, drop) for line in results.paper):
+        raise UsageError(
+            f"{config.out} was reduced by another share; run `ldm-scale reduce {config.out} --drop {drop}`"
+        )
+    return results

@@ -19,8 +19,8 @@ from ldm_scale.training.losses import AutoencoderLoss, DenoiserLoss
 from ldm_scale.training.models import Models, make_models
 
 META = torch.device("meta")
-# Members and classes in the paper, for a training without shards.
-PUBLISHED = {"demo": 600, "cifar10": 25_000, "celeba": 81_385, "imagenet": 50_000, "finetune": 2_500, "lora": 2_500}
+# Members and classes of the demo and in the paper, for a training without shards.
+MEMBERS_OF = {"demo": 600, "cifar10": 25_000, "celeba": 81_385, "imagenet": 50_000, "finetune": 2_500, "lora": 2_500}
 CLASSES = 1000
 # Bytes of a weight, of its gradient's two moments, and of its average.
 WEIGHT, MOMENTS, AVERAGE = 4, 8, 4
@@ -66,8 +66,9 @@ def estimate_training(config: TrainConfig, hardware: HardwareConfig) -> Iterator
 
 def _members(config: TrainConfig) -> tuple[int, int, str]:
     if not config.shards:
-        count = PUBLISHED[config.preset.removesuffix("-small")]
-        return count, CLASSES, f"{count:,}, as in the paper; --shards counts others"
+        count = MEMBERS_OF[config.preset.removesuffix("-small")]
+        whose = "demo" if config.preset == "demo" else "paper"
+        return count, CLASSES, f"{count:,}, as in the {whose}; --shards counts others"
     manifest = open_shards(config.shards, config.manifest).manifest
     count = sum(shard.samples for shard in manifest.shards if shard.side == MEMBERS)
     return count, len(manifest.classes), f"{count:,}, of {config.shards}"

@@ -81,8 +81,8 @@ def print_replication(found: Replication) -> None:
     say_table(_table("AUROC, paired", columns, _changes(found)), LOG_WIDTH)
     title = "AUROC by quartile of distortion, the least distorted first"
     say_table(_table(title, ("1", "2", "3", "4"), _quartiles(found)), LOG_WIDTH)
+    say("by the paper's rules: each metric at its best t, on all samples, which is optimistic")
     say(
-        "by the paper's rules: each metric at its best t, on all samples, which is optimistic\n"
         f"by ours: t chosen on one half, metrics on the other; {found.confidence:.0%} intervals: of each seed over its "
         "samples, else of the mean over seeds (Student's t)"
     )

@@ -73,7 +73,7 @@ def load_model(component: Path, kind: Any, what: str, device: str | torch.device
     Raises:
         UsageError: There are no safetensors weights, or not those of this class.
     """
-    variant = None if device == "meta" else find_variant(component, what)
+    variant = None if torch.device(device).type == "meta" else find_variant(component, what)
     with loading(component, what), handed_over(component, MODEL, partial(given, kind)) as own:
         size = _square_size(component, kind, what)
         outline = _outline(own, kind, size)

@@ -50,6 +50,12 @@ class Kind:
         """The pattern of the names that lie too deep; a `*` takes slashes, too."""
         return "/".join("*" * (self.depth + 1))
 
+    @property
+    def outline(self) -> "Kind":
+        """The same without weights: what a model's shapes follow from."""
+        kept = (pattern for pattern in self.patterns if not pattern.endswith(".safetensors"))
+        return replace(self, patterns=tuple(kept), more=())
+
 
 def _for_bare_parts(patterns: tuple[str, ...], names: Collection[str]) -> tuple[str, ...]:
     """The patterns for each component of a target that has no weights yet."""
@@ -69,12 +75,6 @@ TARGET = Kind(
     2,
     ("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in (*COMPONENTS[part], *PLAIN))),
     tuple(partial(_for_bare_parts, patterns) for patterns in OTHERS),
-)
-# The same without its weights: what its shapes follow from.
-OUTLINE = replace(
-    TARGET,
-    patterns=("model_index.json", *(f"{part}/{pattern}" for part in COMPONENTS for pattern in COMPONENTS[part])),
-    more=(),
 )
 # An autoencoder by itself, not in a target's folder.
 AUTOENCODER = Kind(

@@ -10,7 +10,7 @@ from ldm_scale.files.space import MORE_ROOM, room_at
 from ldm_scale.files.storage import Location
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution
-from ldm_scale.targets.fetch import LORA, OUTLINE, TARGET, Source, fetch
+from ldm_scale.targets.fetch import LORA, TARGET, Source, fetch
 from ldm_scale.targets.intake import Stamp, stamp
 from ldm_scale.targets.load import load_target, target_digest, target_files, variants
 from ldm_scale.targets.lora import Lora, find_weights
@@ -92,5 +92,5 @@ def fetch_weights(target: str, lora: str | None = None, lora_scale: float = 1.0,
     Raises:
         UsageError: An address cannot be read.
     """
-    source, adapter = fetch(target, OUTLINE if outline else TARGET), None if lora is None else fetch(lora, LORA)
+    source, adapter = fetch(target, TARGET.outline if outline else TARGET), None if lora is None else fetch(lora, LORA)
     return Weights(source, adapter, lora_scale, _stamps(source, adapter))

@@ -14,7 +14,7 @@ from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location
 from ldm_scale.targets.autoencoder import KLAutoencoder, downsampling, freeze
 from ldm_scale.targets.components import load_component, load_model
-from ldm_scale.targets.fetch import AUTOENCODER, TARGET, fetch
+from ldm_scale.targets.fetch import AUTOENCODER, TARGET, Kind, fetch
 from ldm_scale.targets.intake import read_files
 from ldm_scale.targets.layout import MODEL, SCHEDULE
 from ldm_scale.targets.load import load_autoencoder, load_target, load_text, target_digest
@@ -48,17 +48,17 @@ def make_models(config: TrainConfig, classes: int, device: torch.device) -> Mode
     Args:
         config: of the training.
         classes: how many class names the shards' manifest has.
-        device: of the networks.
+        device: of the networks; on "meta" they have shapes but no numbers, and no weights are read.
 
     Raises:
         UsageError: A folder holds no such model, the models cannot take images of this size, or the manifest names no
             classes and the denoiser is to have them.
     """
     if config.base is not None:
-        return _from_base(config, fetch(config.base, BASE).path, device)
+        return _from_base(config, fetch(config.base, _read(BASE, device)).path, device)
     copied = {}
     if config.autoencoder.pretrained is not None:
-        copied["vqvae"] = fetch(config.autoencoder.pretrained, AUTOENCODER).path
+        copied["vqvae"] = fetch(config.autoencoder.pretrained, _read(AUTOENCODER, device)).path
         autoencoder = _frozen_autoencoder(copied["vqvae"], device)
     else:
         autoencoder = build_autoencoder(config.autoencoder, config.size)
@@ -75,6 +75,11 @@ def make_models(config: TrainConfig, classes: int, device: torch.device) -> Mode
     condition = ByClass(classes) if config.denoiser.classes else Unconditional()
     schedule = build_schedule(*config.denoiser.betas)
     return Models(autoencoder.to(device), denoiser.to(device), schedule, condition, copied)
+
+
+def _read(kind: Kind, device: torch.device) -> Kind:
+    """What is fetched of a model for networks on a device."""
+    return kind.outline if device.type == "meta" else kind
 
 
 def check_base(config: TrainConfig) -> None:

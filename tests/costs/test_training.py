@@ -11,6 +11,7 @@ from ldm_scale.config.audit import HardwareConfig
 from ldm_scale.costs.training import estimate_training
 from ldm_scale.training.losses import AutoencoderLoss, DenoiserLoss
 from tests.conftest import tiny_recipe
+from tests.targets import tiny
 from tests.training.cases import as_latents, batch, models
 
 
@@ -102,6 +103,24 @@ def test_the_papers_presets_need_no_shards(preset: str, capsys: pytest.CaptureFi
     wanted = {"demo": ["600", "1,200 steps of 32", "1,500 steps of 64"]}
     wanted["cifar10"] = ["25,000", "4.785M weights; 23,438 steps of 128", "34.17M weights; 400,000 steps of 128"]
     assert all(text in printed for text in wanted[preset])
+
+
+@pytest.mark.parametrize(("preset", "members"), [("imagenet", 50_000), ("finetune", 2_500), ("lora", 2_500)])
+def test_a_preset_on_other_models_needs_their_configurations_alone(
+    preset: str, members: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Their weights may be gigabytes on the hub, or not be there."""
+    target = tiny.stable_diffusion(tmp_path / "target")
+    for weights in target.rglob("*.safetensors"):
+        weights.unlink()
+    small = ["--denoiser.channels", "32,64", "--denoiser.attention", "1"]
+    given = {"imagenet": ["--autoencoder.pretrained", str(target / "vae"), *small]}.get(preset, ["--base", str(target)])
+    capfd.readouterr()
+    assert main(["train", "--preset", preset, *given, "--size", "16", "--dry-run"]) == 0
+    printed = capfd.readouterr()
+    assert printed.err == ""
+    assert f"{members:,}, as in the paper" in printed.out
+    assert "steps of" in printed.out
 
 
 def test_hardware_is_for_dry_runs_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,23 @@ def test_the_published_procedure_of_every_row_can_be_estimated(
     assert f"{probes} probes; distortion {estimator} on 100% of the samples" in geometry
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_help_describes_the_recipe_that_is_asked_for(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The job's own: how influences are measured, which captions are taken. The authors': what departs from theirs."""
+    job = runpy.run_path(str(ROOT / f"jobs/{name}.py"))
+    said = {}
+    for preset in ("default", "published"):
+        with pytest.raises(SystemExit):
+            run_job(job["__doc__"], job["RECIPE"], ["--preset", preset, "--help"], dataset=name)
+        said[preset] = " ".join(capsys.readouterr().out.split())
+    first, _, own = (" ".join(part.split()) for part in job["__doc__"].partition("\n"))
+    assert [first in text for text in said.values()] == [True, True]
+    assert (own in said["default"], own in said["published"]) == (True, False)
+    departures = PUBLISHED[name].departures
+    assert [departures[0] in text for text in said.values()] == [False, True]
+    assert all(departure in said["published"] for departure in departures)
+
+
 @pytest.mark.usefixtures("inline")
 def test_a_published_run_says_what_departs_from_the_authors(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

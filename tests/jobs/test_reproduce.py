@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_scale.analysis.replication import ReplicatedPaperRow, Replication
-from ldm_scale.cli import run_reproduction
+from ldm_scale.cli import main, run_reproduction
 from ldm_scale.config.audit import CALIBRATED, AnalysisConfig, GeometryConfig, MaskConfig
 from ldm_scale.config.base import build
 from ldm_scale.config.reproduce import TIMESTEPS, ReproduceConfig
@@ -162,6 +163,8 @@ def test_what_is_finished_is_not_done_again(
     lines = [line for line in printed.splitlines() if " all " in line]
     assert "0.891" in lines[0]
     assert f"{found.by_papers_rules[0].metrics.auroc.mean:.3f}" in lines[1]
+    rules = ["by the paper's rules: each metric at its best t", "by ours: t chosen on one half"]
+    assert [any(line.startswith(rule) for line in printed.splitlines()) for rule in rules] == [True, True]
     # By the paper's rules the three attacks, then by ours.
     assert f"{found.rows[0].metrics.auroc.mean:.3f}" in lines[4]
 
@@ -170,6 +173,18 @@ def test_what_is_finished_is_not_done_again(
 def test_another_training_is_refused(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reproduce(done, "--kl-weight", "1e-3") == 2
     assert "autoencoder.kl_weight was 0.01, is now 0.001" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("inline")
+def test_results_of_another_share_are_not_counted_with_those_of_40_percent(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`ldm-scale reduce` makes others of the same rows; the latest are what readers see."""
+    folder = Path(shutil.copytree(done, tmp_path / "copy"))
+    run = str(folder / "out/seed-1/attacked-sample")
+    assert main(["reduce", run, "--drop", "0.6"]) == 0
+    assert reproduce(folder) == 2
+    assert f"run `ldm-scale reduce {run} --drop 0.4`" in capsys.readouterr().err
 
 
 def test_a_size_gives_defaults_that_options_win_over() -> None:

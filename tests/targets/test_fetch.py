@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.storage import Location
 from ldm_scale.targets import fetch
-from ldm_scale.targets.fetch import CACHE, LORA, OUTLINE, TARGET
+from ldm_scale.targets.fetch import CACHE, LORA, TARGET
 from ldm_scale.targets.load import load_target, target_digest
 from tests.addresses import tree, upload
 from tests.targets import tiny
@@ -271,7 +271,7 @@ def test_a_hub_cache_that_cannot_be_written_is_named_with_the_remedy(
 
 def test_the_outline_of_a_target_comes_without_weights(hub: Hub, target: Path) -> None:
     described = {name for name in tree(target) if not name.endswith(".safetensors")}
-    source = fetch.fetch(NAME, OUTLINE)
+    source = fetch.fetch(NAME, TARGET.outline)
     assert set(tree(source.path)) == set(hub.sent) == described
     assert load_target(source.path, "meta").latent_shape == (4, 4, 4)
     # The rest comes when it is asked for.
