@@ -2,13 +2,13 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
@@ -30,12 +30,13 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.stable_diffusion(tmp_path_factory.mktemp("lora") / "target")
 
 
-def kohya_file(path: Path, weights: Weights) -> Path:
+def kohya_file(path: Path, weights: Weights, alphas: Sequence[float | None] | None = None) -> Path:
+    """kohya's names, with the alpha of each module that has one."""
     tensors = {}
-    for (model, module), (a, b) in weights.items():
+    for ((model, module), (a, b)), alpha in zip(weights.items(), alphas or [ALPHA] * len(weights), strict=True):
         prefix = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}[model] + module.replace(".", "_")
         tensors |= {f"{prefix}.lora_down.weight": a, f"{prefix}.lora_up.weight": b}
-        tensors[f"{prefix}.alpha"] = torch.tensor(ALPHA)
+        tensors |= {} if alpha is None else {f"{prefix}.alpha": torch.tensor(alpha)}
     save_file(tensors, path)
     return path
 
@@ -77,6 +78,55 @@ def test_the_formula_by_hand_gives_the_same_target(
     # Of another size than rounding: the base model is another one, in its text and in its noise.
     for changed, base in zip(outputs(expected), outputs(load_target(target, "cpu")), strict=True):
         assert (changed - base).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("alphas", [(1, 2, 3, 4, 5, 6), (None, 4, None, 6, None, 5), (None,) * 6], ids=str)
+def test_each_module_has_its_own_alpha_or_that_of_its_rank(
+    target: Path, tmp_path: Path, alphas: tuple[float | None, ...]
+) -> None:
+    """diffusers #3910, #4852: as kohya's files have them; of modules of several ranks, convolutions among them."""
+    modules = (UNET[0], UNET[1], "down_blocks.0.resnets.0.conv1")
+    weights = make_weights(target, unet=modules)
+    # One of twice the rank.
+    a, b = weights["unet", UNET[1]]
+    weights["unet", UNET[1]] = (torch.cat([a, -2 * a]), torch.cat([b, b], dim=1))
+    file = kohya_file(tmp_path / "lora.safetensors", weights, alphas)
+    scaled = {
+        name: (a, b * (1 if alpha is None else alpha / len(a)))
+        for (name, (a, b)), alpha in zip(weights.items(), alphas, strict=True)
+    }
+    assert_same(load_target(target, "cpu", lora=Lora(file, 0.5)), merged_by_hand(target, scaled, 0.5))
+
+
+def test_a_lora_with_the_block_names_of_published_xl_checkpoints_is_read(tmp_path: Path) -> None:
+    """diffusers #4322: blocks numbered as in the original checkpoints, with the resolution's first block left out."""
+    folder = tiny.stable_diffusion_xl(tmp_path / "target")
+    base = load_target(folder, "cpu")._denoiser
+    blocks = {
+        "down_blocks.0.attentions.0": "input_blocks_1_1",
+        "mid_block.attentions.0": "middle_block_1",
+        "up_blocks.1.attentions.1": "output_blocks_3_1",
+    }
+    generator = torch.Generator().manual_seed(0)
+    tensors, expected = {}, {}
+    for block, name in blocks.items():
+        weight = base.get_submodule(f"{block}.transformer_blocks.0.attn1.to_q").weight
+        a, b = torch.randn(2, weight.shape[1], generator=generator), torch.randn(len(weight), 2, generator=generator)
+        stem = f"lora_unet_{name}_transformer_blocks_0_attn1_to_q"
+        tensors |= {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b, f"{stem}.alpha": torch.tensor(1.0)}
+        expected[f"{block}.transformer_blocks.0.attn1.to_q.weight"] = weight + b @ a / 2
+    save_file(tensors, tmp_path / "lora.safetensors")
+    found = load_target(folder, "cpu", lora=Lora(tmp_path / "lora.safetensors", 1.0))._denoiser
+    for name, weight in base.named_parameters():
+        torch.testing.assert_close(found.get_parameter(name), expected.get(name, weight))
+
+
+def test_what_peft_saves_of_a_model_of_its_own_is_refused(target: Path, tmp_path: Path) -> None:
+    """peft #2608: all its names begin with base_model."""
+    peft_model = get_peft_model(models_of(target)["unet"], LoraConfig(r=RANK, target_modules=["to_q"]))
+    peft_model.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"its first weight is 'base_model\.model\..*have no place in unet"):
+        load_target(target, "cpu", lora=Lora(find_weights(tmp_path), 1.0))
 
 
 def test_fused_models_have_the_parameters_of_the_base(target: Path, tmp_path: Path) -> None:
