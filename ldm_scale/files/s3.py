@@ -61,8 +61,15 @@ CAUSES = {
     "PermanentRedirect": "the bucket is in another region; set AWS_REGION",
     "IllegalLocationConstraintException": "the bucket is in another region; set AWS_REGION",
     "InvalidBucketName": "this is no bucket's name",
+    "InvalidObjectState": "it is archived (in S3 Glacier, say); restore it first",
+    **dict.fromkeys(
+        ("MissingContentLength", "NotImplemented"),
+        "this server lacks what boto3 asks of it; AWS_REQUEST_CHECKSUM_CALCULATION=when_required may help",
+    ),
 }
 THROTTLED = {"SlowDown", "RequestTimeout", "RequestTimeoutException", "Throttling", "ThrottlingException"}
+# The one status of a server's fault that does not pass: it cannot do what was asked.
+NEVER = 501
 # What a listing says of each object.
 NAMED = {"Key", "Size", "LastModified", "ETag"}
 # A conditional write that met another one: the outcome is not known yet.
@@ -96,9 +103,10 @@ def _is_transient(error: BaseException) -> bool:
     """True for what may be gone at the next attempt: a server's fault, a lost connection, a broken body."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status == 429 or _code(error) in {*THROTTLED, *EXPIRED, CONFLICT}
-    passing = (ConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError)
-    return isinstance(error, (*passing, CredentialRetrievalError, ResponseParserError))
+        passing = (status >= 500 and status != NEVER) or status == 429
+        return passing or _code(error) in {*THROTTLED, *EXPIRED, CONFLICT}
+    lost = (ConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError)
+    return isinstance(error, (*lost, CredentialRetrievalError, ResponseParserError))
 
 
 def _code(error: ClientError) -> str:
@@ -249,9 +257,12 @@ def _entry(found: dict[str, Any]) -> Listed:
 
 
 def first(bucket: str, prefix: str) -> Listed | None:
-    """The first object, in the order of keys, whose key begins so. (A HEAD's errors would say no more than 403.)"""
-    found = next(_pages("list", bucket, prefix, MaxKeys=1)).get("Contents", ())
-    return _entry(found[0]) if found else None
+    """The first object, in the order of keys, whose key begins so. (A HEAD's errors would say no more than 403.)
+
+    A page may be empty and not the last: objects that were deleted are passed over.
+    """
+    pages = _pages("list", bucket, prefix, MaxKeys=1)
+    return next((_entry(found) for page in pages for found in page.get("Contents", ())), None)
 
 
 def find(bucket: str, key: str) -> Listed | None:

@@ -229,6 +229,49 @@ def test_a_refused_connection_is_tried_again(bucket: str, monkeypatch: pytest.Mo
     assert len(refused) == 3
 
 
+@pytest.mark.parametrize("listing", LISTINGS)
+def test_an_empty_page_is_not_the_end_of_a_listing(bucket: str, listing: str) -> None:
+    """s3ql #170: S3 passes over objects that were deleted, a page at a time."""
+    folder = Location.of(bucket) / "folder"
+    for name in ("a", "b", "c/d"):
+        (folder / name).create(name.encode())
+    expected = LISTINGS[listing](folder)
+    with proxied(Fault("endless", key=bucket.removeprefix("s3://"), times=3)) as proxy:
+        assert LISTINGS[listing](folder) == expected
+    assert sum(proxy.struck.values()) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "work", "cause"),
+    [
+        ("GET", "InvalidObjectState", download, "it is archived"),
+        ("GET", "InvalidObjectState", at_random, "it is archived"),
+        ("PUT", "MissingContentLength", lambda x: x.replace(DATA), "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"),
+        ("PUT", "NotImplemented", lambda x: x.create(DATA), "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"),
+    ],
+)
+def test_what_a_server_never_does_is_asked_for_once(
+    bucket: str, method: str, kind: str, work: Callable[[Location], object], cause: str
+) -> None:
+    """boto3 #4398 and stor #38: other servers than Amazon's, and objects in Glacier."""
+    location = Location.of(bucket) / "x"
+    if method == "GET":
+        location.create(DATA)
+    with proxied(Fault(kind, method, "/x", times=ALWAYS)) as proxy, pytest.raises(UsageError, match=cause) as caught:
+        work(location)
+    assert (sum(proxy.struck.values()), "\n" in str(caught.value)) == (1, False)
+
+
+@pytest.mark.parametrize("name", ["a b+c", "0:0+0", "x&y<z>", "日本 é", "100% %20", "q'uo\"te", "a\tb", "#~^`;,=?"])
+def test_a_key_of_any_characters_is_listed_as_it_was_written(bucket: str, name: str) -> None:
+    """seaweedfs #5119 and floci #1589: of each character, in the names of files and of folders."""
+    folder = Location.of(bucket) / "folder"
+    (folder / name / name).create(DATA[:9])
+    (found,) = folder.files(recursive=True)
+    assert (str(found), found.read_bytes()) == (f"{folder}/{name}/{name}", DATA[:9])
+    assert (found.is_file(), [str(below) for below in folder.folders()]) == (True, [f"{folder}/{name}"])
+
+
 def test_a_listing_that_never_ends_is_given_up(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "PAGES", 7)
     with proxied(Fault("endless", times=ALWAYS)) as proxy, pytest.raises(RunError, match="does not end within 7 pages"):
