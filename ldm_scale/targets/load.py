@@ -17,7 +17,7 @@ from ldm_scale.targets.autoencoder import AnyAutoencoder
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.components import find_variant, load_component, load_model, loading
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
-from ldm_scale.targets.families import Family, Text, find_family
+from ldm_scale.targets.families import Family, Text, added_conditions, find_family
 from ldm_scale.targets.intake import digest_files, read_config, read_files
 from ldm_scale.targets.layout import COMPONENTS, SCHEDULE, TOKENIZER, known_families
 from ldm_scale.targets.lora import Lora, fuse_lora
@@ -59,11 +59,12 @@ def _component(folder: Path, names: tuple[str, ...], what: str, config_name: str
     return found
 
 
-def _unsupported(folder: Path, denoiser: Path, name: str) -> UsageError:
-    index = folder / "model_index.json"
+def _unsupported(folder: Path, denoiser: Path, config: dict[str, Any]) -> UsageError:
+    index, name = folder / "model_index.json", config["_class_name"]
     pipeline = f" of {read_config(index, '_class_name')['_class_name']}" if index.is_file() else ""
+    added = "".join(f" with {option}" for option in added_conditions(config))
     supported = "; ".join(f"{family} ({denoisers})" for family, denoisers in known_families().items())
-    return UsageError(f"target denoiser {denoiser} is a {name}{pipeline}; supported are {supported}")
+    return UsageError(f"target denoiser {denoiser} is a {name}{added}{pipeline}; supported are {supported}")
 
 
 def _find_parts(folder: Path) -> Parts:
@@ -73,7 +74,7 @@ def _find_parts(folder: Path) -> Parts:
     config = read_config(denoiser / "config.json", "_class_name")
     family = find_family(config)
     if family is None:
-        raise _unsupported(folder, denoiser, config["_class_name"])
+        raise _unsupported(folder, denoiser, config)
     return Parts(
         family,
         _component(folder, AUTOENCODERS, "autoencoder"),
