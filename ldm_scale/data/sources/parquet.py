@@ -67,8 +67,8 @@ def _images(file: Location, column: str, parquet: pq.ParquetFile) -> Iterator[Em
         start += group.num_rows
 
 
-def _read_file(path: str, file: Location, columns: Columns) -> tuple[list[Item], tuple[str, ...]]:
-    """The items of a file, and the names of their classes if it has a table of them."""
+def _read_file(path: str, file: Location, columns: Columns) -> tuple[list[Item], tuple[str, ...] | None]:
+    """The items of a file, and the names of their classes, if it has a table of them; None if it has no classes."""
     try:
         with file.open() as stream:
             size = stream.seek(0, io.SEEK_END)

@@ -290,6 +290,21 @@ def test_classes_are_folders_that_are_neither_sides_nor_around_all(
     assert {f"{key}.png": item.label for key, item in read(tmp_path).items()} == names
 
 
+def test_parts_of_a_download_are_no_classes(tmp_path: Path) -> None:
+    """img2dataset #279: its files in folders of 10,000, with Parquet and statistics beside each."""
+    names = [f"{part:05d}/{part:05d}{number:04d}" for part in range(2) for number in range(2)]
+    for name in names:
+        add(tmp_path, f"{name}.jpg")
+        (tmp_path / f"{name}.txt").write_text(name)
+        (tmp_path / f"{name}.json").write_text('{"status": "success"}')
+    for part in range(2):
+        (tmp_path / f"{part:05d}_stats.json").write_text('{"count": 2}')
+        (tmp_path / f"{part:05d}.parquet").write_bytes(b"PAR1")
+    assert {key: (item.captions, item.label) for key, item in read(tmp_path).items()} == {
+        name: ((name,), None) for name in names
+    }
+
+
 @pytest.mark.parametrize(
     ("members", "heldout", "labels"),
     [
