@@ -1,5 +1,6 @@
 """From a folder in diffusers' layout to a target; safetensors only."""
 
+import inspect
 import json
 import math
 import os
@@ -133,12 +134,24 @@ def _load_schedule(component: Path, flow: bool) -> SchedulerMixin:
             raise UsageError(f"target scheduler {component} is a {name}; supported is {FLOW_SCHEDULER.__name__}")
         return load_component(component, FLOW_SCHEDULER, "scheduler", SCHEDULE)
     schedule = load_component(component, DDPMScheduler, "scheduler", SCHEDULE)
+    if unsaid := _own_defaults(component, name):
+        schedule = DDPMScheduler.from_config(schedule.config, **unsaid)
     prediction = schedule.config.prediction_type
     if name.startswith(UNLIKE_DDPM) or prediction not in PREDICTIONS:
         raise UsageError(
             f"target scheduler {component} is a {name} of {prediction}; supported are {' and '.join(PREDICTIONS)}"
         )
     return schedule
+
+
+def _own_defaults(component: Path, name: str) -> dict[str, Any]:
+    """What a configuration leaves to the defaults of its own sampler, of all that DDPM's schedule takes."""
+    kind = getattr(diffusers, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        return {}
+    said = read_config(component / "scheduler_config.json", "_class_name")
+    own, taken = (inspect.signature(some).parameters for some in (kind, DDPMScheduler))
+    return {key: own[key].default for key in taken.keys() & own.keys() - said.keys()}
 
 
 def _load_text(text: Text, folders: tuple[Path, Path] | None, device: str) -> TextEncoder | None:

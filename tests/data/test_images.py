@@ -175,6 +175,13 @@ def test_a_cameras_jpeg_with_a_second_picture_is_its_first() -> None:
     np.testing.assert_array_equal(pixels_of(data, 16), pixels_of(encode(make_image(0), "JPEG"), 16))
 
 
+@pytest.mark.parametrize("behind", [b"\0\0\0\x18ftypmp42" + b"\xff\xd8\xff" * 9999, bytes(9999)])
+def test_what_follows_a_jpeg_does_not_matter(behind: bytes) -> None:
+    """libjxl #3502: a phone puts a film behind the photograph."""
+    data = encode(make_image(0), "JPEG")
+    np.testing.assert_array_equal(pixels_of(data + behind, 16), pixels_of(data, 16))
+
+
 # TIFF's tag of the resolution, a ratio at byte 26; and a directory that is cut after its first number.
 NO_RATIO = struct.pack(">HHHIIIII", 1, 0x011A, 5, 1, 26, 0, 0, 0)
 CUT = struct.pack(">HHH", 5, 0x011A, 5)

@@ -8,10 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
-from diffusers import FluxTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
@@ -120,6 +129,17 @@ def test_a_unet_of_classes_and_text_is_named(tmp_path: Path, kinds: tuple[str, s
 def test_a_schedule_that_predicts_no_noise_is_named(copy: Path, changes: dict[str, object]) -> None:
     change(copy / "scheduler/scheduler_config.json", **changes)
     refused(copy, "supported are epsilon and v_prediction")
+
+
+@pytest.mark.parametrize("kind", [LCMScheduler, HeunDiscreteScheduler, EulerDiscreteScheduler, DDIMScheduler])
+def test_what_a_schedule_does_not_say_is_its_samplers_default(text_target: Path, kind: Any) -> None:
+    """diffusers #3280: not DDPM's, whose betas are others; what it does say stays."""
+    file = text_target / "scheduler/scheduler_config.json"
+    for said in ({}, {"beta_end": 0.015}, {"trained_betas": np.linspace(0.001, 0.02, 1000).tolist()}):
+        file.write_text(json.dumps({"_class_name": kind.__name__, "prediction_type": "v_prediction", **said}))
+        target = load_target(str(text_target), "cpu")
+        torch.testing.assert_close(target.alphas_cumprod, kind(**said).alphas_cumprod)
+        assert target._schedule._prediction_type == "v_prediction"
 
 
 def test_a_denoiser_of_more_than_the_latent_is_named(copy: Path) -> None:

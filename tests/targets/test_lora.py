@@ -80,7 +80,7 @@ def test_the_formula_by_hand_gives_the_same_target(
         assert (changed - base).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("alphas", [(1, 2, 3, 4, 5, 6), (None, 4, None, 6, None, 5), (None,) * 6], ids=str)
+@pytest.mark.parametrize("alphas", [(1, 2, 3, 4, 5, 6), (None, 4, None, 6, None, 5)], ids=str)
 def test_each_module_has_its_own_alpha_or_that_of_its_rank(
     target: Path, tmp_path: Path, alphas: tuple[float | None, ...]
 ) -> None:
@@ -98,27 +98,95 @@ def test_each_module_has_its_own_alpha_or_that_of_its_rank(
     assert_same(load_target(target, "cpu", lora=Lora(file, 0.5)), merged_by_hand(target, scaled, 0.5))
 
 
-def test_a_lora_with_the_block_names_of_published_xl_checkpoints_is_read(tmp_path: Path) -> None:
-    """diffusers #4322: blocks numbered as in the original checkpoints, with the resolution's first block left out."""
+def fused_by_hand(model: nn.Module, updates: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every weight of a model, with what is added to some modules'."""
+    return {name: weight + updates.get(name.removesuffix(".weight"), 0) for name, weight in model.named_parameters()}
+
+
+def assert_fused(model: nn.Module, expected: dict[str, Tensor]) -> None:
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def low_rank(weights: list[Tensor], rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A, and B of weights that are one above the other."""
+    generator = torch.Generator().manual_seed(seed)
+    outside = sum(map(len, weights))
+    return torch.randn(rank, weights[0].shape[1], generator=generator), torch.randn(outside, rank, generator=generator)
+
+
+# kohya's names: blocks numbered as in XL's original checkpoints, and two text encoders.
+XL = {
+    "unet": {
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": "unet_input_blocks_1_1_transformer_blocks_0",
+        "mid_block.attentions.0.transformer_blocks.0.attn1.to_q": "unet_middle_block_1_transformer_blocks_0",
+        "up_blocks.1.attentions.1.transformer_blocks.0.attn1.to_q": "unet_output_blocks_3_1_transformer_blocks_0",
+    },
+    "text_encoder": {"encoder.layers.0.self_attn.out_proj": "te1_text_model_encoder_layers_0_self_attn_out_proj"},
+    "text_encoder_2": {
+        "text_model.encoder.layers.1.self_attn.out_proj": "te2_text_model_encoder_layers_1_self_attn_out_proj",
+        "text_model.encoder.layers.1.mlp.fc1": "te2_text_model_encoder_layers_1_mlp_fc1",
+    },
+}
+
+
+def test_a_lora_of_kohyas_for_xl_is_fused_by_the_formula(tmp_path: Path) -> None:
+    """diffusers #4322 and ComfyUI #5972, each module with an alpha of its own."""
     folder = tiny.stable_diffusion_xl(tmp_path / "target")
-    base = load_target(folder, "cpu")._denoiser
-    blocks = {
-        "down_blocks.0.attentions.0": "input_blocks_1_1",
-        "mid_block.attentions.0": "middle_block_1",
-        "up_blocks.1.attentions.1": "output_blocks_3_1",
-    }
-    generator = torch.Generator().manual_seed(0)
-    tensors, expected = {}, {}
-    for block, name in blocks.items():
-        weight = base.get_submodule(f"{block}.transformer_blocks.0.attn1.to_q").weight
-        a, b = torch.randn(2, weight.shape[1], generator=generator), torch.randn(len(weight), 2, generator=generator)
-        stem = f"lora_unet_{name}_transformer_blocks_0_attn1_to_q"
-        tensors |= {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b, f"{stem}.alpha": torch.tensor(1.0)}
-        expected[f"{block}.transformer_blocks.0.attn1.to_q.weight"] = weight + b @ a / 2
+    base = load_target(folder, "cpu")
+    models = {"unet": base._denoiser, "text_encoder": base._texts[0].model, "text_encoder_2": base._texts[1].model}
+    tensors: dict[str, Tensor] = {}
+    updates: dict[str, dict[str, Tensor]] = {part: {} for part in models}
+    for part, names in XL.items():
+        for module, name in names.items():
+            alpha = len(tensors) + 1.0
+            a, b = low_rank([models[part].get_submodule(module).weight], 2, len(tensors))
+            stem = f"lora_{name}_attn1_to_q" if part == "unet" else f"lora_{name}"
+            tensors |= {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b}
+            tensors[f"{stem}.alpha"] = torch.tensor(alpha)
+            updates[part][module] = alpha / 2 * b @ a
     save_file(tensors, tmp_path / "lora.safetensors")
-    found = load_target(folder, "cpu", lora=Lora(tmp_path / "lora.safetensors", 1.0))._denoiser
-    for name, weight in base.named_parameters():
-        torch.testing.assert_close(found.get_parameter(name), expected.get(name, weight))
+    found = load_target(folder, "cpu", lora=Lora(tmp_path / "lora.safetensors", 1.0))
+    fused = (found._denoiser, found._texts[0].model, found._texts[1].model)
+    for (part, model), changed in zip(models.items(), fused, strict=True):
+        assert_fused(changed, fused_by_hand(model, updates[part]))
+
+
+# kohya's names of FLUX's modules, its alpha and its rank: queries, keys and values are one.
+BLOCK = "transformer_blocks.0.attn"
+FLUX = {
+    "double_blocks_0_img_attn_proj": ([f"{BLOCK}.to_out.0"], 1, 2),
+    "double_blocks_0_img_attn_qkv": ([f"{BLOCK}.to_q", f"{BLOCK}.to_k", f"{BLOCK}.to_v"], 4, 2),
+    "double_blocks_0_txt_attn_qkv": ([f"{BLOCK}.add_q_proj", f"{BLOCK}.add_k_proj", f"{BLOCK}.add_v_proj"], None, 2),
+    "double_blocks_0_img_mod_lin": (["transformer_blocks.0.norm1.linear"], 8, 4),
+    "single_blocks_0_linear2": (["single_transformer_blocks.0.proj_out"], 5, 2),
+}
+# Modules of which one's name ends another's, in ranks of their own.
+RANKS = {"proj_out": 2, "single_transformer_blocks.0.proj_out": 4, "x_embedder": 3, f"{BLOCK}.to_q": 2}
+
+
+def test_a_lora_of_flux_is_fused_by_the_formula(tmp_path: Path) -> None:
+    """diffusers #9291 and peft #2419: by kohya's names with their alphas, and by diffusers' in several ranks."""
+    folder = tiny.flux(tmp_path / "target")
+    base = load_target(folder, "cpu")._denoiser
+    files: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = [({}, {}), ({}, {})]
+    (tensors, updates), (ranked, others) = files
+    for seed, (name, (modules, alpha, rank)) in enumerate(FLUX.items()):
+        weights = [base.get_submodule(module).weight for module in modules]
+        a, b = low_rank(weights, rank, seed)
+        tensors |= {f"lora_unet_{name}.lora_down.weight": a, f"lora_unet_{name}.lora_up.weight": b}
+        tensors |= {} if alpha is None else {f"lora_unet_{name}.alpha": torch.tensor(float(alpha))}
+        factor = 1 if alpha is None else alpha / rank
+        added = torch.split(factor * b @ a, [*map(len, weights)])
+        updates |= dict(zip(modules, added, strict=True))
+    for module, rank in RANKS.items():
+        a, b = low_rank([base.get_submodule(module).weight], rank, rank)
+        ranked |= {f"transformer.{module}.lora_A.weight": a, f"transformer.{module}.lora_B.weight": b}
+        others[module] = b @ a
+    for number, (written, added_to) in enumerate(files):
+        save_file(written, tmp_path / f"{number}.safetensors")
+        found = load_target(folder, "cpu", lora=Lora(tmp_path / f"{number}.safetensors", 1.0))
+        assert_fused(found._denoiser, fused_by_hand(base, added_to))
 
 
 def test_what_peft_saves_of_a_model_of_its_own_is_refused(target: Path, tmp_path: Path) -> None:
