@@ -57,9 +57,9 @@ CAUSES = {
     "InvalidToken": "the session token is not valid; log in again",
     "RequestTimeTooSkewed": "this machine's clock is off; set it",
     "RequestExpired": "this machine's clock is off; set it",
-    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION",
-    "PermanentRedirect": "the bucket is in another region; set AWS_REGION",
-    "IllegalLocationConstraintException": "the bucket is in another region; set AWS_REGION",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION",
+    "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION",
+    "IllegalLocationConstraintException": "the bucket is in another region; set AWS_DEFAULT_REGION",
     "InvalidBucketName": "this is no bucket's name",
     "InvalidObjectState": "it is archived (in S3 Glacier, say); restore it first",
     **dict.fromkeys(

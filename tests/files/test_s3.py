@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from botocore.response import StreamingBody
 
 from ldm_scale.cli import main
 from ldm_scale.errors import ExistsError, RunError, UsageError
@@ -272,6 +273,28 @@ def test_a_key_of_any_characters_is_listed_as_it_was_written(bucket: str, name: 
     assert (found.is_file(), [str(below) for below in folder.folders()]) == (True, [f"{folder}/{name}"])
 
 
+def test_folders_without_a_name_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """s3fs #770: Amazon's keys may have slashes one after the other; the server of the tests makes one of them."""
+    keys = ["d//x.png", "d//sub//y.png", "d/./z.png", "d/z.png"]
+    now = datetime.now(UTC)
+    monkeypatch.setattr(
+        s3,
+        "client",
+        lambda: SimpleNamespace(
+            list_objects_v2=lambda **_: {
+                "IsTruncated": False,
+                "Contents": [{"Key": key, "Size": len(key), "LastModified": now, "ETag": key} for key in keys],
+            },
+            get_object=lambda Key, **_: {
+                "ContentLength": len(Key),
+                "Body": StreamingBody(io.BytesIO(Key.encode()), len(Key)),
+            },
+        ),
+    )
+    found = Location.of("s3://bucket/d").files(recursive=True)
+    assert sorted(file.read_bytes().decode() for file in found) == sorted(keys)
+
+
 def test_a_listing_that_never_ends_is_given_up(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "PAGES", 7)
     with proxied(Fault("endless", times=ALWAYS)) as proxy, pytest.raises(RunError, match="does not end within 7 pages"):
@@ -379,8 +402,10 @@ TROUBLES = {
         "the secret key is not that of the access key", environment={"AWS_SECRET_ACCESS_KEY": SECRET}
     ),
     "expired token": Trouble("the session token has expired; log in again", code="ExpiredToken"),
-    "another region": Trouble("the bucket is in another region; set AWS_REGION", code="PermanentRedirect"),
-    "another region's signature": Trouble("in another region; set AWS_REGION", code="AuthorizationHeaderMalformed"),
+    "another region": Trouble("the bucket is in another region; set AWS_DEFAULT_REGION", code="PermanentRedirect"),
+    "another region's signature": Trouble(
+        "in another region; set AWS_DEFAULT_REGION", code="AuthorizationHeaderMalformed"
+    ),
     "clock": Trouble("this machine's clock is off; set it", code="RequestTimeTooSkewed"),
     "closed port": Trouble(
         "cannot be reached or stalls", 1, environment={"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}
