@@ -26,6 +26,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
+    SSLError,
 )
 from botocore.parsers import ResponseParserError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
@@ -68,6 +69,8 @@ CAUSES = {
     ),
 }
 THROTTLED = {"SlowDown", "RequestTimeout", "RequestTimeoutException", "Throttling", "ThrottlingException"}
+# What SSL says of a certificate that it does not trust: no other attempt makes it another one.
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
 # The one status of a server's fault that does not pass: it cannot do what was asked.
 NEVER = 501
 # What a listing says of each object.
@@ -105,6 +108,8 @@ def _is_transient(error: BaseException) -> bool:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         passing = (status >= 500 and status != NEVER) or status == 429
         return passing or _code(error) in {*THROTTLED, *EXPIRED, CONFLICT}
+    if isinstance(error, SSLError) and UNTRUSTED in str(error):
+        return False
     lost = (ConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError)
     return isinstance(error, (*lost, CredentialRetrievalError, ResponseParserError))
 
@@ -184,6 +189,11 @@ def _explained(operation: str, bucket: str, key: str) -> Iterator[None]:
         raise UsageError(f"cannot {operation} {where}: {str(error).splitlines()[-1]}") from error
     except (ConnectionError, HTTPClientError) as error:
         endpoint = client().meta.endpoint_url
+        if UNTRUSTED in str(error):
+            raise UsageError(
+                f"cannot {operation} {where}: the certificate of {endpoint} is not trusted; AWS_CA_BUNDLE names the "
+                "file of its authority"
+            ) from error
         raise RunError(
             f"cannot {operation} {where}: {endpoint} cannot be reached or stalls: {one_line(error)}"
         ) from error

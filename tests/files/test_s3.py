@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from botocore.exceptions import SSLError
 from botocore.response import StreamingBody
 
 from ldm_scale.cli import main
@@ -271,6 +272,30 @@ def test_a_key_of_any_characters_is_listed_as_it_was_written(bucket: str, name: 
     (found,) = folder.files(recursive=True)
     assert (str(found), found.read_bytes()) == (f"{folder}/{name}/{name}", DATA[:9])
     assert (found.is_file(), [str(below) for below in folder.folders()]) == (True, [f"{folder}/{name}"])
+
+
+@pytest.mark.parametrize(
+    ("cause", "error", "said"),
+    [("CERTIFICATE_VERIFY_FAILED", UsageError, "AWS_CA_BUNDLE"), ("EOF", RunError, "cannot be reached")],
+)
+def test_a_certificate_that_is_not_trusted_is_named_at_once(
+    cause: str, error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3 #2357: as of a server's own certificate; a handshake that fails otherwise may pass."""
+    asked: list[str] = []
+
+    def refuse(**_: object) -> None:
+        asked.append(cause)
+        raise SSLError(endpoint_url="https://here", error=f"[SSL: {cause}] (_ssl.c:1006)")
+
+    client = SimpleNamespace(list_objects_v2=refuse, meta=SimpleNamespace(endpoint_url="https://here"))
+    monkeypatch.setattr(s3, "client", lambda: client)
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(s3, "PATIENCE", 0)
+    with pytest.raises(error, match=said) as caught:
+        Location.of("s3://bucket/d").files()
+    assert len(asked) == (1 if error is UsageError else s3.ATTEMPTS)
+    assert "\n" not in str(caught.value)
 
 
 def test_folders_without_a_name_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

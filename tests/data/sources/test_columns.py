@@ -107,6 +107,20 @@ def test_other_captions_are_refused(tmp_path: Path, dataset: str, column: list[o
         read(folder, dataset)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_column_may_be_called_like_a_part_of_another(tmp_path: Path, dataset: str, first: bool) -> None:
+    """arrow-rs #8443: `image.bytes` is also what Parquet calls the bytes in `image`."""
+    rows = pa.array([{"bytes": image, "path": None} for image in IMAGES], pa.struct([("bytes", pa.binary()), *STRUCT]))
+    named = {"image.bytes": [b"other"] * 3, "text.raw": ["other"] * 3}
+    columns = {**(named if first else {}), "image": rows, "text": TEXTS, **named}
+    folder = write(tmp_path, dataset, pa.table(columns))
+    items = read(folder, dataset)
+    assert [item.location.read_bytes() for item in items] == IMAGES
+    assert [item.captions for item in items] == [("a",), ("b",), ("a",)]
+    others = read(folder, dataset, image="image.bytes", caption="text.raw")
+    assert {(item.location.read_bytes(), item.captions) for item in others} == {(b"other", ("other",))}
+
+
 @pytest.mark.parametrize("kind", [pa.null(), pa.list_(pa.null())], ids=str)
 def test_a_column_of_nulls_alone_says_nothing(tmp_path: Path, dataset: str, kind: pa.DataType) -> None:
     """ray #49338: a split without labels or captions, whose file does not know their type."""
