@@ -28,7 +28,10 @@ STATUS = {
     "AuthorizationHeaderMalformed": 400,
     "ExpiredToken": 400,
     "InternalError": 500,
+    "InvalidObjectState": 403,
+    "MissingContentLength": 411,
     "NoSuchBucket": 404,
+    "NotImplemented": 501,
     "PermanentRedirect": 301,
     "RequestTimeTooSkewed": 403,
     "SlowDown": 503,
@@ -38,7 +41,7 @@ STATUS = {
 ERROR = "<Error><Code>{code}</Code><Message>injected {code}</Message><Token-0>{token}</Token-0></Error>"
 # S3 tells where a bucket is; without that botocore asks for ever.
 REGION = {"x-amz-bucket-region": "eu-north-1"}
-# Answers that are none of S3's, and a listing that goes on for ever.
+# Answers that are none of S3's, and a page of a listing that is empty and not the last.
 PAGES = {
     "web page": "<html><body>Log in</body></html>",
     "empty": "",

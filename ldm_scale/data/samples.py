@@ -2,8 +2,9 @@
 
 Names are split as WebDataset splits them, at the first dot of their last part: what comes before is the key, what comes
 after the suffix, and adjacent files of one key are one sample. A name without key or suffix (README, .hidden.jpg)
-belongs to no sample. WebDataset's own iterators would pass over links and devices, stop at a repeated file, take a
-damaged header for the end, and read every file whole, whatever its size and suffix.
+belongs to no sample, nor does what macOS puts beside a file (._a.jpg). WebDataset's own iterators would pass over links
+and devices, stop at a repeated file, take a damaged header for the end, and read every file whole, whatever its size
+and suffix.
 
 Nothing is ever extracted, so that a name is only a name, with `../` or `/` at its beginning, too; only files of known
 suffixes are read; and what is wrong with a sample is kept with it, so that it is rejected by name and counted.
@@ -27,6 +28,10 @@ LIMITS = {**dict.fromkeys(IMAGE_SUFFIXES, 128 << 20), "txt": 64 << 10, "cls": 64
 TOO_LONG = f"a caption of more than {LIMITS['txt']} bytes"
 TOO_MUCH = f"captions and metadata of more than {LIMITS['json']} bytes"
 MAX_KEY = 1000
+# How the name of a file begins that macOS puts in front of another in a tar, with that one's attributes.
+BESIDE = "._"
+NO_IMAGE = "no image"
+DOTTED = f"{NO_IMAGE}: a file's name has several dots, and its key ends at the first"
 # The name of all captions in a sample's json, if there are several.
 CAPTIONS = "captions"
 
@@ -102,8 +107,14 @@ def split_name(name: str) -> tuple[str | None, str | None]:
     return None, None
 
 
+def is_dotted(suffix: str) -> bool:
+    """Whether a suffix ends as that of an image and is none, as of 22.05.png: to WebDataset, the file is no image."""
+    return "." in suffix and suffix.rpartition(".")[2] in IMAGE_SUFFIXES
+
+
 def _entry(archive: tarfile.TarFile, header: tarfile.TarInfo) -> Entry:
-    key, suffix = split_name(header.name)
+    is_beside = header.name.rpartition("/")[2].startswith(BESIDE)
+    key, suffix = (None, None) if is_beside else split_name(header.name)
     suffix = (suffix or "").lower()
     is_plain = header.isreg() and not header.issparse()
     readable = is_plain and key is not None and header.size <= LIMITS.get(suffix, -1)
@@ -119,8 +130,9 @@ def read_entries(stream: IO[bytes]) -> Iterator[Entry]:
 def _collect(entries: Iterable[Entry]) -> tuple[dict[str, bytes | None], str | None]:
     """The first file of each known suffix, and what is wrong with them together."""
     files: dict[str, bytes | None] = {}
-    fault = None
+    fault, dotted = None, False
     for entry in entries:
+        dotted |= is_dotted(entry.suffix)
         if not entry.is_plain:
             fault = fault or "one of its files is a link, a device or a sparse file"
         elif entry.suffix in files:
@@ -131,7 +143,7 @@ def _collect(entries: Iterable[Entry]) -> tuple[dict[str, bytes | None], str | N
             files.setdefault(entry.suffix, None if another else entry.data)
     images = [suffix for suffix in files if suffix in IMAGE_SUFFIXES]
     if not images:
-        fault = fault or "no image"
+        fault = fault or (DOTTED if dotted else NO_IMAGE)
     elif len(images) > 1:
         fault = fault or "more than one image"
     elif files[images[0]] is None:
@@ -185,13 +197,14 @@ def as_said(caption: str | None, files: Mapping[str, bytes | None]) -> Said:
     """All captions of a sample and its metadata without them; `caption` is that of its `txt`.
 
     A list `captions` in the json whose first is the caption itself holds all of them. Another one is metadata: the
-    caption would be none of them, or not the first. A json that cannot be read may hold such a list.
+    caption would be none of them, or not the first. A json that cannot be read may hold such a list. NaN, which Python
+    writes and JSON lacks, is null.
     """
     known = () if caption is None else (caption,)
     if "json" not in files:
         return Said(known, None)
     try:
-        content = json.loads(_within_limit(files, "json"))
+        content = json.loads(_within_limit(files, "json"), parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return Said((), None, f"its json is none, or of more than {LIMITS['json']} bytes")
     metadata = content if isinstance(content, dict) else None

@@ -148,7 +148,17 @@ def _keep_token() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
+def _check_address() -> None:
+    """Raise UsageError if RAY_ADDRESS is that of the dashboard, which takes jobs and no driver."""
+    if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
+        raise UsageError(
+            f"RAY_ADDRESS={address} is where `ray job submit` submits; call that one RAY_API_SERVER_ADDRESS, and give "
+            "the cluster's HOST:6379 here, or nothing for a local Ray"
+        )
+
+
 def _connect(resources: dict[str, Any]) -> None:
+    _check_address()
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if "RAY_ADDRESS" in os.environ:

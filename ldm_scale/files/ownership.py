@@ -88,9 +88,27 @@ class Ownership:
         return self.claim.number
 
     def begin(self) -> None:
-        """Take the number; raises ExistsError if another job was faster."""
-        _file(self.claim.root, self.number).create(self._owner.model_dump_json().encode())
+        """Take the number.
+
+        Raises:
+            ExistsError: Another job was faster.
+            UsageError: The storage would have let both take it.
+        """
+        sign = _file(self.claim.root, self.number)
+        sign.create(self._owner.model_dump_json().encode())
+        if not sign.is_local:
+            self._check_kept(sign)
         self._thread.start()
+
+    def _check_kept(self, sign: Location) -> None:
+        """Raise UsageError if a server of S3 writes an object that there is already: some pass over If-None-Match."""
+        with suppress(ExistsError):
+            sign.create(b"")
+            sign.replace(self._owner.model_copy(update={"ended": True}).model_dump_json().encode())
+            raise UsageError(
+                f"{self.claim.root}: this server of S3 overwrites objects that it is asked to keep (If-None-Match), so "
+                "that two jobs could take one run; update it, or give a local folder"
+            )
 
     def check(self) -> None:
         """Raise RunError if the run is no longer this job's; to be asked before each write."""

@@ -26,6 +26,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
+    SSLError,
 )
 from botocore.parsers import ResponseParserError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
@@ -57,12 +58,21 @@ CAUSES = {
     "InvalidToken": "the session token is not valid; log in again",
     "RequestTimeTooSkewed": "this machine's clock is off; set it",
     "RequestExpired": "this machine's clock is off; set it",
-    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION",
-    "PermanentRedirect": "the bucket is in another region; set AWS_REGION",
-    "IllegalLocationConstraintException": "the bucket is in another region; set AWS_REGION",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION",
+    "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION",
+    "IllegalLocationConstraintException": "the bucket is in another region; set AWS_DEFAULT_REGION",
     "InvalidBucketName": "this is no bucket's name",
+    "InvalidObjectState": "it is archived (in S3 Glacier, say); restore it first",
+    **dict.fromkeys(
+        ("MissingContentLength", "NotImplemented"),
+        "this server lacks what boto3 asks of it; AWS_REQUEST_CHECKSUM_CALCULATION=when_required may help",
+    ),
 }
 THROTTLED = {"SlowDown", "RequestTimeout", "RequestTimeoutException", "Throttling", "ThrottlingException"}
+# What SSL says of a certificate that it does not trust: no other attempt makes it another one.
+UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"
+# The one status of a server's fault that does not pass: it cannot do what was asked.
+NEVER = 501
 # What a listing says of each object.
 NAMED = {"Key", "Size", "LastModified", "ETag"}
 # A conditional write that met another one: the outcome is not known yet.
@@ -96,9 +106,12 @@ def _is_transient(error: BaseException) -> bool:
     """True for what may be gone at the next attempt: a server's fault, a lost connection, a broken body."""
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or status == 429 or _code(error) in {*THROTTLED, *EXPIRED, CONFLICT}
-    passing = (ConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError)
-    return isinstance(error, (*passing, CredentialRetrievalError, ResponseParserError))
+        passing = (status >= 500 and status != NEVER) or status == 429
+        return passing or _code(error) in {*THROTTLED, *EXPIRED, CONFLICT}
+    if isinstance(error, SSLError) and UNTRUSTED in str(error):
+        return False
+    lost = (ConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError)
+    return isinstance(error, (*lost, CredentialRetrievalError, ResponseParserError))
 
 
 def _code(error: ClientError) -> str:
@@ -176,6 +189,11 @@ def _explained(operation: str, bucket: str, key: str) -> Iterator[None]:
         raise UsageError(f"cannot {operation} {where}: {str(error).splitlines()[-1]}") from error
     except (ConnectionError, HTTPClientError) as error:
         endpoint = client().meta.endpoint_url
+        if UNTRUSTED in str(error):
+            raise UsageError(
+                f"cannot {operation} {where}: the certificate of {endpoint} is not trusted; AWS_CA_BUNDLE names the "
+                "file of its authority"
+            ) from error
         raise RunError(
             f"cannot {operation} {where}: {endpoint} cannot be reached or stalls: {one_line(error)}"
         ) from error
@@ -249,9 +267,12 @@ def _entry(found: dict[str, Any]) -> Listed:
 
 
 def first(bucket: str, prefix: str) -> Listed | None:
-    """The first object, in the order of keys, whose key begins so. (A HEAD's errors would say no more than 403.)"""
-    found = next(_pages("list", bucket, prefix, MaxKeys=1)).get("Contents", ())
-    return _entry(found[0]) if found else None
+    """The first object, in the order of keys, whose key begins so. (A HEAD's errors would say no more than 403.)
+
+    A page may be empty and not the last: objects that were deleted are passed over.
+    """
+    pages = _pages("list", bucket, prefix, MaxKeys=1)
+    return next((_entry(found) for page in pages for found in page.get("Contents", ())), None)
 
 
 def find(bucket: str, key: str) -> Listed | None:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from ldm_scale.errors import UsageError, one_line
 from ldm_scale.targets.configurations import given
 from ldm_scale.targets.intake import OWN, handed_over, read_config
-from ldm_scale.targets.layout import MODEL, VARIANTS, choose_variant
+from ldm_scale.targets.layout import MODEL, VARIANTS, choose_variant, saved_twice
 
 # Weights that a model may have: FLUX's transformer has 1,156, Stable Diffusion XL's U-Net 1,680.
 MOST_WEIGHTS = 20_000
@@ -101,6 +101,12 @@ def find_variant(component: Path, what: str) -> str:
     """The variant of a component's weights that is read; "" are plain ones."""
     names = sorted(path.name for path in component.iterdir() if path.suffix == ".safetensors")
     variant = choose_variant(names)
+    if variant is not None and saved_twice(names, variant):
+        # An index left by an older save would win over the weights that were saved last.
+        raise UsageError(
+            f"target {what} {component} has its weights both whole and in parts, or in parts of two kinds "
+            f"({', '.join(names)[:200]}); leave the ones to be audited there alone, without another's index"
+        )
     if variant is not None:
         return variant
     if not names:

@@ -25,8 +25,12 @@ from ldm_scale.targets.stable_diffusion_3 import StableDiffusion3Target
 from ldm_scale.targets.stable_diffusion_xl import StableDiffusionXLTarget
 from ldm_scale.targets.unconditional import UnconditionalTarget
 
-# Options that the U-Nets of other pipelines set, and those of Stable Diffusion 1.x and 2.x do not.
-ADDED_CONDITIONS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
+# Options that the U-Nets of other pipelines set, and those of Stable Diffusion 1.x and 2.x do not. The last tells the
+# network the scale of the guidance, as latent consistency models are told.
+ADDED_CONDITIONS = (
+    *("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "num_class_embeds"),
+    "time_cond_proj_dim",
+)
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,13 @@ def _load_family(point: EntryPoint) -> Family:
     return family
 
 
+def added_conditions(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a U-Net is given besides text, by the option that says so."""
+    return {name: config[name] for name in ADDED_CONDITIONS if config.get(name) is not None}
+
+
 def _find_conditional(config: Mapping[str, Any]) -> Family | None:
-    added = {name: config[name] for name in ADDED_CONDITIONS if config.get(name) is not None}
+    added = added_conditions(config)
     if not added:
         return Family(UNet2DConditionModel, StableDiffusionTarget, (_clip(),))
     if added == {"addition_embed_type": "text_time"}:

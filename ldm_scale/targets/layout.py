@@ -40,7 +40,7 @@ GROUP = "ldm_scale.families"
 LORA_WEIGHTS = "pytorch_lora_weights.safetensors"
 # Weights by the names that the libraries give them: a variant and the number of a part may be among them.
 WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|model)(?:\.(?P<before>\w+))?(?:-\d+-of-\d+)?(?:\.(?P<after>\w+))?\.safetensors"
+    r"(?:diffusion_pytorch_model|model)(?:\.(?P<before>\w+))?(?:-\d+-of-(?P<parts>\d+))?(?:\.(?P<after>\w+))?\.safetensors"
 )
 # The variants of a component's weights, the best one first; plain weights have no name.
 VARIANTS = ("", "fp32", "fp16", "bf16")
@@ -67,3 +67,9 @@ def choose_variant(names: Iterable[str]) -> str | None:
     found = {variant for name in names if (variant := variant_of(name)) is not None}
     known = [variant for variant in VARIANTS if variant in found]
     return known[0] if known else found.pop() if len(found) == 1 else None
+
+
+def saved_twice(names: Iterable[str], variant: str) -> bool:
+    """Whether these files hold a variant's weights more than once: whole and in parts, or in more and fewer parts."""
+    matches = map(WEIGHTS.fullmatch, names)
+    return len({match["parts"] for match in matches if match and variant_of(match[0]) == variant}) > 1

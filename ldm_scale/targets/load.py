@@ -1,5 +1,6 @@
 """From a folder in diffusers' layout to a target; safetensors only."""
 
+import inspect
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from ldm_scale.targets.autoencoder import AnyAutoencoder
 from ldm_scale.targets.base import Target
 from ldm_scale.targets.components import find_variant, load_component, load_model, loading
 from ldm_scale.targets.execution import PLAIN, Execution, allow_tf32
-from ldm_scale.targets.families import Family, Text, find_family
+from ldm_scale.targets.families import Family, Text, added_conditions, find_family
 from ldm_scale.targets.intake import digest_files, read_config, read_files
 from ldm_scale.targets.layout import COMPONENTS, SCHEDULE, TOKENIZER, known_families
 from ldm_scale.targets.lora import Lora, fuse_lora
@@ -59,11 +60,12 @@ def _component(folder: Path, names: tuple[str, ...], what: str, config_name: str
     return found
 
 
-def _unsupported(folder: Path, denoiser: Path, name: str) -> UsageError:
-    index = folder / "model_index.json"
+def _unsupported(folder: Path, denoiser: Path, config: dict[str, Any]) -> UsageError:
+    index, name = folder / "model_index.json", config["_class_name"]
     pipeline = f" of {read_config(index, '_class_name')['_class_name']}" if index.is_file() else ""
+    added = "".join(f" with {option}" for option in added_conditions(config))
     supported = "; ".join(f"{family} ({denoisers})" for family, denoisers in known_families().items())
-    return UsageError(f"target denoiser {denoiser} is a {name}{pipeline}; supported are {supported}")
+    return UsageError(f"target denoiser {denoiser} is a {name}{added}{pipeline}; supported are {supported}")
 
 
 def _find_parts(folder: Path) -> Parts:
@@ -73,7 +75,7 @@ def _find_parts(folder: Path) -> Parts:
     config = read_config(denoiser / "config.json", "_class_name")
     family = find_family(config)
     if family is None:
-        raise _unsupported(folder, denoiser, config["_class_name"])
+        raise _unsupported(folder, denoiser, config)
     return Parts(
         family,
         _component(folder, AUTOENCODERS, "autoencoder"),
@@ -132,12 +134,24 @@ def _load_schedule(component: Path, flow: bool) -> SchedulerMixin:
             raise UsageError(f"target scheduler {component} is a {name}; supported is {FLOW_SCHEDULER.__name__}")
         return load_component(component, FLOW_SCHEDULER, "scheduler", SCHEDULE)
     schedule = load_component(component, DDPMScheduler, "scheduler", SCHEDULE)
+    if unsaid := _own_defaults(component, name):
+        schedule = DDPMScheduler.from_config(schedule.config, **unsaid)
     prediction = schedule.config.prediction_type
     if name.startswith(UNLIKE_DDPM) or prediction not in PREDICTIONS:
         raise UsageError(
             f"target scheduler {component} is a {name} of {prediction}; supported are {' and '.join(PREDICTIONS)}"
         )
     return schedule
+
+
+def _own_defaults(component: Path, name: str) -> dict[str, Any]:
+    """What a configuration leaves to the defaults of its own sampler, of all that DDPM's schedule takes."""
+    kind = getattr(diffusers, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        return {}
+    said = read_config(component / "scheduler_config.json", "_class_name")
+    own, taken = (inspect.signature(some).parameters for some in (kind, DDPMScheduler))
+    return {key: own[key].default for key in taken.keys() & own.keys() - said.keys()}
 
 
 def _load_text(text: Text, folders: tuple[Path, Path] | None, device: str) -> TextEncoder | None:

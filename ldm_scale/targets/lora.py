@@ -16,7 +16,7 @@ from diffusers.loaders import (
 )
 from diffusers.utils import logging as diffusers_logging
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from ldm_scale.errors import UsageError
 from ldm_scale.targets.intake import check_file
@@ -26,6 +26,8 @@ from ldm_scale.terminal import printable
 
 # Characters of a library's message that are shown.
 LONGEST = 300
+# How the A of a module is called, behind its name.
+A = ("lora.down", "lora_A")
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,32 @@ class _Components:
 
     @classmethod
     def lora_state_dict(cls, *args: Any, **options: Any) -> tuple[Any, ...]:
-        """A loader's own: the weights, and last the configuration in the file's header, of which little is followed."""
-        weights, *more, metadata = super().lora_state_dict(*args, **options)  # type: ignore[misc]
-        return weights, *more, followed(metadata, [weight.shape for weight in weights.values()])
+        """A loader's own: the weights, and last the configuration in the file's header, of which little is followed.
+
+        Alphas, if there are any, come between the two; with a header's they are for the loader to refuse.
+        """
+        weights, *alphas, metadata = super().lora_state_dict(*args, **options)  # type: ignore[misc]
+        if metadata is None and any(alphas):
+            weights, alphas = _with_alphas(weights, *alphas), [None]
+        return weights, *alphas, followed(metadata, [weight.shape for weight in weights.values()])
+
+
+def _with_alphas(weights: Mapping[str, Tensor], alphas: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights with each module's alpha / r in its A.
+
+    Of alphas that differ, or that only some modules have, diffusers 0.42 gives several modules another's.
+
+    Raises:
+        ValueError: There is an alpha of no A.
+    """
+    scaled = {name: weight.float() for name, weight in weights.items()}
+    for name, alpha in alphas.items():
+        stem = name.removesuffix(".alpha")
+        down = next((found for found in (stem, *(f"{stem}.{a}.weight" for a in A)) if found in scaled), None)
+        if down is None:
+            raise ValueError(f"{name} belongs to no weight")
+        scaled[down] = scaled[down] * (float(alpha) / len(scaled[down]))
+    return scaled
 
 
 def _make_pipeline(file: Path, models: Mapping[str, nn.Module]) -> Any:

@@ -73,6 +73,19 @@ def test_pods_follow_the_schema_of_kubernetes(pod: dict[str, Any]) -> None:
     )
 
 
+@every_pod
+def test_a_namespace_with_a_quota_takes_every_pod(pod: dict[str, Any]) -> None:
+    """kuberay #1043: a quota of CPUs and memory refuses a container without requests and limits of both."""
+    for kind in ("requests", "limits"):
+        assert container(pod)["resources"][kind].keys() >= {"cpu", "memory"}
+
+
+@pytest.mark.parametrize(("kind", "most"), [("RayJob", 47), ("RayCluster", 53)])
+def test_names_are_as_short_as_kuberay_wants_them(kind: str, most: int) -> None:
+    """kuberay #3083: longer ones are not reconciled, for services add to them."""
+    assert len(one(kind)["metadata"]["name"]) <= most
+
+
 # Kubernetes' pod security standard "restricted".
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 

@@ -1,6 +1,7 @@
 """Encoded bytes to pixels: every mode, every way bytes can be broken, and the papers' preprocessing."""
 
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -8,7 +9,16 @@ import pytest
 from PIL import Image, ImageFile
 
 from ldm_scale.config.data import ImageConfig
-from ldm_scale.data.images import BadImage, encode_png, on_white, open_image, preprocess, resized
+from ldm_scale.data.images import (
+    SIGNATURE,
+    BadImage,
+    encode_png,
+    format_of,
+    on_white,
+    open_image,
+    preprocess,
+    resized,
+)
 from tests.conftest import make_image
 from tests.data.pngs import chunk, png, png_header
 
@@ -155,6 +165,36 @@ def test_an_animation_gives_its_first_frame() -> None:
     frames = [noise(8, 8, seed) for seed in range(3)]
     data = encode(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     np.testing.assert_array_equal(pixels_of(data, 8), np.asarray(frames[0]).transpose(2, 0, 1))
+
+
+def test_a_cameras_jpeg_with_a_second_picture_is_its_first() -> None:
+    """Pillow #1198: it calls such a file an MPO, whatever its suffix."""
+    data = encode(make_image(0), "MPO", save_all=True, append_images=[make_image(1, 8)])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert format_of(data[:SIGNATURE]) == "JPEG"
+    np.testing.assert_array_equal(pixels_of(data, 16), pixels_of(encode(make_image(0), "JPEG"), 16))
+
+
+@pytest.mark.parametrize("behind", [b"\0\0\0\x18ftypmp42" + b"\xff\xd8\xff" * 9999, bytes(9999)])
+def test_what_follows_a_jpeg_does_not_matter(behind: bytes) -> None:
+    """libjxl #3502: a phone puts a film behind the photograph."""
+    data = encode(make_image(0), "JPEG")
+    np.testing.assert_array_equal(pixels_of(data + behind, 16), pixels_of(data, 16))
+
+
+# TIFF's tag of the resolution, a ratio at byte 26; and a directory that is cut after its first number.
+NO_RATIO = struct.pack(">HHHIIIII", 1, 0x011A, 5, 1, 26, 0, 0, 0)
+CUT = struct.pack(">HHH", 5, 0x011A, 5)
+
+
+@pytest.mark.parametrize("directory", [NO_RATIO, CUT], ids=["0/0 pixels an inch", "cut"])
+def test_broken_exif_does_not_matter(directory: bytes) -> None:
+    """Pillow #3198 and #7456: of a photograph of ImageNet, whose pixels are whole."""
+    data = encode(make_image(0), "JPEG")
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + directory
+    start = 4 + int.from_bytes(data[4:6], "big")
+    broken = data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[start:]
+    np.testing.assert_array_equal(pixels_of(broken, 16), pixels_of(data, 16))
 
 
 FOREIGN = {

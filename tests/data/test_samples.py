@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
-from ldm_scale.data.samples import LIMITS, Sample, group_entries, parse_samples, read_entries, split_name
+from ldm_scale.data.samples import (
+    DOTTED,
+    LIMITS,
+    NO_IMAGE,
+    Sample,
+    encode_metadata,
+    group_entries,
+    parse_samples,
+    read_entries,
+    split_name,
+)
 from tests.data.tars import with_checksum, write_sparsely
 from tests.shards import tar
 
@@ -79,6 +89,41 @@ ODD_KEYS = [
     *("a b", "naïve/猫🐱", "a'b\"c`d$(e)", "a\nb\tc\rd\x1b[31m", "\u202eevil", "x" * 1000),
     *("../../etc/passwd", "/etc/passwd", "a//b", "s3:/bucket/key", "<script>alert(1)<", "a\\b", "-rf", "*?[x]", "%s%n"),
 ]
+
+
+def test_what_macos_puts_beside_files_belongs_to_no_sample() -> None:
+    """libarchive #900: its tar writes ._NAME in front of each NAME; WebDataset reads a sample `d/` of them."""
+    beside = b"\0\5\26\7\0\2\0\0Mac OS X        "
+    files = [(f"d/{mark}{number}.{suffix}", beside if mark else str(number).encode())
+             for number in range(3) for suffix in ("jpg", "txt") for mark in ("._", "")]  # fmt: skip
+    expected = [Sample(f"d/{number}", str(number).encode(), "jpg", (str(number),)) for number in range(3)]
+    assert parse(tar(files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "faults_of"),
+    [
+        # webdataset #237 and datasets #7150: dots that are none in front of a suffix.
+        (["235342 Track 2.0 (Clean Version).jpg"], {"235342 Track 2": DOTTED}),
+        (["22.05.png", "22.06.png"], {"22": DOTTED}),
+        # datasets #7055: several images a key.
+        (["a.1.jpg", "a.2.jpg", "a.json"], {"a": DOTTED}),
+        (["a.1.jpg", "a.jpg"], {"a": None}),
+        (["a.seg.txt"], {"a": NO_IMAGE}),
+    ],
+)
+def test_an_image_whose_name_has_several_dots_is_said_to_be_none(
+    names: list[str], faults_of: dict[str, str | None]
+) -> None:
+    assert faults(*((name, b"{}") for name in names)) == faults_of
+
+
+def test_a_number_that_json_lacks_is_null() -> None:
+    """img2dataset #46: pandas' NaN in a caption and in a score, as Python writes it; shards hold JSON."""
+    data = b'{"caption": NaN, "similarity": -Infinity, "width": 3}'
+    (sample,) = parse(tar([("a.jpg", b"1"), ("a.txt", b""), ("a.json", data)]))
+    assert (sample.caption, sample.metadata) == ("", {"caption": None, "similarity": None, "width": 3})
+    assert encode_metadata(sample.captions, sample.metadata) == b'{"caption": null, "similarity": null, "width": 3}'
 
 
 @pytest.mark.parametrize("key", ODD_KEYS)

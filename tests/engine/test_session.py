@@ -92,6 +92,14 @@ def test_a_long_tmpdir_without_a_short_place_is_named_with_the_remedy(
         pass
 
 
+def test_the_dashboards_address_is_no_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ray #35010: a shell in which jobs are submitted has it."""
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(UsageError, match=r"RAY_ADDRESS=http://127\.0\.0\.1:8265 .* RAY_API_SERVER_ADDRESS") as caught:
+        sessions._connect({})
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

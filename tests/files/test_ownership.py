@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ldm_scale.errors import RunError, UsageError
-from ldm_scale.files import ownership
+from ldm_scale.files import ownership, s3
 from ldm_scale.files.ownership import Owner, latest_owner, own
 from ldm_scale.files.storage import Location
 
@@ -53,7 +53,7 @@ class Job:
 
     CODE = """
 import sys
-from ldm_scale.files import ownership
+from ldm_scale.files import ownership, s3
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location
 ownership.BEAT, ownership.LEASE = 0.05, 3.0
@@ -92,6 +92,23 @@ def test_one_after_the_other_need_not_wait(root: Location, said: list[str]) -> N
         assert latest_owner(root).ended  # type: ignore[union-attr]
     assert numbers(root) == ["000001.json", "000002.json"]
     assert said == []
+
+
+def test_a_server_that_overwrites_what_it_should_keep_is_refused(
+    bucket: str, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """seaweedfs #7153: it passed over If-None-Match. Where it is kept, the job that was refused has ended."""
+    root = Location.of(bucket) / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(s3, "create", s3.put)
+        with (
+            pytest.raises(UsageError, match=r"run: this server of S3 overwrites .* \(If-None-Match\)"),
+            own(root, said.append),
+        ):
+            raise AssertionError("owned")
+    with own(root, said.append) as owner:
+        assert owner.number == 2
+    assert (said, numbers(root)) == ([], ["000001.json", "000002.json"])
 
 
 def test_a_second_job_is_refused_while_the_first_one_lives(root: Location, said: list[str]) -> None:

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from botocore.exceptions import SSLError
+from botocore.response import StreamingBody
 
 from ldm_scale.cli import main
 from ldm_scale.errors import ExistsError, RunError, UsageError
@@ -229,6 +231,95 @@ def test_a_refused_connection_is_tried_again(bucket: str, monkeypatch: pytest.Mo
     assert len(refused) == 3
 
 
+@pytest.mark.parametrize("listing", LISTINGS)
+def test_an_empty_page_is_not_the_end_of_a_listing(bucket: str, listing: str) -> None:
+    """s3ql #170: S3 passes over objects that were deleted, a page at a time."""
+    folder = Location.of(bucket) / "folder"
+    for name in ("a", "b", "c/d"):
+        (folder / name).create(name.encode())
+    expected = LISTINGS[listing](folder)
+    with proxied(Fault("endless", key=bucket.removeprefix("s3://"), times=3)) as proxy:
+        assert LISTINGS[listing](folder) == expected
+    assert sum(proxy.struck.values()) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "work", "cause"),
+    [
+        ("GET", "InvalidObjectState", download, "it is archived"),
+        ("GET", "InvalidObjectState", at_random, "it is archived"),
+        ("PUT", "MissingContentLength", lambda x: x.replace(DATA), "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"),
+        ("PUT", "NotImplemented", lambda x: x.create(DATA), "AWS_REQUEST_CHECKSUM_CALCULATION=when_required"),
+    ],
+)
+def test_what_a_server_never_does_is_asked_for_once(
+    bucket: str, method: str, kind: str, work: Callable[[Location], object], cause: str
+) -> None:
+    """boto3 #4398 and stor #38: other servers than Amazon's, and objects in Glacier."""
+    location = Location.of(bucket) / "x"
+    if method == "GET":
+        location.create(DATA)
+    with proxied(Fault(kind, method, "/x", times=ALWAYS)) as proxy, pytest.raises(UsageError, match=cause) as caught:
+        work(location)
+    assert (sum(proxy.struck.values()), "\n" in str(caught.value)) == (1, False)
+
+
+@pytest.mark.parametrize("name", ["a b+c", "0:0+0", "x&y<z>", "日本 é", "100% %20", "q'uo\"te", "a\tb", "#~^`;,=?"])
+def test_a_key_of_any_characters_is_listed_as_it_was_written(bucket: str, name: str) -> None:
+    """seaweedfs #5119 and floci #1589: of each character, in the names of files and of folders."""
+    folder = Location.of(bucket) / "folder"
+    (folder / name / name).create(DATA[:9])
+    (found,) = folder.files(recursive=True)
+    assert (str(found), found.read_bytes()) == (f"{folder}/{name}/{name}", DATA[:9])
+    assert (found.is_file(), [str(below) for below in folder.folders()]) == (True, [f"{folder}/{name}"])
+
+
+@pytest.mark.parametrize(
+    ("cause", "error", "said"),
+    [("CERTIFICATE_VERIFY_FAILED", UsageError, "AWS_CA_BUNDLE"), ("EOF", RunError, "cannot be reached")],
+)
+def test_a_certificate_that_is_not_trusted_is_named_at_once(
+    cause: str, error: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3 #2357: as of a server's own certificate; a handshake that fails otherwise may pass."""
+    asked: list[str] = []
+
+    def refuse(**_: object) -> None:
+        asked.append(cause)
+        raise SSLError(endpoint_url="https://here", error=f"[SSL: {cause}] (_ssl.c:1006)")
+
+    client = SimpleNamespace(list_objects_v2=refuse, meta=SimpleNamespace(endpoint_url="https://here"))
+    monkeypatch.setattr(s3, "client", lambda: client)
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.setattr(s3, "PATIENCE", 0)
+    with pytest.raises(error, match=said) as caught:
+        Location.of("s3://bucket/d").files()
+    assert len(asked) == (1 if error is UsageError else s3.ATTEMPTS)
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_without_a_name_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """s3fs #770: Amazon's keys may have slashes one after the other; the server of the tests makes one of them."""
+    keys = ["d//x.png", "d//sub//y.png", "d/./z.png", "d/z.png"]
+    now = datetime.now(UTC)
+    monkeypatch.setattr(
+        s3,
+        "client",
+        lambda: SimpleNamespace(
+            list_objects_v2=lambda **_: {
+                "IsTruncated": False,
+                "Contents": [{"Key": key, "Size": len(key), "LastModified": now, "ETag": key} for key in keys],
+            },
+            get_object=lambda Key, **_: {
+                "ContentLength": len(Key),
+                "Body": StreamingBody(io.BytesIO(Key.encode()), len(Key)),
+            },
+        ),
+    )
+    found = Location.of("s3://bucket/d").files(recursive=True)
+    assert sorted(file.read_bytes().decode() for file in found) == sorted(keys)
+
+
 def test_a_listing_that_never_ends_is_given_up(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "PAGES", 7)
     with proxied(Fault("endless", times=ALWAYS)) as proxy, pytest.raises(RunError, match="does not end within 7 pages"):
@@ -336,8 +427,10 @@ TROUBLES = {
         "the secret key is not that of the access key", environment={"AWS_SECRET_ACCESS_KEY": SECRET}
     ),
     "expired token": Trouble("the session token has expired; log in again", code="ExpiredToken"),
-    "another region": Trouble("the bucket is in another region; set AWS_REGION", code="PermanentRedirect"),
-    "another region's signature": Trouble("in another region; set AWS_REGION", code="AuthorizationHeaderMalformed"),
+    "another region": Trouble("the bucket is in another region; set AWS_DEFAULT_REGION", code="PermanentRedirect"),
+    "another region's signature": Trouble(
+        "in another region; set AWS_DEFAULT_REGION", code="AuthorizationHeaderMalformed"
+    ),
     "clock": Trouble("this machine's clock is off; set it", code="RequestTimeTooSkewed"),
     "closed port": Trouble(
         "cannot be reached or stalls", 1, environment={"AWS_ENDPOINT_URL": f"http://127.0.0.1:{free_port()}"}

@@ -8,10 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
-from diffusers import FluxTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
@@ -48,6 +57,16 @@ def test_a_missing_component_is_named(copy: Path, component: str, what: str) -> 
     refused(copy, f"has no {what}")
 
 
+def test_a_model_of_pixels_is_none_of_latents(tmp_path: Path) -> None:
+    """SecMI #9: ddpm-cifar10-32, all of whose files lie in one folder."""
+    blocks = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2}
+    UNet2DModel(**tiny.UNET | blocks | {"in_channels": 3, "out_channels": 3}).save_pretrained(tmp_path)
+    refused(tmp_path, "has no denoiser: unet/config.json is missing")
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "config.json").rename(tmp_path / "unet/config.json")
+    refused(tmp_path, "has no autoencoder: vae/config.json is missing")
+
+
 def test_the_autoencoder_may_be_called_vae(copy: Path) -> None:
     (copy / "vqvae").rename(copy / "vae")
     assert load_target(str(copy), "cpu").latent_shape == (4, 4, 4)
@@ -62,8 +81,16 @@ def change(path: Path, **values: object) -> None:
     [
         ({"_class_name": "PixArtTransformer2DModel"}, "PixArtTransformer2DModel"),
         ({"_class_name": "Transformer2DModel", "norm_type": "ada_norm_single"}, "Transformer2DModel"),
-        ({"_class_name": "UNet2DConditionModel", "addition_embed_type": "image"}, "UNet2DConditionModel"),
-        ({"class_embed_type": "timestep"}, "UNet2DModel"),
+        (
+            {"_class_name": "UNet2DConditionModel", "addition_embed_type": "image"},
+            "UNet2DConditionModel with addition_embed_type",
+        ),
+        # latent-consistency-model #81: its network is always told the scale of the guidance.
+        (
+            {"_class_name": "UNet2DConditionModel", "time_cond_proj_dim": 256},
+            "UNet2DConditionModel with time_cond_proj_dim",
+        ),
+        ({"class_embed_type": "timestep"}, "UNet2DModel with class_embed_type"),
     ],
 )
 def test_a_denoiser_of_another_family_is_named(copy: Path, changes: dict[str, object], name: str) -> None:
@@ -88,7 +115,7 @@ def test_an_autoencoder_with_a_scale_for_each_channel_is_named(copy: Path) -> No
 def test_a_unet_of_classes_and_text_is_named(tmp_path: Path, kinds: tuple[str, str | None]) -> None:
     folder = tiny.class_conditional_unet(tmp_path)
     change(folder / "unet/config.json", down_block_types=[kinds[0], "DownBlock2D"], mid_block_type=kinds[1])
-    refused(folder, "is a UNet2DConditionModel of LDMPipeline; supported are unconditional")
+    refused(folder, "is a UNet2DConditionModel with num_class_embeds of LDMPipeline; supported are unconditional")
 
 
 @pytest.mark.parametrize(
@@ -102,6 +129,17 @@ def test_a_unet_of_classes_and_text_is_named(tmp_path: Path, kinds: tuple[str, s
 def test_a_schedule_that_predicts_no_noise_is_named(copy: Path, changes: dict[str, object]) -> None:
     change(copy / "scheduler/scheduler_config.json", **changes)
     refused(copy, "supported are epsilon and v_prediction")
+
+
+@pytest.mark.parametrize("kind", [LCMScheduler, HeunDiscreteScheduler, EulerDiscreteScheduler, DDIMScheduler])
+def test_what_a_schedule_does_not_say_is_its_samplers_default(text_target: Path, kind: Any) -> None:
+    """diffusers #3280: not DDPM's, whose betas are others; what it does say stays."""
+    file = text_target / "scheduler/scheduler_config.json"
+    for said in ({}, {"beta_end": 0.015}, {"trained_betas": np.linspace(0.001, 0.02, 1000).tolist()}):
+        file.write_text(json.dumps({"_class_name": kind.__name__, "prediction_type": "v_prediction", **said}))
+        target = load_target(str(text_target), "cpu")
+        torch.testing.assert_close(target.alphas_cumprod, kind(**said).alphas_cumprod)
+        assert target._schedule._prediction_type == "v_prediction"
 
 
 def test_a_denoiser_of_more_than_the_latent_is_named(copy: Path) -> None:
@@ -162,6 +200,36 @@ def test_half_precision_is_read_where_there_is_no_other(text_target: Path, optio
     for name, _ in MODELS:
         assert all(".fp16" in path.name for path in text_target.glob(f"{name}/*.safetensors"))
     torch.testing.assert_close(noise_of(text_target), expected)
+
+
+def test_a_variant_in_parts_may_be_named_behind_the_number(text_target: Path) -> None:
+    """diffusers #8902: model-00001-of-00002.fp16, as well as model.fp16-00001-of-00002."""
+    expected = noise_of(text_target)
+    resave(text_target, variant="fp16", max_shard_size="4KB")
+    for path in [*text_target.glob("*/*.fp16-*.safetensors"), *text_target.glob("*/*.index.fp16.json")]:
+        pattern, behind = r"\.fp16(-\d+-of-\d+)\.safetensors", r"\1.fp16.safetensors"
+        if path.suffix == ".json":
+            path.write_text(re.sub(pattern, behind, path.read_text()))
+        else:
+            path.rename(path.with_name(re.sub(pattern, behind, path.name)))
+    torch.testing.assert_close(noise_of(text_target), expected)
+
+
+@pytest.mark.parametrize("name", ["unet", "text_encoder"])
+def test_weights_that_were_saved_twice_are_refused(text_target: Path, name: str) -> None:
+    """diffusers #8898: save_pretrained leaves an older save's parts, and their index wins over the new weights."""
+    kind = dict(MODELS)[name]
+    older = kind.from_pretrained(text_target / name)
+    older.save_pretrained(text_target / "older", max_shard_size="4KB")
+    for path in [*(text_target / "older").glob("*.safetensors*")]:
+        path.rename(text_target / name / path.name)
+    refused(text_target, "has its weights both whole and in parts")
+
+
+def test_an_index_that_an_older_save_left_is_named(text_target: Path) -> None:
+    index = {"weight_map": {"conv_in.weight": "diffusion_pytorch_model-00001-of-00002.safetensors"}}
+    (text_target / "unet/diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index))
+    refused(text_target, "unet cannot be loaded: ")
 
 
 def test_full_precision_is_read_where_there_are_both(text_target: Path) -> None:

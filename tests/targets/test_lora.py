@@ -2,13 +2,13 @@
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
@@ -30,12 +30,13 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.stable_diffusion(tmp_path_factory.mktemp("lora") / "target")
 
 
-def kohya_file(path: Path, weights: Weights) -> Path:
+def kohya_file(path: Path, weights: Weights, alphas: Sequence[float | None] | None = None) -> Path:
+    """kohya's names, with the alpha of each module that has one."""
     tensors = {}
-    for (model, module), (a, b) in weights.items():
+    for ((model, module), (a, b)), alpha in zip(weights.items(), alphas or [ALPHA] * len(weights), strict=True):
         prefix = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}[model] + module.replace(".", "_")
         tensors |= {f"{prefix}.lora_down.weight": a, f"{prefix}.lora_up.weight": b}
-        tensors[f"{prefix}.alpha"] = torch.tensor(ALPHA)
+        tensors |= {} if alpha is None else {f"{prefix}.alpha": torch.tensor(alpha)}
     save_file(tensors, path)
     return path
 
@@ -77,6 +78,123 @@ def test_the_formula_by_hand_gives_the_same_target(
     # Of another size than rounding: the base model is another one, in its text and in its noise.
     for changed, base in zip(outputs(expected), outputs(load_target(target, "cpu")), strict=True):
         assert (changed - base).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("alphas", [(1, 2, 3, 4, 5, 6), (None, 4, None, 6, None, 5)], ids=str)
+def test_each_module_has_its_own_alpha_or_that_of_its_rank(
+    target: Path, tmp_path: Path, alphas: tuple[float | None, ...]
+) -> None:
+    """diffusers #3910, #4852: as kohya's files have them; of modules of several ranks, convolutions among them."""
+    modules = (UNET[0], UNET[1], "down_blocks.0.resnets.0.conv1")
+    weights = make_weights(target, unet=modules)
+    # One of twice the rank.
+    a, b = weights["unet", UNET[1]]
+    weights["unet", UNET[1]] = (torch.cat([a, -2 * a]), torch.cat([b, b], dim=1))
+    file = kohya_file(tmp_path / "lora.safetensors", weights, alphas)
+    scaled = {
+        name: (a, b * (1 if alpha is None else alpha / len(a)))
+        for (name, (a, b)), alpha in zip(weights.items(), alphas, strict=True)
+    }
+    assert_same(load_target(target, "cpu", lora=Lora(file, 0.5)), merged_by_hand(target, scaled, 0.5))
+
+
+def fused_by_hand(model: nn.Module, updates: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every weight of a model, with what is added to some modules'."""
+    return {name: weight + updates.get(name.removesuffix(".weight"), 0) for name, weight in model.named_parameters()}
+
+
+def assert_fused(model: nn.Module, expected: dict[str, Tensor]) -> None:
+    for name, weight in model.named_parameters():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-5)
+
+
+def low_rank(weights: list[Tensor], rank: int, seed: int) -> tuple[Tensor, Tensor]:
+    """A, and B of weights that are one above the other."""
+    generator = torch.Generator().manual_seed(seed)
+    outside = sum(map(len, weights))
+    return torch.randn(rank, weights[0].shape[1], generator=generator), torch.randn(outside, rank, generator=generator)
+
+
+# kohya's names: blocks numbered as in XL's original checkpoints, and two text encoders.
+XL = {
+    "unet": {
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": "unet_input_blocks_1_1_transformer_blocks_0",
+        "mid_block.attentions.0.transformer_blocks.0.attn1.to_q": "unet_middle_block_1_transformer_blocks_0",
+        "up_blocks.1.attentions.1.transformer_blocks.0.attn1.to_q": "unet_output_blocks_3_1_transformer_blocks_0",
+    },
+    "text_encoder": {"encoder.layers.0.self_attn.out_proj": "te1_text_model_encoder_layers_0_self_attn_out_proj"},
+    "text_encoder_2": {
+        "text_model.encoder.layers.1.self_attn.out_proj": "te2_text_model_encoder_layers_1_self_attn_out_proj",
+        "text_model.encoder.layers.1.mlp.fc1": "te2_text_model_encoder_layers_1_mlp_fc1",
+    },
+}
+
+
+def test_a_lora_of_kohyas_for_xl_is_fused_by_the_formula(tmp_path: Path) -> None:
+    """diffusers #4322 and ComfyUI #5972, each module with an alpha of its own."""
+    folder = tiny.stable_diffusion_xl(tmp_path / "target")
+    base = load_target(folder, "cpu")
+    models = {"unet": base._denoiser, "text_encoder": base._texts[0].model, "text_encoder_2": base._texts[1].model}
+    tensors: dict[str, Tensor] = {}
+    updates: dict[str, dict[str, Tensor]] = {part: {} for part in models}
+    for part, names in XL.items():
+        for module, name in names.items():
+            alpha = len(tensors) + 1.0
+            a, b = low_rank([models[part].get_submodule(module).weight], 2, len(tensors))
+            stem = f"lora_{name}_attn1_to_q" if part == "unet" else f"lora_{name}"
+            tensors |= {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b}
+            tensors[f"{stem}.alpha"] = torch.tensor(alpha)
+            updates[part][module] = alpha / 2 * b @ a
+    save_file(tensors, tmp_path / "lora.safetensors")
+    found = load_target(folder, "cpu", lora=Lora(tmp_path / "lora.safetensors", 1.0))
+    fused = (found._denoiser, found._texts[0].model, found._texts[1].model)
+    for (part, model), changed in zip(models.items(), fused, strict=True):
+        assert_fused(changed, fused_by_hand(model, updates[part]))
+
+
+# kohya's names of FLUX's modules, its alpha and its rank: queries, keys and values are one.
+BLOCK = "transformer_blocks.0.attn"
+FLUX = {
+    "double_blocks_0_img_attn_proj": ([f"{BLOCK}.to_out.0"], 1, 2),
+    "double_blocks_0_img_attn_qkv": ([f"{BLOCK}.to_q", f"{BLOCK}.to_k", f"{BLOCK}.to_v"], 4, 2),
+    "double_blocks_0_txt_attn_qkv": ([f"{BLOCK}.add_q_proj", f"{BLOCK}.add_k_proj", f"{BLOCK}.add_v_proj"], None, 2),
+    "double_blocks_0_img_mod_lin": (["transformer_blocks.0.norm1.linear"], 8, 4),
+    "single_blocks_0_linear2": (["single_transformer_blocks.0.proj_out"], 5, 2),
+}
+# Modules of which one's name ends another's, in ranks of their own.
+RANKS = {"proj_out": 2, "single_transformer_blocks.0.proj_out": 4, "x_embedder": 3, f"{BLOCK}.to_q": 2}
+
+
+def test_a_lora_of_flux_is_fused_by_the_formula(tmp_path: Path) -> None:
+    """diffusers #9291 and peft #2419: by kohya's names with their alphas, and by diffusers' in several ranks."""
+    folder = tiny.flux(tmp_path / "target")
+    base = load_target(folder, "cpu")._denoiser
+    files: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = [({}, {}), ({}, {})]
+    (tensors, updates), (ranked, others) = files
+    for seed, (name, (modules, alpha, rank)) in enumerate(FLUX.items()):
+        weights = [base.get_submodule(module).weight for module in modules]
+        a, b = low_rank(weights, rank, seed)
+        tensors |= {f"lora_unet_{name}.lora_down.weight": a, f"lora_unet_{name}.lora_up.weight": b}
+        tensors |= {} if alpha is None else {f"lora_unet_{name}.alpha": torch.tensor(float(alpha))}
+        factor = 1 if alpha is None else alpha / rank
+        added = torch.split(factor * b @ a, [*map(len, weights)])
+        updates |= dict(zip(modules, added, strict=True))
+    for module, rank in RANKS.items():
+        a, b = low_rank([base.get_submodule(module).weight], rank, rank)
+        ranked |= {f"transformer.{module}.lora_A.weight": a, f"transformer.{module}.lora_B.weight": b}
+        others[module] = b @ a
+    for number, (written, added_to) in enumerate(files):
+        save_file(written, tmp_path / f"{number}.safetensors")
+        found = load_target(folder, "cpu", lora=Lora(tmp_path / f"{number}.safetensors", 1.0))
+        assert_fused(found._denoiser, fused_by_hand(base, added_to))
+
+
+def test_what_peft_saves_of_a_model_of_its_own_is_refused(target: Path, tmp_path: Path) -> None:
+    """peft #2608: all its names begin with base_model."""
+    peft_model = get_peft_model(models_of(target)["unet"], LoraConfig(r=RANK, target_modules=["to_q"]))
+    peft_model.save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match=r"its first weight is 'base_model\.model\..*have no place in unet"):
+        load_target(target, "cpu", lora=Lora(find_weights(tmp_path), 1.0))
 
 
 def test_fused_models_have_the_parameters_of_the_base(target: Path, tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """The Stable Diffusion target against the pipeline's components called directly."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from ldm_scale.targets.load import load_target
 from tests.targets import tiny
@@ -92,3 +94,25 @@ def test_encode_and_decode_are_the_autoencoders_own(tmp_path: Path) -> None:
         latents = vae.encode(images).latent_dist.mode()
         torch.testing.assert_close(target.encode(images, None), latents * SCALE)
         torch.testing.assert_close(target.decode(latents * SCALE), vae.decode(latents).sample)
+
+
+def test_tokens_that_were_added_to_the_vocabulary_are_read(tmp_path: Path) -> None:
+    """diffusers #357: textual inversion, as transformers 5 saves it and in the files that older ones saved."""
+    folders = [tiny.stable_diffusion(tmp_path / name) for name in ("new", "old")]
+    words = CLIPTokenizer.from_pretrained(folders[0] / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folders[0] / "text_encoder")
+    count = len(words)
+    words.add_tokens(["<toy>", "<toy_1>"])
+    encoder.resize_token_embeddings(len(words), mean_resizing=False)
+    shutil.rmtree(folders[0] / "tokenizer")
+    words.save_pretrained(folders[0] / "tokenizer")
+    (folders[1] / "tokenizer/added_tokens.json").write_text(json.dumps({"<toy>": count, "<toy_1>": count + 1}))
+    options = {"padding": "max_length", "max_length": tiny.TOKENS, "truncation": True, "return_tensors": "pt"}
+    tokens = words(["a <toy> do", "a cat"], **options).input_ids
+    assert count in tokens[0]
+    with torch.no_grad():
+        expected = encoder(tokens).last_hidden_state
+    for folder in folders:
+        encoder.save_pretrained(folder / "text_encoder")
+        found = load_target(str(folder), "cpu").condition(["a <toy> do", "a cat"], [None, None])
+        torch.testing.assert_close(found, expected)

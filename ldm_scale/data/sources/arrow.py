@@ -46,8 +46,8 @@ def _lengths(images: pa.Array) -> list[int]:
     return pc.fill_null(pc.binary_length(images), 0).to_pylist()
 
 
-def _read_file(path: str, file: Location, columns: Columns) -> tuple[list[Item], tuple[str, ...]]:
-    """The items of a file, and the names of their classes if it has a table of them."""
+def _read_file(path: str, file: Location, columns: Columns) -> tuple[list[Item], tuple[str, ...] | None]:
+    """The items of a file, and the names of their classes, if it has a table of them; None if it has no classes."""
     items: list[Item] = []
     key = key_of(path)
     try:

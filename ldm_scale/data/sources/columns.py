@@ -100,6 +100,11 @@ def is_list(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
+def _says_nothing(kind: pa.DataType | None) -> bool:
+    """Whether a column that is there holds nothing in any row, so that its file does not know its type."""
+    return kind is not None and bool(pa.types.is_null(kind.value_type if is_list(kind) else kind))
+
+
 def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
@@ -120,8 +125,13 @@ def _captions(value: Any) -> tuple[str, ...]:
     return tuple(text for text in texts if text is not None)
 
 
-def class_names(schema: pa.Schema, column: str | None) -> tuple[str, ...]:
-    """The table of names that Hugging Face's metadata hold for a column of class numbers, if they do."""
+def class_names(schema: pa.Schema, column: str | None) -> tuple[str, ...] | None:
+    """The table of names that Hugging Face's metadata hold for a column of class numbers, if they do.
+
+    None if there is no such column.
+    """
+    if column is None:
+        return None
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(map(str, features[column]["names"]))
@@ -167,7 +177,7 @@ class Columns:
     def of(self, schema: pa.Schema, file: Location) -> "Columns":
         """The columns of one file: captions are in `text`, `caption` or `captions` and classes in `label`, if any are.
 
-        An empty name is none.
+        An empty name is none, and so is a column of nulls alone.
 
         Raises:
             UsageError: A column is missing or of another type, or several may hold the captions.
@@ -178,11 +188,15 @@ class Columns:
             _usual(usual, names, file) if name is None else (name or None)
             for name, usual in ((self.caption, CAPTIONS), (self.label, LABELS))
         )
+        caption, label = (None if _says_nothing(kinds.get(name)) else name for name in (caption, label))
         image = kinds.get(self.image, pa.null())
         if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
             image = image.field("bytes").type
         if not _is_bytes(image):
-            raise UsageError(f"{file} needs a column {self.image!r}, binary or a struct with bytes; it has {names}")
+            raise UsageError(
+                f"{file} needs a column {self.image!r}, binary or a struct with bytes; it has {names}; --image-column "
+                "names another"
+            )
         text = kinds.get(caption, pa.null())
         if caption is not None and not _is_text(text.value_type if is_list(text) else text):
             raise UsageError(f"{file}: the column {caption!r} must hold captions, a string or a list of them a row")
@@ -224,17 +238,20 @@ def make_item(key: str, image: EmbeddedImage, said: tuple[tuple[str, ...], str |
     return Item(f"{key}-{image.row:06d}", image, captions, label)
 
 
-def take_files(listing: Listing, files: dict[str, tuple[list[Item], tuple[str, ...]]]) -> None:
+def take_files(listing: Listing, files: dict[str, tuple[list[Item], tuple[str, ...] | None]]) -> None:
     """Add files, in their order, with the items of each and the names of their classes, to what a source holds.
+
+    The names are None if a file has no classes.
 
     Raises:
         UsageError: Two files have other tables of classes.
     """
-    first = next(iter(files))
-    for path, (items, names) in files.items():
-        if names != files[first][1]:
+    tables = {path: names for path, (_, names) in files.items() if names is not None}
+    first = next(iter(tables), None)
+    for path, (items, _) in files.items():
+        if first is not None and tables.get(path, tables[first]) != tables[first]:
             raise UsageError(f"{listing.left[path]} has another table of classes than {first}")
         listing.use(path)
         listing.items += items
         listing.seen += len(items)
-    listing.classes = files[first][1]
+    listing.classes = () if first is None else tables[first]

@@ -13,6 +13,8 @@ from ldm_scale.data.split import split_by_prefix
 from ldm_scale.files.storage import Location
 
 NO_IMAGE = "no image by its bytes"
+# What img2dataset writes beside each of its folders, which are parts of a download and no classes.
+STATISTICS = "_stats.json"
 # Files that count as images without a look: their bytes are looked at when they are packed.
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 
@@ -68,11 +70,11 @@ def _tells_side(level: int, folders: list[list[str]], sides: list[bool | None]) 
     return bool(ours and theirs) and ours.isdisjoint(theirs)
 
 
-def _class_level(images: list[str], membership: Mapping[str, bool]) -> int | None:
+def _class_level(images: list[str], membership: Mapping[str, bool], parts: set[str]) -> int | None:
     """The level of the folders that are classes: the first that is no side of a split, nor one folder around all.
 
     None if all images lie in one folder: that is a class only if its name is a number or an id, which tells its index.
-    membership: who is a member, by key, if keys say so.
+    membership: who is a member, by key, if keys say so. parts: folders that are parts of a download.
     """
     sides = [membership.get(key_of(path)) for path in images]
     folders = [path.split("/")[:-1] for path in images]
@@ -80,7 +82,8 @@ def _class_level(images: list[str], membership: Mapping[str, bool]) -> int | Non
         names = {folder[level] for folder in folders if len(folder) > level}
         below = {folder[level] for folder in folders if len(folder) > level + 1}
         is_around = len(names) == 1 and all(len(folder) > level for folder in folders) and not _tells_index(*names)
-        if not (is_around or _are_sides(names, below) or _tells_side(level, folders, sides)):
+        is_part = all("/".join(folder[: level + 1]) in parts for folder in folders)
+        if not (is_around or is_part or _are_sides(names, below) or _tells_side(level, folders, sides)):
             return level
     return None
 
@@ -96,7 +99,8 @@ def _class_of(path: str, level: int | None) -> str | None:
 
 def _items(listing: Listing, images: list[str], named: Rows, membership: Mapping[str, bool]) -> Iterator[Item]:
     texts = _texts(listing, images)
-    level = _class_level(images, membership)
+    parts = {path.removesuffix(STATISTICS) for path in listing.left if path.endswith(STATISTICS)}
+    level = _class_level(images, membership, parts)
     for path in images:
         row = named.get(path)
         captions = row.captions if row is not None else ()
@@ -111,7 +115,8 @@ def read_folder(folder: Location, members: tuple[str, ...] = (), heldout: tuple[
 
     Captions come from metadata.csv, .jsonl or .parquet in any folder (`file_name` relative to it; all rows of a file,
     in order), or else from a .txt beside the image; labels from metadata, or else from the folders: the first level
-    that is neither `train`, `test` and the like nor one folder around all, nor tells the sides apart.
+    that is neither `train`, `test` and the like nor one folder around all, nor img2dataset's parts, nor tells the sides
+    apart.
 
     members, heldout: how the keys of the two sides begin, if they are told apart so (see split_by_prefix).
 

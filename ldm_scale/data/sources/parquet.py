@@ -54,7 +54,8 @@ def _read_group(file: Location, column: str, group: int) -> Iterator[pa.Array]:
         leaf = _leaf(parquet.schema_arrow, column)
         rows = max(1, BATCH_BYTES // max(1, _length(parquet.metadata.row_group(group), leaf)))
         for batch in parquet.iter_batches(min(rows, ROWS), row_groups=[group], columns=[leaf], use_threads=False):
-            yield images_of(batch.column(0))
+            # A column may be called like a part of another: `image.bytes`.
+            yield images_of(batch.column(column))
 
 
 def _images(file: Location, column: str, parquet: pq.ParquetFile) -> Iterator[EmbeddedImage]:
@@ -67,8 +68,8 @@ def _images(file: Location, column: str, parquet: pq.ParquetFile) -> Iterator[Em
         start += group.num_rows
 
 
-def _read_file(path: str, file: Location, columns: Columns) -> tuple[list[Item], tuple[str, ...]]:
-    """The items of a file, and the names of their classes if it has a table of them."""
+def _read_file(path: str, file: Location, columns: Columns) -> tuple[list[Item], tuple[str, ...] | None]:
+    """The items of a file, and the names of their classes, if it has a table of them; None if it has no classes."""
     try:
         with file.open() as stream:
             size = stream.seek(0, io.SEEK_END)

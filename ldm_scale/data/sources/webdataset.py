@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import ValidationError
 
 from ldm_scale.data.manifest import MANIFEST, Manifest
-from ldm_scale.data.samples import IMAGE_SUFFIXES, LIMITS, TOO_LONG, as_label, as_said, split_name
+from ldm_scale.data.samples import DOTTED, IMAGE_SUFFIXES, LIMITS, TOO_LONG, as_label, as_said, is_dotted, split_name
 from ldm_scale.data.sources.items import UNUSED, Item, Listing, Stored, key_of, list_files
 from ldm_scale.data.sources.order import order_files
 from ldm_scale.data.sources.tars import TarredFile, tarred_files
@@ -83,6 +83,7 @@ def _read_shard(listing: Listing, shard: str, tar: Location) -> Iterator[Item]:
         listing.seen += not images
         image = listing.take(images[0]) if images else TarredFile(tar, key, 0, 0)
         fault = LINK if odd.intersection(files.values()) else SEVERAL if len(images) > 1 else None
+        fault = fault or (DOTTED if not images and any(map(is_dotted, files)) else None)
         yield _item(f"{key_of(shard)}/{key}", image, _read_small(listing, files), fault)
 
 

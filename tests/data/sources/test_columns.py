@@ -1,5 +1,6 @@
 """Columns of images and captions of every type, in Parquet and in Arrow files, read in little memory."""
 
+import json
 import tracemalloc
 from pathlib import Path
 
@@ -104,6 +105,44 @@ def test_other_captions_are_refused(tmp_path: Path, dataset: str, column: list[o
     folder = write(tmp_path, dataset, pa.table({"image": IMAGES, "text": column}))
     with pytest.raises(UsageError, match="the column 'text' must hold captions"):
         read(folder, dataset)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_column_may_be_called_like_a_part_of_another(tmp_path: Path, dataset: str, first: bool) -> None:
+    """arrow-rs #8443: `image.bytes` is also what Parquet calls the bytes in `image`."""
+    rows = pa.array([{"bytes": image, "path": None} for image in IMAGES], pa.struct([("bytes", pa.binary()), *STRUCT]))
+    named = {"image.bytes": [b"other"] * 3, "text.raw": ["other"] * 3}
+    columns = {**(named if first else {}), "image": rows, "text": TEXTS, **named}
+    folder = write(tmp_path, dataset, pa.table(columns))
+    items = read(folder, dataset)
+    assert [item.location.read_bytes() for item in items] == IMAGES
+    assert [item.captions for item in items] == [("a",), ("b",), ("a",)]
+    others = read(folder, dataset, image="image.bytes", caption="text.raw")
+    assert {(item.location.read_bytes(), item.captions) for item in others} == {(b"other", ("other",))}
+
+
+@pytest.mark.parametrize("kind", [pa.null(), pa.list_(pa.null())], ids=str)
+def test_a_column_of_nulls_alone_says_nothing(tmp_path: Path, dataset: str, kind: pa.DataType) -> None:
+    """ray #49338: a split without labels or captions, whose file does not know their type."""
+    nothing = pa.array([None] * 3, kind)
+    columns = {"image": IMAGES, "text": nothing} | ({"label": nothing} if pa.types.is_null(kind) else {})
+    assert [(item.captions, item.label) for item in read(write(tmp_path, dataset, pa.table(columns)), dataset)] == [
+        ((), None)
+    ] * 3
+
+
+def test_splits_with_and_without_classes_are_read_together(tmp_path: Path) -> None:
+    """With the table of names that one split has; beside it, numbers without a table are refused."""
+    names = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
+    table = pa.table({"image": IMAGES, "label": [0, 1, 0]}).replace_schema_metadata({"huggingface": json.dumps(names)})
+    for split, found in {"train": table, "test": pa.table({"image": IMAGES, "label": pa.nulls(3)})}.items():
+        pq.write_table(found, tmp_path / f"{split}.parquet")
+    listing = SOURCES["parquet"](Location.of(tmp_path))
+    assert [item.label for item in listing.items] == [0, 1, 0, None, None, None]
+    assert listing.classes == ("cat", "dog")
+    pq.write_table(pa.table({"image": IMAGES, "label": [0, 1, 2]}), tmp_path / "test.parquet")
+    with pytest.raises(UsageError, match="has another table of classes than"):
+        SOURCES["parquet"](Location.of(tmp_path))
 
 
 def test_rows_are_read_in_any_order(tmp_path: Path, dataset: str) -> None:

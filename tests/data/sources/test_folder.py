@@ -290,6 +290,37 @@ def test_classes_are_folders_that_are_neither_sides_nor_around_all(
     assert {f"{key}.png": item.label for key, item in read(tmp_path).items()} == names
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_class_numbers_that_pandas_made_floats_stay_numbers(tmp_path: Path, kind: str) -> None:
+    """pandas #28335: beside one that is missing, 10 is 10.0; by their names, 10.0 would come before 2.0."""
+    labels = [0.0, 2.0, 10.0, float("nan"), 1.0]
+    add(tmp_path / "source", *(f"{n}.png" for n in range(5)))
+    rows = [{"file_name": f"{n}.png", "label": label} for n, label in enumerate(labels)]
+    text = "\n".join(json.dumps(row) for row in rows)
+    if kind == "csv":
+        text = "\n".join(["file_name,label", *(f"{n}.png,{'' if n == 3 else label}" for n, label in enumerate(labels))])
+    (tmp_path / f"source/metadata.{kind}").write_text(text)
+    pack(config(tmp_path / "source", tmp_path / "out"))
+    sides = packed(tmp_path / "out")
+    found = {key: sample.label for side in sides.values() for key, sample in side.items()}
+    assert found == {"0": 0, "1": 2, "2": 10, "3": None, "4": 1}
+
+
+def test_parts_of_a_download_are_no_classes(tmp_path: Path) -> None:
+    """img2dataset #279: its files in folders of 10,000, with Parquet and statistics beside each."""
+    names = [f"{part:05d}/{part:05d}{number:04d}" for part in range(2) for number in range(2)]
+    for name in names:
+        add(tmp_path, f"{name}.jpg")
+        (tmp_path / f"{name}.txt").write_text(name)
+        (tmp_path / f"{name}.json").write_text('{"status": "success"}')
+    for part in range(2):
+        (tmp_path / f"{part:05d}_stats.json").write_text('{"count": 2}')
+        (tmp_path / f"{part:05d}.parquet").write_bytes(b"PAR1")
+    assert {key: (item.captions, item.label) for key, item in read(tmp_path).items()} == {
+        name: ((name,), None) for name in names
+    }
+
+
 @pytest.mark.parametrize(
     ("members", "heldout", "labels"),
     [

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ldm_scale.data.counts import COUNTS, Counts
 from ldm_scale.data.images import open_image
 from ldm_scale.data.pack import pack
+from ldm_scale.data.samples import DOTTED
 from ldm_scale.data.sources import SOURCES
 from ldm_scale.data.sources.items import Item
 from ldm_scale.errors import UsageError
@@ -18,6 +20,7 @@ from ldm_scale.files.storage import Location
 from tests.conftest import make_folder, make_image
 from tests.data.packing import config, keys, packed, rejected
 from tests.data.sources.official import COUNT, LAYOUTS, add, caption, odd_jpeg
+from tests.shards import tar
 
 
 def read(dataset: str, folder: Path) -> list[Item]:
@@ -245,6 +248,46 @@ def test_parquet_columns_are_named(tmp_path: Path) -> None:
     for name, column in (("image_column", "image"), ("caption_column", "caption")):
         with pytest.raises(UsageError, match=rf"column '{column}'"):
             pack(config(tmp_path / "source", tmp_path / "other", **changes | {name: column}))
+
+
+def test_what_img2dataset_and_spark_leave_is_read_or_counted(tmp_path: Path) -> None:
+    """img2dataset #11 and #447: a row a failed download, without an image, and checksums beside the files."""
+    source = tmp_path / "source"
+    source.mkdir()
+    columns = {
+        "caption": [caption(n) for n in range(4)],
+        "status": ["success"] * 3 + ["failed_to_download"],
+        "jpg": pa.array([*map(odd_jpeg, range(3)), None], pa.binary()),
+    }
+    pq.write_table(pa.table(columns), source / "00000.parquet")
+    for name in ("00000_stats.json", "00000.parquet.crc", ".00000.parquet.crc", "_SUCCESS"):
+        (source / name).write_bytes(b"crc\0")
+    with pytest.raises(UsageError, match="--image-column names another"):
+        read("parquet", source)
+    changes = {"dataset": "parquet", "image_column": "jpg", "max_reject_fraction": 0.5}
+    pack(config(source, tmp_path / "out", **changes))
+    sides = packed(tmp_path / "out")
+    assert {sample.image: sample.caption for side in sides.values() for sample in side.values()} == {
+        odd_jpeg(n): caption(n) for n in range(3)
+    }
+    assert rejected(tmp_path / "out") == {"00000-000003": "no image"}
+    counts = Counts.model_validate_json((tmp_path / "out" / COUNTS).read_bytes())
+    assert (counts.seen, counts.read, sum(rule.count for rule in counts.skipped.values())) == (9, 1, 4)
+
+
+def test_a_sample_may_say_other_things_than_the_first_ones(tmp_path: Path) -> None:
+    """datasets #7549: a field that is null in the first samples, an empty list in others, or of two types."""
+    said = [{"source": None, "tags": [], "n": "0"}, {"source": "x", "tags": ["a"], "n": 1}, {"n": [1, {"a": None}]}]
+    files = [(f"{n}.{suffix}", data) for n, row in enumerate(said)
+             for suffix, data in (("jpg", odd_jpeg(n)), ("json", json.dumps(row).encode()))]  # fmt: skip
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a.tar").write_bytes(tar([*files, ("x.1.jpg", odd_jpeg(9))]))
+    pack(config(tmp_path / "source", tmp_path / "out", dataset="webdataset", max_reject_fraction=0.5))
+    sides = packed(tmp_path / "out")
+    assert {key: sample.metadata for side in sides.values() for key, sample in side.items()} == {
+        f"a/{n}": row for n, row in enumerate(said)
+    }
+    assert rejected(tmp_path / "out") == {"a/x": DOTTED}
 
 
 def test_parquet_items_are_about_as_large_as_their_images(tmp_path: Path) -> None:
