@@ -18,6 +18,7 @@ from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, Ge
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.convert import ConvertConfig
 from ldm_scale.config.data import PackConfig, ValidateConfig
+from ldm_scale.config.installed import load_installed
 from ldm_scale.config.own import OwnConfig
 from ldm_scale.config.presets import PRESETS
 from ldm_scale.config.published import PUBLISHED, Procedure
@@ -322,7 +323,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _attacks() -> Iterator[tuple[str, str]]:
     for name, point in known_attacks().items():
-        yield name, (point.load().__doc__ or "").partition("\n")[0]
+        yield name, (load_installed(point).__doc__ or "").partition("\n")[0]
 
 
 def _estimators() -> Iterator[tuple[str, str]]:
@@ -421,7 +422,10 @@ def _add_audit_flags(
     _add_json(parser)
     add_flags(parser, AuditConfig, recipe=recipe)
     if attacks:
-        add_attack_flags(parser, recipe.get("attacks", {}))
+        try:
+            add_attack_flags(parser, recipe.get("attacks", {}))
+        except UsageError as error:
+            parser.error(str(error))
     add_flags(parser, DryRunConfig)
     parser.set_defaults(function=run)
 

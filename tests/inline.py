@@ -151,7 +151,7 @@ def inline_ray() -> Iterator[None]:
         patch.setattr(ray, "get", resolve)
         patch.setattr(ray, "put", Done)
         patch.setattr(ray, "is_initialized", lambda: True)
-        patch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
+        patch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0, "memory": 8e9})
         patch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 2.0}}])
         patch.setattr(ray.data, "from_items", Dataset.from_items)
         patch.setattr("ldm_scale.engine.audit.pool_size", lambda actor: 1)

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from ldm_scale.attacks.base import Attack
 from ldm_scale.attacks.installed import find_attack
+from ldm_scale.config.installed import load_installed
 from ldm_scale.errors import UsageError
 
 
@@ -18,13 +19,13 @@ def make_attack(name: str, options: dict[str, Any]) -> Attack:
         options: values for its fields, as in the configuration; the rest are its paper's.
 
     Raises:
-        UsageError: The name is unknown, or the attack does not take an option or its value.
+        UsageError: The name is unknown, the attack cannot be loaded, or it does not take an option or its value.
 
     Example:
         >>> make_attack("sima", {"timesteps": "0:30:10"})
         SimA(timesteps=(0, 10, 20), p=4.0)
     """
-    kind = with_config(ConfigDict(extra="forbid"))(find_attack(name).load())
+    kind = with_config(ConfigDict(extra="forbid"))(load_installed(find_attack(name)))
     try:
         attack: Attack = TypeAdapter(kind).validate_python(options)
     except ValidationError as error:

@@ -30,6 +30,8 @@ ProductPrecision = Literal["float32", "tf32", "bfloat16"]
 Compilation = Literal["off", "default", "graphs"]
 # A point of the encoder's posterior.
 Latent = Literal["mode", "sample"]
+# Samples that an auditor takes at a time unless another number is asked for, or chosen.
+USUAL_BATCH = 32
 # The most latent dimensions in which distortion is exact by default.
 AUTO_EXACT_DIMENSIONS = 1024
 
@@ -108,7 +110,12 @@ class ComputeConfig(Config):
     """Where and how wide the audit runs; never part of a result."""
 
     device: Device = Field("auto", description="auto is cuda if the cluster has GPUs, else cpu")
-    batch_size: int = Field(32, gt=0, description="samples an auditor takes at a time")
+    batch_size: int | None = Field(
+        None,
+        gt=0,
+        description="samples an auditor takes at a time; by default 32, more on cuda until it is busy, fewer if its "
+        "memory does not hold them",
+    )
     evaluations: int | None = Field(
         None,
         gt=0,
@@ -136,6 +143,11 @@ class ComputeConfig(Config):
     cpus_per_reader: float = Field(0.2, gt=0, description="CPUs each shard reader reserves")
     cpus_per_decoder: float = Field(0.4, gt=0, description="CPUs each image decoder reserves")
     rows_per_part: int = Field(256, gt=0, description="rows committed at a time, in one Parquet file")
+
+    @property
+    def batch(self) -> int:
+        """Samples an auditor takes at a time, as asked for or chosen."""
+        return self.batch_size or USUAL_BATCH
 
     @model_validator(mode="after")
     def _consistent(self) -> "ComputeConfig":

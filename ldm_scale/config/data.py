@@ -31,7 +31,7 @@ class PackConfig(Config):
 
     dataset: Annotated[str, Metavar("DATASET", DATASETS)] = Field(description=f"one of {', '.join(DATASETS)}")
     source: Address = Field(
-        description="source folder, local, s3:// or hf://datasets/organisation/name[@revision][/folder]"
+        description="source folder: local, s3://, gs://bucket/folder or hf://datasets/organisation/name[@revision][/folder]"
     )
     out: Address = Field(description="new shard folder, local or s3://; the same command again resumes it")
     split: Address | None = Field(

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from ldm_scale.auditor import UNMEASURED
 from ldm_scale.config.audit import GeometryConfig, distortion_estimator
+from ldm_scale.costs.batch import BatchChoice
 from ldm_scale.costs.counts import decoder_products, denoiser_evaluations
 from ldm_scale.data.classes import table_difference
 from ldm_scale.data.manifest import bytes_apart
@@ -28,10 +29,11 @@ POOLED = 2
 WIDTH = 14
 
 
-def briefing(inputs: Inputs, record: RunRecord, shards: int) -> Iterator[str]:
+def briefing(inputs: Inputs, record: RunRecord, shards: int, batch: BatchChoice) -> Iterator[str]:
     """Target, samples, attacks and geometry with what a sample costs, and the place of the rows: a line for each."""
     yield from in_columns(describe_audit(inputs, record.members, record.heldout, shards))
-    yield from in_columns([*describe_lora(record), ("Fingerprint", record.fingerprint[:SHORT])])
+    rest = ("Batch", str(batch)), ("Fingerprint", record.fingerprint[:SHORT])
+    yield from in_columns([*describe_lora(record), *rest])
 
 
 def in_columns(terms: Iterable[tuple[str, str]]) -> Iterator[str]:

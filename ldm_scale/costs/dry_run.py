@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from ldm_scale.auditor import measured_decoder
 from ldm_scale.config.audit import CALIBRATED, AuditConfig, HardwareConfig
 from ldm_scale.config.published import Procedure
+from ldm_scale.costs.batch import BatchChoice, choose_batch, fitting_batch
 from ldm_scale.costs.briefing import WIDTH, describe_audit, in_columns
 from ldm_scale.costs.counts import denoiser_evaluations
 from ldm_scale.costs.estimate import CostEstimate, CostItem
 from ldm_scale.costs.flops import measure_target
+from ldm_scale.costs.memory import MemoryEstimate
+from ldm_scale.device.choose import choose_device
 from ldm_scale.errors import UsageError
 from ldm_scale.inputs import Inputs, check_inputs, count_sides, has_both_sides
 from ldm_scale.report.labels import duration, scaled, share_label, three_digits
@@ -60,14 +63,19 @@ class _AuditEstimate:
         # Captions are padded, so all take what the empty one takes; a class is only a number.
         decode = measured_decoder(target, inputs.config.geometry)
         self._arithmetic = measure_target(target, lambda: target.condition([""], [0]), decode)
-        self._estimate = self._estimate_of(self._config.compute.batch_size)
+        self._estimate = CostEstimate(inputs.config, target, self._arithmetic, self._evaluations)
         self._sample = self._estimate.sample()
+        # Unless a CPU is asked for, the estimate is for a GPU, wherever it is made.
+        device = choose_device(inputs.config.compute.device, 0, grows=True)
+        self._memory = MemoryEstimate(inputs.config, target, self._arithmetic, self._evaluations, device)
+        asked = inputs.config.compute.batch_size
+        chosen = choose_batch(self._memory, hardware.memory, samples, self._gpus)
+        self._batch = chosen if asked is None else BatchChoice(asked, "as asked for")
 
-    def _estimate_of(self, batch: int) -> CostEstimate:
-        """The same audit's in batches of another size."""
-        compute = self._config.compute.model_copy(update={"batch_size": batch})
-        config = self._config.model_copy(update={"compute": compute})
-        return CostEstimate(config, self._inputs.target, self._arithmetic, self._evaluations)
+    @property
+    def _gpus(self) -> int:
+        compute = self._config.compute
+        return self._hardware.gpus or (compute.gpus[1] if compute.gpus else 1)
 
     def lines(self) -> Iterator[str]:
         """A table of what a sample takes, and what follows for the audit."""
@@ -76,7 +84,8 @@ class _AuditEstimate:
         yield "the audit"
         terms = [
             ("Products", self._products()),
-            ("Memory", self._memory()),
+            ("Batch", str(self._batch)),
+            ("Memory", self._held()),
             ("Reading", self._reading()),
             ("Writing", self._writing()),
             *self._calibration(),
@@ -88,12 +97,10 @@ class _AuditEstimate:
         self._check_memory()
 
     def _check_memory(self) -> None:
-        batch, held = self._config.compute.batch_size, self._hardware.memory
-        if (peak := self._estimate.memory().peak) <= held:
+        batch, held = self._batch.size, self._hardware.memory
+        if (peak := self._memory.of(batch).peak) <= held:
             return
-        # Halved as a user would: the next power of two is near enough.
-        sizes = [batch >> times for times in range(1, batch.bit_length())]
-        fitting = next((size for size in sizes if self._estimate_of(size).memory().peak <= held), None)
+        fitting = fitting_batch(self._memory, batch, held)
         raise UsageError(
             f"compute.batch_size = {batch:,} takes {scaled(peak, 'B')}, and a GPU has {scaled(held, 'B')} "
             "(--hardware.memory); "
@@ -120,7 +127,7 @@ class _AuditEstimate:
         return scaled(flops, "FLOP"), share, f"{flops / self._hardware.flops:.3g} s"
 
     def _products(self) -> str:
-        arithmetic, memory = self._arithmetic, self._estimate.room
+        arithmetic, memory = self._arithmetic, self._memory.room
         held = arithmetic.product_memory
         return (
             f"J v {scaled(arithmetic.pushes.each, 'FLOP')}, J^T v {scaled(arithmetic.pulls.each, 'FLOP')}, the decoder "
@@ -128,12 +135,12 @@ class _AuditEstimate:
             f"{max(1, memory // held):,} at a time go into the {scaled(memory, 'B')} of --geometry.memory"
         )
 
-    def _memory(self) -> str:
-        memory = self._estimate.memory()
+    def _held(self) -> str:
+        memory = self._memory.of(self._batch.size)
         stages = {"encoding": memory.encode, "geometry": memory.geometry, "attacks": memory.attacks}
         by_stage = ", ".join(f"{name} {scaled(size, 'B')}" for name, size in stages.items())
         return (
-            f"{scaled(memory.peak, 'B')} an auditor in batches of {self._config.compute.batch_size}: weights "
+            f"{scaled(memory.peak, 'B')} an auditor in batches of {self._batch.size}: weights "
             f"{scaled(memory.weights, 'B')} and the most of {by_stage}"
         )
 
@@ -168,8 +175,7 @@ class _AuditEstimate:
         ]
 
     def _time(self) -> str:
-        hardware, compute = self._hardware, self._config.compute
-        gpus = hardware.gpus or (compute.gpus[1] if compute.gpus else 1)
+        hardware, gpus = self._hardware, self._gpus
         each = self._sample.flops / hardware.flops
         computing = (self._samples * each + self._calibrated * self._estimate.calibration() / hardware.flops) / gpus
         reads = self._shard_bytes * (1 if self._inputs.split is None else 2)

@@ -1,29 +1,17 @@
-"""What an audit will take, before it is begun: a sample's operations by part, and a batch's memory. Torch only.
+"""What a sample of an audit will take, part by part: the numbers of `counts` times the operations of `flops`.
 
-They are the numbers of `counts` times the operations of `flops`.
+Torch only.
 """
 
 import math
 from dataclasses import dataclass
 
-import torch
-
-from ldm_scale.auditor import (
-    SLQ_PROBES,
-    calibration_copies,
-    evaluations_at_once,
-    measured_decoder,
-    products_memory,
-)
+from ldm_scale.auditor import calibration_copies
 from ldm_scale.config.audit import AuditConfig, distortion_estimator
 from ldm_scale.costs.counts import distortion_products
 from ldm_scale.costs.flops import Arithmetic
-from ldm_scale.device.choose import choose_device
-from ldm_scale.geometry.pullback import chunk_sizes
 from ldm_scale.geometry.truncated import usual_rounds
 from ldm_scale.targets.base import Target
-
-FLOAT, DOUBLE = 4, 8  # bytes
 
 
 @dataclass(frozen=True)
@@ -61,28 +49,6 @@ class SampleCost:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """Bytes of the device that a batch takes at most: the weights, and those of one stage after the other.
-
-    Attributes:
-        weights: of all models.
-        encode: intermediate results of the encoder.
-        geometry: what a chunk of products may take, at least one product, with the batch's probes or the chunk's
-            columns of J.
-        attacks: intermediate results of the denoiser, with the predictions that are kept.
-    """
-
-    weights: int
-    encode: int
-    geometry: int
-    attacks: int
-
-    @property
-    def peak(self) -> int:
-        return self.weights + max(self.encode, self.geometry, self.attacks)
-
-
-@dataclass(frozen=True)
 class _Work:
     """Of one sample: vectors multiplied with J (pushed) and J^T (pulled), and passes that these begin from."""
 
@@ -106,24 +72,16 @@ class _Work:
 class CostEstimate:
     """What one configuration takes of one target on the device "meta".
 
-    evaluations: of the denoiser for one sample. room: bytes that a chunk of products may take.
+    evaluations: of the denoiser for one sample.
     """
 
     def __init__(self, config: AuditConfig, target: Target, arithmetic: Arithmetic, evaluations: int) -> None:
         self._geometry = config.geometry
         # What all samples share is made once an auditor.
         self._conditions = int(config.conditioning == "sample")
-        # Unless a CPU is asked for, the estimate is for a GPU, wherever it is made.
-        device = torch.device(choose_device(config.compute.device, 0, grows=True))
-        self.room = products_memory(config.geometry.memory, device)
-        self._rows = evaluations_at_once(config.compute, device)
-        self._batch = config.compute.batch_size
-        self._target = target
-        self._decode = measured_decoder(target, config.geometry)
         self._arithmetic = arithmetic
         self._evaluations = evaluations
         self._dimensions = math.prod(target.latent_shape)
-        self._image = 3 * target.image_size**2
         self._estimator = distortion_estimator(config.geometry, self._dimensions)
         self._exact = config.geometry.influence == "exact"
 
@@ -164,42 +122,3 @@ class CostEstimate:
         # With J and with J^T in turn.
         rounds = usual_rounds(self._dimensions, self._geometry.rank) if self._estimator == "truncated" else 1
         return _Work(pushed=products / 2, pushing=rounds, pulled=products / 2, pulling=rounds)
-
-    @property
-    def _measured(self) -> int:
-        """Samples of a batch whose distortion is measured."""
-        return max(1, round(self._geometry.distortion_share * self._batch))
-
-    @property
-    def _vectors(self) -> int:
-        """Those that distortion is measured with at a time."""
-        return {"exact": self._dimensions, "slq": SLQ_PROBES}.get(self._estimator, 1)
-
-    def memory(self) -> Memory:
-        """Of a batch, its images and latents apart, which are small."""
-        arithmetic, batch = self._arithmetic, self._batch
-        products = max(self.room, arithmetic.product_memory)
-        predictions = self._evaluations * self._dimensions * FLOAT
-        return Memory(
-            weights=arithmetic.weights,
-            encode=batch * arithmetic.encoding.memory,
-            geometry=products + max(self._probes(), self._columns()),
-            attacks=min(self._rows, batch * self._evaluations) * arithmetic.evaluation.memory + batch * predictions,
-        )
-
-    def _probes(self) -> int:
-        probes = calibration_copies(self._geometry) * self._geometry.probes
-        return 0 if self._exact else self._batch * probes * self._image * FLOAT
-
-    def _columns(self) -> int:
-        """The largest J V of a chunk, in single and in double precision."""
-        calls = [(self._dimensions, self._batch)] if self._exact else []
-        if distortion_products(self._geometry, self._dimensions):
-            calls.append((self._vectors, self._measured))
-        sizes = [vectors * self._samples_at_once(vectors, samples) for vectors, samples in calls]
-        return max(sizes, default=0) * self._image * (FLOAT + DOUBLE)
-
-    def _samples_at_once(self, vectors: int, samples: int) -> int:
-        """Of how many samples a chunk of decoder products has vectors."""
-        z = torch.empty(samples, *self._target.latent_shape, device="meta")
-        return chunk_sizes(self._decode, z, vectors, self.room)[0]

@@ -67,28 +67,37 @@ class Products:
 
 
 @dataclass(frozen=True)
-class Arithmetic:
-    """What each part of a target takes, one sample at a time.
+class Passes:
+    """What the passes of an audit through a target take, one sample at a time.
 
     Attributes:
         condition: a forward pass through the text encoders.
         encoding: a forward pass through the encoder.
         evaluation: a forward pass through the denoiser.
-        decoding: a forward pass through the decoder.
-        pushes: products J v.
-        pulls: products J^T v.
-        product_memory: bytes that one product holds.
+        product_memory: bytes that one product with the decoder's Jacobian holds.
         weights: bytes of all parameters in float32.
     """
 
     condition: Pass
     encoding: Pass
     evaluation: Pass
+    product_memory: int
+    weights: int
+
+
+@dataclass(frozen=True)
+class Arithmetic(Passes):
+    """The operations of products with the decoder's Jacobian, too, whose counting takes seconds.
+
+    Attributes:
+        decoding: a forward pass through the decoder.
+        pushes: products J v.
+        pulls: products J^T v.
+    """
+
     decoding: Pass
     pushes: Products
     pulls: Products
-    product_memory: int
-    weights: int
 
 
 def count_flops(run: Callable[[], object]) -> int:
@@ -124,10 +133,8 @@ def count_products(multiply: Callable[[Tensor], object], vector: Tensor) -> Prod
     return Products(each=both - first, shared=2 * first - both)
 
 
-def measure_target(
-    target: Target, condition: Callable[[], ConditionTensors], decode: Decoder | None = None
-) -> Arithmetic:
-    """What the parts of a target on the device "meta" take, one sample at a time; no number is computed.
+def measure_passes(target: Target, condition: Callable[[], ConditionTensors], decode: Decoder | None = None) -> Passes:
+    """What the passes through a target on the device "meta" take; no number is computed.
 
     Args:
         target: on the device "meta".
@@ -136,17 +143,28 @@ def measure_target(
     """
     z = torch.empty(1, *target.latent_shape, device="meta")
     images = torch.empty(1, 3, target.image_size, target.image_size, device="meta")
-    decode = decode or target.decode
-    decoder, first = TracedDecoder(decode), torch.zeros(1, dtype=torch.long, device="meta")
+    first = torch.zeros(1, dtype=torch.long, device="meta")
     with torch.inference_mode():
         given = condition()
-    return Arithmetic(
+    return Passes(
         condition=measure_pass(condition),
         encoding=measure_pass(lambda: target.encode(images, None)),
         evaluation=measure_pass(lambda: target.predict_noise(z, first, given)),
+        product_memory=product_bytes(decode or target.decode, z),
+        weights=sum(4 * weight.numel() for weight in target.weights()),
+    )
+
+
+def measure_target(
+    target: Target, condition: Callable[[], ConditionTensors], decode: Decoder | None = None
+) -> Arithmetic:
+    """What all parts of a target take; arguments as of `measure_passes`."""
+    z = torch.empty(1, *target.latent_shape, device="meta")
+    image = torch.empty(3, target.image_size, target.image_size, device="meta")
+    decoder = TracedDecoder(decode or target.decode)
+    return Arithmetic(
+        **vars(measure_passes(target, condition, decode)),
         decoding=measure_pass(lambda: target.decode(z)),
         pushes=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).push(vectors), z[0]),
-        pulls=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).pull(vectors), images[0]),
-        product_memory=product_bytes(decode, z),
-        weights=sum(4 * weight.numel() for weight in target.weights()),
+        pulls=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).pull(vectors), image),
     )

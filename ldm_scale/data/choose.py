@@ -16,8 +16,8 @@ from ldm_scale.data.samples import LIMITS, TOO_LONG, TOO_MUCH, encode_metadata
 from ldm_scale.data.sources import UNORDERED, find_reader
 from ldm_scale.data.sources.columns import Columns
 from ldm_scale.data.sources.folder import read_sides
-from ldm_scale.data.sources.hub import find_source
 from ldm_scale.data.sources.items import Item, Listing
+from ldm_scale.data.sources.remote import find_source
 from ldm_scale.data.split import Split, check_keys, draw, random_halves, read_index_split, read_split, split_by_prefix
 from ldm_scale.data.work import RunTasks
 from ldm_scale.errors import RunError, UsageError, one_line

@@ -15,6 +15,7 @@ from ldm_scale.config.published import Procedure
 from ldm_scale.costs.briefing import briefing
 from ldm_scale.data.task import ReadTask
 from ldm_scale.engine.actor import AuditorActor, execution_of
+from ldm_scale.engine.batch import settle_batch
 from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.commit import commit_stream
 from ldm_scale.engine.plan import AuditPlan, plan_audit
@@ -76,8 +77,9 @@ def audited(inputs: Inputs) -> Iterator[tuple[RunDirectory, Ownership]]:
         device = find_device(config.compute)
         execution_of(config).check(device)
         Execution(config.geometry.precision).check(device, "geometry.precision")
+        inputs, batch = settle_batch(inputs, run)
         plan = plan_audit(inputs, run)
-        for line in ("audit", *briefing(inputs, plan.record, len(plan.tasks))):
+        for line in ("audit", *briefing(inputs, plan.record, len(plan.tasks), batch)):
             say(line)
         run.begin(plan.record)
         with own(run.root, say) as owner:

@@ -38,7 +38,7 @@ def plan_pool(compute: ComputeConfig, samples: int) -> Pool:
     device = find_device(compute)
     held = _held(compute, device)
     least, most = compute.actors or _auditors(compute) or (1, held)
-    most = max(1, min(most, math.ceil(samples / compute.batch_size)))
+    most = max(1, min(most, math.ceil(samples / compute.batch)))
     least = max(1, min(least, most))
     return Pool(device, least, min(max(compute.initial_actors or held, least), most), most, held)
 
@@ -82,7 +82,7 @@ def audit_images(
     return images.map_batches(
         actor,
         fn_constructor_args=(record, pool.device, *arguments),
-        batch_size=compute.batch_size,
+        batch_size=compute.batch,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
             min_size=pool.least,

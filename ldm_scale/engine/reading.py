@@ -134,7 +134,7 @@ def stream_images(tasks: list[ReadTask], config: ImageConfig, size: int, compute
 
     context = DataContext.get_current().copy()
     # An auditor's rows leave it when it is done with a block: blocks of about a batch, so that rows are soon committed.
-    context.target_max_block_size = compute.batch_size * _decoded_bytes(size)
+    context.target_max_block_size = compute.batch * _decoded_bytes(size)
     # An auditor has two batches at most (engine/pool.py), so that a pool whose auditors all have them is to grow. Ray
     # waits for 175% of what they can work on at once, which two batches never are.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 0.9
@@ -144,7 +144,7 @@ def stream_images(tasks: list[ReadTask], config: ImageConfig, size: int, compute
     stored = rows.map_batches(read_shards, batch_size=1, batch_format="pyarrow", num_cpus=compute.cpus_per_reader)
     return stored.map_batches(
         decode_images,
-        batch_size=_decoded_at_once(compute.batch_size, size),
+        batch_size=_decoded_at_once(compute.batch, size),
         batch_format="pyarrow",
         num_cpus=compute.cpus_per_decoder,
     )

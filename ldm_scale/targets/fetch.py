@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from filelock import FileLock
 from huggingface_hub import is_offline_mode, snapshot_download
@@ -187,15 +188,37 @@ def _cache() -> Path:
     return folder
 
 
+@runtime_checkable
+class Remote(Protocol):
+    """A folder that lies elsewhere, and each file below it."""
+
+    @property
+    def uri(self) -> str: ...
+
+    def __truediv__(self, child: str) -> "Remote": ...
+
+    def versions(self) -> dict[str, tuple[int, int]]:
+        """Size and modification time of every file below, by its name there."""
+
+    def download(self, file: BinaryIO) -> object:
+        """Copy a file into an open one."""
+
+
 def _from_s3(root: Location, kind: Kind) -> Path:
     """The copy of a file or folder in this node's cache, named by its address and the versions of its files."""
     if root.name.endswith(".safetensors"):
         one_file = replace(kind, depth=1, patterns=(glob.escape(root.name),), more=())
-        return _from_s3_folder(Location(root.uri.rsplit("/", 1)[0]), one_file) / root.name
-    return _from_s3_folder(root, kind)
+        return keep_copy(Location(root.uri.rsplit("/", 1)[0]), one_file) / root.name
+    return keep_copy(root, kind)
 
 
-def _from_s3_folder(root: Location, kind: Kind) -> Path:
+def keep_copy(root: Remote, kind: Kind) -> Path:
+    """The copy of a folder in this node's cache, made unless it is there already.
+
+    Raises:
+        UsageError: There is none, or it cannot be read.
+        RunError: It changed while it was read.
+    """
     try:
         listing = _listing(root, kind)
         if not listing:
@@ -209,7 +232,7 @@ def _from_s3_folder(root: Location, kind: Kind) -> Path:
     return folder
 
 
-def _listing(root: Location, kind: Kind) -> dict[str, tuple[int, int]]:
+def _listing(root: Remote, kind: Kind) -> dict[str, tuple[int, int]]:
     """Size and modification time of each file that is read, by its name below the folder."""
     found = root.versions()
     names = _matching(found, kind.patterns, kind)
@@ -219,7 +242,7 @@ def _listing(root: Location, kind: Kind) -> dict[str, tuple[int, int]]:
     return {name: found[name] for name in sorted(names) if ".." not in name.split("/")}
 
 
-def _copy(root: Location, listing: Mapping[str, tuple[int, int]], kind: Kind, folder: Path) -> None:
+def _copy(root: Remote, listing: Mapping[str, tuple[int, int]], kind: Kind, folder: Path) -> None:
     """Copy files under another name first, so that the folder is there whole or not at all."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -11,6 +11,7 @@ from ldm_scale.attacks.installed import known_attacks
 from ldm_scale.attacks.pfami import PFAMI
 from ldm_scale.attacks.registry import make_attack, resolve_options
 from ldm_scale.attacks.sima import SimA
+from ldm_scale.cli import main
 from ldm_scale.errors import UsageError
 from ldm_scale.flags import add_attack_flags
 from tests.attacks.cases import Case, latents
@@ -106,6 +107,26 @@ def test_a_third_partys_options_are_flags_though_it_describes_none() -> None:
     add_attack_flags(parser)
     (factor,) = (action for action in parser._actions if action.dest == "attacks.latent.factor")
     assert (factor.option_strings, factor.metavar, factor.help) == (["--attacks.latent.factor"], "FLOAT", "[2]")
+
+
+@pytest.mark.parametrize("words", ["audit --attacks latent", "audit --attacks.sima.p 3", "list attacks"])
+@pytest.mark.usefixtures("third_party")
+def test_an_attack_that_cannot_be_loaded_is_one_line(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = tmp_path / "someone-1.0.dist-info" / "entry_points.txt"
+    points.write_text(points.read_text().replace("someones_attack:", "someones_broken_attack:"))
+    (tmp_path / "someones_broken_attack.py").write_text("raise RuntimeError('built for another torch')")
+    out = ["--out", str(tmp_path / "run")] if "--attacks" in words else []
+    try:
+        status = main([*words.split(), *out])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "someones_broken_attack:Latent" in line
+    assert "built for another torch" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_the_third_party_its_attack_is_unknown() -> None:

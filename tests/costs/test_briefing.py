@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from ldm_scale.costs.batch import BatchChoice
 from ldm_scale.costs.briefing import briefing, describe_audit
 from ldm_scale.engine.plan import plan_audit
 from ldm_scale.files.rundir import RunDirectory
@@ -17,7 +18,7 @@ def brief(values: dict[str, object], out: Path, shards: Path, target: Path) -> d
     config = make_config(out, shards, target, **values)
     inputs = check_inputs(config)
     plan = plan_audit(inputs, RunDirectory(Location.of(out)))
-    lines = briefing(inputs, plan.record, len(plan.tasks))
+    lines = briefing(inputs, plan.record, len(plan.tasks), BatchChoice(8, "as asked for"))
     return dict(line.strip().split(maxsplit=1) for line in lines)
 
 
@@ -46,7 +47,7 @@ def test_it_says_what_is_audited_what_it_costs_and_where_it_goes(
     assert found["ranking"] == "one for all samples, from mean influences of about 256 calibration samples"
     assert found["precision"] == "the denoiser in bfloat16"
     assert (found["seed"], found["rows"]) == ("0", f"{tmp_path}/run/samples")
-    assert len(found["fingerprint"]) == 12
+    assert (len(found["fingerprint"]), found["batch"]) == (12, "8 samples at a time: as asked for")
 
 
 def test_what_is_not_measured_is_not_counted(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:

@@ -10,12 +10,11 @@ import torch
 
 from ldm_scale.attacks.base import Evaluations
 from ldm_scale.attacks.registry import make_attack
-from ldm_scale.auditor import measured_decoder
-from ldm_scale.config.audit import AuditConfig, GeometryConfig
+from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import build
 from ldm_scale.costs.counts import denoiser_evaluations
 from ldm_scale.costs.estimate import CostEstimate, CostItem
-from ldm_scale.costs.flops import Pass, count_flops, measure_pass
+from ldm_scale.costs.flops import Pass, count_flops
 from ldm_scale.device.budget import Budget
 from ldm_scale.geometry.pullback import Jacobian, product_bytes
 from ldm_scale.targets.denoising import Conditions, predict_noises
@@ -74,21 +73,6 @@ def test_truncated_distortion_takes_a_vector_at_a_time_and_the_decoder_once_a_ro
     sample, one = expected.sample(), estimate(tiny_target, geometry={"distortion": "off", "probes": 4})[0].sample()
     # 50 steps there and back: 40, 5 and 5.
     assert (sample.distortion.count, sample.passes.count - one.passes.count) == (100, 6)
-    slq, _ = estimate(tiny_target, geometry={"distortion": "slq", "probes": 4})
-    assert expected.memory().geometry <= slq.memory().geometry
-
-
-def test_products_in_bfloat16_take_less_memory(tiny_target: Path) -> None:
-    """What the dry run counts on shapes is what autocast's tensors take."""
-    target, outline = load_target(tiny_target, "cpu"), load_target(tiny_target, "meta")
-    z = torch.zeros(1, 4, 4, 4)
-    sizes = {precision: GeometryConfig(precision=precision) for precision in ("float32", "bfloat16")}
-    taken, said = (
-        {name: product_bytes(measured_decoder(one, config), z.to(device)) for name, config in sizes.items()}
-        for one, device in ((target, "cpu"), (outline, "meta"))
-    )
-    assert said == taken
-    assert said["bfloat16"] < said["float32"]
 
 
 def test_a_share_of_the_samples_takes_a_share_of_the_distortion(tiny_target: Path) -> None:
@@ -155,27 +139,3 @@ def test_pooled_influence_is_learned_from_two_estimates_of_a_sample(tiny_target:
     pooled, _ = estimate(tiny_target, geometry={"influence": "pooled", "probes": 4, "distortion": "off"})
     assert pooled.sample() == once.sample()
     assert pooled.calibration() == once.calibration() + once.sample().influence.flops
-    assert pooled.memory().geometry > once.memory().geometry
-
-
-def test_memory_grows_with_the_batch_and_holds_one_product_at_least(tiny_target: Path) -> None:
-    product = product_bytes(load_target(tiny_target, "cpu").decode, torch.zeros(1, 4, 4, 4))
-
-    def memory(batch: int, room: int) -> Any:
-        geometry = {"memory": room, "probes": 8, "distortion": "off"}
-        return estimate(tiny_target, geometry=geometry, compute={"batch_size": batch})[0].memory()
-
-    one, four = memory(1, 1), memory(4, 10 * product)
-    assert (four.encode, four.attacks) == (4 * one.encode, 4 * one.attacks)
-    probes = 8 * 3 * 16 * 16 * 4
-    assert (one.geometry, four.geometry) == (product + probes, 10 * product + 4 * probes)
-    assert four.peak == four.weights + max(four.encode, four.geometry, four.attacks)
-    weights = sum(weight.nbytes for weight in load_target(tiny_target, "cpu").weights())
-    assert one.weights == weights > 0
-
-
-def test_a_batch_encodes_in_the_memory_of_its_samples(tiny_target: Path) -> None:
-    target = load_target(tiny_target, "meta")
-    expected, _ = estimate(tiny_target, compute={"batch_size": 3})
-    images = torch.empty(3, 3, 16, 16, device="meta")
-    assert expected.memory().encode == pytest.approx(measure_pass(lambda: target.encode(images, None)).memory, rel=0.02)

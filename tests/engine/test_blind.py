@@ -16,7 +16,7 @@ from ldm_scale.engine.plan import plan_audit
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import check_inputs
-from ldm_scale.report.blind import MISSING
+from ldm_scale.report.blind import MISSING, numbers
 from ldm_scale.report.table import print_results
 from ldm_scale.schema import BLIND, sample_id
 from tests.conftest import make_image
@@ -63,14 +63,24 @@ def test_random_weights_that_know_the_side_by_its_class_prove_nothing(
 ) -> None:
     target, out = tiny.class_unet(tmp_path / "target"), tmp_path / "run"
     results = run_audit(make_config(out, confounded, target, **BRIEF))
+    # As of a target that was trained on the members, were it not for the control.
+    assert (results.combined.metrics.auroc.value > 0.99, results.combined.inference.p_value < 1e-4) == (True, True)
     assert results.blind is not None
     assert results.blind.p_value < 1e-4
+    assert results.blind.auroc.value >= results.combined.metrics.auroc.value - 0.01
     assert {told.feature for told in results.blind.told_by} == {"class"}
     said = "differ in class (every member has 1, every held-out image 0)"
     page = (out / "report.html").read_text()
-    assert page.index(said) < page.index("The paper claims")
+    lede = page[: page.index("The paper claims")]
+    assert said in lede
+    assert f"gives {numbers(results.blind)}" in lede
+    assert "no evidence of training" in lede
     print_results(RunDirectory(Location.of(out)))
     assert f"warning: Members and held-out images {said}" in capsys.readouterr().out
+
+    # The class is all that tells the sides apart: with one for all there is nothing left to find.
+    alike = run_audit(make_config(tmp_path / "alike", confounded, target, **BRIEF, conditioning=0))
+    assert alike.combined.inference.p_value > 0.05
 
 
 def test_shards_alone_say_what_tells_the_sides_apart(

@@ -18,8 +18,8 @@ from ldm_scale.auditor import Auditor, measured_decoder
 from ldm_scale.benchmarks.device import TARGETS
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.costs.counts import denoiser_evaluations
-from ldm_scale.costs.estimate import CostEstimate, Memory
-from ldm_scale.costs.flops import _LiveBytes, measure_target
+from ldm_scale.costs.flops import _LiveBytes, measure_passes
+from ldm_scale.costs.memory import Memory, MemoryEstimate
 from tests.gpu import cases
 
 # Of PyTorch's libraries on cuda, beside the audit's own: cuBLAS takes up to 32 MiB a handle and cuDNN what it likes.
@@ -110,14 +110,14 @@ def test_a_device_that_runs_out_of_memory_halves_and_gives_the_same_rows(device:
     cases.assert_same_rows(found, *expected)
 
 
-def estimate(name: str, config: AuditConfig) -> Memory:
+def estimate(name: str, config: AuditConfig, device: torch.device) -> Memory:
     """What the dry run says of a target's shapes."""
     outline = TARGETS[name]("meta")
     decode = measured_decoder(outline, config.geometry)
-    arithmetic = measure_target(outline, partial(outline.condition, [None], [None]), decode)
+    passes = measure_passes(outline, partial(outline.condition, [None], [None]), decode)
     attacks = [make_attack(attack, options) for attack, options in config.attacks.items()]
     evaluations = denoiser_evaluations(attacks, outline.alphas_cumprod, outline.latent_shape)
-    return CostEstimate(config, outline, arithmetic, evaluations).memory()
+    return MemoryEstimate(config, outline, passes, evaluations, device.type).of(cases.COUNT)
 
 
 def peak_bytes(name: str, config: AuditConfig, device: torch.device) -> int:
@@ -152,6 +152,6 @@ def test_an_audit_takes_no_more_memory_than_the_dry_run_says(place: str, name: s
         geometry={"probes": 4, "distortion": "off", "memory": "256MiB"},
         compute={"device": device.type, "batch_size": cases.COUNT},
     )
-    said, taken = estimate(name, config), peak_bytes(name, config, device)
+    said, taken = estimate(name, config, device), peak_bytes(name, config, device)
     # Nor is what is said beyond all reason.
     assert said.peak / 20 < taken <= said.peak + LIBRARIES * (device.type == "cuda")
