@@ -9,7 +9,7 @@ from scipy.stats import poisson
 # Elements of one block of weights: 128 MB of float64, and half of that in the bytes of large sets.
 BLOCK = 1 << 24
 # Up to so many samples a resample is one multinomial draw of a side; beyond, a draw of each sample.
-EXACT = 50_000
+EXACT = 20_000
 # Resamples of large sets that are counted together: those of a few thousand cells fit a processor's cache.
 TOGETHER = 16
 # Standard deviations by which the sum of a large set's counts falls short at first.
