@@ -39,7 +39,7 @@ class Estimate(Record):
 class MetricSet(Record):
     """The metrics of one score on some samples, or the differences of two scores' metrics; bootstrap intervals.
 
-    Values are exact. Of more than 50,000 samples, the resamples' AUROC and ASR are short by about 1/8,192 at most.
+    Values are exact. Of more than 20,000 samples, the resamples' AUROC and ASR are short by about 1/8,192 at most.
     """
 
     auroc: Estimate = Field(description="area under the ROC curve; 0.5 is chance")

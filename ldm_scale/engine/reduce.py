@@ -16,7 +16,15 @@ import ray
 from ldm_scale.analysis.adjusted import geometry_features
 from ldm_scale.analysis.blind import control, controlled, name_features, row_features
 from ldm_scale.analysis.choices import Choices, chosen_drops
-from ldm_scale.analysis.combined import FITTED, LogOdds, fitted_rows, group_sums, least_positive, log_features
+from ldm_scale.analysis.combined import (
+    FITTED,
+    GROUPS,
+    LogOdds,
+    fitted_rows,
+    group_sums,
+    least_positive,
+    log_features,
+)
 from ldm_scale.analysis.distortion import complete_distortion, distortion_bound
 from ldm_scale.analysis.groups import distortion_groups, memberships
 from ldm_scale.analysis.leakage import LEAKAGE_SIDE, correlate, jackknife, leakage_rows
@@ -57,7 +65,7 @@ MEMORY = 1 << 31
 # What is known of the geometry for the blind control.
 GEOMETRY = ("mean influence", "deviation of influence", "distortion")
 # Tasks over parts, and over latent dimensions, of a run that is small enough for fewer.
-BUNDLES, BLOCKS = 32, 4
+BUNDLES, BLOCKS = 32, 2
 T = TypeVar("T")
 
 
@@ -72,12 +80,10 @@ def _split(items: Sequence[T], most: int, fewest: int = 1) -> list[Sequence[T]]:
 class _PartSums:
     """What one pass over some parts keeps of them: mergeable sums, and two numbers a sample.
 
-    floor: the least positive value of each feature of the combined score. moments: mean and standard deviation of
-    c_i, (rows, 2), of the samples at `places`.
+    moments: mean and standard deviation of c_i, (rows, 2), of the samples at `places`.
     """
 
     ranking: RankingSums
-    floor: np.ndarray
     places: np.ndarray
     moments: np.ndarray
 
@@ -101,6 +107,16 @@ class _Reduction:
     def dropped(self) -> int:
         return dropped_bins(self.config.drop, self.bins)
 
+    @property
+    def singles(self) -> int:
+        """The scores of single timesteps, of all attacks."""
+        return sum(map(len, self.record.timesteps.values()))
+
+    @property
+    def features(self) -> int:
+        """What the combined score weighs: these, and each spectrum's groups of bins."""
+        return self.singles * (1 + min(GROUPS, self.bins))
+
     def rows(self, index: Index, name: str) -> StoredRows:
         return attack_rows(index, self.record, name, self.config.average)
 
@@ -119,6 +135,17 @@ class _Geometry:
 
 
 @dataclass(frozen=True)
+class _Fits:
+    """The combined score's classifiers of some halvings: of the choosing half, and of the other half.
+
+    floor: the least positive value of each feature, over all samples.
+    """
+
+    floor: np.ndarray
+    models: list[tuple[LogOdds, LogOdds]]
+
+
+@dataclass(frozen=True)
 class _Looked:
     """What choices reach on each halving, on all samples and in each group; by attack, and the combined score last."""
 
@@ -132,14 +159,13 @@ _build_index = ray.remote(build_index)
 
 @ray.remote
 def _sum_parts(parts: Sequence[Part], task: _Reduction) -> _PartSums:
-    sums, floors, moments = [], [], []
-    for _, (influence, *spectra) in stream(parts, ["influence", *task.record.timesteps]):
+    sums, moments = [], []
+    for _, (influence,) in stream(parts, ["influence"]):
         sums.append(RankingSums.of(influence, task.dropped, task.bins))
-        floors.append(least_positive(task.group_sums(spectra)))
         values = influence.astype(np.float64)
         moments.append(np.stack([values.mean(axis=1), values.std(axis=1)], axis=1))
     places = np.concatenate([part.places for part in parts])
-    return _PartSums(merge(sums), np.min(floors, axis=0), places, np.concatenate(moments))
+    return _PartSums(merge(sums), places, np.concatenate(moments))
 
 
 @ray.remote
@@ -206,40 +232,44 @@ def _summarise(
 
 
 @ray.remote
-def _fit(index: Index, halvings: Sequence[int], floor: np.ndarray, task: _Reduction) -> list[tuple[LogOdds, LogOdds]]:
-    """The combined score's classifiers of some halvings: of the choosing half, and of the other half."""
+def _fit(index: Index, halvings: Sequence[int], task: _Reduction) -> _Fits:
     chosen = choosing(index.member, task.config.repeats, task.seed)
     rows = [fitted_rows(half, task.seed, i) for i in halvings for half in (chosen[i], ~chosen[i])]
-    features = [np.empty((len(some), len(floor))) for some in rows]
+    fitted = [np.empty((len(some), task.features)) for some in rows]
     # The place of a sample's features in each fit; -1 is none.
     target = np.full((len(rows), len(index.member)), -1, dtype=np.int32)
     for wanted, to in zip(rows, target, strict=True):
         to[wanted] = np.arange(len(wanted))
+    floors = []
     for part, spectra in stream(index.parts, list(task.record.timesteps)):
-        logs = log_features(task.group_sums(spectra), floor)
-        for some, to in zip(features, target[:, part.places], strict=True):
-            some[to[to >= 0]] = logs[to >= 0]
-    singles = sum(map(len, task.record.timesteps.values()))
-    models = [LogOdds.fit(some, index.member[wanted], singles) for some, wanted in zip(features, rows, strict=True)]
-    return list(zip(models[::2], models[1::2], strict=True))
+        sums = task.group_sums(spectra)
+        floors.append(least_positive(sums))
+        for some, to in zip(fitted, target[:, part.places], strict=True):
+            some[to[to >= 0]] = sums[to >= 0]
+    floor = np.min(floors, axis=0)
+    models = [
+        LogOdds.fit(log_features(some, floor), index.member[wanted], task.singles)
+        for some, wanted in zip(fitted, rows, strict=True)
+    ]
+    return _Fits(floor, list(zip(models[::2], models[1::2], strict=True)))
 
 
 @ray.remote
-def _score(index: Index, floor: np.ndarray, task: _Reduction, *fits: list[tuple[LogOdds, LogOdds]]) -> np.ndarray:
+def _score(index: Index, task: _Reduction, *fits: _Fits) -> np.ndarray:
     """The combined score of all samples on each halving, by the classifier of the half that a sample is not in."""
-    models = [pair for some in fits for pair in some]
+    models = [pair for some in fits for pair in some.models]
     chosen = choosing(index.member, task.config.repeats, task.seed)
     odds = np.empty(chosen.shape)
     for part, spectra in stream(index.parts, list(task.record.timesteps)):
-        logs = log_features(task.group_sums(spectra), floor)
+        logs = log_features(task.group_sums(spectra), fits[0].floor)
         for row, inside, (one, other) in zip(odds, chosen[:, part.places], models, strict=True):
             row[part.places] = np.where(inside, other.scores(logs), one.scores(logs))
     return odds
 
 
 @ray.remote
-def _combine(index: Index, odds: np.ndarray, features: int, judged: Judged, task: _Reduction) -> Combined:
-    return combine(odds, features, judged, index.member, task.config, task.seed)
+def _combine(index: Index, odds: np.ndarray, judged: Judged, task: _Reduction) -> Combined:
+    return combine(odds, task.features, judged, index.member, task.config, task.seed)
 
 
 @ray.remote
@@ -291,11 +321,11 @@ def _start_attack(
     return _choose.remote(index, name, task, *scans)
 
 
-def _start_combined(index: ray.ObjectRef, samples: int, floor: np.ndarray, task: _Reduction) -> ray.ObjectRef:
+def _start_combined(index: ray.ObjectRef, samples: int, task: _Reduction) -> ray.ObjectRef:
     """The combined score, from fits of as many halvings as a task may hold."""
-    halvings = _split(range(task.config.repeats), MEMORY // (8 * min(2 * FITTED, samples) * len(floor)))
-    fits = [_fit.remote(index, some, floor, task) for some in halvings]
-    return _score.remote(index, floor, task, *fits)
+    halvings = _split(range(task.config.repeats), MEMORY // (8 * min(2 * FITTED, samples) * task.features))
+    fits = [_fit.remote(index, some, task) for some in halvings]
+    return _score.remote(index, task, *fits)
 
 
 def _look(
@@ -387,16 +417,14 @@ def reduce_run(run: RunDirectory, config: AnalysisConfig, owner: Ownership, part
     sums: list[_PartSums] = ray.get(
         [_sum_parts.remote(parts, task) for parts in _split(index.parts, len(index.parts), BUNDLES)]
     )
-    ranking, floor = merge([found.ranking for found in sums]), np.min([found.floor for found in sums], axis=0)
+    ranking = merge([found.ranking for found in sums])
     geometry, estimate = _geometry(sums, index.distortion, record)
     handed = ray.put(geometry)
     attacks = [_start_attack(reference, samples, name, handed, task) for name in record.timesteps]
-    odds = _start_combined(reference, samples, floor, task)
+    odds = _start_combined(reference, samples, task)
     controls = _control.remote(reference, handed, task)
     looked = _look(reference, handed, len(distortion_groups(geometry.distortion)), attacks, odds, task)
-    combined = _combine.remote(
-        reference, odds, len(floor), over_halvings([found[-1] for found in looked.judged])[0], task
-    )
+    combined = _combine.remote(reference, odds, over_halvings([found[-1] for found in looked.judged])[0], task)
     pending = [
         _summarise.remote(reference, name, handed, choices, looked, task)
         for name, choices in zip(record.timesteps, attacks, strict=True)
