@@ -21,6 +21,7 @@ from ldm_scale.device.transfer import Arriving, Transfer
 from ldm_scale.errors import UsageError, unknown_name
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
+from ldm_scale.geometry.installed import InfluenceEstimator, LatentBatch, estimate_influence, find_estimator
 from ldm_scale.geometry.kernels import in_bfloat16
 from ldm_scale.geometry.pooled import Profile, pooled_influence
 from ldm_scale.geometry.pullback import Decoder, TracedDecoder, pullback_metric
@@ -156,7 +157,7 @@ class Auditor:
         calibration: needed if the configuration asks for pooled influence or for a global mask.
 
     Raises:
-        UsageError: An attack or an option of it is unknown, or no leakage can be kept as configured.
+        UsageError: An attack, an option of it or an estimator is unknown, or no leakage can be kept as configured.
     """
 
     def __init__(self, target: Target, config: AuditConfig, calibration: Calibration | None = None) -> None:
@@ -167,6 +168,7 @@ class Auditor:
         self._leakage = resolve_leakage(config.leakage, self._attacks)
         self._device = target.alphas_cumprod.device
         self._products = Execution(config.geometry.precision)
+        self._estimator = find_estimator(config.geometry.influence)
         self._decoder = TracedDecoder(measured_decoder(target, config.geometry))
         self._memory = products_memory(config.geometry.memory, self._device)
         self._conditioner = Conditioner(target)
@@ -261,6 +263,8 @@ class Auditor:
         with self._products.arithmetic():
             if self._config.geometry.influence == "exact":
                 return exact_influence(pullback_metric(self._decoder, z, self._memory))[None].cpu().numpy()
+            if self._estimator is not None:
+                return self._ask(self._estimator, z, sample_ids)[None].cpu().numpy()
             squares = self._probe(z, sample_ids, copies * probes)
             return torch.stack([hutchinson_influence(some) for some in squares.split(probes)]).cpu().numpy()
 
@@ -286,6 +290,14 @@ class Auditor:
         probes = self._normal(sample_ids, "probes", (count, 3, side, side)).transpose(0, 1)
         return probe_squares(self._decoder, z, probes, self._memory)
 
+    def _ask(
+        self, estimator: InfluenceEstimator, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
+    ) -> Float[Tensor, "n d"]:
+        draw = partial(self._normal, sample_ids)
+        return estimate_influence(
+            estimator, LatentBatch(z, self._decoder, draw, self._config.geometry.probes, self._memory)
+        )
+
     def _estimate(self, squares: Float[Tensor, "k n d"]) -> Float[Tensor, "n d"]:
         estimate = hutchinson_influence(squares)
         if self._config.geometry.influence == "hutchinson":
@@ -304,6 +316,8 @@ class Auditor:
         if config.influence == "exact":
             pullback_metrics = pullback_metric(self._decoder, z, self._memory)
             return exact_influence(pullback_metrics), no_halves, pullback_metrics
+        if self._estimator is not None:
+            return self._ask(self._estimator, z, sample_ids), no_halves, None
         squares = self._probe(z, sample_ids, config.probes)
         stability = split_half_stability(squares, self._estimate, STABILITY_DROP)
         return self._estimate(squares), torch.stack(stability, dim=1), None

@@ -14,11 +14,18 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ldm_scale.attacks.installed import known_attacks
 from ldm_scale.benchmarks.options import PARTS, BenchmarkConfig
-from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, GeometryConfig, ReduceConfig, dropped_bins
+from ldm_scale.config.audit import (
+    AnalysisConfig,
+    AuditConfig,
+    DryRunConfig,
+    GeometryConfig,
+    ReduceConfig,
+    dropped_bins,
+)
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.convert import ConvertConfig
 from ldm_scale.config.data import PackConfig, ValidateConfig
-from ldm_scale.config.installed import load_installed
+from ldm_scale.config.installed import ESTIMATORS, INFLUENCES, installed, load_installed
 from ldm_scale.config.own import OwnConfig
 from ldm_scale.config.presets import PRESETS
 from ldm_scale.config.published import PUBLISHED, Procedure
@@ -327,10 +334,14 @@ def _attacks() -> Iterator[tuple[str, str]]:
 
 
 def _estimators() -> Iterator[tuple[str, str]]:
-    for name in ("influence", "distortion"):
-        field = GeometryConfig.model_fields[name]
-        for estimator in get_args(field.annotation):
-            default = ", the default" if estimator == field.default else ""
+    fields = GeometryConfig.model_fields
+    known = {
+        "influence": (*INFLUENCES, *installed(ESTIMATORS)),
+        "distortion": get_args(fields["distortion"].annotation),
+    }
+    for name, estimators in known.items():
+        for estimator in estimators:
+            default = ", the default" if estimator == fields[name].default else ""
             yield estimator, f"--geometry.{name} {estimator}{default}"
 
 

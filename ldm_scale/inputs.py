@@ -22,6 +22,7 @@ from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import digest
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location
+from ldm_scale.geometry.installed import find_estimator
 from ldm_scale.targets.base import Target
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def check_inputs(config: AuditConfig, *, outline: bool = False, procedure: Proce
     attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
     for name in config.analysis.average:
         find_attack(name)
+    find_estimator(config.geometry.influence)
     shards = open_shards(config.shards, config.manifest)
     split = read_split(Location.of(config.split)) if config.split is not None else None
     # Not before: it imports diffusers, which takes longer than all else here.

@@ -7,6 +7,7 @@ from pydantic import ByteSize, Field, NonNegativeInt, model_validator
 
 from ldm_scale.config.base import DEMO, ELSEWHERE, SHARDS, Captions, Config, Device
 from ldm_scale.config.data import ImageConfig
+from ldm_scale.config.installed import INFLUENCES
 from ldm_scale.config.values import (
     ATTACK,
     Address,
@@ -39,7 +40,7 @@ AUTO_EXACT_DIMENSIONS = 1024
 class GeometryConfig(Config):
     """What is measured of the decoder's pullback metric."""
 
-    influence: Literal["exact", "hutchinson", "pooled", "off"] = Field(
+    influence: Annotated[str, Metavar("INSTALLED", INFLUENCES)] = Field(
         "hutchinson",
         description="estimator of each dimension's influence; pooled completes few probes by a calibration set's; "
         "off: masks.ranking stands for all samples' own",

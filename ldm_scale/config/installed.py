@@ -5,6 +5,11 @@ from typing import Any
 
 from ldm_scale.errors import UsageError, one_line
 
+# Our own estimators of influence, and the group of others'. Whether one is installed is for an audit to say, not for a
+# reader of its run.
+INFLUENCES = ("exact", "hutchinson", "pooled", "off")
+ESTIMATORS = "ldm_scale.estimators"
+
 
 def installed(group: str) -> dict[str, EntryPoint]:
     """The entry points of a group, by name, in the order of names; none is loaded."""

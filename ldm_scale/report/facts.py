@@ -6,6 +6,7 @@ from datetime import datetime
 
 from ldm_scale.analysis.results import DistortionEstimate, Results
 from ldm_scale.config.audit import CALIBRATED, AuditConfig, GeometryConfig
+from ldm_scale.config.installed import INFLUENCES
 from ldm_scale.files.rundir import RunRecord
 from ldm_scale.report.headline import attacks_of, rows_of
 from ldm_scale.report.labels import duration
@@ -56,6 +57,8 @@ def _stability(results: Results, geometry: GeometryConfig) -> str:
     """How steady the influences are, or why that is unknown."""
     if results.stability is None:
         reasons = {"exact": "exact influences, none is estimated", "off": "no sample has influences of its own"}
+        if geometry.influence not in INFLUENCES:
+            return "another package's estimator, whose probes are its own"
         return reasons.get(geometry.influence, "one probe has no two halves")
     return (
         f"the two halves of {results.stability.probes} probes a sample correlate by "
