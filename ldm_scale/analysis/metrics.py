@@ -114,13 +114,13 @@ class CoarseRoc:
         corners = np.flatnonzero(corner)
         kept = corners[tail[corners] | (np.diff(number[corners], append=-1) != 0)]
         # The cells of held-out samples, then those of members.
-        code = np.empty(len(scores), dtype=np.int64)
+        code = np.empty(len(scores), dtype=np.int32)
         code[order] = np.repeat(np.arange(len(kept)), np.diff(ends[kept], prepend=-1))
-        code += len(kept) * member
+        code[member] += len(kept)
         # What holds a cell's count in a resample, up to ten standard deviations above its own: mostly a byte.
         most = int(np.bincount(code).max())
         kind = np.min_scalar_type(most + int(10 * most**0.5))
-        each = np.ones(len(scores), dtype=kind), code, np.arange(len(scores) + 1)
+        each = np.ones(len(scores), dtype=kind), code, np.arange(len(scores) + 1, dtype=np.int32)
         # A column a sample, with its weight for one of the cells' counts.
         self._sums = csc_array(each, shape=(2 * len(kept), len(scores)))
 

@@ -247,10 +247,9 @@ def _fit(index: Index, halvings: Sequence[int], task: _Reduction) -> _Fits:
         for some, to in zip(fitted, target[:, part.places], strict=True):
             some[to[to >= 0]] = sums[to >= 0]
     floor = np.min(floors, axis=0)
-    models = [
-        LogOdds.fit(log_features(some, floor), index.member[wanted], task.singles)
-        for some, wanted in zip(fitted, rows, strict=True)
-    ]
+    for some in fitted:
+        some[:] = log_features(some, floor)
+    models = [LogOdds.fit(some, index.member[wanted], task.singles) for some, wanted in zip(fitted, rows, strict=True)]
     return _Fits(floor, list(zip(models[::2], models[1::2], strict=True)))
 
 
