@@ -329,7 +329,7 @@ class AuditConfig(Config):
 class HardwareConfig(Config):
     """The machines that --dry-run estimates for; nothing else uses them."""
 
-    flops: float = Field(40e12, gt=0, allow_inf_nan=False, description="operations a second that a GPU sustains")
+    flops: float = Field(40e12, gt=0, description="operations a second that a GPU sustains")
     gpus: int | None = Field(
         None, gt=0, description="GPUs that work at once; the most of --gpus, --workers, or 1, by default"
     )

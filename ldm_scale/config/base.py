@@ -19,9 +19,9 @@ Captions = Literal["first", "random", "all"]
 
 
 class Config(BaseModel):
-    """A part of the tree: frozen, and no key it does not know."""
+    """A part of the tree: frozen, no key it does not know, and no number that is none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 T = TypeVar("T", bound=Config)

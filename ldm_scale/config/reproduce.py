@@ -8,7 +8,7 @@ from ldm_scale.config.audit import CALIBRATED, AuditConfig, Latent
 from ldm_scale.config.base import Config, Device
 from ldm_scale.config.data import PackConfig
 from ldm_scale.config.train import TrainConfig
-from ldm_scale.config.values import Address, Integers, Metavar, merge, parse_names
+from ldm_scale.config.values import Address, Integers, Metavar, Widths, merge, parse_names
 
 Attacked = Annotated[tuple[Latent, ...], BeforeValidator(parse_names), Metavar("NAMES", ("mode", "sample"))]
 
@@ -36,7 +36,7 @@ class ReproduceConfig(Config):
     members: int = Field(1000, gt=3, description="members, and as many held-out, drawn at random by the seed")
     seeds: Integers = Field((0, 1, 2), description="seeds of drawing, training and audit, one after the other")
     steps: int = Field(1800, gt=0, description="steps that the U-Net is trained")
-    widths: Integers = Field((64, 128, 128), description="channels of the U-Net, one a resolution")
+    widths: Widths = Field((64, 128, 128), description="channels of the U-Net, one a resolution")
     kl_weight: float = Field(1e-2, ge=0, description="weight of the autoencoder's KL term")
     latent: Latent = Field("sample", description="what the U-Net is trained on: the posterior's mode, or samples of it")
     flip: bool = Field(False, description="train on images mirrored at random, too")

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from ldm_scale.config.base import ELSEWHERE, SHARDS, Captions, Config, Device
 from ldm_scale.config.data import ImageConfig
 from ldm_scale.config.presets import NEEDED, PRESETS
-from ldm_scale.config.values import Address, Fractions, Integers, merge
+from ldm_scale.config.values import Address, Fractions, Widths, merge
 
 Precision = Literal["float32", "bfloat16", "float16"]
 # What records of older trainings lack: it is not named at its default, which is what they did.
@@ -54,7 +54,7 @@ class AutoencoderConfig(StageConfig):
     kind: Literal["resnet", "strided"] = Field(
         "resnet", description="resnet is AutoencoderKL; strided, the paper's, has strided and transposed convolutions"
     )
-    channels: Integers = Field((16, 16, 32), description="channels, one a resolution; the first is the image's")
+    channels: Widths = Field((16, 16, 32), description="channels, one a resolution; the first is the image's")
     layers: int = Field(1, gt=0, description="residual blocks a resolution")
     kl_weight: float = Field(1e-2, ge=0, description="weight of the KL term per latent element, against L1 per pixel")
     epochs: float = Field(64, gt=0, description="passes over the members")
@@ -69,7 +69,7 @@ class DenoiserConfig(StageConfig):
         "unet",
         description="unet adds classes to the time; class-token, the paper's for ImageNet, attends to a token of each",
     )
-    channels: Integers = Field((64, 128, 128), description="channels, one a resolution")
+    channels: Widths = Field((64, 128, 128), description="channels, one a resolution")
     layers: int = Field(1, gt=0, description="residual blocks a resolution")
     attention: int = Field(0, ge=0, description="how many of the lowest resolutions have self-attention")
     classes: bool = Field(False, description="conditional on the shards' class labels")

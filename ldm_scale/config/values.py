@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, ByteSize
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,10 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 Bytes = Annotated[ByteSize, BeforeValidator(check_size), Metavar("SIZE")]
 Integers = Annotated[tuple[int, ...], BeforeValidator(parse_integers), Metavar("INTS")]
+# Of a network's layers, one a resolution.
+Widths = Annotated[
+    tuple[Annotated[int, Field(gt=0)], ...], Field(min_length=1), BeforeValidator(parse_integers), Metavar("INTS")
+]
 Span = Annotated[tuple[int, int], BeforeValidator(parse_span), AfterValidator(check_span), Metavar("SPAN")]
 Fractions = Annotated[tuple[float, ...], BeforeValidator(parse_fractions), Metavar("FLOATS")]
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_names), Metavar("NAMES")]

@@ -16,7 +16,7 @@ from ldm_scale.report.labels import duration, scaled, three_digits
 from ldm_scale.targets.autoencoder import downsampling
 from ldm_scale.training.conditions import Batch
 from ldm_scale.training.losses import AutoencoderLoss, DenoiserLoss
-from ldm_scale.training.models import Models, make_models
+from ldm_scale.training.models import Models, check_base, make_models
 
 META = torch.device("meta")
 # Members and classes of the demo and in the paper, for a training without shards.
@@ -54,6 +54,7 @@ def estimate_training(config: TrainConfig, hardware: HardwareConfig) -> Iterator
         UsageError: As the training would, except for the output folder, which is not read.
     """
     members, classes, said = _members(config)
+    check_base(config, META)
     # Nothing but shapes.
     with torch.device(META):
         models = make_models(config, classes, META)

@@ -67,8 +67,9 @@ def run_training(config: TrainConfig) -> None:
 
 def _make_job(config: TrainConfig, manifest: Manifest, shards: list[ReadTask]) -> Job:
     """Everything the workers need, checked before any of them starts."""
-    check_base(config)
-    models = make_models(config, len(manifest.classes), torch.device("cpu"))
+    cpu = torch.device("cpu")
+    check_base(config, cpu)
+    models = make_models(config, len(manifest.classes), cpu)
     record = {
         "recipe": config.recipe(),
         # Weights of other groups have the same shapes: nothing else would tell them apart.

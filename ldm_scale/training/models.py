@@ -82,11 +82,11 @@ def _read(kind: Kind, device: torch.device) -> Kind:
     return kind.outline if device.type == "meta" else kind
 
 
-def check_base(config: TrainConfig) -> None:
-    """Raise UsageError if the base is no Stable Diffusion target for images of this size."""
+def check_base(config: TrainConfig, device: torch.device) -> None:
+    """Raise UsageError if the base is no Stable Diffusion target for images of this size; device: of `make_models`."""
     if config.base is None:
         return
-    target = load_target(fetch(config.base, BASE).path, "cpu")
+    target = load_target(fetch(config.base, _read(BASE, device)).path, device.type)
     if type(target) is not StableDiffusionTarget:
         raise UsageError(f"base {config.base} is no Stable Diffusion 1.x or 2.x; only those are fine-tuned")
     if target.image_size != config.size:

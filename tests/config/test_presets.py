@@ -184,6 +184,10 @@ def test_file_and_flags_win_over_the_preset(tmp_path: Path) -> None:
     [
         ({"preset": "cifar"}, "^preset: Input should be 'demo'"),
         ({"preset": ["demo"]}, "^preset: "),
+        ({"denoiser": {"channels": "0,4"}}, r"^denoiser\.channels\.0: "),
+        ({"autoencoder": {"channels": []}}, r"^autoencoder\.channels: "),
+        ({"denoiser": {"epochs": "inf"}}, r"^denoiser\.epochs: "),
+        ({"autoencoder": {"kl_weight": float("inf")}}, r"^autoencoder\.kl_weight: "),
         ({"preset": "imagenet"}, r"^preset imagenet: give autoencoder\.pretrained$"),
         ({"preset": "finetune"}, "^preset finetune: give base$"),
         ({"lora_rank": 4}, "^lora_rank: .*; give base$"),

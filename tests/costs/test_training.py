@@ -121,6 +121,10 @@ def test_a_preset_on_other_models_needs_their_configurations_alone(
     assert printed.err == ""
     assert f"{members:,}, as in the paper" in printed.out
     assert "steps of" in printed.out
+    # Of a wrong base it says what the training would.
+    assert main(["train", "--preset", preset, *given, "--size", "64", "--dry-run"]) == (
+        0 if "imagenet" in preset else 2
+    )
 
 
 def test_hardware_is_for_dry_runs_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,11 +72,11 @@ def test_what_cannot_be_trained_is_refused_by_name(tmp_path: Path, tiny_target: 
         with pytest.raises(UsageError, match=message):
             make_models(tiny_recipe(autoencoder={"pretrained": str(folder)}), 0, CPU)
     with pytest.raises(UsageError, match="is no Stable Diffusion"):
-        check_base(tiny_recipe(base=str(tiny_target)))
+        check_base(tiny_recipe(base=str(tiny_target)), CPU)
     base = str(tiny.stable_diffusion(tmp_path / "base"))
     with pytest.raises(UsageError, match=r"^size = 32: the base .* takes 16 px$"):
-        check_base(tiny_recipe(base=base, size=32))
-    check_base(tiny_recipe(base=base))
+        check_base(tiny_recipe(base=base, size=32), CPU)
+    check_base(tiny_recipe(base=base), CPU)
 
 
 def test_weights_that_do_not_fit_their_configuration_are_refused(tmp_path: Path) -> None:
