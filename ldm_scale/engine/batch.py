@@ -32,7 +32,7 @@ def _find_batch(inputs: Inputs, run: RunDirectory) -> BatchChoice:
     pool = plan_pool(compute, samples)
     held = _memory(compute, pool)
     if held is None:
-        return BatchChoice(compute.batch, "the usual, as GPUs are still to come")
+        return BatchChoice(compute.batch, "the usual, as an auditor's memory is not known yet")
     return choose_batch(_estimate(inputs, pool.device), held, samples, pool.most)
 
 
@@ -42,9 +42,10 @@ def _gpu_memory() -> int:
 
 
 def _memory(compute: ComputeConfig, pool: Pool) -> int | None:
-    """Bytes that an auditor has, in the cluster as it is now; None if its GPUs are still to come."""
+    """Bytes that an auditor has, in the cluster as it is now; None if not known, as of GPUs that are to come."""
     if pool.device == "cpu":
-        return int(ray.cluster_resources()["memory"] / max(1, min(pool.held, pool.most)))
+        memory = ray.cluster_resources().get("memory")
+        return int(memory / max(1, min(pool.held, pool.most))) if memory else None
     if not pool.held:
         return None
     share = min(1, compute.gpus_per_actor)

@@ -28,6 +28,8 @@ from ldm_scale.terminal import say
 # The longest name that a socket may have, in bytes, and what Ray adds to the name of its folder.
 LONGEST_SOCKET = 107
 SOCKET = "/session_2000-12-31_23-59-59_999999_9999999/sockets/plasma_store_10"
+# By which Ray is told how much its own processes log.
+LEVEL = "RAY_BACKEND_LOG_LEVEL"
 # Bytes and files without which a Ray does not start; it would wait for a minute and not say why.
 LEAST_ROOM = 4 << 20, 200
 
@@ -162,14 +164,13 @@ def _connect(resources: dict[str, Any]) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if "RAY_ADDRESS" in os.environ:
-            # Of this process alone: Ray calls an error what any pool of Ray Data does.
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-            ray.init(log_to_driver=False, configure_logging=False)
+            with _quiet_driver():
+                ray.init(log_to_driver=False, configure_logging=False)
         else:
             # Ray says at length that it protects its ports with a token, which is what we want.
             logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
             _keep_token()
-            with _on_loopback():
+            with _on_loopback(), _quiet_driver():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -187,6 +188,44 @@ def _connect(resources: dict[str, Any]) -> None:
     if callable(handler) and signal.getsignal(signal.SIGTERM) is not handler:
         signal.signal(signal.SIGTERM, handler)
     _quiet()
+
+
+@contextmanager
+def _quiet_driver() -> Iterator[None]:
+    """Let Ray's own part of this process say only what ends it: it calls an error what any pool of Ray Data does.
+
+    The level is set as that part starts: a Ray's other processes, which start before it, keep theirs, and their logs.
+    """
+    connect = worker.connect
+
+    def connect_quietly(*arguments: Any, **options: Any) -> None:
+        if LEVEL in os.environ:
+            connect(*arguments, **options)
+            return
+        os.environ[LEVEL] = "fatal"
+        try:
+            with _unheard():
+                connect(*arguments, **options)
+        finally:
+            del os.environ[LEVEL]
+
+    worker.connect = connect_quietly
+    try:
+        yield
+    finally:
+        worker.connect = connect
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Pass over what is written to standard error meanwhile: that a level of logs was set. Exceptions are raised."""
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(2), "wb") as heard:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(heard.fileno(), 2)
 
 
 @contextmanager
