@@ -35,7 +35,8 @@ class Procedure:
         given = flatten(config)
         for key, value in flatten(self.recipe | {"attacks": ran}).items():
             if given[key] != value:
-                yield f"{key} is {spell(given[key])}, theirs {spell(value)}"
+                ours, theirs = ("unset" if one is None else spell(one) for one in (given[key], value))
+                yield f"{key} is {ours}, theirs {theirs}"
 
 
 DRAWS = (

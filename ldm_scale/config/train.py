@@ -30,7 +30,7 @@ LATER = {
 class StageConfig(Config):
     """How long and how fast one network is trained."""
 
-    epochs: float = Field(1, gt=0, description="passes over the members")
+    epochs: float = Field(1, gt=0, le=1e6, description="passes over the members")
     batch: int = Field(32, gt=0, description="batch size over all workers")
     accumulate: int = Field(1, gt=0, description="parts of a batch that are computed one after the other, for memory")
     rate: float = Field(1e-4, gt=0, description="learning rate, at its highest")
@@ -57,7 +57,7 @@ class AutoencoderConfig(StageConfig):
     channels: Widths = Field((16, 16, 32), description="channels, one a resolution; the first is the image's")
     layers: int = Field(1, gt=0, description="residual blocks a resolution")
     kl_weight: float = Field(1e-2, ge=0, description="weight of the KL term per latent element, against L1 per pixel")
-    epochs: float = Field(64, gt=0, description="passes over the members")
+    epochs: float = Field(64, gt=0, le=1e6, description="passes over the members")
     rate: float = Field(2e-3, gt=0, description="learning rate, at its highest")
     scaled: bool = Field(True, description="scale latents to a standard deviation of 1 (pretrained: as it says)")
 
@@ -73,7 +73,7 @@ class DenoiserConfig(StageConfig):
     layers: int = Field(1, gt=0, description="residual blocks a resolution")
     attention: int = Field(0, ge=0, description="how many of the lowest resolutions have self-attention")
     classes: bool = Field(False, description="conditional on the shards' class labels")
-    epochs: float = Field(160, gt=0, description="passes over the members")
+    epochs: float = Field(160, gt=0, le=1e6, description="passes over the members")
     batch: int = Field(64, gt=0, description="batch size over all workers")
     rate: float = Field(6e-4, gt=0, description="learning rate, at its highest")
     latent: Literal["mode", "sample"] = Field(

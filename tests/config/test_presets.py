@@ -187,6 +187,7 @@ def test_file_and_flags_win_over_the_preset(tmp_path: Path) -> None:
         ({"denoiser": {"channels": "0,4"}}, r"^denoiser\.channels\.0: "),
         ({"autoencoder": {"channels": []}}, r"^autoencoder\.channels: "),
         ({"denoiser": {"epochs": "inf"}}, r"^denoiser\.epochs: "),
+        ({"denoiser": {"epochs": 1e300}}, r"^denoiser\.epochs: "),
         ({"autoencoder": {"kl_weight": float("inf")}}, r"^autoencoder\.kl_weight: "),
         ({"preset": "imagenet"}, r"^preset imagenet: give autoencoder\.pretrained$"),
         ({"preset": "finetune"}, "^preset finetune: give base$"),
