@@ -61,7 +61,7 @@ def test_options_given_over_the_recipe_are_departures() -> None:
         "attacks: loss, which theirs has, is not run",
         "attacks.pia.p is 2, theirs 4",
         "precision is bfloat16, theirs float32",
-        "images.crop is 40, theirs None",
+        "images.crop is 40, theirs unset",
         "geometry.distortion_share is 0.5, theirs 1",
     }
 
