@@ -219,7 +219,6 @@ def _quiet_driver() -> Iterator[None]:
 @contextmanager
 def _unheard() -> Iterator[None]:
     """Pass over what is written to standard error meanwhile: that a level of logs was set. Exceptions are raised."""
-    sys.stderr.flush()
     with open(os.devnull, "wb") as nowhere, os.fdopen(os.dup(2), "wb") as heard:
         os.dup2(nowhere.fileno(), 2)
         try:
