@@ -33,6 +33,8 @@ Compilation = Literal["off", "default", "graphs"]
 Latent = Literal["mode", "sample"]
 # Samples that an auditor takes at a time unless another number is asked for, or chosen.
 USUAL_BATCH = 32
+# Rows of a part unless another number is asked for, or the run is small.
+USUAL_PART = 256
 # The most latent dimensions in which distortion is exact by default.
 AUTO_EXACT_DIMENSIONS = 1024
 
@@ -143,12 +145,25 @@ class ComputeConfig(Config):
     gpus_per_actor: float = Field(1, gt=0, description="GPUs each auditor reserves on cuda")
     cpus_per_reader: float = Field(0.2, gt=0, description="CPUs each shard reader reserves")
     cpus_per_decoder: float = Field(0.4, gt=0, description="CPUs each image decoder reserves")
-    rows_per_part: int = Field(256, gt=0, description="rows committed at a time, in one Parquet file")
+    rows_per_part: int | None = Field(
+        None,
+        gt=0,
+        description="rows committed at a time, in one Parquet file; by default 256, or a 32nd of a small run, in whole "
+        "batches",
+    )
 
     @property
     def batch(self) -> int:
         """Samples an auditor takes at a time, as asked for or chosen."""
         return self.batch_size or USUAL_BATCH
+
+    def part(self, samples: int) -> int:
+        """Rows committed at a time in a run of so many samples: those of a small one are soon seen and kept.
+
+        >>> [ComputeConfig().part(samples) for samples in (48, 1200, 4000, 1_000_000)]
+        [32, 32, 96, 256]
+        """
+        return self.rows_per_part or self.batch * max(1, min(USUAL_PART, samples // 32) // self.batch)
 
     @model_validator(mode="after")
     def _consistent(self) -> "ComputeConfig":

@@ -120,7 +120,7 @@ def compute_rows(
         say(str(pool))
         with reported(progress, partial(pool_size, actor)):
             audited = _audited(plan, tasks, pool, actor, calibration)
-            commits = commit_stream(audited, run, schema, record.config.compute, owner.claim)
+            commits = commit_stream(audited, run, schema, record.config.compute.part(record.samples), owner.claim)
             for counts in commits:
                 owner.check()
                 progress.add(**counts)

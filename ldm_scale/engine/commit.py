@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 from ray.data import Dataset
 
-from ldm_scale.config.audit import ComputeConfig
 from ldm_scale.engine import telemetry
 from ldm_scale.engine.blame import blamed
 from ldm_scale.files.ownership import Claim
@@ -16,9 +15,9 @@ from ldm_scale.schema import REJECT, split_id
 
 
 def commit_stream(
-    audited: Dataset, run: RunDirectory, schema: pa.Schema, compute: ComputeConfig, claim: Claim
+    audited: Dataset, run: RunDirectory, schema: pa.Schema, part: int, claim: Claim
 ) -> Iterator[dict[str, Any]]:
-    """Commit rows and rejects as they come, in parts of a claim's number; yields each part's counts of each shard."""
+    """Commit rows and rejects as they come, so many a part, by a claim's number; yields each part's counts by shard."""
     reject_schema = REJECT.with_metadata(schema.metadata)
 
     # Ray's dashboard shows this name.
@@ -36,7 +35,7 @@ def commit_stream(
 
     commits = audited.map_batches(
         commit_rows,
-        batch_size=compute.rows_per_part,
+        batch_size=part,
         batch_format="pyarrow",
         # Without a share of a CPU, for which they would wait behind all readers that wait for one.
         num_cpus=0,

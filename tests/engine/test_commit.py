@@ -7,7 +7,6 @@ import pytest
 
 from ldm_scale.benchmarks.options import ReduceBenchmarkConfig
 from ldm_scale.benchmarks.reduce import make_record
-from ldm_scale.config.audit import ComputeConfig
 from ldm_scale.engine.commit import commit_stream
 from ldm_scale.errors import RunError
 from ldm_scale.files.ownership import Owner, own
@@ -30,7 +29,7 @@ def run(tmp_path: Path, inline: None) -> RunDirectory:
 
 def test_a_batch_of_rejects_alone_is_committed(run: RunDirectory) -> None:
     with own(run.root, pytest.fail) as owner:
-        counts = list(commit_stream(Dataset(lambda: [TABLE]), run, RECORD.schema, ComputeConfig(), owner.claim))
+        counts = list(commit_stream(Dataset(lambda: [TABLE]), run, RECORD.schema, 256, owner.claim))
     assert counts == [{"shard": "made-up", "rows": 0, "rejects": 3}]
     assert run.rejects()["sample_id"].to_pylist() == [key for key, *_ in REFUSED]
     assert run.reject_counts() == {"condition: no label": 3}
@@ -42,7 +41,7 @@ def test_nothing_is_committed_once_another_job_has_taken_over(run: RunDirectory)
     later = Owner(host="elsewhere", pid=7, since="2026-01-01 00:00:00+00:00")
     with own(run.root, pytest.fail) as owner:
         (run.root / "owners/000002.json").create(later.model_dump_json().encode())
-        commits = commit_stream(Dataset(lambda: [TABLE]), run, RECORD.schema, ComputeConfig(), owner.claim)
+        commits = commit_stream(Dataset(lambda: [TABLE]), run, RECORD.schema, 256, owner.claim)
         with pytest.raises(RunError, match="another one has taken over the run"):
             list(commits)
     assert run.reject_parts() == []
