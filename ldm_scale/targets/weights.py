@@ -49,7 +49,9 @@ class Weights:
         """What they are: SHA-256 digests of the files that are read, and the LoRA's scale."""
         science: dict[str, Any] = {"target": self.target.digest(target_digest)}
         if self.lora is not None:
-            science["lora"] = {"weights": self.lora.digest(_lora_digest), "scale": self.lora_scale}
+            # Earlier runs gave some modules another one's alpha.
+            how = {"scale": self.lora_scale, "alphas": "of each module"}
+            science["lora"] = {"weights": self.lora.digest(_lora_digest), **how}
         self._check_unchanged()
         return science
 
