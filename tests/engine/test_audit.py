@@ -336,7 +336,8 @@ def test_a_lora_is_another_target_and_is_recorded(tmp_path: Path, tiny_shards: P
         run_audit(make_config(tmp_path / name, tiny_shards, target, **BRIEF, **lora))
     base, fused = (RunDirectory(Location.of(tmp_path / name)).read_record() for name in ("base", "fused"))
     assert base.fingerprint != fused.fingerprint
-    assert {**base.science, "lora": {"weights": Location.of(file).sha256(), "scale": 0.5}} == fused.science
+    lora = {"weights": Location.of(file).sha256(), "scale": 0.5, "alphas": "of each module"}
+    assert {**base.science, "lora": lora} == fused.science
     assert (fused.config.lora, fused.config.lora_scale) == (str(file), 0.5)
     ours, theirs = read_rows(tmp_path / "fused"), read_rows(tmp_path / "base")
     # The decoder is the same, the noise is not.
