@@ -69,8 +69,10 @@ class _AuditEstimate:
         device = choose_device(inputs.config.compute.device, 0, grows=True)
         self._memory = MemoryEstimate(inputs.config, target, self._arithmetic, self._evaluations, device)
         asked = inputs.config.compute.batch_size
-        chosen = choose_batch(self._memory, hardware.memory, samples, self._gpus)
-        self._batch = chosen if asked is None else BatchChoice(asked, "as asked for")
+        if asked is None:
+            self._batch = choose_batch(self._memory, hardware.memory, samples, self._gpus)
+        else:
+            self._batch = BatchChoice(asked, "as asked for")
 
     @property
     def _gpus(self) -> int:

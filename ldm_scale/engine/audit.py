@@ -1,7 +1,7 @@
 """The audit's Ray graph: shards -> decoded images -> one fused auditor pool -> committed rows -> reducer -> report."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -25,7 +25,7 @@ from ldm_scale.engine.reading import stream_images
 from ldm_scale.engine.session import session
 from ldm_scale.errors import RunError, UsageError
 from ldm_scale.files.ownership import Ownership, own
-from ldm_scale.files.rundir import Holdings, RunDirectory, RunRecord
+from ldm_scale.files.rundir import RunDirectory, RunRecord
 from ldm_scale.files.storage import Location
 from ldm_scale.inputs import Inputs, check_inputs, has_both_sides
 from ldm_scale.targets.execution import Execution
@@ -90,12 +90,10 @@ def audited(inputs: Inputs) -> Iterator[tuple[RunDirectory, Ownership]]:
             yield run, owner
 
 
-def _remaining(plan: AuditPlan, held: Holdings, rejects: bool = True) -> list[ReadTask]:
-    """The shards that are not complete, each with the keys that are."""
-    expected, counts = plan.expected(), held.counts(rejects)
-    tasks = [task for task in plan.tasks if counts[task.shard.stem] < expected[task.shard.stem]]
-    keys = held.keys([task.shard.stem for task in tasks], rejects)
-    return [task.model_copy(update={"done": keys[task.shard.stem]}) for task in tasks]
+def _incomplete(plan: AuditPlan, done: Mapping[str, int]) -> list[ReadTask]:
+    """The shards of which fewer samples are done than are wanted."""
+    expected = plan.expected()
+    return [task for task in plan.tasks if done.get(task.shard.stem, 0) < expected[task.shard.stem]]
 
 
 def compute_rows(
@@ -109,7 +107,10 @@ def compute_rows(
     record = plan.record
     retry = record.config.retry_rejects
     held = run.holdings()
-    tasks, done = _remaining(plan, held, rejects=not retry), held.counts(rejects=not retry)
+    done = held.counts(rejects=not retry)
+    tasks = _incomplete(plan, done)
+    keys = held.keys([task.shard.stem for task in tasks], rejects=not retry)
+    tasks = [task.model_copy(update={"done": keys[task.shard.stem]}) for task in tasks]
     progress = Progress(plan.expected(), done, 0 if retry else len(held.rejects), time.monotonic)
     _check_rejects(progress.rejected, record, run)
     calibration = calibrate(plan, run, owner)
@@ -125,7 +126,7 @@ def compute_rows(
                 owner.check()
                 progress.add(**counts)
                 _check_rejects(progress.rejected, record, run)
-    if missing := [task.shard.name for task in _remaining(plan, run.holdings())]:
+    if missing := [task.shard.name for task in _incomplete(plan, run.holdings().counts())]:
         raise RunError(f"{len(missing)} shards are incomplete after the run, the first is {missing[0]}; run it again")
 
 

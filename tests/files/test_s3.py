@@ -96,11 +96,17 @@ def test_each_retry_is_counted_by_its_operation(bucket: str) -> None:
     assert s3.retries - before == {"PutObject": 2, "GetObject": 2, "ListObjectsV2": 1}
 
 
-@pytest.mark.parametrize("listing", LISTINGS)
-def test_listings_outlast_faults(bucket: str, listing: str) -> None:
+def listed_folder(bucket: str) -> Location:
+    """A folder of two files and a folder."""
     folder = Location.of(bucket) / "folder"
     for name in ("a", "b", "c/d"):
         (folder / name).create(name.encode())
+    return folder
+
+
+@pytest.mark.parametrize("listing", LISTINGS)
+def test_listings_outlast_faults(bucket: str, listing: str) -> None:
+    folder = listed_folder(bucket)
     expected = LISTINGS[listing](folder)
     for kinds in (BEFORE, (*IN_BODY, *PAGES)):
         faults = [Fault(kind, key=bucket.removeprefix("s3://"), at=100) for kind in kinds]
@@ -234,9 +240,7 @@ def test_a_refused_connection_is_tried_again(bucket: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("listing", LISTINGS)
 def test_an_empty_page_is_not_the_end_of_a_listing(bucket: str, listing: str) -> None:
     """s3ql #170: S3 passes over objects that were deleted, a page at a time."""
-    folder = Location.of(bucket) / "folder"
-    for name in ("a", "b", "c/d"):
-        (folder / name).create(name.encode())
+    folder = listed_folder(bucket)
     expected = LISTINGS[listing](folder)
     with proxied(Fault("endless", key=bucket.removeprefix("s3://"), times=3)) as proxy:
         assert LISTINGS[listing](folder) == expected
