@@ -15,7 +15,7 @@ from ldm_scale.benchmarks import published
 from ldm_scale.benchmarks.lines import SECONDS, Line
 from ldm_scale.benchmarks.options import AuditBenchmarkConfig
 from ldm_scale.benchmarks.pictures import Pictures, demo_pictures
-from ldm_scale.benchmarks.timing import best_batch, seconds
+from ldm_scale.benchmarks.timing import least_seconds, open_device, seconds
 from ldm_scale.config.audit import AuditConfig, dropped_bins
 from ldm_scale.config.base import build
 from ldm_scale.device.draws import keyed_normal, keyed_words
@@ -27,7 +27,6 @@ from ldm_scale.targets.execution import Execution
 from ldm_scale.targets.weights import fetch_weights
 
 PART = "audit"
-TIMESTEPS = tuple(range(0, 200, 10))
 PROBES, BINS = 8, 20
 # Batch sizes that the bare models are tried at, and the timestep that the denoiser is tried at.
 SIZES, STEP = (8, 16, 32, 64, 128), 100
@@ -38,8 +37,8 @@ def audit_config(seed: int, **changes: object) -> AuditConfig:
     values = {
         "out": "unused",
         "seed": seed,
-        "attacks": {name: {"timesteps": TIMESTEPS} for name in published.ATTACKS},
-        "geometry": {"influence": "hutchinson", "probes": PROBES, "distortion": "truncated"},
+        "attacks": {name: {"timesteps": published.TIMESTEPS} for name in published.ATTACKS},
+        "geometry": {"probes": PROBES, "distortion": "truncated"},
         "masks": {"bins": BINS},
     }
     return build(AuditConfig, values | changes)
@@ -83,21 +82,12 @@ def seconds_by_stage(batches: list[AuditedBatch]) -> dict[str, float]:
     return {stage: sum(batch.cost.seconds[stage] for batch in batches) for stage in batches[0].cost.seconds}
 
 
-@dataclass(frozen=True)
-class Bare:
-    """Seconds a sample of one call of each model, at the batch size that suits it best.
+def measure_bare(target: Target, repeats: int) -> dict[str, tuple[float, int]]:
+    """Seconds a sample of one call of each model, and the batch size that suits it best.
 
-    forward and backward: of the decoder; the least that a product with its Jacobian, or with its transpose, can take.
+    The decoder's forward and backward pass are the least that a product with its Jacobian, or with its transpose, can
+    take.
     """
-
-    encode: float
-    denoise: float
-    forward: float
-    backward: float
-
-
-def measure_bare(target: Target, repeats: int) -> tuple[Bare, dict[str, int]]:
-    """The bare models' seconds a sample, and the batch sizes at which they were taken."""
     device, side = target.alphas_cumprod.device, target.image_size
     z = torch.randn(max(SIZES), *target.latent_shape, device=device)
     images = torch.randn(max(SIZES), 3, side, side, device=device)
@@ -109,7 +99,7 @@ def measure_bare(target: Target, repeats: int) -> tuple[Bare, dict[str, int]]:
         return lambda: torch.autograd.grad(image, leaf, images[:n], retain_graph=True)
 
     def best(prepare: Callable[[int], Callable[[], object]]) -> tuple[float, int]:
-        return best_batch(prepare, SIZES, device, repeats)
+        return min((least_seconds(prepare(size), device, repeats) / size, size) for size in SIZES)
 
     with torch.inference_mode():
         found = {
@@ -117,39 +107,11 @@ def measure_bare(target: Target, repeats: int) -> tuple[Bare, dict[str, int]]:
             "denoise": best(lambda n: lambda: target.predict_noise(z[:n], steps[:n], None)),
             "forward": best(lambda n: lambda: target.decode(z[:n])),
         }
-    found["backward"] = best(backward)
-    return Bare(**{name: least for name, (least, _) in found.items()}), {
-        name: size for name, (_, size) in found.items()
-    }
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """The least seconds a sample of each stage: calls of the models, each at its bare cost, and nothing else."""
-
-    encode: float
-    influence: float
-    distortion: float
-    denoiser: float
-
-    @classmethod
-    def of(cls, bare: Bare, evaluations: float, products: float) -> "Bounds":
-        """evaluations: of the denoiser, products: with the decoder's Jacobian, as many as the audit took a sample."""
-        half = (products - PROBES) / 2
-        return cls(
-            encode=bare.encode,
-            influence=PROBES * bare.backward,
-            distortion=half * (bare.forward + bare.backward),
-            denoiser=evaluations * bare.denoise,
-        )
-
-    def total(self) -> float:
-        return self.encode + self.influence + self.distortion + self.denoiser
+    return found | {"backward": best(backward)}
 
 
 def make_draws(seed: int, ids: tuple[str, ...], target: Target) -> dict[str, Tensor]:
     """The auditor's own draws for these samples, as the published procedure takes them."""
-
     device, side = target.alphas_cumprod.device, target.image_size
 
     def normal(purpose: str, *shape: int) -> Tensor:
@@ -158,7 +120,7 @@ def make_draws(seed: int, ids: tuple[str, ...], target: Target) -> dict[str, Ten
     return {
         "probes": normal("probes", PROBES, 3, side, side),
         "tangents": normal("truncated", published.RANK + published.OVERSAMPLING, *target.latent_shape),
-        "noise": torch.stack([normal(f"noise {t}", *target.latent_shape) for t in TIMESTEPS]),
+        "noise": torch.stack([normal(f"noise {t}", *target.latent_shape) for t in published.TIMESTEPS]),
         "order": keyed_words(seed, ids, "random mask", int(np.prod(target.latent_shape)), device),
     }
 
@@ -196,10 +158,8 @@ def compare(batches: list[AuditedBatch], reference: published.Published) -> Iter
         yield Line(PART, f"agreement: statistics, {what}", relative(ours, theirs), note=note)
     influence = torch.from_numpy(np.concatenate([batch.influence for batch in batches]))
     theirs = reference.influence.cpu()
-    ranks, overlap = (
-        rank_correlation(influence, theirs).min().item(),
-        mask_overlap(influence, theirs, published.DROP).min().item(),
-    )
+    ranks = rank_correlation(influence, theirs).min().item()
+    overlap = mask_overlap(influence, theirs, published.DROP).min().item()
     note = f"largest difference; rank correlation and mask overlap at least {ranks:.4f} and {overlap:.4f}"
     yield Line(PART, "agreement: influence", (influence - theirs).abs().max().item(), note=note)
     distortion = torch.from_numpy(np.concatenate([batch.distortion for batch in batches]))
@@ -210,7 +170,7 @@ def compare(batches: list[AuditedBatch], reference: published.Published) -> Iter
 
 def sima_aurocs(target: Target, seed: int, pictures: Pictures, batch_size: int) -> Float[np.ndarray, " t"]:
     """AUROC of SimA at each timestep."""
-    attacks, geometry = {"sima": {"timesteps": TIMESTEPS}}, {"probes": 1, "distortion": "off"}
+    attacks, geometry = {"sima": {"timesteps": published.TIMESTEPS}}, {"probes": 1, "distortion": "off"}
     auditor = Auditor(target, audit_config(seed, attacks=attacks, geometry=geometry))
     batches = run_ours(auditor, pictures, batch_size)
     return aurocs(-np.concatenate([batch.spectra["sima"].sum(2) for batch in batches]), pictures.member)
@@ -226,7 +186,7 @@ def compare_precisions(targets: Mapping[str, Target], config: AuditBenchmarkConf
     first = next(iter(found.values()))
     step = int(first.argmax())
     for name, values in found.items():
-        note = f"SimA at t = {TIMESTEPS[step]}, {len(pictures)} pictures"
+        note = f"SimA at t = {published.TIMESTEPS[step]}, {len(pictures)} pictures"
         note += "" if values is first else f"; differs by at most {np.abs(values - first).max():.4f} at any t"
         yield Line(PART, f"AUROC in {name}", float(values[step]), note=note)
 
@@ -256,14 +216,8 @@ def measure_ours(target: Target, pictures: Pictures, config: AuditBenchmarkConfi
     timed.restart()
     batches: list[AuditedBatch] = []
     spent = seconds(lambda: batches.extend(run_ours(auditor, pictures, config.batch_size)), device)
-    estimating = Auditor(
-        target,
-        audit_config(
-            config.seed,
-            attacks={"sima": {"timesteps": [0]}},
-            geometry={"influence": "hutchinson", "probes": PROBES, "distortion": "off"},
-        ),
-    )
+    geometry = {"probes": PROBES, "distortion": "off"}
+    estimating = Auditor(target, audit_config(config.seed, attacks={"sima": {"timesteps": [0]}}, geometry=geometry))
     run_ours(estimating, first, config.batch_size)
     influence = seconds_by_stage(run_ours(estimating, pictures, config.batch_size))["geometry"]
     drawing = seconds(lambda: make_draws(config.seed, pictures.ids, target), device)
@@ -278,7 +232,7 @@ def measure_ours(target: Target, pictures: Pictures, config: AuditBenchmarkConfi
     )
 
 
-def bare_lines(bare: Bare, sizes: Mapping[str, int]) -> Iterator[Line]:
+def bare_lines(bare: Mapping[str, tuple[float, int]]) -> Iterator[Line]:
     """What the models alone cost."""
     names = {
         "encode": "the encoder alone",
@@ -287,14 +241,18 @@ def bare_lines(bare: Bare, sizes: Mapping[str, int]) -> Iterator[Line]:
         "backward": "the decoder's backward pass alone",
     }
     for name, what in names.items():
-        yield Line(PART, what, getattr(bare, name), SECONDS, note=f"at its best batch size, {sizes[name]}")
+        least, size = bare[name]
+        yield Line(PART, what, least, SECONDS, note=f"at its best batch size, {size}")
 
 
-def our_lines(ours: Ours, bare: Bare, samples: int) -> Iterator[Line]:
-    """Our audit beside its bound, and the stages its seconds went to."""
+def our_lines(ours: Ours, bare: Mapping[str, tuple[float, int]], samples: int) -> Iterator[Line]:
+    """Our audit and the stages its seconds went to, beside the models' calls that they take, each at its bare cost."""
     evaluations = sum(batch.cost.evaluations for batch in ours.batches) / samples
     products = sum(batch.cost.products for batch in ours.batches) / samples
-    bounds = Bounds.of(bare, evaluations, products)
+    encode, denoise, forward, backward = (bare[name][0] for name in ("encode", "denoise", "forward", "backward"))
+    probing, denoising = PROBES * backward, evaluations * denoise
+    distorting = (products - PROBES) / 2 * (forward + backward)
+    bound = encode + probing + distorting + denoising
     stages = {stage: total / samples for stage, total in seconds_by_stage(ours.batches).items()}
     whole = sum(stages.values())
 
@@ -304,12 +262,12 @@ def our_lines(ours: Ours, bare: Bare, samples: int) -> Iterator[Line]:
     note = "once an auditor: the products' traces, by how much longer its first batch takes; not in what follows"
     yield Line(PART, "start", ours.start, "s", note=note)
     note = f"{evaluations:g} evaluations, {products:g} products; goal: at most 1.3 times the bound"
-    yield Line(PART, "ours", ours.whole, SECONDS, share=1.0, bound=bounds.total(), note=note)
-    yield line("encode", stages["encode"], bounds.encode)
-    yield line("influence", ours.influence, bounds.influence, f"{PROBES} probes")
+    yield Line(PART, "ours", ours.whole, SECONDS, share=1.0, bound=bound, note=note)
+    yield line("encode", stages["encode"], encode)
+    yield line("influence", ours.influence, probing, f"{PROBES} probes")
     note = "truncated; draws and orthogonalisation included"
-    yield line("distortion", stages["geometry"] - ours.influence, bounds.distortion, note)
-    yield line("denoiser", ours.denoiser, bounds.denoiser)
+    yield line("distortion", stages["geometry"] - ours.influence, distorting, note)
+    yield line("denoiser", ours.denoiser, denoising)
     yield line("attacks without denoiser", stages["attacks"] - ours.denoiser, note="noise, statistics, spectra")
     yield line("random draws", ours.draws, note="part of the stages above")
 
@@ -328,12 +286,15 @@ def published_lines(target: Target, pictures: Pictures, config: AuditBenchmarkCo
 
 
 def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
-    """Bare models, ours with its stages, the published procedure and how far the two agree; precisions."""
+    """Bare models, ours with its stages, the published procedure and how far the two agree; precisions.
+
+    Raises:
+        UsageError: The target cannot be loaded, or cuda is asked for if there is no GPU.
+    """
+    open_device(config.device, threads=1)  # as many as an auditor has
     target = fetch_weights(config.target).load(config.device)
-    if config.device == "cpu":
-        torch.set_num_threads(1)  # as many as an auditor has
-    bare, sizes = measure_bare(target, config.repeats)
-    yield from bare_lines(bare, sizes)
+    bare = measure_bare(target, config.repeats)
+    yield from bare_lines(bare)
     pictures = demo_pictures(config.samples, target.image_size)
     ours = measure_ours(target, pictures, config)
     yield from our_lines(ours, bare, len(pictures))

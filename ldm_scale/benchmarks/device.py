@@ -18,7 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from ldm_scale.benchmarks.lines import Line, encode, show
 from ldm_scale.benchmarks.machine import describe_machine, describe_versions
 from ldm_scale.benchmarks.options import DeviceBenchmarkConfig
-from ldm_scale.benchmarks.timing import check_device, least_seconds
+from ldm_scale.benchmarks.timing import least_seconds, open_device
 from ldm_scale.config.audit import DenoiserPrecision
 from ldm_scale.config.base import DEMO, Config, build
 from ldm_scale.costs.flops import Arithmetic, measure_target
@@ -71,12 +71,7 @@ def stable_diffusion(device: str, execution: Execution = PLAIN) -> Target:
     return StableDiffusionTarget(autoencoder, denoiser, schedule, text, execution=execution)
 
 
-def demo(device: str, execution: Execution = PLAIN) -> Target:
-    """The shipped target."""
-    return load_target(DEMO / "target", device, execution=execution)
-
-
-TARGETS: dict[str, Callable[..., Target]] = {"demo": demo, "sd": stable_diffusion}
+TARGETS: dict[str, Callable[..., Target]] = {"demo": partial(load_target, DEMO / "target"), "sd": stable_diffusion}
 
 
 def precisions(device: str) -> list[Any]:
@@ -168,8 +163,7 @@ def autoencoding(target: Target, timing: _Timing, arithmetic: Arithmetic) -> Ite
         yield from timing.lines("product J^T v", arithmetic.pulls.each, partial(product, "pull", images))
 
 
-def _measure(config: DeviceBenchmarkConfig) -> Iterator[Line]:
-    device = torch.device(config.device)
+def _measure(config: DeviceBenchmarkConfig, device: torch.device) -> Iterator[Line]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(describe_machine()["cpu"])
     speeds = {precision: matrix_speed(precision, device, config.repeats) for precision in precisions(config.device)}
     for precision, speed in speeds.items():
@@ -179,7 +173,7 @@ def _measure(config: DeviceBenchmarkConfig) -> Iterator[Line]:
         outline = TARGETS[name]("meta")
         arithmetic = measure_target(outline, partial(outline.condition, [None], [None]))
         for precision, speed in speeds.items():
-            target = TARGETS[name](config.device, Execution(precision))
+            target = TARGETS[name](config.device, execution=Execution(precision))
             timing = _Timing(name, precision, speed, device, config)
             yield from evaluations(target, timing, arithmetic)
             if precision == PLAIN_PRECISION:
@@ -196,9 +190,9 @@ def run_device_benchmark(config: DeviceBenchmarkConfig) -> Iterator[Line]:
     """
     if unknown := next((name for name in config.targets if name not in TARGETS), None):
         raise unknown_name("target", unknown, TARGETS)
-    check_device(config.device)
+    device = open_device(config.device)
     lines = []
-    for line in _measure(config):
+    for line in _measure(config, device):
         lines.append(line)
         yield line
     if config.numbers is not None:

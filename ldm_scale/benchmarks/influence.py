@@ -13,7 +13,7 @@ from ldm_scale.benchmarks.lines import SECONDS, Line
 from ldm_scale.benchmarks.options import InfluenceBenchmarkConfig
 from ldm_scale.benchmarks.pictures import demo_pictures
 from ldm_scale.benchmarks.published import DROP
-from ldm_scale.benchmarks.timing import least_seconds
+from ldm_scale.benchmarks.timing import least_seconds, open_device
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
 from ldm_scale.geometry.kernels import in_bfloat16
@@ -64,6 +64,7 @@ class _Bench:
 
     config: InfluenceBenchmarkConfig
     target: Target
+    decoder: TracedDecoder
     judged: Float[Tensor, "n c h w"]
     others: Float[Tensor, "k c h w"]
     generator: torch.Generator
@@ -72,20 +73,12 @@ class _Bench:
     def probes(self) -> Float[Tensor, "m n 3 H W"]:
         return self._draw(max(HUTCHINSON), len(self.judged))
 
-    @property
-    def device(self) -> torch.device:
-        return self.target.alphas_cumprod.device
-
-    @cached_property
-    def decoder(self) -> TracedDecoder:
-        return TracedDecoder(self.target.decode)
-
     def _draw(self, probes: int, samples: int) -> Float[Tensor, "m n 3 H W"]:
         side = self.target.image_size
-        return torch.randn(probes, samples, 3, side, side, generator=self.generator).to(self.device)
+        return torch.randn(probes, samples, 3, side, side, generator=self.generator).to(self.judged.device)
 
     def squares(self, decoder: Decoder, z: Float[Tensor, "n c h w"], probes: Tensor) -> Float[Tensor, "m n d"]:
-        memory, size = products_memory(self.config.memory, self.device), self.config.batch_size
+        memory, size = products_memory(self.config.memory, z.device), self.config.batch_size
         parts = zip(z.split(size), probes.split(size, dim=1), strict=True)
         return torch.cat([probe_squares(decoder, some, draws, memory) for some, draws in parts], dim=1)
 
@@ -95,7 +88,7 @@ class _Bench:
 
     def exact(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
         """Influences and distortions of the judged pictures."""
-        memory = products_memory(self.config.memory, self.device)
+        memory = products_memory(self.config.memory, self.judged.device)
         influences, distortions = [], []
         for some in self.judged.split(COLUMNS):
             metric = pullback_metric(self.decoder, some, memory)
@@ -107,20 +100,19 @@ class _Bench:
         """Of a sample's estimate, in batches."""
         size = self.config.batch_size
         z, draws = self.judged[:size], self.probes[:probes, :size]
-        once = least_seconds(lambda: estimate(self.squares(self.decoder, z, draws)), self.device, self.config.repeats)
+        once = least_seconds(lambda: estimate(self.squares(self.decoder, z, draws)), z.device, self.config.repeats)
         return once / len(z)
 
 
 def _begin(config: InfluenceBenchmarkConfig) -> _Bench:
+    open_device(config.device, threads=1)  # as many as an auditor has
     target = fetch_weights(config.target).load(config.device)
-    if config.device == "cpu":
-        torch.set_num_threads(1)  # as many as an auditor has
     pictures = demo_pictures(config.samples + config.calibration, target.image_size, config.shards)
     images = to_images(pictures.pixels, target.alphas_cumprod.device)
     with torch.no_grad():
         z = torch.cat([target.encode(some, None) for some in images.split(config.batch_size)]).contiguous()
     generator = torch.Generator().manual_seed(config.seed)
-    return _Bench(config, target, z[: config.samples], z[config.samples :], generator)
+    return _Bench(config, target, TracedDecoder(target.decode), z[: config.samples], z[config.samples :], generator)
 
 
 def run_influence_benchmark(config: InfluenceBenchmarkConfig) -> Iterator[Line]:

@@ -13,16 +13,18 @@ import psutil
 KINDS = {"readers": "read_shards", "decoders": "decode_images", "auditors": "Auditor", "writers": "commit_rows"}
 # Seconds between two looks: each reads of all processes of the machine, in the driver.
 EVERY = 1.0
+# Of Linux's own account of a process: what it shares with no other, and the most it ever held, shared memory included
+# (Ray's object store is shared).
+OWN, MOST = "RssAnon", "VmHWM"
 
 
-def own_bytes(pid: int) -> int:
-    """Bytes of memory that a process shares with no other, by Linux's own account: Ray's object store is shared.
+def process_bytes(pid: int, kind: str) -> int:
+    """Bytes of memory of a process, OWN or MOST.
 
     Raises:
         OSError: The process has ended.
     """
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    found = re.search(rf"{kind}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return 1024 * int(found[1]) if found else 0  # a process that is ending has no memory any more
 
 
@@ -51,12 +53,12 @@ def watched() -> Iterator[dict[str, int]]:
     driver = psutil.Process()
 
     def look() -> None:
-        peaks["driver"] = max(peaks["driver"], own_bytes(driver.pid))
+        peaks["driver"] = max(peaks["driver"], process_bytes(driver.pid, OWN))
         for process in driver.children(recursive=True):
             with suppress(psutil.Error, OSError):  # it ended meanwhile
                 title = " ".join(process.cmdline()) if process.name().startswith("ray::") else ""
                 for kind in (kind for kind, word in KINDS.items() if word in title):
-                    peaks[kind] = max(peaks[kind], own_bytes(process.pid))
+                    peaks[kind] = max(peaks[kind], process_bytes(process.pid, OWN))
 
     with again_and_again(look, EVERY):
         yield peaks

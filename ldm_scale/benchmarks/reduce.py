@@ -5,8 +5,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import psutil
 import pyarrow as pa
 
 from ldm_scale.benchmarks.lines import BYTES, ROWS, Line
-from ldm_scale.benchmarks.memory import again_and_again
+from ldm_scale.benchmarks.memory import MOST, again_and_again, process_bytes
 from ldm_scale.benchmarks.options import ReduceBenchmarkConfig
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import build
@@ -30,56 +29,24 @@ from ldm_scale.files.storage import Location, write_table
 from ldm_scale.schema import BLIND, orders, row_schema, spectrum_column
 from ldm_scale.terminal import say
 
+PART = "reduce"
 SHARD, FINGERPRINT = "made-up", "made up"
 
 
-@dataclass(frozen=True)
-class TimedReduction:
-    """What one reduction took: seconds, and bytes of peak resident memory, shared memory included."""
+@contextmanager
+def _workers() -> Iterator[dict[int, int]]:
+    """The most bytes of each Ray worker below this process within the block, by its id, as workers come and go."""
+    peaks: dict[int, int] = {}
 
-    rows: int
-    parts: int
-    bytes: int
-    making: float
-    seconds: float
-    driver_peak: int
-    worker_peak: int
-    workers: int
-
-    def lines(self) -> Iterator[Line]:
-        """As lines of the benchmark."""
-        size = f"{self.rows} rows in {self.parts} parts, {self.bytes / 1e9:.2f} GB, made in {self.making:.0f} s"
-        yield Line("reduce", "reduction", self.rows / self.seconds, ROWS, note=f"{self.seconds:.0f} s; {size}")
-        yield Line("reduce", "peak memory of the driver", self.driver_peak / 1e9, BYTES)
-        note = f"of {self.workers}"
-        yield Line("reduce", "peak memory of the largest worker", self.worker_peak / 1e9, BYTES, note=note)
-
-
-def _peak(pid: int) -> int:
-    """The most bytes that a process ever held resident, by Linux's own account."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-
-
-@dataclass
-class _Peaks:
-    """The peaks of the Ray workers below this process, looked at again and again as workers come and go."""
-
-    workers: dict[int, int] = field(default_factory=dict)
-
-    def look(self) -> None:
+    def look() -> None:
         for process in psutil.Process().children(recursive=True):
-            try:
+            with suppress(psutil.Error, OSError, IndexError):  # it ended meanwhile
                 if process.cmdline()[0].startswith("ray::"):
-                    self.workers[process.pid] = _peak(process.pid)
-            except (psutil.Error, OSError, IndexError, StopIteration):
-                continue  # it ended meanwhile
+                    peaks[process.pid] = max(peaks.get(process.pid, 0), process_bytes(process.pid, MOST))
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        with again_and_again(self.look, 0.5):
-            yield
-        self.look()
+    with again_and_again(look, 0.5):
+        yield peaks
+    look()
 
 
 def make_record(config: ReduceBenchmarkConfig, out: str) -> RunRecord:
@@ -154,8 +121,8 @@ def _place(out: str | None) -> Iterator[str]:
         yield str(Path(folder) / "run")
 
 
-def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> TimedReduction:
-    """Write made-up rows and reduce them as a run's, on a Ray of this process's own.
+def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> Iterator[Line]:
+    """Write made-up rows and reduce them as a run's, on a Ray of this process's own: rows a second, and peak memory.
 
     Raises:
         UsageError: if RAY_ADDRESS names another Ray: the memory of its workers cannot be seen from here.
@@ -170,18 +137,14 @@ def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> TimedReduction:
         started = time.monotonic()
         with own(run.root, say) as owner:
             deque(in_parallel(partial(_write_part, run, config), range(parts), "made-up parts"), maxlen=0)
-            made, peaks = time.monotonic(), _Peaks()
-            with peaks.watched():
+            made = time.monotonic()
+            with _workers() as workers:
                 results = reduce_run(run, config.analysis, owner)
             seconds = time.monotonic() - made
             publish(owner)
-        return TimedReduction(
-            rows=results.members + results.heldout,
-            parts=parts,
-            bytes=sum(file.size() for file in run.parts()),
-            making=made - started,
-            seconds=seconds,
-            driver_peak=_peak(os.getpid()),
-            worker_peak=max(peaks.workers.values(), default=0),
-            workers=len(peaks.workers),
-        )
+        rows, size = results.members + results.heldout, sum(file.size() for file in run.parts())
+        note = f"{seconds:.0f} s; {rows} rows in {parts} parts, {size / 1e9:.2f} GB, made in {made - started:.0f} s"
+        yield Line(PART, "reduction", rows / seconds, ROWS, note=note)
+        yield Line(PART, "peak memory of the driver", process_bytes(os.getpid(), MOST) / 1e9, BYTES)
+        largest, note = max(workers.values(), default=0), f"of {len(workers)}"
+        yield Line(PART, "peak memory of the largest worker", largest / 1e9, BYTES, note=note)

@@ -1,24 +1,18 @@
 """How the audit's graph scales: the real one, on pretended GPUs, with auditors that only wait."""
 
-import io
-import math
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from ldm_scale.benchmarks.lines import SAMPLES, Line
 from ldm_scale.benchmarks.options import ScaleBenchmarkConfig
+from ldm_scale.benchmarks.pictures import make_picture, make_shards
 from ldm_scale.benchmarks.simulated import DONE, waiting
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import DEMO, build
-from ldm_scale.data.manifest import Manifest, write_manifest
-from ldm_scale.data.samples import Sample
-from ldm_scale.data.shards import write_shard
 from ldm_scale.engine.actor import AuditorActor
 from ldm_scale.engine.audit import compute_rows
 from ldm_scale.engine.plan import plan_audit
@@ -29,61 +23,10 @@ from ldm_scale.files.storage import Location, read_table
 from ldm_scale.inputs import check_inputs
 from ldm_scale.terminal import say
 
-SHARD_SAMPLES = 500
-SIDE = 32
+# Samples of a pair of shards, and pixels of the side of the one picture that they hold.
+PAIR, SIDE = 1000, 32
 # Seconds that actors may take to start: they share this machine's CPUs.
 STARTING = 600
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """What a pool of so many auditors did while all of them were at work, each waiting so long a batch.
-
-    rate: samples/s. bound: those of auditors who never wait for the graph, infinite if they wait for nothing else.
-    """
-
-    auditors: int
-    samples: int
-    rate: float
-    bound: float
-
-    @property
-    def efficiency(self) -> float:
-        """The rate as a share of its bound."""
-        return self.rate / self.bound
-
-    def line(self) -> Line:
-        """As a line of the benchmark."""
-        waits = math.isfinite(self.bound)
-        note = f"{self.samples} samples" + (
-            "" if waits else "; auditors do not wait: the most that the graph does here"
-        )
-        bound = self.bound if waits else None
-        return Line("scale", f"{self.auditors} auditors", self.rate, SAMPLES, bound=bound, note=note)
-
-
-def make_shards(folder: Location, samples: int) -> None:
-    """Shards of small JPEGs of noise, half of them members."""
-    rng = np.random.default_rng(0)
-    buffer = io.BytesIO()
-    Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(buffer, "jpeg")
-    image = buffer.getvalue()
-
-    def shard(side: str, first: int, last: int) -> Iterator[Sample]:
-        return (Sample(key=f"{side}-{number:08d}", image=image, suffix="jpg") for number in range(first, last))
-
-    half = -(-samples // 2)
-    infos = [
-        write_shard(shard(side, start, min(start + SHARD_SAMPLES, half)), folder, f"{side}/{side}-{start:08d}.tar")
-        for side in ("members", "heldout")
-        for start in range(0, half, SHARD_SAMPLES)
-    ]
-    write_manifest(folder, Manifest(shards=tuple(infos)))
-
-
-def simulate(config: AuditConfig, seconds: float) -> RunDirectory:
-    """Commit made-up rows of all samples by auditors who wait so long a batch; needs a connected Ray."""
-    return run_graph(config, waiting(seconds))
 
 
 def run_graph(config: AuditConfig, actor: type[AuditorActor]) -> RunDirectory:
@@ -108,7 +51,7 @@ def steady_rate(run: RunDirectory) -> float:
     return float((done[last] - done[first]) / (times[last] - times[first]))
 
 
-def _measure(config: ScaleBenchmarkConfig, auditors: int, seconds: float) -> Scaling:
+def _measure(config: ScaleBenchmarkConfig, auditors: int, seconds: float) -> Line:
     samples = auditors * config.batches * config.batch_size
     compute = {
         "gpus": (auditors, auditors),
@@ -119,14 +62,18 @@ def _measure(config: ScaleBenchmarkConfig, auditors: int, seconds: float) -> Sca
     }
     with tempfile.TemporaryDirectory() as folder:
         out, shards = Path(folder) / "run", Path(folder) / "shards"
-        make_shards(Location.of(shards), samples)
+        make_shards(Location.of(shards), samples, 2 * -(-samples // PAIR), [make_picture(0, SIDE)])
         values = {"out": str(out), "shards": str(shards), "target": str(DEMO / "target"), "compute": compute}
-        rate = steady_rate(simulate(build(AuditConfig, values), seconds))
-    return Scaling(auditors, samples, rate, auditors * config.batch_size / seconds if seconds else math.inf)
+        rate = steady_rate(run_graph(build(AuditConfig, values), waiting(seconds)))
+    note = f"{samples} samples" + ("" if seconds else "; auditors do not wait: the most that the graph does here")
+    bound = auditors * config.batch_size / seconds if seconds else None
+    return Line("scale", f"{auditors} auditors", rate, SAMPLES, bound=bound, note=note)
 
 
-def run_scale_benchmark(config: ScaleBenchmarkConfig) -> Iterator[Scaling]:
-    """The real graph on pretended GPUs of a Ray of this process's own, pool by pool, then the largest without waiting.
+def run_scale_benchmark(config: ScaleBenchmarkConfig) -> Iterator[Line]:
+    """Samples a second by the size of the pool, beside those of auditors who never wait for the graph.
+
+    The real graph on pretended GPUs of a Ray of this process's own, pool by pool, then the largest without waiting.
 
     Raises:
         UsageError: RAY_ADDRESS names another Ray: its GPUs would not be pretended.

@@ -14,7 +14,7 @@ from ldm_scale.auditor import evaluations_at_once, products_memory
 from ldm_scale.benchmarks.device import PLAIN_PRECISION, SIDES, matrix_speed, run_alone, stable_diffusion
 from ldm_scale.benchmarks.lines import SECONDS, Line
 from ldm_scale.benchmarks.options import StableDiffusionBenchmarkConfig
-from ldm_scale.benchmarks.timing import check_device, seconds
+from ldm_scale.benchmarks.timing import open_device, seconds
 from ldm_scale.config.audit import ComputeConfig
 from ldm_scale.costs.flops import Arithmetic, measure_target
 from ldm_scale.device.budget import Budget
@@ -85,11 +85,9 @@ def run_sd_benchmark(config: StableDiffusionBenchmarkConfig) -> Iterator[Line]:
     Raises:
         UsageError: cuda is asked for if there is no GPU, or the device cannot run the denoiser in this way.
     """
-    check_device(config.device)
-    execution, device = Execution(config.precision, config.compile, config.channels_last), torch.device(config.device)
+    device = open_device(config.device, threads=1)  # as many as an auditor has
+    execution = Execution(config.precision, config.compile, config.channels_last)
     execution.check(config.device)
-    if config.device == "cpu":
-        torch.set_num_threads(1)  # as many as an auditor has
     speeds = {}
     for precision in dict.fromkeys((PLAIN_PRECISION, config.precision)):
         speeds[precision] = matrix_speed(precision, device, repeats=3)

@@ -1,8 +1,9 @@
 """Auditors that measure nothing, for benchmarks of the graph around them; they load no library of models."""
 
 import time
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,26 +21,10 @@ from ldm_scale.schema import spectrum_column
 DONE = "done"
 
 
-def made_up(record: RunRecord, distortion: Float[np.ndarray, " n"]) -> AuditedBatch:
-    """What could have been measured of n samples with this distortion (float32, nan for none)."""
-    samples, dimensions, bins = len(distortion), record.dimensions, record.config.masks.bins
-    spectra = {name: np.ones((samples, len(steps), bins), np.float32) for name, steps in record.timesteps.items()}
-    return AuditedBatch(
-        influence=np.zeros((samples, dimensions), np.float32),
-        distortion=distortion,
-        stability=np.full((samples, 2), np.nan, np.float32),
-        leakage=np.zeros((samples, dimensions), np.float32),
-        latent=np.zeros((samples, 2), np.float32),
-        spectra={**spectra, **{spectrum_column(name, "random"): values for name, values in spectra.items()}},
-        finite=np.ones(samples, bool),
-        cost=Cost(dict.fromkeys(STAGES, 0.0), 0, 0),
-    )
-
-
 class SimulatedAuditor:
     """Takes every image in, and waits for so long a batch instead of measuring anything."""
 
-    def __init__(self, record: RunRecord, seconds: float) -> None:
+    def __init__(self, record: RunRecord, seconds: float = 0) -> None:
         self._record, self._seconds = record, seconds
         self._transfer = Transfer(torch.device("cpu"))
 
@@ -58,8 +43,20 @@ class SimulatedAuditor:
         captions: Sequence[Sequence[str]],
         labels: Sequence[int | None],
     ) -> AuditedBatch:
-        """Made-up rows."""
-        return made_up(self._record, self.distortion(pixels))
+        """What could have been measured of n samples."""
+        record, samples = self._record, len(pixels)
+        dimensions, bins = record.dimensions, record.config.masks.bins
+        spectra = {name: np.ones((samples, len(steps), bins), np.float32) for name, steps in record.timesteps.items()}
+        return AuditedBatch(
+            influence=np.zeros((samples, dimensions), np.float32),
+            distortion=self.distortion(pixels),
+            stability=np.full((samples, 2), np.nan, np.float32),
+            leakage=np.zeros((samples, dimensions), np.float32),
+            latent=np.zeros((samples, 2), np.float32),
+            spectra={**spectra, **{spectrum_column(name, "random"): values for name, values in spectra.items()}},
+            finite=np.ones(samples, bool),
+            cost=Cost(dict.fromkeys(STAGES, 0.0), 0, 0),
+        )
 
     def distortion(self, pixels: UInt8[Tensor, "n 3 H W"]) -> Float[np.ndarray, " n"]:
         """What the rows say of it, after all that takes time."""
@@ -67,11 +64,13 @@ class SimulatedAuditor:
         return np.full(len(pixels), np.nan, np.float32)
 
 
-class SimulatedActor(AuditorActor):
+class SimulatedAuditorActor(AuditorActor):
     """An actor with such an auditor, whose rows also say when they were done."""
 
-    def __init__(self, auditor: SimulatedAuditor, image_size: int) -> None:
-        Actor.__init__(self, cast(Auditor, auditor), image_size)
+    make_auditor: Callable[[RunRecord], Any]
+
+    def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
+        Actor.__init__(self, cast(Auditor, self.make_auditor(record)), image_size)
 
     def _compute(self, good: pa.Table, arriving: Arriving) -> list[pa.Table]:
         rows, rejects = super()._compute(good, arriving)
@@ -80,12 +79,8 @@ class SimulatedActor(AuditorActor):
 
 def waiting(seconds: float) -> type[AuditorActor]:
     """An actor whose auditor waits for so long a batch."""
-
-    class WaitingAuditorActor(SimulatedActor):
-        def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
-            super().__init__(SimulatedAuditor(record, seconds), image_size)
-
-    return WaitingAuditorActor
+    make_auditor = staticmethod(partial(SimulatedAuditor, seconds=seconds))
+    return type("WaitingAuditorActor", (SimulatedAuditorActor,), {"make_auditor": make_auditor})
 
 
 class IdleAuditor(SimulatedAuditor):
@@ -96,8 +91,7 @@ class IdleAuditor(SimulatedAuditor):
         return pixels.sum(dim=(1, 2, 3)).float().numpy()
 
 
-class IdleAuditorActor(SimulatedActor):
+class IdleAuditorActor(SimulatedAuditorActor):
     """An actor with such an auditor."""
 
-    def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
-        super().__init__(IdleAuditor(record, 0), image_size)
+    make_auditor = IdleAuditor

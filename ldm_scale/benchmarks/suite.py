@@ -9,46 +9,23 @@ from ldm_scale.benchmarks.device import run_device_benchmark
 from ldm_scale.benchmarks.evidence import run_evidence_benchmark
 from ldm_scale.benchmarks.influence import run_influence_benchmark
 from ldm_scale.benchmarks.lines import Line
-from ldm_scale.benchmarks.options import (
-    BenchmarkConfig,
-    ReduceBenchmarkConfig,
-    ScaleBenchmarkConfig,
-    StreamBenchmarkConfig,
-)
+from ldm_scale.benchmarks.options import BenchmarkConfig
 from ldm_scale.benchmarks.reduce import run_reduce_benchmark
 from ldm_scale.benchmarks.scale import run_scale_benchmark
 from ldm_scale.benchmarks.sd import run_sd_benchmark
 from ldm_scale.benchmarks.stream import run_stream_benchmark
 from ldm_scale.benchmarks.train import run_train_benchmark
-from ldm_scale.benchmarks.weed import find_weed
 from ldm_scale.config.base import Config
 from ldm_scale.errors import unknown_name
 from ldm_scale.terminal import say
-
-
-def _reduce(config: ReduceBenchmarkConfig) -> Iterator[Line]:
-    yield from run_reduce_benchmark(config).lines()
-
-
-def _stream(config: StreamBenchmarkConfig) -> Iterator[Line]:
-    for found in run_stream_benchmark(config):
-        yield from found.lines()
-    if config.s3 and not find_weed():
-        say("stream: from S3: left out, as SeaweedFS is not installed (pip install 'ldm_scale[test]')")
-
-
-def _scale(config: ScaleBenchmarkConfig) -> Iterator[Line]:
-    for found in run_scale_benchmark(config):
-        yield found.line()
-
 
 # What runs each part of options.PARTS.
 RUNNERS: dict[str, Callable[[Any], Iterator[Line]]] = {
     "audit": run_audit_benchmark,
     "influence": run_influence_benchmark,
-    "stream": _stream,
-    "reduce": _reduce,
-    "scale": _scale,
+    "stream": run_stream_benchmark,
+    "reduce": run_reduce_benchmark,
+    "scale": run_scale_benchmark,
     "sd": run_sd_benchmark,
     "device": run_device_benchmark,
     "train": run_train_benchmark,

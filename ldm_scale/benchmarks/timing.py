@@ -1,17 +1,20 @@
 """How long work on a device takes, at its fastest."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 from ldm_scale.errors import UsageError
 
 
-def check_device(device: str) -> None:
-    """Raise UsageError if cuda is asked for and there is no GPU."""
+def open_device(device: str, threads: int | None = None) -> torch.device:
+    """The device, if it is a CPU with so many threads of torch; raises UsageError for cuda if there is no GPU."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("device cuda: torch sees no GPU here; take --device cpu")
+    if device == "cpu" and threads is not None:
+        torch.set_num_threads(threads)
+    return torch.device(device)
 
 
 def _wait(device: torch.device) -> None:
@@ -32,10 +35,3 @@ def least_seconds(work: Callable[[], object], device: torch.device, repeats: int
     """The least of several runs, after one that warms up."""
     work()
     return min(seconds(work, device) for _ in range(repeats))
-
-
-def best_batch(
-    prepare: Callable[[int], Callable[[], object]], sizes: Sequence[int], device: torch.device, repeats: int
-) -> tuple[float, int]:
-    """The least seconds a sample over batches of these sizes, and the size; prepare(n) gives the work on n samples."""
-    return min((least_seconds(prepare(size), device, repeats) / size, size) for size in sizes)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ldm_scale.benchmarks.lines import Line
 from ldm_scale.benchmarks.options import TrainBenchmarkConfig
-from ldm_scale.benchmarks.timing import check_device, seconds
+from ldm_scale.benchmarks.timing import open_device, seconds
 from ldm_scale.config.base import DEMO, build
 from ldm_scale.config.train import DenoiserConfig, StageConfig, TrainConfig
 from ldm_scale.data.addresses import open_shards
@@ -46,11 +46,11 @@ def run_train_benchmark(config: TrainBenchmarkConfig) -> Iterator[Line]:
     Raises:
         UsageError: A preset is unknown or starts from other models, or cuda is asked for if there is no GPU.
     """
-    check_device(config.device)
+    device = open_device(config.device)
     torch.set_num_threads(config.cpus)
     for preset in config.presets:
         recipe = build(TrainConfig, {"preset": preset, "shards": str(DEMO / "shards"), "out": "unused"})
-        yield from _measure(recipe, config, torch.device(config.device))
+        yield from _measure(recipe, config, device)
 
 
 def _measure(recipe: TrainConfig, config: TrainBenchmarkConfig, device: torch.device) -> Iterator[Line]:

@@ -6,8 +6,7 @@ import time
 import numpy as np
 from torch import Tensor
 
-from ldm_scale.auditor import Calibration
-from ldm_scale.benchmarks.simulated import SimulatedActor, SimulatedAuditor
+from ldm_scale.benchmarks.simulated import SimulatedAuditor, SimulatedAuditorActor
 from ldm_scale.device.transfer import Arriving
 from ldm_scale.files.rundir import RunRecord
 
@@ -16,7 +15,7 @@ class MeetingAuditor(SimulatedAuditor):
     """Its first batch computes until the next one is on its way; says so by distortions of 1, or 0 if none came."""
 
     def __init__(self, record: RunRecord) -> None:
-        super().__init__(record, 0)
+        super().__init__(record)
         self.loads = self.computing = 0
         self.second = threading.Event()
 
@@ -36,6 +35,5 @@ class MeetingAuditor(SimulatedAuditor):
         return np.full(len(pixels), met, np.float32)
 
 
-class MeetingActor(SimulatedActor):
-    def __init__(self, record: RunRecord, device: str, image_size: int, calibration: Calibration) -> None:
-        super().__init__(MeetingAuditor(record), image_size)
+class MeetingAuditorActor(SimulatedAuditorActor):
+    make_auditor = MeetingAuditor

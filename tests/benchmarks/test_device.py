@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ldm_scale.benchmarks.device import main, precisions, stable_diffusion
+from ldm_scale.cli import main as command
 
 
 def test_it_times_every_part_and_writes_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,3 +53,6 @@ def test_a_wrong_option_is_the_users(flags: tuple[str, ...], capsys: pytest.Capt
 def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--device", "cuda"]) == 2
     assert "device cuda" in capsys.readouterr().err
+    for part in ("audit", "influence", "sd", "train"):
+        assert command(["benchmark", part, "--device", "cuda"]) == 2
+        assert capsys.readouterr().err == "ldm-scale: error: device cuda: torch sees no GPU here; take --device cpu\n"

@@ -1,45 +1,27 @@
-"""The simulation: its shards, the rate it takes of a run's parts, and the whole of it on pretended GPUs."""
+"""The simulation: the rate it takes of a run's parts, and the whole of it on pretended GPUs."""
 
 import re
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from ldm_scale.benchmarks.options import ScaleBenchmarkConfig
-from ldm_scale.benchmarks.scale import (
-    Scaling,
-    make_shards,
-    run_graph,
-    run_scale_benchmark,
-    steady_rate,
-)
+from ldm_scale.benchmarks.pictures import make_picture, make_shards
+from ldm_scale.benchmarks.scale import run_graph, run_scale_benchmark, steady_rate
 from ldm_scale.benchmarks.simulated import DONE
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import DEMO, build
-from ldm_scale.data.manifest import read_manifest
-from ldm_scale.data.shards import read_shard
 from ldm_scale.errors import UsageError
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.files.storage import Location, read_table
 from ldm_scale.schema import REJECT
-from tests.benchmarks.meeting import MeetingActor
+from tests.benchmarks.meeting import MeetingAuditorActor
 from tests.jobs.cluster import clean_environment
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_shards_hold_as_many_samples_as_asked_for_half_of_them_members(tmp_path: Path) -> None:
-    make_shards(Location.of(tmp_path), 1102)
-    manifest = read_manifest(Location.of(tmp_path))
-    assert Counter((shard.side, shard.samples) for shard in manifest.shards) == {
-        (side, samples): 1 for side in ("members", "heldout") for samples in (500, 51)
-    }
-    keys = [sample.key for shard in manifest.shards for sample in read_shard(Location.of(tmp_path), shard)]
-    assert len(set(keys)) == 1102
 
 
 def test_the_rate_is_that_between_start_and_end(tmp_path: Path) -> None:
@@ -50,10 +32,6 @@ def test_the_rate_is_that_between_start_and_end(tmp_path: Path) -> None:
         ids = [f"shard/{number}-{row}" for row in range(3)]
         run.commit(pa.table({"sample_id": ids, DONE: [float(second)] * 3}), REJECT.empty_table())
     assert steady_rate(run) == pytest.approx(6)
-
-
-def test_efficiency_is_the_share_of_what_auditors_could_take() -> None:
-    assert Scaling(auditors=4, samples=100, rate=60, bound=80).efficiency == 0.75
 
 
 def test_a_ray_elsewhere_and_pools_of_none_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,9 +61,9 @@ def test_pools_on_pretended_gpus_take_what_they_wait_for() -> None:
 
 @pytest.mark.usefixtures("local_ray")
 def test_the_next_batch_is_on_its_way_while_one_computes_and_none_computes_beside_it(tmp_path: Path) -> None:
-    make_shards(Location.of(tmp_path / "shards"), 64)
+    make_shards(Location.of(tmp_path / "shards"), 64, 2, [make_picture(0, 32)])
     values = {"out": str(tmp_path / "run"), "shards": str(tmp_path / "shards"), "target": str(DEMO / "target")}
     compute = {"device": "cpu", "actors": 1, "batch_size": 8, "rows_per_part": 16}
-    run = run_graph(build(AuditConfig, values | {"compute": compute}), MeetingActor)
+    run = run_graph(build(AuditConfig, values | {"compute": compute}), MeetingAuditorActor)
     met = [value for part in run.parts() for value in read_table(part, ["distortion"])["distortion"].to_pylist()]
     assert met == [1] * 64

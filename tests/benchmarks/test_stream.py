@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from ldm_scale.benchmarks import stream, weed
-from ldm_scale.benchmarks.memory import own_bytes
+from ldm_scale.benchmarks.memory import OWN, process_bytes
 from ldm_scale.benchmarks.options import StreamBenchmarkConfig
-from ldm_scale.benchmarks.stream import make_picture, make_shards, plain_loop, run_stream_benchmark
+from ldm_scale.benchmarks.pictures import make_picture, make_shards
+from ldm_scale.benchmarks.stream import plain_loop, run_stream_benchmark
 from ldm_scale.cli import main
 from ldm_scale.config.base import build
 from ldm_scale.config.data import ImageConfig
@@ -40,7 +41,9 @@ def test_the_plain_loop_sees_the_pixels_that_the_audit_sees(tmp_path: Path) -> N
     make_shards(folder, 30, 4, [make_picture(seed, 48) for seed in range(7)])
     shards = read_manifest(folder).shards
     assert Counter(shard.side for shard in shards) == {"members": 2, "heldout": 2}
-    images = [open_image(sample.image, 10_000) for shard in shards for sample in read_shard(folder, shard)]
+    samples = [sample for shard in shards for sample in read_shard(folder, shard)]
+    assert len({sample.key for sample in samples}) == 30
+    images = [open_image(sample.image, 10_000) for sample in samples]
     total = sum(int(preprocess(image, ImageConfig(), 32).sum()) for image in images)
     assert plain_loop(folder, 32) == (len(images), total) == (30, total)
 
@@ -78,7 +81,7 @@ def test_what_cannot_be_meant_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_own_memory_is_what_a_process_fills() -> None:
-    before = own_bytes(os.getpid())
+    before = process_bytes(os.getpid(), OWN)
     held = np.ones(50_000_000, np.uint8)
-    assert 40e6 < own_bytes(os.getpid()) - before < 70e6
+    assert 40e6 < process_bytes(os.getpid(), OWN) - before < 70e6
     assert held.all()

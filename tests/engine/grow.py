@@ -11,7 +11,8 @@ from pathlib import Path
 
 import ray
 
-from ldm_scale.benchmarks.scale import simulate
+from ldm_scale.benchmarks.scale import run_graph
+from ldm_scale.benchmarks.simulated import waiting
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.engine.session import session
 from ldm_scale.files.rundir import RunDirectory
@@ -55,7 +56,7 @@ def main(path: Path, folder: str, lose: bool) -> None:
         threads += [threading.Thread(target=lose_one, args=(folder, run), daemon=True)] if lose else []
         for thread in threads:
             thread.start()
-        simulate(config, BATCH_SECONDS)
+        run_graph(config, waiting(BATCH_SECONDS))
         until = time.monotonic() + 60
         while workers() and time.monotonic() < until:
             time.sleep(0.5)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_scale.benchmarks.scale import make_shards
+from ldm_scale.benchmarks.pictures import make_picture, make_shards
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import DEMO
 from ldm_scale.files.rundir import RunDirectory
@@ -29,7 +29,7 @@ def cluster() -> Iterator[tuple[str, dict[str, str]]]:
 def grow(cluster: tuple[str, dict[str, str]], folder: Path, *words: str) -> dict[str, int]:
     """Run an audit of 600 samples, 75 batches of one second; returns what was seen of the cluster."""
     ray_folder, environment = cluster
-    make_shards(Location.of(folder / "shards"), SAMPLES)
+    make_shards(Location.of(folder / "shards"), SAMPLES, 2, [make_picture(0, 32)])
     compute = {"gpus": "0..3", "batch_size": 8, "rows_per_part": 16}
     config = AuditConfig(out=f"{folder}/run", shards=f"{folder}/shards", target=str(DEMO / "target"), compute=compute)
     (folder / "audit.json").write_text(config.model_dump_json())
