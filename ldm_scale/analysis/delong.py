@@ -37,26 +37,6 @@ class Aurocs:
         return value, value - half, value + half
 
 
-def wins(
-    scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, "m k"], Float[np.ndarray, "h k"]]:
-    """How many held-out samples each member is above, and how many members are above each held-out sample; exact.
-
-    Equal scores count half. Sorting (Sun & Xu, "Fast Implementation of DeLong's Algorithm", 2014) takes O(n log n),
-    while the pairs are O(n^2).
-
-    Args:
-        scores: k scores of each sample, finite.
-        member: who is a member.
-
-    >>> ours, theirs = wins(np.array([[3.0], [1.0], [1.0], [2.0]]), np.array([True, True, False, False]))
-    >>> ours.ravel(), theirs.ravel()
-    (array([2. , 0.5]), array([1.5, 1. ]))
-    """
-    ours, theirs = zip(*(Ranks(column, member).wins() for column in scores.T), strict=True)
-    return np.stack(ours, axis=1), np.stack(theirs, axis=1)
-
-
 def delong(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> Aurocs:
     """The AUROC of each score, and cov = cov(members' placements) / m + cov(held-out placements) / h.
 
@@ -70,7 +50,8 @@ def delong(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> 
     >>> found.values, found.covariance  # placements 1 and 1/4, 3/4 and 1/2: (9/32 + 1/32) / 2
     (array([0.625]), array([[0.15625]]))
     """
-    ours, theirs = wins(scores, member)
+    wins = zip(*(Ranks(column, member).wins() for column in scores.T), strict=True)
+    ours, theirs = (np.stack(side, axis=1) for side in wins)
     sides = ours / len(theirs), theirs / len(ours)
     covariance = sum(np.atleast_2d(np.cov(side, rowvar=False)) / len(side) for side in sides)
     return Aurocs(sides[0].mean(axis=0), np.asarray(covariance))

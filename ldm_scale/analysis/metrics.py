@@ -9,17 +9,15 @@ from scipy.sparse import csc_array
 
 from ldm_scale.analysis.ranks import Ranks
 from ldm_scale.analysis.resamples import TOGETHER, bootstrap_weights, is_large
+from ldm_scale.analysis.results import MetricSet
 
 # Weights of which a processor's cache holds all that is made of them.
 CACHED = 1 << 17
-
 # Cells between the two tails of a large set's curve.
 CELLS = 1 << 13
-
 # Points of a curve that is drawn, and the origin.
 ROC_POINTS = 200
-
-NAMES = ("auroc", "asr", "tpr_at_1pct_fpr", "tpr_at_01pct_fpr", "paper_tpr_at_1pct_fpr")
+NAMES = tuple(MetricSet.model_fields)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from scipy.stats import spearmanr
 from ldm_scale.analysis.comparison import Agreement, ChangedMember, ComparedRanking, ComparedRow
 from ldm_scale.analysis.ranking import influence_ranks
 from ldm_scale.analysis.results import RowName
-from ldm_scale.analysis.splithalf import Judged, choice_among, judge
-from ldm_scale.analysis.summary import as_metric_set, estimate, heldout_above
+from ldm_scale.analysis.splithalf import choice_among, judge
+from ldm_scale.analysis.summary import heldout_above
 from ldm_scale.config.audit import AnalysisConfig
 
 # Members that are named for each run and attack.
@@ -37,19 +37,6 @@ class ComparedAttack:
     rows: list[ComparedRow]
     agreement: list[Agreement]
     changed: list[ChangedMember]
-
-
-def _row(attack: str, row: RowName, run: int, scores: ComparedScores, judged: Judged) -> ComparedRow:
-    first = run == 0
-    return ComparedRow(
-        attack=attack,
-        row=row,
-        run=run,
-        timestep=scores.timesteps[judged.pick],
-        metrics=as_metric_set(judged.values, judged.intervals),
-        difference=None if first else as_metric_set(judged.difference, judged.difference_intervals),
-        delong_difference=None if first else estimate(judged.difference[0], judged.auroc_difference),
-    )
 
 
 def compare_attack(
@@ -78,7 +65,12 @@ def compare_attack(
     for row in (name for name in get_args(RowName) if all(name in run.rows for run in runs)):
         scorers = {str(number): choice_among(run.rows[row], member) for number, run in enumerate(runs)}
         judged = judge(scorers, member, config.repeats, config.bootstrap, config.confidence, seed)
-        rows += [_row(attack, row, number, run, judged[str(number)]) for number, run in enumerate(runs)]
+        for number, (run, found) in enumerate(zip(runs, judged.values(), strict=True)):
+            step = run.timesteps[found.pick]
+            differences = found.differences(number > 0)
+            rows.append(
+                ComparedRow(attack=attack, row=row, run=number, timestep=step, metrics=found.metrics, **differences)
+            )
         if row == "plain":
             plain = [run.rows[row][judged[str(number)].pick] for number, run in enumerate(runs)]
     agreement = [

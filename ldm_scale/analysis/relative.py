@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ldm_scale.analysis.results import Estimate, RelativeRow
+from ldm_scale.analysis.results import Estimate, HeldoutChoice, RelativeRow
 from ldm_scale.analysis.scores import log_statistics
 from ldm_scale.analysis.splithalf import choice_among, judge
-from ldm_scale.analysis.summary import estimate, heldout_choice, share_bound
+from ldm_scale.analysis.summary import share_bound
 from ldm_scale.analysis.suspects import SuspectRow
 from ldm_scale.config.audit import AnalysisConfig
 
@@ -57,13 +57,21 @@ def relate(
     scores = {"plain": target, "relative": relative, "reference": reference}
     scorers = {name: choice_among(some, member) for name, some in scores.items()}
     judged = judge(scorers, member, config.repeats, config.bootstrap, config.confidence, seed)
-    found, alone = judged["relative"], judged["reference"]
+    found = judged["relative"]
     lower = relative[found.pick] > 0
-    chosen = {"timestep": timesteps[found.pick], "mask": "none", "drop": 0.0}
+    choice = HeldoutChoice(
+        timestep=timesteps[found.pick],
+        mask="none",
+        drop=0.0,
+        metrics=found.metrics,
+        delong=found.delong,
+        agreement=found.agreement,
+        **found.differences(paired=True),
+    )
     return RelativeRow(
         attack=attack,
-        heldout_choice=heldout_choice(found, chosen, paired=True),
-        reference=estimate(alone.values[0], alone.auroc),
+        heldout_choice=choice,
+        reference=judged["reference"].delong,
         members_lower=float(lower[member].mean()),
         heldout_lower=float(lower[~member].mean()),
     )

@@ -1,6 +1,6 @@
 """The same audit on several seeds: rows as means over them, beside the paper's row of CIFAR-10."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,24 +118,22 @@ def replicate(config: dict[str, Any], found: Mapping[str, Sequence[Results]]) ->
         heldout=first.heldout,
         confidence=first.confidence,
         paper=PAPER,
-        by_papers_rules=tuple(row for latent, results in found.items() for row in _paper_rows(latent, results)),
+        by_papers_rules=tuple(
+            _paper_row(latent, lines, first.confidence)
+            for latent, results in found.items()
+            for lines in zip(*(one.paper for one in results), strict=True)
+        ),
         rows=tuple(row for latent, results in found.items() for row in _rows(latent, results)),
         quartiles=tuple(group for latent, results in found.items() for group in _quartiles(latent, results)),
     )
 
 
-def _paper_rows(latent: str, results: Sequence[Results]) -> list[ReplicatedPaperRow]:
-    rows = zip(*(one.paper for one in results), strict=True)
-    return [_paper_row(latent, seeds, results[0].confidence) for seeds in rows]
-
-
 def _paper_row(latent: str, lines: Sequence[PaperRow], confidence: float) -> ReplicatedPaperRow:
-    theirs = {"paper_tpr_at_1pct_fpr": "tpr_at_1pct_fpr"}
-
     def pooled(name: str) -> OverSeeds:
-        return over_seeds([getattr(line, theirs.get(name, name)).value for line in lines], confidence)
+        return over_seeds([getattr(line, name).value for line in lines], confidence)
 
-    return ReplicatedPaperRow(attack=lines[0].attack, latent=latent, row=lines[0].row, metrics=_each(pooled))
+    metrics = Metrics(auroc=pooled("auroc"), asr=pooled("asr"), paper_tpr_at_1pct_fpr=pooled("tpr_at_1pct_fpr"))
+    return ReplicatedPaperRow(attack=lines[0].attack, latent=latent, row=lines[0].row, metrics=metrics)
 
 
 def _rows(latent: str, results: Sequence[Results]) -> list[ReplicatedRow]:
@@ -149,38 +147,29 @@ def _rows(latent: str, results: Sequence[Results]) -> list[ReplicatedRow]:
 
 
 def _row(latent: str, lines: Sequence[Headline], random: Sequence[Headline], confidence: float) -> ReplicatedRow:
-    paired = [line.heldout_choice.difference for line in lines]
-    metrics = [line.heldout_choice.metrics for line in lines]
-    controls = [line.heldout_choice.metrics for line in random]
-    differences = [difference for difference in paired if difference is not None]
+    metrics, controls = ([line.heldout_choice.metrics for line in some] for some in (lines, random))
+    differences = [found for line in lines if (found := line.heldout_choice.difference)]
     controlled = lines[0].row in ("lowest", "global")
     return ReplicatedRow(
         attack=lines[0].attack,
         latent=latent,
         row=lines[0].row,
-        metrics=_metrics(metrics, confidence),
-        minus_plain=_metrics(differences, confidence) if differences else None,
-        minus_random=_minus(metrics, controls, confidence) if controlled else None,
+        metrics=_pool(metrics, confidence),
+        minus_plain=_pool(differences, confidence) if differences else None,
+        minus_random=_pool(metrics, confidence, controls) if controlled else None,
     )
 
 
-def _metrics(sets: Sequence[MetricSet], confidence: float) -> Metrics:
+def _pool(sets: Sequence[MetricSet], confidence: float, others: Sequence[MetricSet] = ()) -> Metrics:
+    """Each metric over the seeds; or minus that of others, of which there is no interval on each seed."""
+
     def pooled(name: str) -> OverSeeds:
-        estimates = [getattr(one, name) for one in sets]
-        return over_seeds([estimate.value for estimate in estimates], confidence, estimates)
+        estimates, less = ([getattr(one, name) for one in some] for some in (sets, others))
+        if not less:
+            return over_seeds([estimate.value for estimate in estimates], confidence, estimates)
+        pairs = zip(estimates, less, strict=True)
+        return over_seeds([one.value - other.value for one, other in pairs], confidence)
 
-    return _each(pooled)
-
-
-def _minus(sets: Sequence[MetricSet], others: Sequence[MetricSet], confidence: float) -> Metrics:
-    def pooled(name: str) -> OverSeeds:
-        pairs = zip(sets, others, strict=True)
-        return over_seeds([getattr(one, name).value - getattr(other, name).value for one, other in pairs], confidence)
-
-    return _each(pooled)
-
-
-def _each(pooled: Callable[[str], OverSeeds]) -> Metrics:
     return Metrics(**{name: pooled(name) for name in Metrics.model_fields})
 
 

@@ -4,6 +4,7 @@ A number is null if there are too few samples for it.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -35,6 +36,12 @@ class Estimate(Record):
     low: Number
     high: Number
 
+    @classmethod
+    def of(cls, value: float, bounds: Iterable[float]) -> "Estimate":
+        """A value with the bounds (low, high) of its interval."""
+        low, high = bounds
+        return cls(value=value, low=low, high=high)
+
 
 class MetricSet(Record):
     """The metrics of one score on some samples, or the differences of two scores' metrics; bootstrap intervals.
@@ -50,6 +57,12 @@ class MetricSet(Record):
         description="held-out samples found while at most 1% of members are misjudged: what the paper's tables call "
         "TPR@1%FPR"
     )
+
+    @classmethod
+    def of(cls, values: Iterable[float], intervals: Iterable[Iterable[float]]) -> "MetricSet":
+        """The metrics in the order of their names, or differences of them, with the bounds of their intervals."""
+        pairs = zip(cls.model_fields, values, intervals, strict=True)
+        return cls(**{name: Estimate.of(value, bounds) for name, value, bounds in pairs})
 
 
 class Choice(Record):

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ldm_scale.analysis.delong import delong
 from ldm_scale.analysis.metrics import aurocs, evaluate, quantiles, resampled_metrics, thinned_curve
+from ldm_scale.analysis.results import Estimate, MetricSet
 
 # From a halving's number, the rows to choose by and the rows to report on: which candidate was chosen, and its scores
 # (b,) of the rows to report on.
@@ -46,6 +47,23 @@ class Judged:
     def agreement(self) -> float:
         """The share of the halvings that chose it."""
         return float((self.picks == self.pick).mean())
+
+    @property
+    def metrics(self) -> MetricSet:
+        return MetricSet.of(self.values, self.intervals)
+
+    @property
+    def delong(self) -> Estimate:
+        return Estimate.of(self.values[0], self.auroc)
+
+    def differences(self, paired: bool) -> dict[str, Any]:
+        """What it has more than the baseline, by the names that results have; nothing of the baseline itself."""
+        if not paired:
+            return {"difference": None, "delong_difference": None}
+        return {
+            "difference": MetricSet.of(self.difference, self.difference_intervals),
+            "delong_difference": Estimate.of(self.difference[0], self.auroc_difference),
+        }
 
 
 def most_often(picks: Int[np.ndarray, " r"]) -> int:

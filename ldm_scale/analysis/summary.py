@@ -76,17 +76,6 @@ def heldout_above(
     return len(heldout) - np.searchsorted(heldout, scores[rows], side="right")
 
 
-def estimate(value: float, bounds: Float[np.ndarray, " 2"]) -> Estimate:
-    """A value with the bounds (low, high) of its interval."""
-    return Estimate(value=value, low=bounds[0], high=bounds[1])
-
-
-def as_metric_set(values: Float[np.ndarray, " 5"], intervals: Float[np.ndarray, "5 2"]) -> MetricSet:
-    """The metrics of NAMES, or differences of them, with the bounds (low, high) of their intervals."""
-    pairs = zip(NAMES, values, intervals, strict=True)
-    return MetricSet(**{name: estimate(value, bounds) for name, value, bounds in pairs})
-
-
 def metric_sets(
     scores: Sequence[Float[np.ndarray, " n"]], member: Bool[np.ndarray, " n"], config: AnalysisConfig, seed: int
 ) -> list[MetricSet]:
@@ -99,28 +88,7 @@ def metric_sets(
         seed: of the resamples.
     """
     intervals = bootstrap(scores, member, config.bootstrap, config.confidence, seed)
-    return [as_metric_set(evaluate(column, member), bounds) for column, bounds in zip(scores, intervals, strict=True)]
-
-
-def heldout_choice(judged: Judged, described: Mapping[str, object], *, paired: bool) -> HeldoutChoice:
-    """What a scorer reaches over all halvings.
-
-    Args:
-        judged: by `splithalf.judge`.
-        described: timestep, mask and drop share of its choice.
-        paired: whether its difference to the baseline is named; that of the baseline itself is none.
-    """
-    differences = {
-        "difference": as_metric_set(judged.difference, judged.difference_intervals),
-        "delong_difference": estimate(judged.difference[0], judged.auroc_difference),
-    }
-    return HeldoutChoice(
-        **described,
-        metrics=as_metric_set(judged.values, judged.intervals),
-        delong=estimate(judged.values[0], judged.auroc),
-        agreement=judged.agreement,
-        **(differences if paired else dict.fromkeys(differences)),
-    )
+    return [MetricSet.of(evaluate(column, member), bounds) for column, bounds in zip(scores, intervals, strict=True)]
 
 
 def delong_estimate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"], confidence: float) -> Estimate:
@@ -130,7 +98,7 @@ def delong_estimate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " 
     0.625
     """
     found = delong(scores[:, None], member)
-    return estimate(found.values[0], found.intervals(confidence)[0])
+    return Estimate.of(found.values[0], found.intervals(confidence)[0])
 
 
 def oracle_metrics(
@@ -198,24 +166,27 @@ class _Analysis:
         mask = candidate.mask.value if candidate.dropped else "none"
         return {"timestep": self.timesteps[candidate.step], "mask": mask, "drop": self._share(candidate.dropped)}
 
-    def _heldout_choice(self, row: RowName, judged: Judged) -> HeldoutChoice:
-        return heldout_choice(judged, self._described(self._pick(row)), paired=row != "plain")
-
-    def _oracle(self, row: RowName, metrics: MetricSet) -> Choice:
-        best = self.choices.best(row)
-        delong = delong_estimate(self.choices.columns[best], self.member, self.config.confidence)
-        return Choice(**self._described(best), metrics=metrics, delong=delong)
-
     def headline(self, oracles: Mapping[RowName, MetricSet]) -> list[Headline]:
         return [
             Headline(
                 attack=self.name,
                 row=row,
-                heldout_choice=self._heldout_choice(row, judged),
+                heldout_choice=HeldoutChoice(
+                    **self._described(self._pick(row)),
+                    metrics=judged.metrics,
+                    delong=judged.delong,
+                    agreement=judged.agreement,
+                    **judged.differences(row != "plain"),
+                ),
                 oracle=self._oracle(row, oracles[row]) if row in oracles else None,
             )
             for row, judged in self._judged.items()
         ]
+
+    def _oracle(self, row: RowName, metrics: MetricSet) -> Choice:
+        best = self.choices.best(row)
+        delong = delong_estimate(self.choices.columns[best], self.member, self.config.confidence)
+        return Choice(**self._described(best), metrics=metrics, delong=delong)
 
     def _point(self, candidate: Candidate) -> Point:
         return Point(attack=self.name, **self._described(candidate), auroc=self.choices.auroc(candidate))

@@ -27,6 +27,7 @@ from ldm_scale.analysis.combined import (
 )
 from ldm_scale.analysis.distortion import complete_distortion, distortion_bound
 from ldm_scale.analysis.groups import distortion_groups, memberships
+from ldm_scale.analysis.inference import infer_dataset
 from ldm_scale.analysis.leakage import LEAKAGE_SIDE, correlate, jackknife, leakage_rows
 from ldm_scale.analysis.ranking import RankingSums, merge, ranking_table
 from ldm_scale.analysis.results import (
@@ -51,7 +52,6 @@ from ldm_scale.analysis.summary import (
     oracle_metrics,
     summarise_attack,
 )
-from ldm_scale.analysis.together import combine, combined_scorer
 from ldm_scale.config.audit import AnalysisConfig, distortion_estimator, dropped_bins
 from ldm_scale.engine.relative import relate_run
 from ldm_scale.engine.rows import Index, Part, StoredRows, attack_rows, build_index, stream
@@ -195,7 +195,7 @@ def _judge(
 ) -> list[list[Judged]]:
     """What each attack's choices, and the combined score, reach on one halving, all on the same resamples."""
     families = [[*some.scorers(geometry.features, index.member, task.seed).values()] for some in attacks]
-    families.append([combined_scorer(odds)])
+    families.append([lambda halving, _, report: (0, odds[halving, report])])
     config = task.config
     return judge_halving(families, index.member, halving, config.bootstrap, config.confidence, task.seed)
 
@@ -268,7 +268,9 @@ def _score(index: Index, task: _Reduction, *fits: _Fits) -> np.ndarray:
 
 @ray.remote
 def _combine(index: Index, odds: np.ndarray, judged: Judged, task: _Reduction) -> Combined:
-    return combine(odds, task.features, judged, index.member, task.config, task.seed)
+    chosen = choosing(index.member, task.config.repeats, task.seed)
+    inference = infer_dataset(odds, chosen, index.member)
+    return Combined(features=task.features, metrics=judged.metrics, delong=judged.delong, inference=inference)
 
 
 @ray.remote

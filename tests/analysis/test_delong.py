@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ldm_scale.analysis.delong import Aurocs, delong, wins
+from ldm_scale.analysis.delong import Aurocs, delong
 from ldm_scale.analysis.metrics import aurocs
+from ldm_scale.analysis.ranks import Ranks
 
 
 def draw(seed: int, members: int = 23, heldout: int = 31, ties: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -48,10 +49,10 @@ def test_values_and_covariance_match_loops_over_pairs(members: int, heldout: int
 
 
 def test_wins_are_counts_against_the_other_side() -> None:
-    scores, member = np.array([[3.0], [1.0], [1.0], [2.0], [0.0]]), np.array([True, True, False, False, False])
-    ours, theirs = wins(scores, member)
-    assert ours[:, 0].tolist() == [3, 1.5]
-    assert theirs[:, 0].tolist() == [1.5, 1, 2]
+    scores, member = np.array([3.0, 1.0, 1.0, 2.0, 0.0]), np.array([True, True, False, False, False])
+    ours, theirs = Ranks(scores, member).wins()
+    assert ours.tolist() == [3, 1.5]
+    assert theirs.tolist() == [1.5, 1, 2]
 
 
 def test_the_published_example_of_radiologists_ratings() -> None:
