@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from ldm_scale.analysis.delong import wins
 from ldm_scale.analysis.metrics import Roc, evaluate
 from ldm_scale.analysis.ranks import Ranks, Subsets, _sort
 
@@ -57,9 +56,9 @@ def test_aurocs_and_wins_are_counts_of_pairs(kind: str) -> None:
     scores, member = draw(kind)
     expected = pairs(scores, member)
     assert Ranks(scores, member).auroc() == expected.sum() / expected.size
-    ours, theirs = wins(scores[:, None], member)
-    np.testing.assert_array_equal(ours[:, 0], expected.sum(axis=1))
-    np.testing.assert_array_equal(theirs[:, 0], expected.sum(axis=0))
+    ours, theirs = Ranks(scores, member).wins()
+    np.testing.assert_array_equal(ours, expected.sum(axis=1))
+    np.testing.assert_array_equal(theirs, expected.sum(axis=0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
