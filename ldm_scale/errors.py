@@ -2,13 +2,16 @@
 
 import difflib
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Self
 
 from ldm_scale.terminal import printable
 
 # Characters of another's message that are shown: a server may answer with a book.
 LONGEST = 1000
+# What content of another shape than is expected raises as it is taken apart.
+MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 # What ends most of the errors of a run.
 GOES_ON = "the same command again goes on where this one stopped"
 
@@ -27,6 +30,15 @@ class UsageError(Exception):
     """A wrong path, name, flag or file; the message names it and what to change."""
 
     exit_status = 2
+
+
+@contextmanager
+def shaped(message: str) -> Iterator[None]:
+    """Raise UsageError with this message if what a block takes apart has another shape than it expects."""
+    try:
+        yield
+    except MISSHAPEN:
+        raise UsageError(message) from None
 
 
 class ExistsError(UsageError):
@@ -61,13 +73,10 @@ def _place(error: BaseException) -> str:
             place = f"{module}.{frame.f_code.co_name}"
             # What was set last is most likely at fault.
             values = [getattr(value, "location", value) for value in reversed(frame.f_locals.values())]
-            file = next((value for value in values if _is_file(value)), file)
+            # A path, a location and a place inside a file all have this method, and a name in words.
+            found = (value for value in values if hasattr(value, "read_bytes") and not isinstance(value, type))
+            file = next(found, file)
     return place if file is None else f"{place} at {file}"
-
-
-def _is_file(value: object) -> bool:
-    """Whether it is a path, a location or a place inside a file: they all have this method, and a name in words."""
-    return hasattr(value, "read_bytes") and not isinstance(value, type)
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UsageError:

@@ -16,7 +16,7 @@ from ldm_scale.config.audit import AuditConfig, name_attacks
 from ldm_scale.config.base import Config
 from ldm_scale.config.installed import load_installed
 from ldm_scale.config.values import ATTACK, Metavar, merge, spell, spell_flag
-from ldm_scale.errors import UsageError, one_line, unknown_name
+from ldm_scale.errors import MISSHAPEN, UsageError, one_line, unknown_name
 
 # Defaults of flags from the environment, so that a bare `ray job submit` works on a configured cluster.
 ENVIRONMENT = {"shards": "LDM_SCALE_SHARDS", "target": "LDM_SCALE_TARGET", "out": "LDM_SCALE_OUT"}
@@ -30,6 +30,15 @@ WORDS = {int: "INT", float: "FLOAT"}
 FILES = "file"
 
 
+class _Loader(yaml.SafeLoader):
+    """A safe loader to which dates are text, and what has a colon: 10:50:10 is a range, no number in base 60."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        tag = super().resolve(kind, value, implicit)
+        plain = kind is yaml.ScalarNode and implicit[0]
+        return self.DEFAULT_SCALAR_TAG if plain and (":" in value or tag.endswith(":timestamp")) else tag
+
+
 def load_yaml(path: str) -> dict[str, Any]:
     """The nested values of a YAML file (safe load).
 
@@ -38,8 +47,8 @@ def load_yaml(path: str) -> dict[str, Any]:
     from ldm_scale.files.storage import Location  # S3's client: --help needs none
 
     try:
-        values = yaml.safe_load(Location.of(path).read_text())
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
+        values = yaml.load(Location.of(path).read_text(), _Loader)  # noqa: S506
+    except (OSError, yaml.YAMLError, *MISSHAPEN) as error:
         raise UsageError(f"configuration {path}: {_place(error)}{one_line(error)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"configuration {path} must be a mapping of options")

@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from ldm_scale.analysis.results import Estimate, MetricSet, Number, Record, RowName
+from ldm_scale.analysis.results import Estimate, MetricSet, Number, RowName
+from ldm_scale.config.base import Record
 
 
 class ComparedRun(Record):

@@ -7,7 +7,8 @@ import numpy as np
 from pydantic import Field
 from scipy.stats import t
 
-from ldm_scale.analysis.results import Estimate, Headline, MetricSet, PaperRow, PaperRowName, Record, Results, RowName
+from ldm_scale.analysis.results import Estimate, Headline, MetricSet, PaperRow, PaperRowName, Results, RowName
+from ldm_scale.config.base import Record
 
 # Table of the paper: 25,000 members and as many held-out, SimA, drop 40%.
 PAPER: dict[RowName, tuple[float, float, float]] = {

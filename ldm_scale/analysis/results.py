@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
+
+from ldm_scale.config.base import Record
 
 MaskName = Literal["none", "lowest", "global", "random", "highest"]
 # JSON has no NaN, and pydantic writes null.
@@ -23,10 +25,6 @@ def is_trusted(level: float, judged: int) -> bool:
     (True, False)
     """
     return judged >= 10 / level
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Estimate(Record):

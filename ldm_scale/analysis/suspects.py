@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from ldm_scale.analysis.results import Estimate, Number, Record
+from ldm_scale.analysis.results import Estimate, Number
+from ldm_scale.config.base import Record
 
 
 class SuspectRow(Record):

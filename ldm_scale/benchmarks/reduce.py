@@ -25,7 +25,7 @@ from ldm_scale.files.ownership import own
 from ldm_scale.files.parts import Expected
 from ldm_scale.files.reductions import publish
 from ldm_scale.files.rundir import RunDirectory, RunRecord
-from ldm_scale.files.storage import Location, write_table
+from ldm_scale.files.storage import Location, encode_table
 from ldm_scale.schema import BLIND, orders, row_schema, spectrum_column
 from ldm_scale.terminal import say
 
@@ -109,7 +109,7 @@ def make_rows(config: ReduceBenchmarkConfig, part: int) -> pa.Table:
 
 
 def _write_part(run: RunDirectory, config: ReduceBenchmarkConfig, part: int) -> None:
-    write_table(run.root / "samples" / f"part-{part:06d}.parquet", make_rows(config, part))
+    (run.root / "samples" / f"part-{part:06d}.parquet").replace(encode_table(make_rows(config, part)))
 
 
 @contextmanager

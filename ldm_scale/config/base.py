@@ -18,10 +18,16 @@ Device = Literal["auto", "cpu", "cuda"]
 Captions = Literal["first", "random", "all"]
 
 
-class Config(BaseModel):
-    """A part of the tree: frozen, no key it does not know, and no number that is none."""
+class Record(BaseModel):
+    """What is kept as JSON: frozen, and without a key that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Config(Record):
+    """A part of the tree, in which no number is none."""
+
+    model_config = ConfigDict(validate_default=True, allow_inf_nan=False)
 
 
 T = TypeVar("T", bound=Config)

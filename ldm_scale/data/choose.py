@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 
+from ldm_scale.config.base import Record
 from ldm_scale.config.data import IN_COLUMNS, IN_FILES, PackConfig
 from ldm_scale.data.duplicates import Gallery, Look
 from ldm_scale.data.images import PACKED, BadImage, on_white, open_image
@@ -27,19 +27,15 @@ from ldm_scale.files.storage import Location
 LOOKED_AT = 512
 
 
-class Reject(BaseModel):
+class Reject(Record):
     """One image that is left out, and why."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     reason: str
 
 
-class Removed(BaseModel):
+class Removed(Record):
     """One near-duplicate, the image that is kept for it, and their correlation; None for variants of one picture."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: str
     kept: str

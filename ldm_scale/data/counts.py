@@ -2,23 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 
-from pydantic import BaseModel, ConfigDict
-
-from ldm_scale.files.storage import Location
+from ldm_scale.config.base import Record
+from ldm_scale.files.storage import Location, read_model
 
 COUNTS = "counts.json"
 
 
-class Skipped(BaseModel):
+class Skipped(Record):
     """What one rule skips: how many, and the first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     count: int
     first: str
 
 
-class Counts(BaseModel):
+class Counts(Record):
     """counts.json: `seen` is the sum of all others but `captioned` and `classed`.
 
     seen: files, and images and entries inside of files that hold many. taken: images that are packed. rejected: images
@@ -27,8 +24,6 @@ class Counts(BaseModel):
     skipped: all else, by rule. captioned, classed: how many of those taken have a caption and a class; None if an
     older release has packed them.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seen: int
     taken: int
@@ -56,7 +51,7 @@ def describe(folder: Location) -> Iterator[str]:
     """The counts of a pack, as lines to read; none if an older release has packed it."""
     if not (folder / COUNTS).is_file():
         return
-    counts = Counts.model_validate_json((folder / COUNTS).read_bytes())
+    counts = read_model(folder / COUNTS, Counts, "the counts of a pack")
     total = sum(rule.count for rule in counts.skipped.values())
     yield (
         f"  seen {counts.seen}: {counts.taken} taken, {counts.rejected} rejected, {counts.near_duplicates} "

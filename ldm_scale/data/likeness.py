@@ -39,7 +39,7 @@ DIMENSIONS = len(_frequencies()[0])
 
 
 def _waves() -> np.ndarray:
-    """The waves whose weights make a descriptor, orthogonal to an even ground, float32 (1024, 27).
+    """The waves whose weights make a descriptor, orthogonal to an even ground, float64 (1024, 27).
 
     They fade towards the edges: what a shift or a crop brings in or takes out there changes little, and of a texture
     finer than the waves nothing is left over.
@@ -52,7 +52,7 @@ def _waves() -> np.ndarray:
     waves -= waves.sum(axis=(1, 2), keepdims=True) * window / window.sum()
     # Higher frequencies weigh more, against their smaller share of a photograph.
     waves *= (np.hypot(down, across) ** 0.5 / np.linalg.norm(waves, axis=(1, 2)))[:, None, None]
-    return waves.reshape(DIMENSIONS, -1).T.astype(np.float32)
+    return waves.reshape(DIMENSIONS, -1).T
 
 
 def descriptors(thumbnails: np.ndarray) -> np.ndarray:
@@ -60,8 +60,8 @@ def descriptors(thumbnails: np.ndarray) -> np.ndarray:
     waves = _waves()
     found = np.empty((len(thumbnails), DIMENSIONS), np.float32)
     for start in range(0, len(thumbnails), _CHUNK):
-        chunk = thumbnails[start : start + _CHUNK].reshape(-1, THUMBNAIL**2).astype(np.float32)
-        found[start : start + _CHUNK] = chunk @ waves
+        # In float64: what float32 loses of a bright ground depends on the processor.
+        found[start : start + _CHUNK] = thumbnails[start : start + _CHUNK].reshape(-1, THUMBNAIL**2) @ waves
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
 
 

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, field_validator
+from pydantic import FailFast, Field, field_validator
 
+from ldm_scale.config.base import Record
 from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import digest
 from ldm_scale.files.storage import Location, read_model
@@ -29,10 +30,8 @@ def check_stems(names: Iterable[str], where: str) -> None:
         raise UsageError(f"{where} two shards named {stem}; sample ids would clash")
 
 
-class ShardInfo(BaseModel):
+class ShardInfo(Record):
     """One shard of a manifest; `name` is its path relative to the manifest's folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     samples: int = Field(ge=0, lt=2**63)
@@ -58,10 +57,8 @@ class ShardInfo(BaseModel):
         return stem_of(self.name)
 
 
-class Manifest(BaseModel):
+class Manifest(Record):
     """What a shard folder holds: its shards, class names, and how members and held-out were chosen."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int = 1
     # The first error is enough: one of each of a million entries would fill memory.

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
+from ldm_scale.config.base import Record
 from ldm_scale.config.data import PackConfig
 from ldm_scale.data.choose import (
     Reject,
@@ -49,7 +50,7 @@ from ldm_scale.data.split import HELDOUT, MEMBERS, Split
 from ldm_scale.data.work import RunTasks, one_by_one
 from ldm_scale.errors import UsageError
 from ldm_scale.files.digests import differences
-from ldm_scale.files.storage import Location
+from ldm_scale.files.storage import Location, read_model
 
 PLAN = "pack.json"
 COMMITTED = ".pack"
@@ -59,10 +60,8 @@ SHARD_BYTES = 256 << 20
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 
 
-class PackPlan(BaseModel):
+class PackPlan(Record):
     """pack.json: what was asked of which source, and who is on which side."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     request: dict[str, Any]
@@ -73,10 +72,8 @@ class PackPlan(BaseModel):
     heldout: tuple[str, ...]
 
 
-class Written(BaseModel):
+class Written(Record):
     """.pack/STEM.json: one shard as it was written, and what was rejected meanwhile."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     shard: ShardInfo
     rejects: tuple[Reject, ...]
@@ -105,13 +102,9 @@ def _check_free(out: Location) -> None:
 
 def _read_plan(out: Location, request: dict[str, Any]) -> PackPlan | None:
     """The plan of an earlier pack into this folder; raises UsageError, with the differences, if it was another."""
-    path = out / PLAN
-    if not path.is_file():
+    if not (out / PLAN).is_file():
         return None
-    try:
-        plan = PackPlan.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UsageError(f"{path} is not the plan of a pack: {error.errors()[0]['msg']}") from None
+    plan = read_model(out / PLAN, PackPlan, "the plan of a pack", most=None)
     if changes := differences(plan.request, request):
         raise UsageError(f"{out} holds another pack ({'; '.join(changes)}); give a new folder, nothing is overwritten")
     return plan
@@ -196,7 +189,8 @@ def _write_all(
     tasks: list[WriteTask], out: Location, config: PackConfig, classes: dict[str | int, int], run: RunTasks
 ) -> list[Written]:
     """Every shard in order, those that are committed already as they were described then."""
-    done = {commit: Written.model_validate_json(commit.read_bytes()) for commit in (out / COMMITTED).files(".json")}
+    commits = (out / COMMITTED).files(".json")
+    done = {commit: read_model(commit, Written, "the description of a shard", most=None) for commit in commits}
     todo = [task for task in tasks if _commit_of(out, task.name) not in done]
     rejects = [reject for written in done.values() for reject in written.rejects]
     samples = sum(len(task.items) for task in tasks)

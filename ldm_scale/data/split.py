@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from ldm_scale.errors import UsageError, one_line
+from ldm_scale.errors import MISSHAPEN, UsageError, one_line, shaped
 from ldm_scale.files.storage import MOST, Location
 from ldm_scale.randomness import keyed_digest
 from ldm_scale.schema import sample_id
@@ -52,16 +52,12 @@ def read_split(location: Location) -> Split:
     """
     if not location.is_file():
         raise UsageError(f"split file {location} does not exist")
-    try:
+    with shaped(f'split file {location} must be JSON of the form {{"members": [key, ...], "heldout": [key, ...]}}'):
         content = json.loads(location.read_text())
         sides = content[MEMBERS], content[HELDOUT]
         if not all(isinstance(side, list) for side in sides):
             raise TypeError
         split = Split(*(tuple(map(str, side)) for side in sides))
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UsageError(
-            f'split file {location} must be JSON of the form {{"members": [key, ...], "heldout": [key, ...]}}'
-        ) from None
     if not split.members:
         raise UsageError(f"split file {location} needs keys of members, and has none")
     _check_distinct(split, location)
@@ -82,7 +78,7 @@ def read_index_split(location: Location, keys: Sequence[str]) -> Split:
             sides = [_read_numbers(archive, f"{name}.npy", len(keys)) for name in INDEX_ARRAYS]
         if not all(side.ndim == 1 and side.dtype.kind in "iu" for side in sides):
             raise TypeError
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, MemoryError, *BAD_ZIP) as error:
+    except (OSError, MemoryError, *MISSHAPEN, *BAD_ZIP) as error:
         raise UsageError(
             f"split file {location} must be .npz with lists of integers {' and '.join(INDEX_ARRAYS)}: {one_line(error)}"
         ) from None

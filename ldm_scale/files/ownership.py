@@ -17,8 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from ldm_scale.config.base import Record
 from ldm_scale.errors import ExistsError, RunError, UsageError
 from ldm_scale.files.storage import Location, read_model
 
@@ -31,10 +32,8 @@ NUMBER = r"\d{6}|[1-9]\d{6,}"
 LONGEST = 300
 
 
-class Owner(BaseModel):
+class Owner(Record):
     """owners/NUMBER.json: a job that took the run, and its last sign of life."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     host: str = Field(max_length=LONGEST)
     pid: int

@@ -12,8 +12,9 @@ from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from ldm_scale.config.base import Record
 from ldm_scale.errors import ContentError, RunError
 from ldm_scale.files.storage import Location, read_ahead, read_table
 from ldm_scale.schema import REJECT, split_id
@@ -26,10 +27,8 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]
 NAMED = 3
 
 
-class Expected(BaseModel):
+class Expected(Record):
     """How many samples a run was asked for: of each side, by shard stem."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     members: dict[str, Count]
     heldout: dict[str, Count]

@@ -22,9 +22,10 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
 from ldm_scale.config.audit import REFERENCE, AuditConfig
+from ldm_scale.config.base import Record
 from ldm_scale.errors import ExistsError, RunError, UsageError, one_line
 from ldm_scale.files.digests import differences
 from ldm_scale.files.parts import Balance, Expected, Plan, ReadPart, count_stems, stems
@@ -36,15 +37,13 @@ from ldm_scale.schema import REJECT, SPLIT, row_schema, split_id
 AHEAD = 8
 
 
-class RunRecord(BaseModel):
+class RunRecord(Record):
     """run.json: the resolved configuration and everything the rows depend on.
 
     preset: published, if the run was to follow the authors' procedure. departures: from that, a line each. fixed: when
     all of this was, attacks and analysis among it: before the first row. blind: names of the plain numbers in the rows.
     Runs of older versions have neither.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[3] = 3
     fingerprint: str
@@ -94,14 +93,12 @@ class RunRecord(BaseModel):
         return row_schema(self.dimensions, steps, masks.bins, metadata, masks.ranking is not None, self.blind)
 
 
-class CalibrationRecord(BaseModel):
+class CalibrationRecord(Record):
     """calibration.json: what a calibration set says of all samples' influences, a pure function of run.json.
 
     mean: of the influences less each sample's own mean. variance: of the true ones around it. filter: of
     pooled influences (geometry/pooled.py).
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples: int
     mean: tuple[float, ...]

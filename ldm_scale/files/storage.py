@@ -572,17 +572,12 @@ def read_ahead(read: Callable[[Location], T], locations: Sequence[Location], ahe
             yield pending.popleft().result()
 
 
-def read_model(location: Location, kind: type[M], what: str) -> M:
-    """The record in a JSON file; raises UsageError if it is not `what`, or has more than MOST bytes."""
+def read_model(location: Location, kind: type[M], what: str, most: int | None = MOST) -> M:
+    """The record in a JSON file; raises UsageError if it is not `what`, or has more than `most` bytes."""
     try:
-        return kind.model_validate_json(location.read_bytes(MOST))
+        return kind.model_validate_json(location.read_bytes(most))
     except ValidationError as error:
         raise UsageError(f"{location} is not {what}: {error.errors()[0]['msg']}") from None
-
-
-def write_table(location: Location, table: pa.Table) -> None:
-    """Write one Parquet file, whole or not at all."""
-    location.replace(encode_table(table))
 
 
 def encode_table(table: pa.Table) -> pa.Buffer:

@@ -317,9 +317,19 @@ def test_yaml_gives_nested_values(tmp_path: Path) -> None:
     assert values == {"seed": 3, "attacks": {"sima": {"timesteps": "0:30:10"}}, "images": {"size": 64}}
 
 
+def test_yaml_has_ranges_and_names_where_yaml_1_1_has_times_and_dates(tmp_path: Path) -> None:
+    path = tmp_path / "audit.yaml"
+    path.write_text("timesteps: 10:50:10\nout: 2024-02-31\nseed: -3\nshare: 0.5\nnone: null\nyes: true\n'1:2': '3:4'\n")
+    expected = {"timesteps": "10:50:10", "out": "2024-02-31", "seed": -3, "share": 0.5, "none": None, True: True}
+    assert load_yaml(str(path)) == expected | {"1:2": "3:4"}
+
+
 @pytest.mark.parametrize(
     "content",
-    [b"", b"just text", b"- a\n- b", b"a: [1", b"a: b: c", b"\ta: 1", b"\xff\xfe\x00a", b"a: !!python/name:os.system"],
+    [
+        *(b"", b"just text", b"- a\n- b", b"a: [1", b"a: b: c", b"\ta: 1", b"\xff\xfe\x00a"),
+        *(b"a: !!python/name:os.system", b"a: !!int b", b"a: !!int ''", b"a: !!bool b", b"a: !!timestamp b"),
+    ],
 )
 def test_yaml_that_cannot_be_used_is_a_usage_error_of_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.yaml"

@@ -12,6 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from ldm_scale.config.data import PackConfig
+from ldm_scale.data.counts import describe
 from ldm_scale.data.duplicates import Look
 from ldm_scale.data.images import open_image
 from ldm_scale.data.likeness import correlation
@@ -463,6 +464,18 @@ def test_a_plan_that_is_none_is_named(tmp_path: Path, content: str) -> None:
     with pytest.raises(UsageError, match=r"pack\.json is not the plan of a pack"):
         pack(config(make_folder(tmp_path / "source", 4), tmp_path / "out"))
     assert tree(tmp_path / "out") == {"pack.json": content.encode()}
+
+
+def test_a_record_that_is_none_is_named(tmp_path: Path) -> None:
+    source, out = make_folder(tmp_path / "source", 8), tmp_path / "out"
+    pack(config(source, out))
+    for name in ("counts.json", ".pack/members-000000.json"):
+        (out / name).write_text("{}")
+    (out / "manifest.json").unlink()
+    with pytest.raises(UsageError, match=r"counts\.json is not the counts of a pack: "):
+        list(describe(Location.of(out)))
+    with pytest.raises(UsageError, match=r"members-000000\.json is not the description of a shard: "):
+        pack(config(source, out))
 
 
 def test_the_plan_is_a_split_file(tmp_path: Path) -> None:

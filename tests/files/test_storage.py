@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_scale.errors import ExistsError, RunError, UsageError
-from ldm_scale.files.storage import BROKEN_LINK, SPECIAL, Location, read_table, sub_locations, write_table
+from ldm_scale.files.storage import BROKEN_LINK, SPECIAL, Location, encode_table, read_table, sub_locations
 from tests.files.users import as_another_user, open_to_all
 
 
@@ -400,7 +400,7 @@ def test_data_that_cannot_be_written_leaves_no_partial_file(tmp_path: Path) -> N
 
 def test_tables_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     table = pa.table({"a": [1, 2, None], "b": ["x", "y", "z"]})
-    write_table(Location.of(tmp_path / "t.parquet"), table)
+    Location.of(tmp_path / "t.parquet").replace(encode_table(table))
     assert pq.read_table(tmp_path / "t.parquet").equals(table)
     assert pq.read_metadata(tmp_path / "t.parquet").row_group(0).column(0).compression == "ZSTD"
 
@@ -445,7 +445,7 @@ def test_a_large_object_is_uploaded_in_parts_and_has_its_bytes(bucket: str) -> N
 def test_tables_go_through_a_bucket(bucket: str) -> None:
     table = pa.table({"a": [1, 2, None], "b": ["x", "y", "z"]})
     location = Location.of(bucket) / "t.parquet"
-    write_table(location, table)
+    location.replace(encode_table(table))
     assert read_table(location, ["a"]).equals(table.select(["a"]))
 
 

@@ -16,7 +16,7 @@ from ldm_scale.data.sources.columns import USUAL, Columns, EmbeddedImage, class_
 from ldm_scale.data.sources.items import UNUSED, Item, Listing, key_of, list_files
 from ldm_scale.data.sources.order import order_files
 from ldm_scale.data.sources.text import read_text
-from ldm_scale.errors import UsageError, one_line
+from ldm_scale.errors import UsageError, one_line, shaped
 from ldm_scale.files.storage import Location
 
 STATE = "state.json"
@@ -75,12 +75,9 @@ def _check_end(stream: pa.NativeFile) -> None:
 def _data_files(listing: Listing, path: str) -> list[str]:
     """The names of the files that a state.json names, in its order."""
     file = listing.use(path)
-    text = read_text(file)
-    try:
-        state = json.loads(text)
+    with shaped(f"{file} is no state of save_to_disk: it needs _data_files"):
+        state = json.loads(read_text(file))
         names = [str(entry["filename"]) for entry in state["_data_files"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UsageError(f"{file} is no state of save_to_disk: it needs _data_files") from None
     if any(state.get(name) for name in INDICES):
         raise UsageError(f"{file} chooses rows by a file of numbers, which is not read; save flatten_indices() of it")
     return names
@@ -89,10 +86,8 @@ def _data_files(listing: Listing, path: str) -> list[str]:
 def _check_splits(listing: Listing, path: str) -> None:
     """Raise UsageError if one of the splits that a dataset_dict.json names is not there."""
     file = listing.use(path)
-    try:
+    with shaped(f"{file} is no list of the splits of save_to_disk"):
         names = [str(name) for name in json.loads(read_text(file))["splits"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UsageError(f"{file} is no list of the splits of save_to_disk") from None
     above = path.removesuffix(SPLITS)
     if absent := next((name for name in names if f"{above}{name}/{STATE}" not in listing.left), None):
         raise UsageError(f"{file} names the split {absent!r}, whose {STATE} is not there")

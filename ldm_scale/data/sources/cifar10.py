@@ -16,7 +16,7 @@ from PIL import Image
 from ldm_scale.data.images import encode_png
 from ldm_scale.data.sources.items import UNUSED, Item, Listing, Stored, list_files
 from ldm_scale.data.sources.text import read_text
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import UsageError, one_line, shaped
 from ldm_scale.files.storage import Location
 
 PIXELS = 3 * 32 * 32
@@ -65,18 +65,16 @@ def _unpickle(location: Stored) -> Any:
     try:
         return _PlainUnpickler(data, encoding="latin1").load()
     except Exception as error:  # broken pickles raise nearly anything
-        raise UsageError(f"{location} is not read: {error}") from None
+        raise UsageError(f"{location} is not read: {one_line(error)}") from None
 
 
 def _python_batch(location: Stored) -> tuple[np.ndarray, np.ndarray]:
-    content = _unpickle(location)
-    try:
+    with shaped(f"{location} is no batch of CIFAR-10: it needs data, uint8 (n, {PIXELS}), and n labels"):
+        content = _unpickle(location)
         pixels, labels = content["data"], np.array(content["labels"])
-        valid = pixels.dtype == np.uint8 and pixels.shape == (len(labels), PIXELS) and labels.dtype.kind == "i"
-    except (KeyError, TypeError, AttributeError, ValueError):
-        valid = False
-    if not valid:
-        raise UsageError(f"{location} is no batch of CIFAR-10: it needs data, uint8 (n, {PIXELS}), and n labels")
+        found = pixels.dtype, pixels.shape, labels.dtype.kind, labels.ndim
+        if found != (np.uint8, (len(labels), PIXELS), "i", 1):
+            raise ValueError
     return pixels, labels
 
 
@@ -95,10 +93,8 @@ def _read_batch(batch: Stored) -> tuple[np.ndarray, np.ndarray]:
 def _class_names(meta: Stored) -> list[str]:
     if meta.name.endswith(".txt"):
         return read_text(meta).split()
-    try:
+    with shaped(f"{meta} does not hold the list label_names"):
         return list(map(str, _unpickle(meta)["label_names"]))
-    except (KeyError, TypeError):
-        raise UsageError(f"{meta} does not hold the list label_names") from None
 
 
 def _read_side(side: str, batches: list[Stored], size: int, classes: int) -> Iterator[Item]:

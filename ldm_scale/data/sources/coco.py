@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from ldm_scale.data.sources.items import UNLISTED, Item, Listing, Stored, check_present, composed, key_of, list_files
 from ldm_scale.data.sources.text import read_text
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import UsageError, shaped
 from ldm_scale.files.storage import Location
 
 _CAPTIONS = re.compile(r"annotations/captions_([^/]+)\.json")
@@ -18,17 +18,14 @@ _CAPTIONS = re.compile(r"annotations/captions_([^/]+)\.json")
 
 def _read_captions(file: Stored) -> dict[str, tuple[str, ...]]:
     """File name to the captions in the file's order, by image id."""
-    text = read_text(file)
-    try:
-        content = json.loads(text)
+    with shaped(f"{file} is no file of COCO captions: it needs images and annotations"):
+        content = json.loads(read_text(file))
         pairs = {(image["id"], composed(str(image["file_name"]))) for image in content["images"]}
         names = dict(pairs)
         captions = defaultdict(list)
         for entry in content["annotations"]:
             captions[entry["image_id"]].append(entry["caption"].strip())
         found = {names[number]: tuple(captions[number]) for number in sorted(names)}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UsageError(f"{file} is no file of COCO captions: it needs images and annotations") from None
     if len(found) < len(pairs):
         raise UsageError(f"{file} has two images of one id or of one file_name")
     return found

@@ -189,6 +189,8 @@ class Columns:
             for name, usual in ((self.caption, CAPTIONS), (self.label, LABELS))
         )
         caption, label = (None if _says_nothing(kinds.get(name)) else name for name in (caption, label))
+        if twice := next((name for name in (self.image, caption, label) if names.count(name) > 1), None):
+            raise UsageError(f"{file} has two columns {twice!r}; which one is meant, nothing tells")
         image = kinds.get(self.image, pa.null())
         if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
             image = image.field("bytes").type

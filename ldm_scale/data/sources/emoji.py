@@ -5,7 +5,7 @@ from typing import Any
 
 from ldm_scale.data.sources.items import UNLISTED, Item, Listing, Stored, check_present, list_files
 from ldm_scale.data.sources.text import read_text
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import UsageError, shaped
 from ldm_scale.files.storage import Location
 
 IMAGES = "img/google/64"
@@ -29,13 +29,11 @@ def read_emoji(folder: Location) -> Listing:
     file = folder / LIST
     if LIST not in listing.left:
         raise UsageError(f"{file} does not exist; SOURCE must be the unpacked package emoji-datasource-google")
-    text = read_text(listing.use(LIST))
-    try:
-        entries = {f"{IMAGES}/{entry['image']}": entry for entry in json.loads(text) if entry["has_img_google"]}
+    with shaped(f"{file} is not the emoji list of the package emoji-datasource-google"):
+        listed = json.loads(read_text(listing.use(LIST)))
+        entries = {f"{IMAGES}/{entry['image']}": entry for entry in listed if entry["has_img_google"]}
         check_present(entries, listing.left, file, folder)
         listing.items = [_emoji_item(listing.take(path), entry) for path, entry in entries.items()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UsageError(f"{file} is not the emoji list of the package emoji-datasource-google") from None
     listing.skip_rest(UNLISTED)
     return listing
 

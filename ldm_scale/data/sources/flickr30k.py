@@ -4,7 +4,7 @@ Keys are the file names without suffix; items come by file name, as torchvision 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from ldm_scale.data.sources.items import (
     UNLISTED,
@@ -17,7 +17,7 @@ from ldm_scale.data.sources.items import (
     list_files,
 )
 from ldm_scale.data.sources.text import read_text
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import UsageError, shaped
 from ldm_scale.files.storage import Location
 
 
@@ -46,22 +46,14 @@ LISTS: dict[str, Callable[[str], Iterator[tuple[str, str]]]] = {
 }
 
 
-def _by_image(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    captions: dict[str, list[str]] = {}
-    for name, caption in pairs:
-        captions.setdefault(composed(name), []).append(caption.strip())
-    return captions
-
-
 def _read_captions(file: Stored) -> dict[str, list[str]]:
     """File name to its captions, in the list's order."""
-    text = read_text(file)
-    try:
-        captions = _by_image(LISTS[file.name](text))
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
-        captions = {}
-    if not captions:
-        raise UsageError(f"{file} is no list of Flickr30k captions")
+    captions: dict[str, list[str]] = {}
+    with shaped(f"{file} is no list of Flickr30k captions"):
+        for name, caption in LISTS[file.name](read_text(file)):
+            captions.setdefault(composed(name), []).append(caption.strip())
+        if not captions:
+            raise ValueError
     return captions
 
 

@@ -10,14 +10,13 @@ import re
 from collections.abc import Iterator
 
 import scipy.io
-from scipy.io.matlab import MatReadError
 
 from ldm_scale.data.classes import table_of
 from ldm_scale.data.samples import IMAGE_SUFFIXES
 from ldm_scale.data.sources.items import UNUSED, Item, Listing, Stored, key_of, list_files
 from ldm_scale.data.sources.tars import tarred_files
 from ldm_scale.data.sources.text import read_text
-from ldm_scale.errors import UsageError
+from ldm_scale.errors import UsageError, shaped
 from ldm_scale.files.storage import Location
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
@@ -31,18 +30,12 @@ _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 # Name below a part such as train to path, by name.
 Paths = dict[str, str]
-
-
 SUFFIXES = tuple(f".{suffix}" for suffix in IMAGE_SUFFIXES)
-
-
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(SUFFIXES)
 
 
 def _images(listing: Listing, part: str) -> Paths:
     """The images in a folder or tar, by path there."""
-    paths = sorted(path for path in listing.left if path.startswith(f"{part}/") and _is_image(path))
+    paths = sorted(path for path in listing.left if path.startswith(f"{part}/") and path.lower().endswith(SUFFIXES))
     return {path.removeprefix(f"{part}/"): path for path in paths}
 
 
@@ -64,7 +57,7 @@ def _wnids_by_number(meta: Stored) -> dict[int, str]:
     try:
         synsets = scipy.io.loadmat(io.BytesIO(meta.read_bytes()), squeeze_me=True)["synsets"]
         return {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-    except (OSError, ValueError, KeyError, IndexError, TypeError, NotImplementedError, MatReadError):
+    except Exception:  # broken files raise nearly anything
         raise UsageError(f"{meta} is not the list of synsets of ILSVRC2012_devkit_t12") from None
 
 
@@ -77,10 +70,8 @@ def _validation_labels(listing: Listing, devkit: Location) -> list[str]:
             )
     wnids = _wnids_by_number(listing.use(f"{DEVKIT}/{META}"))
     lines = read_text(listing.use(f"{DEVKIT}/{TRUTH}")).split()
-    try:
+    with shaped(f"{devkit / TRUTH} must hold a number of a synset of meta.mat a line"):
         return [wnids[int(line)] for line in lines]
-    except (ValueError, KeyError):
-        raise UsageError(f"{devkit / TRUTH} must hold a number of a synset of meta.mat a line") from None
 
 
 def _by_class(listing: Listing, part: str, images: Paths) -> Iterator[Item]:

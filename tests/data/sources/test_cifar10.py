@@ -143,7 +143,9 @@ def test_no_other_name_can_be_asked_for(tmp_path: Path, module: str) -> None:
         b"",
         b"<html>",
         dump([1, 2]),
+        dump(np.zeros(3)),
         dump({b"labels": [1]}),
+        dump({b"labels": [[1, 2]], b"data": np.zeros((1, 3072), np.uint8)}),
         dump({b"labels": [1], b"data": np.zeros((2, 3072), np.uint8)}),
         dump({b"labels": [1], b"data": np.zeros((1, 3072))}),
         dump({b"labels": [11], b"data": np.zeros((1, 3072), np.uint8)}),
@@ -155,6 +157,14 @@ def test_a_broken_python_batch_is_named(tmp_path: Path, content: bytes) -> None:
     folder = write_python(tmp_path / "cifar")
     (folder / "data_batch_4").write_bytes(content)
     with pytest.raises(UsageError, match="data_batch_4"):
+        read(folder)
+
+
+@pytest.mark.parametrize("content", [b"", dump([1]), dump({}), dump(np.zeros(3))])
+def test_a_broken_list_of_classes_is_named(tmp_path: Path, content: bytes) -> None:
+    folder = write_python(tmp_path / "cifar")
+    (folder / "batches.meta").write_bytes(content)
+    with pytest.raises(UsageError, match=r"batches\.meta"):
         read(folder)
 
 

@@ -77,6 +77,14 @@ def test_captions_of_every_type_are_all_read(tmp_path: Path, dataset: str, kind:
     assert [item.captions for item in read(folder, dataset, caption="")] == [()] * 3
 
 
+@pytest.mark.parametrize("name", ["image", "text", "label"])
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, dataset: str, name: str) -> None:
+    columns = {"image": pa.array(IMAGES), "text": pa.array(TEXTS), "label": pa.array([0, 1, 2])}
+    table = pa.table([*columns.values(), columns[name]], names=[*columns, name])
+    with pytest.raises(UsageError, match=f"has two columns '{name}'"):
+        read(write(tmp_path, dataset, table), dataset)
+
+
 @pytest.mark.parametrize("name", ["text", "caption", "captions"])
 def test_captions_are_found_by_their_usual_names(tmp_path: Path, dataset: str, name: str) -> None:
     folder = write(tmp_path, dataset, pa.table({"image": IMAGES, name: TEXTS, "prompt": ["x"] * 3}))

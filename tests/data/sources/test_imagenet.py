@@ -116,13 +116,19 @@ TRUTH = [3, 1, 1, 2, 3]
 VAL_LABELS = [CLASSES[1], CLASSES[2], CLASSES[2], CLASSES[0], CLASSES[1]]
 
 
-def write_devkit(folder: Path) -> Path:
-    """As scipy reads the official file: an n x 1 array of structures."""
-    data = folder / "ILSVRC2012_devkit_t12/data"
-    data.mkdir(parents=True)
+def meta_mat() -> bytes:
+    """As scipy reads the official file: an n x 1 array of structures, compressed."""
     kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
     rows = [(np.float64(number), wnid, "a word", np.float64(children)) for number, wnid, children in SYNSETS]
-    scipy.io.savemat(data / "meta.mat", {"synsets": np.array(rows, kind).reshape(-1, 1)})
+    file = io.BytesIO()
+    scipy.io.savemat(file, {"synsets": np.array(rows, kind).reshape(-1, 1)}, do_compression=True)
+    return file.getvalue()
+
+
+def write_devkit(folder: Path) -> Path:
+    data = folder / "ILSVRC2012_devkit_t12/data"
+    data.mkdir(parents=True)
+    (data / "meta.mat").write_bytes(meta_mat())
     (data / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{number}\n" for number in TRUTH))
     return data
 
@@ -180,6 +186,7 @@ def test_imagenet_v2_is_held_out_by_class_index(tmp_path: Path) -> None:
         ("meta.mat", None),
         ("meta.mat", b""),
         ("meta.mat", b"<html>" * 100),
+        ("meta.mat", meta_mat()[:200] + b"damaged" + meta_mat()[207:]),
         ("ILSVRC2012_validation_ground_truth.txt", None),
         ("ILSVRC2012_validation_ground_truth.txt", b"1\n2\n"),
         ("ILSVRC2012_validation_ground_truth.txt", b"1\n2\n3\n4\n9\n"),
