@@ -30,7 +30,7 @@ from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
 from ldm_scale.randomness import keyed_generator
 from ldm_scale.schema import Order, spectrum_column
-from ldm_scale.targets.base import Target, to_images
+from ldm_scale.targets.base import Pixels, Target, to_images
 from ldm_scale.targets.captions import offered
 from ldm_scale.targets.denoising import Conditioner, Conditions, Given, predict_noises
 from ldm_scale.targets.execution import Execution
@@ -185,7 +185,7 @@ class Auditor:
 
     def audit(
         self,
-        pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"],
+        pixels: Pixels,
         sample_ids: Sequence[str],
         captions: Sequence[Sequence[str]],
         labels: Sequence[int | None],
@@ -247,9 +247,7 @@ class Auditor:
         evaluated = chain.from_iterable(attack.evaluated for attack in self._attacks.values())
         return Conditions.of(values, places, evaluated, self._target.alphas_cumprod)
 
-    def calibrate(
-        self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
-    ) -> Float[np.ndarray, "m n d"]:
+    def calibrate(self, pixels: Pixels, sample_ids: Sequence[str]) -> Float[np.ndarray, "m n d"]:
         """Influences of samples of a calibration set, float32, each from its own probes alone (no profile is needed).
 
         Returns:
@@ -272,7 +270,7 @@ class Auditor:
         return keyed_normal(self._config.seed, sample_ids, purpose, shape, self._device)
 
     def _encode(
-        self, pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], sample_ids: Sequence[str]
+        self, pixels: Pixels, sample_ids: Sequence[str]
     ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
         """The latents that are attacked, and those at which geometry is measured, of one posterior."""
         kinds = (self._config.latent, self._config.geometry.latent or self._config.latent)

@@ -68,8 +68,6 @@ def cross_adjust(
     Args:
         logs: log statistics, k scores a sample.
         features: the samples' geometry.
-        member: who is a member.
-        seed: of the folds.
     """
     fold = folds(member, 2, seed)
     scores = np.empty(logs.shape)
@@ -94,8 +92,6 @@ def adjusted_scorer(
     Args:
         scores: minus the statistic at each timestep, below 0.
         features: the samples' geometry.
-        member: who is a member.
-        seed: of the folds.
     """
 
     def logs(steps: Sequence[int], rows: np.ndarray) -> np.ndarray:

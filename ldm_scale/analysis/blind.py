@@ -118,7 +118,6 @@ def control(
         features: of the samples.
         member: who is a member; at least four of each side.
         config: number of halvings, and confidence.
-        seed: of the halvings.
     """
     with warnings.catch_warnings():
         # Of samples that a feature tells apart without exception.

@@ -114,7 +114,6 @@ class Choices:
         Args:
             geometry: features of each sample that its statistic is adjusted by.
             member: who is a member. Of fewer than GEOMETRY_HELDOUT held-out samples nothing is adjusted.
-            seed: of the regression's folds.
         """
         scorers = {row: self._scorer(row) for row in self.cuts}
         if int((~member).sum()) >= GEOMETRY_HELDOUT:

@@ -79,7 +79,6 @@ class LogOdds:
 
         Args:
             features: logs of group sums.
-            member: who is a member.
             singles: how many of the features, the first ones, are single scores; by default all. The best one has
                 the AUROC furthest from a half on these samples.
         """
@@ -103,7 +102,6 @@ def fitted_rows(half: Bool[np.ndarray, " n"], seed: int, halving: int) -> Int[np
 
     Args:
         half: the samples in it.
-        seed: of the analysis.
         halving: its number.
 
     Returns:
@@ -126,9 +124,7 @@ def cross_fit(
 
     Args:
         features: any that hold no labels.
-        member: who is a member.
         chosen: which half a sample is in (`splithalf.choosing`).
-        seed: of the analysis.
         singles: how many of the features, the first ones, are single scores (`LogOdds.fit`).
     """
     odds = np.empty(chosen.shape)

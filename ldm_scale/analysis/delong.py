@@ -29,7 +29,6 @@ class Aurocs:
         Args:
             i: number of a score.
             j: number of another.
-            confidence: of the normal interval, in (0, 1).
         """
         value = float(self.values[i] - self.values[j])
         variance = self.covariance[i, i] + self.covariance[j, j] - 2 * self.covariance[i, j]
@@ -43,7 +42,6 @@ def delong(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> 
     A placement is the share of the other side won or lost to (DeLong, DeLong & Clarke-Pearson, Biometrics 1988).
 
     Args:
-        scores: k scores of each sample, finite; higher means member.
         member: who is a member; at least two samples of each side.
 
     >>> found = delong(np.array([[3.0], [1.0], [1.0], [2.0]]), np.array([True, True, False, False]))

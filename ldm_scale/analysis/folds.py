@@ -10,9 +10,7 @@ def folds(member: Bool[np.ndarray, " n"], count: int, seed: int) -> Int[np.ndarr
     If the number of a side is no multiple of `count`, the last folds are the larger ones.
 
     Args:
-        member: who is a member.
         count: folds, at most as many as the smaller side has samples if none is to be empty.
-        seed: of the draw.
 
     Returns:
         Numbers 0 to count - 1.
@@ -33,7 +31,6 @@ def some_of_each(member: Bool[np.ndarray, " n"], most: int, rng: np.random.Gener
     """The rows, in ascending order, of so many members and held-out samples at random, or of a whole side.
 
     Args:
-        member: who is a member.
         most: rows of each side.
         rng: where the draw comes from.
 

@@ -28,8 +28,6 @@ def jackknife(
 
     Args:
         vectors_abs: |S_i| of all dimensions, or of some.
-        member: who is a member.
-        seed: of the groups.
 
     Returns:
         First the AUROCs of all samples, then those without one stratified group: up to GROUPS of them, but no more
@@ -70,7 +68,6 @@ def correlate(influence_mean: Float[np.ndarray, " d"], leaks: Float[np.ndarray, 
     Args:
         influence_mean: mean c_i of each dimension, nats.
         leaks: AUROCs from `jackknife`, of all samples and without each of g groups.
-        confidence: of the interval, in (0, 1).
 
     >>> leaks = np.array([[0.5, 0.6, 0.7], [0.5, 0.6, 0.7], [0.5, 0.7, 0.6]])
     >>> correlate(np.array([-3.0, -2.0, -1.0]), leaks, 0.95).value

@@ -137,10 +137,6 @@ def _tail(count: int) -> float:
 def evaluate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " 5"]:
     """The metrics of NAMES on all samples.
 
-    Args:
-        scores: finite; higher means member.
-        member: who is a member; at least one sample of each side.
-
     >>> values = evaluate(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
     >>> dict(zip(NAMES[:3], values.tolist()))
     {'auroc': 0.75, 'asr': 0.75, 'tpr_at_1pct_fpr': 0.5}
@@ -156,10 +152,6 @@ def of_ranks(ranks: Ranks) -> Float[np.ndarray, " 5"]:
 
 def aurocs(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
     """The AUROC of each column: P(member's score > held-out's) + P(equal) / 2.
-
-    Args:
-        scores: k scores of each sample, finite; higher means member.
-        member: who is a member; at least one sample of each side.
 
     >>> aurocs(np.array([[3.0, 1.0], [2.0, 1.0], [1.0, 1.0]]), np.array([True, False, False]))
     array([1. , 0.5])
@@ -179,10 +171,6 @@ def quantiles(draws: Float[np.ndarray, "r k"], confidence: float) -> Float[np.nd
 
 def thinned_curve(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "p 2"]:
     """Points (FPR, TPR) of the curve, evenly in log FPR, where the low rates are; the last point of each step is kept.
-
-    Args:
-        scores: finite; higher means member.
-        member: who is a member; at least one sample of each side.
 
     >>> thinned_curve(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]))
     array([[0. , 0.5],
@@ -205,10 +193,7 @@ def bootstrap(
     """Percentile intervals (low, high) of the metrics of NAMES from a stratified bootstrap (Efron 1979).
 
     Args:
-        scores: k of each sample, finite; higher means member.
-        member: who is a member; at least one sample of each side.
         resamples: draws of as many members and held-out samples as there are, with replacement.
-        confidence: of the intervals, in (0, 1).
         seed: of the draws, which are the same for all scores.
     """
     draws = resampled_metrics(scores, member, resamples, np.random.default_rng(seed))
@@ -221,8 +206,6 @@ def resampled_metrics(
     """The metrics of NAMES of k scores on r bootstrap resamples, the same for all of them; large sets' coarsely.
 
     Args:
-        scores: k of each sample, finite; higher means member.
-        member: who is a member; at least one sample of each side.
         resamples: r.
         rng: where the draws come from.
     """

@@ -58,7 +58,6 @@ def compare_attack(
         member: who is a member; at least four samples of each side.
         sample_ids: of the n samples.
         config: halvings, resamples and confidence.
-        seed: of the halvings and the resamples.
     """
     rows: list[ComparedRow] = []
     plain: list[np.ndarray] = []

@@ -40,12 +40,7 @@ class Ranks:
     """
 
     def __init__(self, scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) -> None:
-        """Sort.
-
-        Args:
-            scores: finite; higher means member.
-            member: who is a member; at least one sample of each side.
-        """
+        """Sort."""
         self._order, self._tied, self._starts = _sort(scores, member)
         # The cuts before and after each group.
         self._begin = self._tied[self._starts]

@@ -51,7 +51,6 @@ def relate(
         reference: of the same samples and draws.
         member: who is a member; at least four samples of each side.
         config: halvings, resamples and confidence.
-        seed: of the halvings and the resamples.
     """
     relative = log_ratio(target, reference)
     scores = {"plain": target, "relative": relative, "reference": reference}

@@ -33,7 +33,6 @@ def bootstrap_weights(
     A block is to be done with before the next one is asked for, which may take its place in memory.
 
     Args:
-        member: who is a member.
         resamples: rows of all blocks together.
         rng: where the draws come from.
     """

@@ -40,7 +40,6 @@ def scan(
     Args:
         spectra: in the mask's order.
         mask: which end of it is dropped.
-        member: who is a member.
         chosen: the samples of each halving's choosing half.
         drops: the numbers of dropped bins that rows choose from.
         groups: the samples of each group.

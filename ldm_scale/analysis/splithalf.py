@@ -90,8 +90,6 @@ def halves(
     """Two random halves of the samples, each with half of the members and half of the held-out samples.
 
     Args:
-        member: who is a member.
-        seed: of the analysis.
         halving: its number, from 0.
 
     Returns:
@@ -150,8 +148,6 @@ def judge(
         member: who is a member; at least four samples of each side, as a variance needs two of a half.
         repeats: random halvings.
         resamples: bootstrap resamples of each reported half.
-        confidence: of the intervals, in (0, 1).
-        seed: of the halvings and the resamples.
     """
     found = [
         judge_halving([[*scorers.values()]], member, halving, resamples, confidence, seed)[0]

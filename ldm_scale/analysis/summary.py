@@ -82,10 +82,7 @@ def metric_sets(
     """All metrics of some scores with their bootstrap intervals, on the same resamples.
 
     Args:
-        scores: finite; higher means member.
-        member: who is a member; at least one sample of each side.
         config: resamples and confidence.
-        seed: of the resamples.
     """
     intervals = bootstrap(scores, member, config.bootstrap, config.confidence, seed)
     return [MetricSet.of(evaluate(column, member), bounds) for column, bounds in zip(scores, intervals, strict=True)]
@@ -108,9 +105,7 @@ def oracle_metrics(
 
     Args:
         attacks: what their rows choose.
-        member: who is a member.
         config: resamples and confidence.
-        seed: of the resamples.
     """
     best = [{row: choices.best(row) for row in choices.cuts} for choices in attacks]
     # Two rows may have the same one.
@@ -129,9 +124,7 @@ def group_aurocs(
     Args:
         attacks: what their rows choose.
         group: of samples of like distortion.
-        member: who is a member.
         config: resamples and confidence.
-        seed: of the resamples.
     """
     if not group.has_both_sides(member):
         return [{} for _ in attacks]
@@ -306,7 +299,6 @@ def summarise_attack(
         judged: what each of its scorers reaches over all halvings.
         oracles: `oracle_metrics` of this attack.
         aurocs: `group_aurocs` of this attack, for each group.
-        member: who is a member.
         sample_ids: n, in the order of the samples.
         distortion: log sqrt det G in nats; NaN if it was not measured.
         config: drop share and confidence.

@@ -44,8 +44,8 @@ class Evaluations:
 
         >>> z, e = torch.full((1, 1, 1, 2), 2.0), torch.ones(1, 1, 1, 2)
         >>> evaluations = Evaluations(z, torch.tensor([1.0, 0.36]), lambda x, timesteps: x, lambda purpose: e)
-        >>> _, noise = evaluations.diffused(1)
-        >>> evaluations.diffused(1)[1] is noise, evaluations.made
+        >>> _, noise = evaluations.diffused_at((1,))[1]
+        >>> evaluations.diffused_at((1,))[1][1] is noise, evaluations.made
         (True, 1)
     """
 
@@ -64,12 +64,8 @@ class Evaluations:
         self._denoise = denoise
         self._known: dict[tuple[str, int], Tensor] = {}
 
-    def denoise(self, x: Float[Tensor, "n c h w"], t: int) -> Float[Tensor, "n c h w"]:
-        """eps(x, t) of an input that no other attack has; it is not kept."""
-        return self.denoise_each(x[None], (t,))[0]
-
     def denoise_each(self, x: Float[Tensor, "t n c h w"], timesteps: Sequence[int]) -> Float[Tensor, "t n c h w"]:
-        """eps(x_t, t) for an input of each timestep, one batch for the denoiser; they are not kept."""
+        """eps(x_t, t) for inputs that no other attack has, one of each timestep and batch; they are not kept."""
         self.made += x.shape[0] * x.shape[1]
         return self._denoise(x, timesteps)
 
@@ -89,12 +85,8 @@ class Evaluations:
         abar = self.alphas_cumprod[t]
         return abar**0.5 * x + (1 - abar) ** 0.5 * e
 
-    def diffused(self, t: int) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]]:
-        """The draw e_t, and eps(diffuse(z, e_t, t), t)."""
-        return self.diffused_at((t,))[t]
-
     def diffused_at(self, timesteps: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
-        """diffused(t) by timestep, one batch for the denoiser."""
+        """The draw e_t and eps(diffuse(z, e_t, t), t), each (n, c, h, w), by timestep; one batch for the denoiser."""
         draws = {t: self.draw(f"noise {t}") for t in timesteps}
         noisy = {t: self.diffuse(self.latents, e, t) for t, e in draws.items()}
         noises = self.noises_at("z with drawn noise", noisy)
@@ -111,21 +103,17 @@ class Attack(Protocol):
     @property
     def timesteps(self) -> tuple[int, ...]:
         """The training timesteps t of the vectors, in their order."""
-        ...
 
     @property
     def evaluated(self) -> tuple[int, ...]:
         """The training timesteps that the denoiser is asked at."""
-        ...
 
     @property
     def p(self) -> float:
         """The exponent of the statistic."""
-        ...
 
     def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
         """S_t(z) for each timestep, in latent space."""
-        ...
 
 
 @dataclass(frozen=True)

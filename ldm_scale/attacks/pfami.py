@@ -1,6 +1,5 @@
 """PFAMI: how much the Loss changes when the latent is cropped."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -70,17 +69,9 @@ class PFAMI(AttackOptions):
     def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
         """The root mean square fluctuation at each timestep."""
         crops = [centre_crop(evaluations.latents, share) for share in self.crops]
-        diffused = evaluations.diffused_at(self.timesteps)
-        return torch.stack([self._fluctuation(evaluations, crops, t, *pair) for t, pair in diffused.items()])
-
-    def _fluctuation(
-        self,
-        evaluations: Evaluations,
-        crops: Sequence[Tensor],
-        t: int,
-        e: Float[Tensor, "n c h w"],
-        noise: Float[Tensor, "n c h w"],
-    ) -> Float[Tensor, "n c h w"]:
-        noisy = torch.stack([evaluations.diffuse(crop, e, t) for crop in crops])
-        losses = (e - evaluations.denoise_each(noisy, [t] * len(crops))) ** 2
-        return (((e - noise) ** 2 - losses) ** 2).mean(0).sqrt()
+        fluctuations = []
+        for t, (e, noise) in evaluations.diffused_at(self.timesteps).items():
+            noisy = torch.stack([evaluations.diffuse(crop, e, t) for crop in crops])
+            losses = (e - evaluations.denoise_each(noisy, [t] * len(crops))) ** 2
+            fluctuations.append((((e - noise) ** 2 - losses) ** 2).mean(0).sqrt())
+        return torch.stack(fluctuations)

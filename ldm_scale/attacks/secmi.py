@@ -67,13 +67,11 @@ class SecMI(AttackOptions):
 
     def vectors(self, evaluations: Evaluations) -> Float[Tensor, "t n c h w"]:
         """k_t (eps_{t+s} - eps_t) at each timestep."""
-        noise = self._noises(evaluations)
-        return torch.stack([self._factor(evaluations, t) * (noise[t + self.step] - noise[t]) for t in self.timesteps])
-
-    def _factor(self, evaluations: Evaluations, t: int) -> float:
-        """k_t."""
-        here, after = evaluations.alphas_cumprod[t], evaluations.alphas_cumprod[t + self.step]
-        return math.sqrt(here) * (noise_ratio(here) - noise_ratio(after))
+        abar, noise = evaluations.alphas_cumprod, self._noises(evaluations)
+        ratio = {t: noise_ratio(abar[t]) for t in noise}
+        pairs = [(t, t + self.step) for t in self.timesteps]
+        factors = [math.sqrt(abar[t]) * (ratio[t] - ratio[after]) for t, after in pairs]
+        return torch.stack([k * (noise[after] - noise[t]) for k, (t, after) in zip(factors, pairs, strict=True)])
 
     def _noises(self, evaluations: Evaluations) -> dict[int, Tensor]:
         """eps_t along the inversion, each (n, c, h, w); the first is SimA's at t = 0."""

@@ -1,8 +1,8 @@
 """The options of every benchmark."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from ldm_scale.config.audit import AnalysisConfig, Compilation, DenoiserPrecision, dropped_bins
 from ldm_scale.config.base import DEMO, SHARDS, Config
@@ -12,6 +12,20 @@ from ldm_scale.errors import UsageError
 # How many pictures the demo's shards hold, and what a benchmark says of its target.
 DEMO_PICTURES = 1200
 MEASURED = "unconditional target in diffusers' layout: folder, s3:// or hub id[@revision]"
+
+
+def _at_least(least: int) -> AfterValidator:
+    """One number or more, none of them smaller."""
+
+    def check(numbers: tuple[int, ...]) -> tuple[int, ...]:
+        if not numbers or min(numbers) < least:
+            raise ValueError(f"give numbers of at least {least}, such as {2 * least},{4 * least}")
+        return numbers
+
+    return AfterValidator(check)
+
+
+Sizes = Annotated[Integers, _at_least(1)]
 
 
 class AuditBenchmarkConfig(Config):
@@ -77,17 +91,11 @@ class ReduceBenchmarkConfig(Config):
 class ScaleBenchmarkConfig(Config):
     """Pools of auditors that only wait, on pretended GPUs."""
 
-    fake_gpus: Integers = Field((1, 2, 4, 8, 16), description="sizes of the pools, one after the other")
+    fake_gpus: Sizes = Field((1, 2, 4, 8, 16), description="sizes of the pools, one after the other")
     batch_seconds: float = Field(0.5, gt=0, description="seconds that an auditor waits on each batch")
     batch_size: int = Field(4, gt=0, description="samples an auditor takes at a time")
     batches: int = Field(60, gt=9, description="batches an auditor")
     rows_per_part: int = Field(64, gt=0, description="rows committed at a time")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "ScaleBenchmarkConfig":
-        if not self.fake_gpus or min(self.fake_gpus) < 1:
-            raise ValueError("fake_gpus: give pools of at least one, such as 1,2,4")
-        return self
 
 
 class StreamBenchmarkConfig(Config):
@@ -116,15 +124,9 @@ class DeviceBenchmarkConfig(Config):
     targets: Names = Field(
         ("demo", "sd"), description="demo, and sd: Stable Diffusion 1.x's shapes at 512 px, random weights"
     )
-    batches: Integers = Field((1, 8, 32), description="how many go at once, fewest first")
+    batches: Sizes = Field((1, 8, 32), description="how many go at once, fewest first")
     repeats: int = Field(3, gt=0, description="runs of which the fastest counts")
     numbers: str | None = Field(None, description="JSON file of machine and numbers; it is replaced (also --json)")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "DeviceBenchmarkConfig":
-        if not self.batches or min(self.batches) < 1:
-            raise ValueError("batches: give sizes of at least one, such as 1,8")
-        return self
 
 
 class StableDiffusionBenchmarkConfig(Config):
@@ -157,16 +159,10 @@ class EvidenceBenchmarkConfig(Config):
     targets: int = Field(200, ge=0, description="untrained targets that are audited")
     samples: int = Field(60, gt=3, le=DEMO_PICTURES // 2, description="pictures a side of an untrained target's audit")
     run: Address | None = Field(None, description="run directory of a trained target, of whose rows some are drawn")
-    sides: Integers = Field((75, 150, 300, 1000), description="rows a side that are drawn")
+    sides: Annotated[Integers, _at_least(4)] = Field((75, 150, 300, 1000), description="rows a side that are drawn")
     draws: int = Field(40, gt=0, description="draws of each number of rows")
     halvings: int = Field(10, gt=0, description="random split-halves behind each p")
     seed: int = Field(0, description="seed of weights, draws and halvings")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "EvidenceBenchmarkConfig":
-        if not self.sides or min(self.sides) < 4:
-            raise ValueError("sides: give numbers of rows of at least four, such as 75,300")
-        return self
 
 
 class BenchmarkConfig(Config):

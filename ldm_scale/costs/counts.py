@@ -32,8 +32,12 @@ def denoiser_evaluations(
 
 def decoder_products(config: GeometryConfig, dimensions: int) -> float:
     """Products with J or J^T for influence and distortion of one sample, the mean over all samples."""
-    influence = {"exact": dimensions, "off": 0}.get(config.influence, config.probes)
-    return influence + config.distortion_share * distortion_products(config, dimensions)
+    return influence_products(config, dimensions) + config.distortion_share * distortion_products(config, dimensions)
+
+
+def influence_products(config: GeometryConfig, dimensions: int) -> int:
+    """Products for the influences of one sample."""
+    return {"exact": dimensions, "off": 0}.get(config.influence, config.probes)
 
 
 def distortion_products(config: GeometryConfig, dimensions: int) -> int:

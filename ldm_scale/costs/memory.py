@@ -13,7 +13,7 @@ from ldm_scale.auditor import (
     products_memory,
 )
 from ldm_scale.config.audit import AuditConfig, distortion_estimator
-from ldm_scale.costs.counts import distortion_products
+from ldm_scale.costs.counts import distortion_products, influence_products
 from ldm_scale.costs.flops import Passes
 from ldm_scale.geometry.pullback import chunk_sizes
 from ldm_scale.targets.base import Target
@@ -86,7 +86,7 @@ class MemoryEstimate:
 
     def fills(self, batch: int) -> bool:
         """Whether more samples would make neither a batch of the denoiser larger, nor a chunk of products."""
-        vectors = {"exact": self._dimensions, "off": 0}.get(self._geometry.influence, self._geometry.probes)
+        vectors = influence_products(self._geometry, self._dimensions)
         products = batch * vectors * self._passes.product_memory
         return batch * self._evaluations >= self._rows and (products >= self.room or not vectors)
 

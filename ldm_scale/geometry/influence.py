@@ -57,10 +57,7 @@ def probe_squares(
     A sample's one forward pass serves all its probes.
 
     Args:
-        decode: latents to images.
-        z: latents.
         probes: v ~ N(0, I), in image space, K for each sample.
-        memory: bytes that the products computed at once may hold.
 
     Returns:
         (J^T v)_i^2, not negative, in the precision of z.

@@ -46,7 +46,6 @@ class TracedDecoder:
     """A decoder whose products with J are traced once for latents of a shape, and counted.
 
     Attributes:
-        decode: latents to images.
         products: computed so far, one for each sample and vector.
         budget: how many of them the device has been found to hold at once.
     """
@@ -84,8 +83,6 @@ class Jacobian:
     """J at each of n latents: products with it and with its transpose, on one linearisation of each.
 
     Args:
-        decode: latents to images.
-        z: latents.
         at_once: how many vectors of each latent go through the decoder together.
 
     Example:
@@ -145,10 +142,7 @@ def chunk_sizes(decode: Decoder, z: Float[Tensor, "n c h w"], products: int, mem
     """How many samples, and how many products of each, `memory` bytes hold at once.
 
     Args:
-        decode: latents to images.
-        z: latents.
         products: that each sample needs.
-        memory: bytes that the products computed at once may hold.
 
     Returns:
         Samples, a power of two (batches of any size are cut into few shapes), and products; at least one of one.
@@ -177,8 +171,6 @@ def in_chunks(
 
     Args:
         measure: takes J at some of the samples and their vectors (k, some, ...).
-        decode: latents to images.
-        z: latents.
         vectors: k for each sample, or what else of it there are k of.
         memory: bytes that the products computed at once may hold; halved for good if the device holds fewer.
 
@@ -215,8 +207,6 @@ def pullback_metric(decode: Decoder, z: Float[Tensor, "n c h w"], memory: int) -
     From all D columns of J (arXiv 2511.20592, section 4).
 
     Args:
-        decode: latents to images.
-        z: latents.
         memory: bytes that the products computed at once may hold; it does not change G.
 
     Raises:

@@ -17,10 +17,7 @@ def slq_distortion(
     their right vectors (Ubaru, Chen and Saad 2017). The scripts of arXiv 2511.20592 take 16 probes and 30 steps.
 
     Args:
-        decode: latents to images.
-        z: latents.
         probes: Gaussian or Rademacher, in latent space, k for each sample; normalised here.
-        memory: bytes that the products computed at once may hold.
         steps: of Lanczos, D if that is less. Too few for the condition number of J overestimate.
 
     Returns:

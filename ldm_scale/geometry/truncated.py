@@ -62,10 +62,7 @@ def truncated_distortion(
     2024). A sample's run ends when a round of steps has raised these singular values by less than `tolerance`.
 
     Args:
-        decode: latents to images.
-        z: latents.
         starts: N(0, I) in latent space.
-        memory: bytes that the products computed at once may hold.
         rank: how many singular values are summed; D if that is less.
         tolerance: by how much a round must raise their geometric mean, as a share of it, for another to follow.
 

@@ -6,7 +6,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from ldm_scale.analysis.results import DistortionGroup, Estimate, Point, Results
+from ldm_scale.analysis.results import Estimate, Point, Results
 from ldm_scale.report.figures import LOOK, STYLES, Plot, as_plot, panels
 from ldm_scale.report.headline import attacks_of, rows_of
 from ldm_scale.report.labels import at_step
@@ -132,23 +132,20 @@ def plot_by_timestep(results: Results) -> Plot:
 @rc_context(LOOK)
 def plot_by_distortion(results: Results) -> Plot:
     """AUROC in each quartile of distortion, with intervals, plain and with the lowest dropped."""
+    quartiles = [(g, g.auroc) for g in results.by_distortion if g.auroc and g.groups == 4]
 
     def draw(axes: Axes, attack: str) -> None:
         auroc_axis(axes, [end for g in results.by_distortion if g.auroc for end in (g.auroc.low, g.auroc.high)])
         for name, shift in (("plain", -0.08), ("lowest", 0.08)):
-            groups = [g for g in results.by_distortion if (g.attack, g.row, g.groups) == (attack, name, 4)]
-            _intervals(axes, groups, name, shift)
+            found = {g.group + shift: auroc for g, auroc in quartiles if (g.attack, g.row) == (attack, name)}
+            bars(axes, found, name)
         axes.set_xticks([1, 2, 3, 4], ["1 (least)", "2", "3", "4 (most)"])
         axes.set_xlim(0.6, 4.4)
 
     titles = {attack: attack for attack in attacks_of(results)}
     figure = panels(titles, draw, "quartile of distortion", f"AUROC, {results.confidence:.0%} interval")
-    words = [_group_in_words(group) for group in results.by_distortion if group.auroc and group.groups == 4]
+    words = [f"{g.attack} {STYLES[g.row].label}, quartile {g.group}: {auroc.value:.3f}." for g, auroc in quartiles]
     return as_plot(figure, "AUROC in each quartile of distortion. " + " ".join(words))
-
-
-def _intervals(axes: Axes, groups: Sequence[DistortionGroup], name: str, shift: float) -> None:
-    bars(axes, {group.group + shift: group.auroc for group in groups if group.auroc}, name)
 
 
 def bars(axes: Axes, estimates: dict[float, Estimate], name: str) -> None:
@@ -156,11 +153,6 @@ def bars(axes: Axes, estimates: dict[float, Estimate], name: str) -> None:
     _curve(axes, list(estimates), [estimate.value for estimate in estimates.values()], name)
     lows, highs = [e.low for e in estimates.values()], [e.high for e in estimates.values()]
     axes.vlines(list(estimates), lows, highs, color=STYLES[name].colour, linewidth=1.3)
-
-
-def _group_in_words(group: DistortionGroup) -> str:
-    assert group.auroc is not None
-    return f"{group.attack} {STYLES[group.row].label}, quartile {group.group}: {group.auroc.value:.3f}."
 
 
 @rc_context(LOOK)

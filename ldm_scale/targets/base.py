@@ -11,6 +11,8 @@ from torch import Tensor
 # What a target's condition() returns and its predict_noise() takes: None, or a tensor (classes, text embeddings) or a
 # tuple of tensors, whose first dimension are the samples.
 ConditionTensors = Any
+# 0 to 255.
+Pixels = UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"]
 # That of captions, if text encoders give an embedding a token and a pooled one.
 Embeddings = tuple[Float[Tensor, "n tokens width"], Float[Tensor, "n pooled"]]
 
@@ -31,7 +33,6 @@ class Target(Protocol):
 
     def weights(self) -> Iterator[Tensor]:
         """The parameters of all its models."""
-        ...
 
     def encode(
         self, images: Float[Tensor, "n 3 H W"], noise: Float[Tensor, "*k n c h w"] | None
@@ -40,15 +41,12 @@ class Target(Protocol):
 
         The latent is the posterior's mode, or mean + std * noise if noise is given; k of one posterior for k noises.
         """
-        ...
 
     def decode(self, z: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 H W"]:
         """Scaled latents to images, decode(z / scale + shift), never clamped."""
-        ...
 
     def refusal(self, caption: str | None, label: int | None) -> str | None:
         """Why a sample with this caption and label has no condition of its own; None if it has one."""
-        ...
 
     def condition(self, captions: Sequence[str | None], labels: Sequence[int | None]) -> ConditionTensors:
         """What predict_noise takes for these samples; no caption is the empty prompt, no label the null class.
@@ -56,13 +54,11 @@ class Target(Protocol):
         Raises:
             UsageError: There is no label and the target has no null class.
         """
-        ...
 
     def predict_noise(
         self, z: Float[Tensor, "n c h w"], t: Int[Tensor, " n"], condition: ConditionTensors
     ) -> Float[Tensor, "n c h w"]:
         """eps(z, t, c): the noise predicted at each row's training timestep t, float32."""
-        ...
 
 
 def each_part(change: Callable[[Tensor], Tensor], condition: ConditionTensors) -> ConditionTensors:
@@ -82,9 +78,7 @@ def by_row(values: Float[Tensor, " n"], like: Float[Tensor, "n c h w"]) -> Float
     return values.to(like).reshape(-1, 1, 1, 1)
 
 
-def to_images(
-    pixels: UInt8[np.ndarray, "n 3 H W"] | UInt8[Tensor, "n 3 H W"], device: torch.device
-) -> Float[Tensor, "n 3 H W"]:
+def to_images(pixels: Pixels, device: torch.device) -> Float[Tensor, "n 3 H W"]:
     """Pixels 0 ... 255 as the images that every target takes: float32 in [-1, 1], on a device."""
     return torch.as_tensor(pixels).to(device).float() / 127.5 - 1
 

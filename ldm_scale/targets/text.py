@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ldm_scale.errors import RunError, one_line
 from ldm_scale.targets.autoencoder import AnyAutoencoder, freeze
-from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.latent_diffusion import LatentDiffusion
 
 
@@ -54,7 +53,10 @@ class TextEncoder:
 
 
 class TextConditionalTarget(LatentDiffusion):
-    """A target with text encoders, in the order of diffusers' pipeline; None for an optional one that is missing."""
+    """A target with text encoders, in the order of diffusers' pipeline; None for an optional one that is missing.
+
+    Its options are those of LatentDiffusion.
+    """
 
     def __init__(
         self,
@@ -62,10 +64,9 @@ class TextConditionalTarget(LatentDiffusion):
         denoiser: ModelMixin,
         schedule: SchedulerMixin,
         *texts: TextEncoder | None,
-        size: int | None = None,
-        execution: Execution = PLAIN,
+        **options: Any,
     ) -> None:
-        super().__init__(autoencoder, denoiser, schedule, size=size, execution=execution)
+        super().__init__(autoencoder, denoiser, schedule, **options)
         # Any: a family knows which of them may be None.
         self._texts: tuple[Any, ...] = texts
         self._models += [text.model for text in texts if text is not None]

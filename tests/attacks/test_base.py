@@ -35,7 +35,7 @@ def test_each_input_and_timestep_is_evaluated_once() -> None:
     assert evaluations.noise_at("other", z + 1, 3).unique().item() == 4
     assert evaluations.noise_at("z", z, 4).unique().item() == 4
     assert calls == [(3,), (3,), (4,)]
-    evaluations.denoise(z, 3)
+    evaluations.denoise_each(z[None], (3,))
     assert calls == [(3,), (3,), (4,), (3,)]
     assert evaluations.made == 4 * 2
 
@@ -70,7 +70,7 @@ def test_what_is_known_of_drawn_noise_is_not_asked_again() -> None:
 
     z = torch.zeros(2, 1, 2, 2)
     evaluations = Evaluations(z, ABAR, denoise, lambda purpose: torch.full_like(z, int(purpose.split()[1])))
-    e, noise = evaluations.diffused(5)
+    e, noise = evaluations.diffused_at((5,))[5]
     found = evaluations.diffused_at((8, 5, 3))
     assert list(found) == [8, 5, 3]
     assert (found[5][0] is e, found[5][1] is noise) == (True, True)
@@ -88,10 +88,10 @@ def test_a_draw_is_made_once_and_named_after_its_timestep() -> None:
 
     z = torch.full((2, 1, 2, 2), 5.0)
     evaluations = Evaluations(z, ABAR, lambda x, t: 2 * x, draw)
-    e, noise = evaluations.diffused(3)
-    again = evaluations.diffused(3)
+    e, noise = evaluations.diffused_at((3,))[3]
+    again = evaluations.diffused_at((3,))[3]
     assert (again[0] is e, again[1] is noise) == (True, True)
-    assert evaluations.diffused(4)[0].unique().item() == 2
+    assert evaluations.diffused_at((4,))[4][0].unique().item() == 2
     assert drawn == ["noise 3", "noise 4"]
     abar = ABAR[3].item()
     torch.testing.assert_close(noise, torch.full_like(z, 2 * (abar**0.5 * 5 + (1 - abar) ** 0.5)))
