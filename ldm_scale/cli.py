@@ -5,11 +5,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from textwrap import fill
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
 from ldm_scale.attacks.installed import known_attacks
@@ -136,10 +137,11 @@ def _own(config: OwnConfig) -> None:
     _print_found(run_own(config), config.audit().out)
 
 
-def _validate(config: ValidateConfig, as_json: bool) -> None:
+def _validate(arguments: argparse.Namespace) -> None:
     from ldm_scale.engine.validate import run_validation
 
-    with answering(as_json) as answer:
+    config = build(ValidateConfig, collect(arguments, ValidateConfig))
+    with answering(arguments.json) as answer:
         found = run_validation(config)
         for line in (*found.facts, *(f"problem: {problem}" for problem in found.problems)):
             say(line)
@@ -149,7 +151,11 @@ def _validate(config: ValidateConfig, as_json: bool) -> None:
         say("no problem was found")
 
 
-def _train(config: TrainConfig, trial: DryRunConfig) -> None:
+def _train(arguments: argparse.Namespace) -> None:
+    trial = build(DryRunConfig, given_flags(arguments, DryRunConfig))
+    # What is only estimated needs no shards, and leaves nothing.
+    absent = {"shards": "", "out": ""} if trial.dry_run else {}
+    config = build(TrainConfig, absent | collect(arguments, TrainConfig))
     if trial.dry_run:
         from ldm_scale.costs.training import estimate_training
 
@@ -374,37 +380,23 @@ def _complete(arguments: argparse.Namespace) -> None:
         say(line)
 
 
-def _add_completion(commands: Any) -> None:
-    text = "print a script that completes commands, options and their values"
-    parser = commands.add_parser("completion", help=text, description=f"{text}; {COMPLETION}")
-    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
-    parser.set_defaults(function=_complete)
+def _add_command(commands: Any, name: str, text: str) -> Any:
+    return commands.add_parser(name, help=text, description=text)
 
 
 def _add_run_command(commands: Any, name: str, function: Callable[[argparse.Namespace], None], text: str) -> Any:
-    parser = commands.add_parser(name, help=text, description=text)
+    parser = _add_command(commands, name, text)
     parser.add_argument("run", metavar="RUN", help="run directory, local or s3://").complete = FILES
     parser.set_defaults(function=function)
     return parser
-
-
-def _add_config_command(
-    commands: Any,
-    name: str,
-    kind: type[Config],
-    function: Callable[[Any], None],
-    text: str,
-    positional: tuple[str, ...] = (),
-) -> None:
-    _add_config_flags(commands.add_parser(name, help=text, description=text), kind, function, {}, positional)
 
 
 def _add_config_flags(
     parser: argparse.ArgumentParser,
     kind: type[Config],
     function: Callable[[Any], None],
-    recipe: dict[str, Any],
     positional: tuple[str, ...] = (),
+    recipe: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     if not positional:
         _add_config(parser)
@@ -441,29 +433,6 @@ def _add_audit_flags(
     parser.set_defaults(function=run)
 
 
-def _add_validate_flags(parser: argparse.ArgumentParser) -> None:
-    def run(arguments: argparse.Namespace) -> None:
-        _validate(build(ValidateConfig, collect(arguments, ValidateConfig, {})), arguments.json)
-
-    _add_config(parser)
-    _add_json(parser)
-    add_flags(parser, ValidateConfig)
-    parser.set_defaults(function=run)
-
-
-def _add_train_flags(parser: argparse.ArgumentParser) -> None:
-    def run(arguments: argparse.Namespace) -> None:
-        trial = build(DryRunConfig, given_flags(arguments, DryRunConfig))
-        # What is only estimated needs no shards, and leaves nothing.
-        absent = {"shards": "", "out": ""} if trial.dry_run else {}
-        _train(build(TrainConfig, absent | collect(arguments, TrainConfig, {})), trial)
-
-    _add_config(parser)
-    add_flags(parser, TrainConfig, recipe=PRESETS[TrainConfig.model_fields["preset"].default])
-    add_flags(parser, DryRunConfig)
-    parser.set_defaults(function=run)
-
-
 def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     """The parser of `ldm-scale`, with or without the options of an audit's attacks, which load torch."""
     parser = Parser(
@@ -473,27 +442,30 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ldm-scale {version('ldm_scale')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    text = "audit a target on shards, all the way to the report"
-    _add_audit_flags(commands.add_parser("audit", help=text, description=text), {}, attacks)
-    text = "was this model trained on these images? from plain folders to a page"
-    _add_config_command(commands, "own", OwnConfig, _own, text, ("target",))
-    text = "make a target of checkpoints (.pt) of the paper's authors"
-    _add_config_command(commands, "convert", ConvertConfig, _convert, text)
-    positional = ("dataset", "source", "out")
-    _add_config_command(
-        commands, "pack", PackConfig, _pack, "make shards, manifest and split from a source", positional
-    )
-    text = "check shards and a target before an audit"
-    _add_validate_flags(commands.add_parser("validate", help=text, description=text))
-    text = "train a target on the members of a shard folder"
-    _add_train_flags(commands.add_parser("train", help=text, description=text))
+    audit = _add_command(commands, "audit", "audit a target on shards, all the way to the report")
+    _add_audit_flags(audit, {}, attacks)
+    own = _add_command(commands, "own", "was this model trained on these images? from plain folders to a page")
+    _add_config_flags(own, OwnConfig, _own, ("target",))
+    convert = _add_command(commands, "convert", "make a target of checkpoints (.pt) of the paper's authors")
+    _add_config_flags(convert, ConvertConfig, _convert)
+    pack = _add_command(commands, "pack", "make shards, manifest and split from a source")
+    _add_config_flags(pack, PackConfig, _pack, ("dataset", "source", "out"))
+    validate = _add_command(commands, "validate", "check shards and a target before an audit")
+    _add_config(validate)
+    _add_json(validate)
+    add_flags(validate, ValidateConfig)
+    validate.set_defaults(function=_validate)
+    train = _add_command(commands, "train", "train a target on the members of a shard folder")
+    _add_config(train)
+    add_flags(train, TrainConfig, recipe=PRESETS[TrainConfig.model_fields["preset"].default])
+    add_flags(train, DryRunConfig)
+    train.set_defaults(function=_train)
     text = "time the models' part, the influence, the stream of images, the reducer, or the graph on pretended GPUs"
-    kinds = commands.add_parser("benchmark", help=text, description=text).add_subparsers(required=True, metavar="WHAT")
+    parts = _add_command(commands, "benchmark", text).add_subparsers(required=True, metavar="WHAT")
     for part, (kind, text) in PARTS.items():
-        _add_config_command(kinds, part, kind, _benchmark_part(part), text)
-    reduce = _add_run_command(
-        commands, "reduce", _reduce, "make results and report again from a run's rows, without a GPU"
-    )
+        _add_config_flags(_add_command(parts, part, text), kind, _benchmark_part(part))
+    text = "make results and report again from a run's rows, without a GPU"
+    reduce = _add_run_command(commands, "reduce", _reduce, text)
     add_flags(reduce, AnalysisConfig)
     add_flags(reduce, ReduceConfig)
     report = _add_run_command(commands, "report", _report, "make the report again from a run's results")
@@ -502,17 +474,20 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     text = "give options, headline numbers and page to this experiment tracker, if it is installed"
     report.add_argument("--track", choices=TRACKERS, help=text)
     text = "compare finished runs over the same samples: each with the first, paired by sample"
-    compare = commands.add_parser("compare", help=text, description=text)
+    compare = _add_command(commands, "compare", text)
     compare.add_argument("runs", metavar="RUN", nargs="+", help="run directories; the one before comes first")
     compare.add_argument("--out", metavar="PATH", help="folder for comparison.html and comparison.json")
     add_flags(compare, AnalysisConfig)
     compare.set_defaults(function=_compare)
     _add_json(_add_run_command(commands, "status", _status, "say how far a run is, from its directory alone"))
     text = "name the attacks that are installed, the estimators of geometry, the model families, or the presets"
-    listing = commands.add_parser("list", help=text, description=text)
+    listing = _add_command(commands, "list", text)
     listing.add_argument("what", metavar="WHAT", choices=tuple(LISTED), help=", ".join(LISTED))
     listing.set_defaults(function=_list)
-    _add_completion(commands)
+    text = "print a script that completes commands, options and their values"
+    completion = commands.add_parser("completion", help=text, description=f"{text}; {COMPLETION}")
+    completion.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
+    completion.set_defaults(function=_complete)
     return parser
 
 
@@ -621,12 +596,12 @@ def run_job(
 def run_benchmarks(description: str, recipe: dict[str, Any], argv: Sequence[str] | None = None) -> int:
     """Run all parts of the benchmark, or those named: a recipe of configuration values, with flags over it."""
     parser = Parser(description=description)
-    _add_config_flags(parser, BenchmarkConfig, _benchmark_suite, recipe)
+    _add_config_flags(parser, BenchmarkConfig, _benchmark_suite, recipe=recipe)
     return _run(parser, argv)
 
 
 def run_reproduction(description: str, argv: Sequence[str] | None = None) -> int:
     """Pack, train and audit on several seeds, and print the paper's row beside what was found."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    _add_config_flags(parser, ReproduceConfig, _reproduce, {})
+    _add_config_flags(parser, ReproduceConfig, _reproduce)
     return _run(parser, argv)

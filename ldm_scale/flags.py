@@ -131,7 +131,7 @@ def add_flags(
             _add_option(parser, names, field, default, dest=prefix + name)
 
 
-def add_attack_flags(parser: argparse.ArgumentParser, recipe: Any = MappingProxyType({})) -> None:
+def add_attack_flags(parser: argparse.ArgumentParser, recipe: Any) -> None:
     """Add one flag for each option of each installed attack, which this loads: ours load torch.
 
     The help names each flag's default: the recipe's, or else the attack's own.
@@ -184,13 +184,15 @@ def _merge_attacks(chosen: Any, names: str | None, options: dict[str, Any]) -> A
     return merge(chosen, options)
 
 
-def collect(arguments: argparse.Namespace, kind: type[Config], recipe: dict[str, Any]) -> dict[str, Any]:
+def collect(
+    arguments: argparse.Namespace, kind: type[Config], recipe: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """The nested values of a command: recipe, then --config file, then environment, then flags, the last one wins.
 
     Raises UsageError for an unusable --config file or a name that no option has.
     """
     given = {key: value for key, value in vars(arguments).items() if value is not None}
-    values = merge(recipe, load_yaml(given["config"])) if "config" in given else recipe
+    values = merge(recipe, load_yaml(given["config"]) if "config" in given else {})
     if stray := next((name for name in values if name not in kind.model_fields), None):
         raise unknown_name("option", stray, kind.model_fields)
     if kind is AuditConfig:

@@ -1,6 +1,7 @@
 """Values as people write them: sizes such as 512MiB, integers such as 0:200:10, spans such as 0..64, and so on."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -108,7 +109,7 @@ def parse_names(value: Any) -> Any:
     return tuple(name.strip() for name in value.split(",") if name.strip())
 
 
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Nested values over others, option by option."""
     merged = dict(base)
     for key, value in over.items():

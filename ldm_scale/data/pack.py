@@ -95,11 +95,6 @@ def _listing_digest(items: Iterable[Item]) -> str:
     return digest.hexdigest()
 
 
-def _check_free(out: Location) -> None:
-    if not (out / PLAN).is_file() and not out.is_empty():
-        raise UsageError(f"{out} is not empty and holds no pack; give a new folder, nothing is overwritten")
-
-
 def _read_plan(out: Location, request: dict[str, Any]) -> PackPlan | None:
     """The plan of an earlier pack into this folder; raises UsageError, with the differences, if it was another."""
     if not (out / PLAN).is_file():
@@ -257,7 +252,8 @@ def pack(config: PackConfig, run: RunTasks = one_by_one) -> Manifest:
         RunError: Too many images are bad, or one that was listed cannot be read.
     """
     out = Location.of(config.out)
-    _check_free(out)
+    if not (out / PLAN).is_file() and not out.is_empty():
+        raise UsageError(f"{out} is not empty and holds no pack; give a new folder, nothing is overwritten")
     if not (out / MANIFEST).is_file():
         out.check_place()
     listing = read_source(config)

@@ -34,11 +34,6 @@ def _pictures(pairs: Sequence[tuple[Item, Item]], max_pixels: int) -> list[tuple
     return [(picture(kept), picture(removed)) for kept, removed in pairs]
 
 
-def _weakest(removed: Sequence[Removed]) -> list[Removed]:
-    """Those to be doubted most: the lowest correlations first, variants and equals last."""
-    return sorted(removed, key=lambda one: 2.0 if one.correlation is None else one.correlation)[:SHOWN]
-
-
 def write_removed(
     out: Location, removed: Sequence[Removed], items: Mapping[str, Item], config: PackConfig, run: RunTasks
 ) -> None:
@@ -47,7 +42,8 @@ def write_removed(
     Raises:
         RunError: An image that was read before cannot be read any more.
     """
-    shown = _weakest(removed)
+    # Those to be doubted most: the lowest correlations first, variants and equals last.
+    shown = sorted(removed, key=lambda one: 2.0 if one.correlation is None else one.correlation)[:SHOWN]
     pairs = [(items[one.kept], items[one.key]) for one in shown]
     tasks = [pairs[start : start + A_TASK] for start in range(0, len(pairs), A_TASK)]
     draw = functools.partial(_pictures, max_pixels=config.max_pixels)

@@ -60,7 +60,6 @@ def run_training(config: TrainConfig) -> None:
         job = replace(job, cpus=_cpus(config, device))
         _tell_of_waiting(config.workers, _reserved(job, device))
         checkpoint = _fit(job, partial, device)
-        out.make_dir()
         out.copy_from(checkpoint.filesystem, f"{checkpoint.path}/{TARGET}")
         partial.delete_dir()
 
@@ -116,7 +115,6 @@ def _check_precision(config: TrainConfig, device: str) -> None:
 def _begin(identity: dict[str, Any], partial: Location) -> None:
     """Note in the checkpoints' folder what is trained there."""
     if not (partial / RECORD).is_file():
-        partial.make_dir()
         (partial / RECORD).create(json.dumps(identity, indent=1).encode())
 
 

@@ -272,12 +272,9 @@ class Location:
         with room_at(tempfile.gettempdir(), MORE_ROOM):
             return tempfile.TemporaryFile()
 
-    def download(self, file: BinaryIO, check: CheckSize = allow) -> str:
-        """Copy a file from S3 into an open one and return its SHA-256; a transient fault starts it from byte 0.
-
-        check: is told its size first.
-        """
-        return s3.download(*self._object, file, check)
+    def download(self, file: BinaryIO) -> None:
+        """Copy a file from S3 into an open one; a transient fault starts it from byte 0."""
+        s3.download(*self._object, file, allow)
 
     def read_bytes(self, most: int | None = None) -> bytes:
         """A whole file, as it is at one moment; raises UsageError if it has more than `most` bytes."""
@@ -290,7 +287,7 @@ class Location:
             check(self._path.stat().st_size)
             return self._path.read_bytes()
         buffer = io.BytesIO()
-        self.download(buffer, check)
+        s3.download(*self._object, buffer, check)
         return buffer.getvalue()
 
     def read_text(self) -> str:
@@ -301,11 +298,6 @@ class Location:
         """Hex digest of a file's bytes."""
         with self.open_stream() as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
-
-    def make_dir(self) -> None:
-        """Create a folder; on S3 there are none to create."""
-        if self.is_local:
-            self._path.mkdir(parents=True, exist_ok=True)
 
     def copy_from(self, filesystem: pafs.FileSystem, path: str) -> None:
         """Copy a folder of another filesystem here."""

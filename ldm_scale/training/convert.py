@@ -47,7 +47,6 @@ def convert(config: ConvertConfig) -> str:
     with TemporaryDirectory(prefix=OWN) as folder:
         save_target(Path(folder), models, half=False, record=record)
         target = load_target(folder, "cpu")
-        out.make_dir()
         out.copy_from(pafs.LocalFileSystem(), folder)
     return describe(target)
 

@@ -410,11 +410,10 @@ def test_a_missing_file_is_a_file_not_found(tmp_path: Path) -> None:
         Location.of(tmp_path / "nowhere").read_bytes()
 
 
-def test_folders_are_made_copied_and_removed(tmp_path: Path) -> None:
+def test_folders_are_copied_and_removed(tmp_path: Path) -> None:
     (tmp_path / "source/sub").mkdir(parents=True)
     (tmp_path / "source/sub/x").write_text("x")
     copy = Location.of(tmp_path / "one/two")
-    copy.make_dir()
     copy.copy_from(pa.fs.LocalFileSystem(), str(tmp_path / "source"))
     assert (copy / "sub/x").read_text() == "x"
     copy.delete_dir()

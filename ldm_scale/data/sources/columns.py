@@ -16,6 +16,10 @@ from ldm_scale.files.storage import Location
 # What columns of captions and of classes are called.
 CAPTIONS = ("text", "caption", "captions")
 LABELS = ("label",)
+# Arrow's layouts of encoded images, of texts and of lists.
+BYTES = (pa.binary(), pa.large_binary(), pa.binary_view())
+TEXTS = (pa.string(), pa.large_string(), pa.string_view())
+LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
 # A file, a column and a part of the file, by number -> the part's images, in arrays of few bytes.
 ReadBatches = Callable[[Location, str, int], Iterator[pa.Array]]
 
@@ -88,35 +92,14 @@ def images_of(column: pa.Array) -> pa.Array:
     return pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """Whether it is a type of lists, in one of their layouts."""
-    tests = (
-        pa.types.is_list,
-        pa.types.is_large_list,
-        pa.types.is_fixed_size_list,
-        pa.types.is_list_view,
-        pa.types.is_large_list_view,
-    )
-    return any(test(kind) for test in tests)
+def _in_lists(kind: pa.DataType) -> pa.DataType:
+    """The type of the values in lists of this type; of another type, itself."""
+    return kind.value_type if isinstance(kind, LISTS) else kind
 
 
-def _says_nothing(kind: pa.DataType | None) -> bool:
-    """Whether a column that is there holds nothing in any row, so that its file does not know its type."""
-    return kind is not None and bool(pa.types.is_null(kind.value_type if is_list(kind) else kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def _is_class(kind: pa.DataType) -> bool:
-    kind = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
-    return _is_text(kind) or bool(pa.types.is_integer(kind))
+def _in_dictionary(kind: pa.DataType) -> pa.DataType:
+    """The type of the values in a dictionary of this type; of another type, itself."""
+    return kind.value_type if isinstance(kind, pa.DictionaryType) else kind
 
 
 def _captions(value: Any) -> tuple[str, ...]:
@@ -188,21 +171,24 @@ class Columns:
             _usual(usual, names, file) if name is None else (name or None)
             for name, usual in ((self.caption, CAPTIONS), (self.label, LABELS))
         )
-        caption, label = (None if _says_nothing(kinds.get(name)) else name for name in (caption, label))
+        # Of a column that holds nothing in any row, the file does not know the type.
+        caption, label = (
+            None if name in kinds and _in_lists(kinds[name]) == pa.null() else name for name in (caption, label)
+        )
         if twice := next((name for name in (self.image, caption, label) if names.count(name) > 1), None):
             raise UsageError(f"{file} has two columns {twice!r}; which one is meant, nothing tells")
         image = kinds.get(self.image, pa.null())
         if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
             image = image.field("bytes").type
-        if not _is_bytes(image):
+        if image not in BYTES:
             raise UsageError(
                 f"{file} needs a column {self.image!r}, binary or a struct with bytes; it has {names}; --image-column "
                 "names another"
             )
-        text = kinds.get(caption, pa.null())
-        if caption is not None and not _is_text(text.value_type if is_list(text) else text):
+        if caption is not None and _in_dictionary(_in_lists(kinds.get(caption, pa.null()))) not in TEXTS:
             raise UsageError(f"{file}: the column {caption!r} must hold captions, a string or a list of them a row")
-        if label is not None and not _is_class(kinds.get(label, pa.null())):
+        kind = _in_dictionary(kinds.get(label, pa.null()))
+        if label is not None and kind not in TEXTS and not pa.types.is_integer(kind):
             raise UsageError(
                 f"{file}: the column {label!r} must hold one class a row, a number or a name; --label-column names "
                 "another, or none: ''"

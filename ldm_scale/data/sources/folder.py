@@ -92,11 +92,6 @@ def _tells_index(name: str) -> bool:
     return as_integer(name) is not None or name in imagenet_wnids()
 
 
-def _class_of(path: str, level: int | None) -> str | None:
-    folders = path.split("/")[:-1]
-    return composed(folders[level]) if level is not None and len(folders) > level else None
-
-
 def _items(listing: Listing, images: list[str], named: Rows, membership: Mapping[str, bool]) -> Iterator[Item]:
     texts = _texts(listing, images)
     parts = {path.removesuffix(STATISTICS) for path in listing.left if path.endswith(STATISTICS)}
@@ -106,8 +101,10 @@ def _items(listing: Listing, images: list[str], named: Rows, membership: Mapping
         captions = row.captions if row is not None else ()
         if not captions and path in texts and (text := read_text(texts[path]).strip()):
             captions = (text,)
-        label = row.label if row is not None else None
-        yield Item(key_of(path), listing.take(path), captions, _class_of(path, level) if label is None else label)
+        label, folders = row.label if row is not None else None, path.split("/")[:-1]
+        if label is None and level is not None and len(folders) > level:
+            label = composed(folders[level])
+        yield Item(key_of(path), listing.take(path), captions, label)
 
 
 def read_folder(folder: Location, members: tuple[str, ...] = (), heldout: tuple[str, ...] = ()) -> Listing:
