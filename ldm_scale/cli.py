@@ -15,14 +15,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ldm_scale.attacks.installed import known_attacks
 from ldm_scale.benchmarks.options import PARTS, BenchmarkConfig
-from ldm_scale.config.audit import (
-    AnalysisConfig,
-    AuditConfig,
-    DryRunConfig,
-    GeometryConfig,
-    ReduceConfig,
-    dropped_bins,
-)
+from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, GeometryConfig, ReduceConfig, dropped_bins
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.convert import ConvertConfig
 from ldm_scale.config.data import PackConfig, ValidateConfig

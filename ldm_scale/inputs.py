@@ -11,7 +11,7 @@ from ldm_scale.attacks.base import Attack
 from ldm_scale.attacks.installed import find_attack
 from ldm_scale.attacks.registry import make_attack, resolve_options
 from ldm_scale.auditor import resolve_leakage
-from ldm_scale.config.audit import CALIBRATED, AuditConfig, MaskConfig
+from ldm_scale.config.audit import CALIBRATED, AuditConfig
 from ldm_scale.config.published import Procedure
 from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import Manifest
@@ -103,12 +103,14 @@ def check_inputs(config: AuditConfig, *, outline: bool = False, procedure: Proce
         check_reference(target, other := compared.load("meta", config.images.size))
         check_fit(config, other, attacks)
         reference["reference"] = compared.addresses["target"]
-    ranking = _read_ranking(config, target)
+    ranking, masks = _read_ranking(config, target), config.masks
+    if ranking is not None and masks.ranking is not None:
+        masks = masks.model_copy(update={"ranking": Location.of(masks.ranking).uri})
     resolved = config.model_copy(
         update={
             "attacks": {name: resolve_options(attack) for name, attack in attacks.items()},
             "leakage": resolve_leakage(config.leakage, attacks),
-            "masks": config.masks if ranking is None else _absolute(config.masks),
+            "masks": masks,
             # Absolute: workers, and readers of run.json, have other working directories.
             **{name: Location.of(at).uri for name in ("out", "shards", "manifest") if (at := getattr(config, name))},
             # Pinned too: a branch may move while the run goes on.
@@ -117,11 +119,6 @@ def check_inputs(config: AuditConfig, *, outline: bool = False, procedure: Proce
         }
     )
     return Inputs(resolved, shards.folder, shards.manifest, split, weights, target, attacks, ranking, procedure)
-
-
-def _absolute(masks: MaskConfig) -> MaskConfig:
-    assert masks.ranking is not None
-    return masks.model_copy(update={"ranking": Location.of(masks.ranking).uri})
 
 
 def _read_ranking(config: AuditConfig, target: Target) -> np.ndarray | None:
@@ -148,7 +145,10 @@ def check_fit(config: AuditConfig, target: Target, attacks: dict[str, Attack]) -
             )
         if bad := [t for t in attack.evaluated if target.alphas_cumprod[t] == 0]:
             raise UsageError(f"attacks.{name}.timesteps: at {bad[0]} the target sees nothing but noise")
-    _check_conditioning(config.conditioning, target)
+    if config.conditioning == "none":
+        target.condition([None], [None])
+    elif isinstance(config.conditioning, int) and (reason := target.refusal(None, config.conditioning)):
+        raise UsageError(f"conditioning = {config.conditioning} is not a class of the target: {reason}")
     if config.masks.bins > dimensions:
         raise UsageError(f"masks.bins = {config.masks.bins} is more than the latent's {dimensions} dimensions")
 
@@ -173,13 +173,6 @@ def check_reference(target: Target, reference: Target) -> None:
             "reference: its noise schedule is another than the target's: alpha_bar at timestep "
             f"{t} is {reference.alphas_cumprod[t]:.4g}, not {target.alphas_cumprod[t]:.4g}"
         )
-
-
-def _check_conditioning(conditioning: str | int, target: Target) -> None:
-    if conditioning == "none":
-        target.condition([None], [None])
-    elif isinstance(conditioning, int) and (reason := target.refusal(None, conditioning)):
-        raise UsageError(f"conditioning = {conditioning} is not a class of the target: {reason}")
 
 
 def count_sides(inputs: Inputs) -> tuple[int, int]:

@@ -49,9 +49,7 @@ class GeometryConfig(Config):
     )
     probes: int = Field(16, gt=0, description="Hutchinson probes a sample (vector-Jacobian products)")
     calibration: int = Field(
-        256,
-        gt=1,
-        description="size, about, of the calibration set, for pooled estimates and masks.ranking",
+        256, gt=1, description="size, about, of the calibration set, for pooled estimates and masks.ranking"
     )
     distortion: Literal["auto", "exact", "truncated", "slq", "bound", "off"] = Field(
         "auto",

@@ -1,6 +1,6 @@
 """What became of everything that a pack saw in its source."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from ldm_scale.config.base import Record
 from ldm_scale.files.storage import Location, read_model
@@ -40,11 +40,6 @@ class Counts(Record):
         skipped = sum(rule.count for rule in self.skipped.values())
         found = self.taken + self.rejected + self.near_duplicates + self.not_drawn + self.read + skipped
         assert self.seen == found, f"{self} does not add up"
-
-
-def skipped(rules: Mapping[str, tuple[int, str]]) -> dict[str, Skipped]:
-    """What a listing skipped, as it is written."""
-    return {rule: Skipped(count=count, first=first) for rule, (count, first) in sorted(rules.items())}
 
 
 def describe(folder: Location) -> Iterator[str]:

@@ -73,10 +73,6 @@ def is_image(start: bytes) -> bool:
     return is_foreign or format_of(start) is not None
 
 
-def _names(formats: tuple[str, ...]) -> str:
-    return f"{', '.join(formats[:-1])} or {formats[-1]}".replace("WEBP", "WebP")
-
-
 def open_image(data: bytes, max_pixels: int, formats: tuple[str, ...] = STORED) -> Image.Image:
     """The decoded image in 8 bits a channel; EXIF rotation is left as stored, as the papers leave it.
 
@@ -114,26 +110,22 @@ def _faults_named(formats: tuple[str, ...]) -> Iterator[None]:
         raise
     except Exception as error:
         # Pillow names the buffer by its address, which no two runs share.
-        detail = f"no {_names(formats)}" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        wanted = f"no {', '.join(formats[:-1])} or {formats[-1]}".replace("WEBP", "WebP")
+        detail = wanted if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise BadImage(f"cannot be decoded: {detail}") from error
 
 
 def _by_header(data: bytes, max_pixels: int, formats: tuple[str, ...]) -> ImageFile.ImageFile:
-    """An image that is not decoded yet."""
+    """An image that is not decoded yet, and would not take too much memory."""
     if not data:
         raise BadImage("no image")
     check_parts(data)
     image = Image.open(io.BytesIO(data), formats=formats)
-    _check_size(image, max_pixels)
-    return image
-
-
-def _check_size(image: Image.Image, max_pixels: int) -> None:
-    """Raise BadImage if an image that is not decoded yet would take too much memory."""
     if image.width * image.height > max_pixels:
         raise BadImage(f"more than max_pixels = {max_pixels} ({image.width} x {image.height})")
     if image.height > (rows := max(LEAST_ROWS, max_pixels // PIXELS_A_ROW)):
         raise BadImage(f"more than {rows} rows of pixels ({image.width} x {image.height})")
+    return image
 
 
 def _in_8_bits(image: Image.Image, stored: str) -> Image.Image:
@@ -196,12 +188,9 @@ def on_white(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def as_png(image: Image.Image) -> bytes:
-    """The image as a PNG of the same pixels, or of RGB if a PNG cannot hold them."""
-    return encode_png(image if image.mode in _PNG_MODES else image.convert("RGB"))
-
-
 def encode_png(image: Image.Image) -> bytes:
+    """The image as a PNG of the same pixels, or of RGB if a PNG cannot hold them."""
     buffer = io.BytesIO()
+    image = image if image.mode in _PNG_MODES else image.convert("RGB")
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

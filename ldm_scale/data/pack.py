@@ -29,18 +29,8 @@ from ldm_scale.data.choose import (
     read_source,
 )
 from ldm_scale.data.classes import number_classes
-from ldm_scale.data.counts import COUNTS, Counts, skipped
-from ldm_scale.data.images import (
-    FILTERS,
-    PACKED,
-    SIGNATURE,
-    STORED,
-    BadImage,
-    as_png,
-    encode_png,
-    format_of,
-    open_image,
-)
+from ldm_scale.data.counts import COUNTS, Counts, Skipped
+from ldm_scale.data.images import FILTERS, PACKED, SIGNATURE, STORED, BadImage, encode_png, format_of, open_image
 from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, write_manifest
 from ldm_scale.data.removed import write_removed
 from ldm_scale.data.samples import IMAGE_SUFFIXES, Sample
@@ -141,7 +131,7 @@ def _as_stored(data: bytes, name: str, max_pixels: int) -> tuple[bytes, str]:
     """An image as it is, or as a PNG if it is of a format that shards do not hold; and the suffix it has there."""
     kind = format_of(data[:SIGNATURE])
     if kind not in STORED:
-        return as_png(open_image(data, max_pixels, PACKED)), "png"
+        return encode_png(open_image(data, max_pixels, PACKED)), "png"
     own = name.rsplit(".", 1)[-1].lower()
     return data, own if own in IMAGE_SUFFIXES else SUFFIXES[kind]
 
@@ -209,7 +199,7 @@ def _count(listing: Listing, plan: PackPlan, left_out: set[str]) -> Counts:
         near_duplicates=len(plan.removed),
         not_drawn=len(listing.items) - chosen,
         read=listing.read,
-        skipped=skipped(listing.skipped),
+        skipped={rule: Skipped(count=count, first=first) for rule, (count, first) in sorted(listing.skipped.items())},
         captioned=sum(bool(item.captions) for item in taken),
         classed=sum(item.label is not None for item in taken),
     )

@@ -204,7 +204,7 @@ def as_said(caption: str | None, files: Mapping[str, bytes | None]) -> Said:
     if "json" not in files:
         return Said(known, None)
     try:
-        content = json.loads(_within_limit(files, "json"), parse_constant=lambda _: None)
+        content = json.loads(files["json"] or b"", parse_constant=lambda _: None)
     except (ValueError, RecursionError):
         return Said((), None, f"its json is none, or of more than {LIMITS['json']} bytes")
     metadata = content if isinstance(content, dict) else None
@@ -220,12 +220,6 @@ def as_said(caption: str | None, files: Mapping[str, bytes | None]) -> Said:
 def _unmarked(text: object) -> object:
     """A caption without the mark of UTF-8, which `txt` loses as well."""
     return text.removeprefix("\ufeff") if isinstance(text, str) else text
-
-
-def _within_limit(files: Mapping[str, bytes | None], suffix: str) -> bytes:
-    """A file's bytes; none if they are too many."""
-    data = files[suffix] or b""
-    return data if len(data) <= LIMITS[suffix] else b""
 
 
 def _is_caption(value: object) -> bool:

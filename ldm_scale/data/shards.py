@@ -61,7 +61,9 @@ def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:
     last: Sample | None = None
     try:
         with location.on_disk(shard.sha256, partial(_check_size, location, shard)) as (file, sha256):
-            _check(location, shard, file.seek(0, io.SEEK_END), sha256)
+            _check_size(location, shard, file.seek(0, io.SEEK_END), whole=True)
+            if sha256 != shard.sha256:
+                raise RunError(f"shard {location} has another SHA-256 than its manifest says; restore or repack it")
             for sample in parse_samples(file):
                 if last is not None and count < shard.samples:
                     yield last
@@ -77,13 +79,7 @@ def read_shard(folder: Location, shard: ShardInfo) -> Iterator[Sample]:
         yield last
 
 
-def _check_size(location: Location, shard: ShardInfo, size: int) -> None:
-    if size > shard.bytes:
+def _check_size(location: Location, shard: ShardInfo, size: int, whole: bool = False) -> None:
+    """Raise RunError for more bytes than the manifest says, and for fewer of a whole shard."""
+    if size > shard.bytes or (whole and size < shard.bytes):
         raise RunError(f"shard {location} has {size} bytes, its manifest says {shard.bytes}; restore or repack it")
-
-
-def _check(location: Location, shard: ShardInfo, size: int, sha256: str) -> None:
-    if size != shard.bytes:
-        raise RunError(f"shard {location} has {size} bytes, its manifest says {shard.bytes}; restore or repack it")
-    if sha256 != shard.sha256:
-        raise RunError(f"shard {location} has another SHA-256 than its manifest says; restore or repack it")

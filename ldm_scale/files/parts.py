@@ -111,23 +111,18 @@ class Plan:
     expected: Expected
     split: Mapping[str, Mapping[str, bool]] | None
 
-    @property
-    def reject_schema(self) -> pa.Schema:
-        return REJECT.with_metadata(self.schema.metadata)
-
     def read_rows(self, files: Sequence[Location], columns: list[str], ahead: int) -> Iterator[ReadPart]:
         """Some columns of parts of rows, in their order; sample_id and member are among them."""
-        most = self.expected.total
-        return read_ahead(partial(self._read, schema=self.schema, columns=columns, most=most), files, ahead)
+        return read_ahead(partial(self._read, schema=self.schema, columns=columns), files, ahead)
 
     def read_rejects(self, files: Sequence[Location], ahead: int) -> Iterator[ReadPart]:
         """Parts of rejects, in their order."""
-        schema, most = self.reject_schema, self.expected.total
-        return read_ahead(partial(self._read, schema=schema, columns=REJECT.names, most=most), files, ahead)
+        schema = REJECT.with_metadata(self.schema.metadata)
+        return read_ahead(partial(self._read, schema=schema, columns=REJECT.names), files, ahead)
 
-    def _read(self, file: Location, schema: pa.Schema, columns: list[str], most: int) -> ReadPart:
+    def _read(self, file: Location, schema: pa.Schema, columns: list[str]) -> ReadPart:
         try:
-            table = read_table(file, columns, schema, most)
+            table = read_table(file, columns, schema, self.expected.total)
         except ContentError as error:
             return ReadPart(file, None, str(error))
         fault = self._stranger(table)

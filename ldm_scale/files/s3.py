@@ -169,39 +169,34 @@ def _ask(operation: str, work: Callable[[], T]) -> T:
 @contextmanager
 def _explained(operation: str, bucket: str, key: str) -> Iterator[None]:
     """What S3 and boto3 raise as FileNotFoundError, UsageError or RunError in one line."""
-    where = f"s3://{bucket}/{key}".rstrip("/")
+    place = f"s3://{bucket}/{key}".rstrip("/")
+    cannot = f"cannot {operation} {place}:"
     try:
         yield
     except ClientError as error:
         code = _code(error)
         if code == "NoSuchKey":
-            raise FileNotFoundError(f"{where} does not exist") from error
+            raise FileNotFoundError(f"{place} does not exist") from error
         if code in CAUSES:
-            raise UsageError(f"cannot {operation} {where}: {CAUSES[code]} ({code})") from error
+            raise UsageError(f"{cannot} {CAUSES[code]} ({code})") from error
         said = one_line(RunError(error.response.get("Error", {}).get("Message") or "no reason is given"))
-        raise RunError(f"cannot {operation} {where}: {said} ({code})") from error
+        raise RunError(f"{cannot} {said} ({code})") from error
     except (NoCredentialsError, PartialCredentialsError) as error:
-        raise UsageError(
-            f"cannot {operation} {where}: no AWS credentials; set a profile (AWS_PROFILE) or keys"
-        ) from error
+        raise UsageError(f"{cannot} no AWS credentials; set a profile (AWS_PROFILE) or keys") from error
     except ParamValidationError as error:
         # The first line says only that something was found.
-        raise UsageError(f"cannot {operation} {where}: {str(error).splitlines()[-1]}") from error
-    except (ConnectionError, HTTPClientError) as error:
+        raise UsageError(f"{cannot} {str(error).splitlines()[-1]}") from error
+    except (ConnectionError, HTTPClientError, ResponseParserError) as error:
         endpoint = client().meta.endpoint_url
         if UNTRUSTED in str(error):
             raise UsageError(
-                f"cannot {operation} {where}: the certificate of {endpoint} is not trusted; AWS_CA_BUNDLE names the "
-                "file of its authority"
+                f"{cannot} the certificate of {endpoint} is not trusted; AWS_CA_BUNDLE names the file of its authority"
             ) from error
-        raise RunError(
-            f"cannot {operation} {where}: {endpoint} cannot be reached or stalls: {one_line(error)}"
-        ) from error
-    except ResponseParserError as error:
-        endpoint = client().meta.endpoint_url
-        raise RunError(f"cannot {operation} {where}: {endpoint} gives no answer of S3's: {one_line(error)}") from error
+        lost = not isinstance(error, ResponseParserError)
+        what = "cannot be reached or stalls" if lost else "gives no answer of S3's"
+        raise RunError(f"{cannot} {endpoint} {what}: {one_line(error)}") from error
     except BotoCoreError as error:
-        raise RunError(f"cannot {operation} {where}: {one_line(error)}") from error
+        raise RunError(f"{cannot} {one_line(error)}") from error
 
 
 @dataclass(frozen=True)

@@ -64,31 +64,24 @@ def build_denoiser(
     The lowest `config.attention` resolutions have self-attention of one head (Ho et al. 2020, appendix B), or attend to
     the token of the class, too.
     """
+    shape = {
+        "sample_size": side,
+        "in_channels": latent_channels,
+        "out_channels": latent_channels,
+        "block_out_channels": config.channels,
+        "layers_per_block": config.layers,
+        "norm_num_groups": _groups(config.channels),
+        "num_class_embeds": classes,
+    }
     if config.kind == "class-token":
-        attending = ClassTokenUNet(
-            sample_size=side,
-            in_channels=latent_channels,
-            out_channels=latent_channels,
-            block_out_channels=config.channels,
-            layers_per_block=config.layers,
-            attending=config.attention,
-            norm_num_groups=_groups(config.channels),
-            num_class_embeds=classes,
-        )
-        return _set_dropout(attending, config.dropout)
+        return _set_dropout(ClassTokenUNet(attending=config.attention, **shape), config.dropout)
     plain, attentive = len(config.channels) - config.attention, config.attention
     denoiser = UNet2DModel(
-        sample_size=side,
-        in_channels=latent_channels,
-        out_channels=latent_channels,
         down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",) * attentive,
         up_block_types=("AttnUpBlock2D",) * attentive + ("UpBlock2D",) * plain,
-        block_out_channels=config.channels,
-        layers_per_block=config.layers,
-        norm_num_groups=_groups(config.channels),
         attention_head_dim=None,
         add_attention=attentive > 0,
-        num_class_embeds=classes,
+        **shape,
     )
     return _set_dropout(denoiser, config.dropout)
 

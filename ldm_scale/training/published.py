@@ -11,6 +11,7 @@ import torch
 from diffusers import ModelMixin, UNet2DModel
 from torch import Tensor
 
+from ldm_scale.files.parts import first_of
 from ldm_scale.targets.class_token import ClassTokenUNet
 from ldm_scale.targets.strided import StridedAutoencoder
 
@@ -22,8 +23,6 @@ GROUPS = 32
 COLOURS = 3
 # Resolutions, and blocks of each, of a U-Net; theirs have 4 and 2.
 DEEPEST = 16
-# Names of weights that a message shows.
-SHOWN = 3
 BETAS = {UNET: (1e-4, 0.02), CLASS_TOKEN: (1.5e-3, 1.95e-2)}
 
 
@@ -85,14 +84,9 @@ def _fit(model: ModelMixin, weights: StateDict, name: Callable[[str], str]) -> M
         "": sorted(shapes),
     }
     if any(faults.values()):
-        raise Misfit("; ".join(f"{what}{_first(names)}" for what, names in faults.items() if names))
+        raise Misfit("; ".join(f"{what}{first_of(names, ', ')}" for what, names in faults.items() if names))
     model.load_state_dict({own: weights[key] for key, (own, _) in wanted.items()}, assign=True)
     return model
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _autoencoder_name(own: str) -> str:

@@ -159,7 +159,7 @@ TOKENS = {**published.class_token()[0].state_dict()}
         (
             find_autoencoder,
             {name: weight for name, weight in FULL["autoencoder"].items() if "dec.0" not in name},
-            "missing: dec.0.block.0.bias, dec.0.block.0.weight, dec.0.block.2.bias and 5 more",
+            "missing: dec.0.block.0.bias, dec.0.block.0.weight, dec.0.block.2.bias, and 5 more",
         ),
         (find_autoencoder, FULL["autoencoder"] | {"quant.weight": torch.zeros(1)}, "unexpected: quant.weight"),
         (find_autoencoder, FULL["autoencoder"] | {"dec.7.bias": torch.zeros(4)}, "dec.7.bias is [4], not [3]"),

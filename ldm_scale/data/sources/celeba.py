@@ -7,16 +7,7 @@ forty attributes (1 or -1), if their list is there, are the items' metadata.
 from collections import Counter
 from typing import Any
 
-from ldm_scale.data.sources.items import (
-    UNLISTED,
-    Item,
-    Listing,
-    Stored,
-    composed,
-    find_by_name,
-    key_of,
-    list_files,
-)
+from ldm_scale.data.sources.items import UNLISTED, Item, Listing, Stored, composed, find_by_name, key_of, list_files
 from ldm_scale.data.sources.text import read_text
 from ldm_scale.errors import UsageError
 from ldm_scale.files.storage import Location

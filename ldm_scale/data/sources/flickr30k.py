@@ -6,16 +6,7 @@ Keys are the file names without suffix; items come by file name, as torchvision 
 import json
 from collections.abc import Callable, Iterator
 
-from ldm_scale.data.sources.items import (
-    UNLISTED,
-    Item,
-    Listing,
-    Stored,
-    composed,
-    find_by_name,
-    key_of,
-    list_files,
-)
+from ldm_scale.data.sources.items import UNLISTED, Item, Listing, Stored, composed, find_by_name, key_of, list_files
 from ldm_scale.data.sources.text import read_text
 from ldm_scale.errors import UsageError, shaped
 from ldm_scale.files.storage import Location
