@@ -177,10 +177,9 @@ def _benchmark_part(part: str) -> Callable[[Any], None]:
     """Prints one part's lines as they come."""
 
     def run(config: Config) -> None:
-        from ldm_scale.benchmarks.suite import RUNNERS
+        from ldm_scale.benchmarks.suite import run_part
 
-        for line in RUNNERS[part](config):
-            say(str(line))
+        run_part(part, config)
 
     return run
 

@@ -18,13 +18,22 @@ RowName = Literal["plain", "lowest", "global", "random", "highest", "chosen", "g
 PaperRowName = Literal["plain", "lowest", "random", "highest"]
 
 
-def is_trusted(level: float, judged: int) -> bool:
-    """Whether a rate at this false positive rate rests on enough judged samples: ten of them may be misjudged.
+def reported(count: int) -> int:
+    """How many of `count` samples of one side are in the half that is reported on: the larger half.
 
-    >>> is_trusted(0.01, 1000), is_trusted(0.01, 999)
+    >>> reported(600), reported(7)
+    (300, 4)
+    """
+    return count - count // 2
+
+
+def is_trusted(level: float, count: int) -> bool:
+    """Whether a rate at this false positive rate rests on enough samples, `count` of a side: ten may be misjudged.
+
+    >>> is_trusted(0.01, 2000), is_trusted(0.01, 1998)
     (True, False)
     """
-    return judged >= 10 / level
+    return reported(count) >= 10 / level
 
 
 class Estimate(Record):

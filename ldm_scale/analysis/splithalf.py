@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from ldm_scale.analysis.delong import delong
 from ldm_scale.analysis.metrics import aurocs, evaluate, quantiles, resampled_metrics, thinned_curve
-from ldm_scale.analysis.results import Estimate, MetricSet
+from ldm_scale.analysis.results import Estimate, MetricSet, reported
 
 # From a halving's number, the rows to choose by and the rows to report on: which candidate was chosen, and its scores
 # (b,) of the rows to report on.
@@ -73,15 +73,6 @@ def most_often(picks: Int[np.ndarray, " r"]) -> int:
     2
     """
     return int(np.bincount(picks).argmax())
-
-
-def reported(count: int) -> int:
-    """How many of `count` samples of one side are in the half that is reported on: the larger half.
-
-    >>> reported(600), reported(7)
-    (300, 4)
-    """
-    return count - count // 2
 
 
 def halves(

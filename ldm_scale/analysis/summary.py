@@ -29,9 +29,10 @@ from ldm_scale.analysis.results import (
     RowName,
     ScoredSample,
     is_trusted,
+    reported,
 )
 from ldm_scale.analysis.scores import Candidate
-from ldm_scale.analysis.splithalf import Judged, reported
+from ldm_scale.analysis.splithalf import Judged
 from ldm_scale.config.audit import AnalysisConfig
 
 RISKY = 10
@@ -330,5 +331,5 @@ def level_warnings(heldout: int) -> list[str]:
         f"TPR at {level:.1%} FPR rests on {samples} held-out samples, of which at most {int(level * samples)} may be "
         f"misjudged; do not trust it with fewer than {round(10 / level)}"
         for level in (0.01, 0.001)
-        if not is_trusted(level, samples)
+        if not is_trusted(level, heldout)
     ]

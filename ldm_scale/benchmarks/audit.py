@@ -1,7 +1,6 @@
 """How fast an audit's models are used: ours beside the published procedure, and beside what the models alone cost."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -191,47 +190,6 @@ def compare_precisions(targets: Mapping[str, Target], config: AuditBenchmarkConf
         yield Line(PART, f"AUROC in {name}", float(values[step]), note=note)
 
 
-@dataclass(frozen=True)
-class Ours:
-    """Our audit of some samples: its auditor and batches, and seconds a sample, all but `whole` measured apart.
-
-    start: seconds that an auditor's first batch takes more than its later ones.
-    """
-
-    auditor: Auditor
-    batches: list[AuditedBatch]
-    start: float
-    whole: float
-    influence: float
-    denoiser: float
-    draws: float
-
-
-def measure_ours(target: Target, pictures: Pictures, config: AuditBenchmarkConfig) -> Ours:
-    """Audit them, and then what influence alone and all random draws take."""
-    device, count, first = target.alphas_cumprod.device, len(pictures), pictures[: config.batch_size]
-    timed = TimedDenoiser(target)
-    auditor = Auditor(cast(Target, timed), audit_config(config.seed))
-    beginning, again = (seconds(lambda: run_ours(auditor, first, config.batch_size), device) for _ in range(2))
-    timed.restart()
-    batches: list[AuditedBatch] = []
-    spent = seconds(lambda: batches.extend(run_ours(auditor, pictures, config.batch_size)), device)
-    geometry = {"probes": PROBES, "distortion": "off"}
-    estimating = Auditor(target, audit_config(config.seed, attacks={"sima": {"timesteps": [0]}}, geometry=geometry))
-    run_ours(estimating, first, config.batch_size)
-    influence = seconds_by_stage(run_ours(estimating, pictures, config.batch_size))["geometry"]
-    drawing = seconds(lambda: make_draws(config.seed, pictures.ids, target), device)
-    return Ours(
-        auditor=auditor,
-        batches=batches,
-        start=beginning - again,
-        whole=spent / count,
-        influence=influence / count,
-        denoiser=timed.seconds() / count,
-        draws=drawing / count,
-    )
-
-
 def bare_lines(bare: Mapping[str, tuple[float, int]]) -> Iterator[Line]:
     """What the models alone cost."""
     names = {
@@ -245,34 +203,55 @@ def bare_lines(bare: Mapping[str, tuple[float, int]]) -> Iterator[Line]:
         yield Line(PART, what, least, SECONDS, note=f"at its best batch size, {size}")
 
 
-def our_lines(ours: Ours, bare: Mapping[str, tuple[float, int]], samples: int) -> Iterator[Line]:
-    """Our audit and the stages its seconds went to, beside the models' calls that they take, each at its bare cost."""
-    evaluations = sum(batch.cost.evaluations for batch in ours.batches) / samples
-    products = sum(batch.cost.products for batch in ours.batches) / samples
+def our_lines(
+    target: Target, bare: Mapping[str, tuple[float, int]], pictures: Pictures, config: AuditBenchmarkConfig
+) -> Generator[Line, None, tuple[Auditor, float]]:
+    """Our audit and the stages its seconds went to, beside the models' calls that they take, each at its bare cost.
+
+    Influence alone and all random draws are measured apart. Returns the auditor, and seconds a sample.
+    """
+    device, samples, first = target.alphas_cumprod.device, len(pictures), pictures[: config.batch_size]
+    timed = TimedDenoiser(target)
+    auditor = Auditor(cast(Target, timed), audit_config(config.seed))
+    beginning, again = (seconds(lambda: run_ours(auditor, first, config.batch_size), device) for _ in range(2))
+    timed.restart()
+    batches: list[AuditedBatch] = []
+    spent = seconds(lambda: batches.extend(run_ours(auditor, pictures, config.batch_size)), device) / samples
+    geometry = {"probes": PROBES, "distortion": "off"}
+    estimating = Auditor(target, audit_config(config.seed, attacks={"sima": {"timesteps": [0]}}, geometry=geometry))
+    run_ours(estimating, first, config.batch_size)
+    influence = seconds_by_stage(run_ours(estimating, pictures, config.batch_size))["geometry"] / samples
+    drawing = seconds(lambda: make_draws(config.seed, pictures.ids, target), device) / samples
+    denoiser = timed.seconds() / samples
+    evaluations = sum(batch.cost.evaluations for batch in batches) / samples
+    products = sum(batch.cost.products for batch in batches) / samples
     encode, denoise, forward, backward = (bare[name][0] for name in ("encode", "denoise", "forward", "backward"))
     probing, denoising = PROBES * backward, evaluations * denoise
     distorting = (products - PROBES) / 2 * (forward + backward)
-    bound = encode + probing + distorting + denoising
-    stages = {stage: total / samples for stage, total in seconds_by_stage(ours.batches).items()}
+    stages = {stage: total / samples for stage, total in seconds_by_stage(batches).items()}
     whole = sum(stages.values())
 
     def line(what: str, value: float, bound: float | None = None, note: str = "") -> Line:
         return Line(PART, what, value, SECONDS, share=value / whole, bound=bound, note=note)
 
     note = "once an auditor: the products' traces, by how much longer its first batch takes; not in what follows"
-    yield Line(PART, "start", ours.start, "s", note=note)
+    yield Line(PART, "start", beginning - again, "s", note=note)
     note = f"{evaluations:g} evaluations, {products:g} products; goal: at most 1.3 times the bound"
-    yield Line(PART, "ours", ours.whole, SECONDS, share=1.0, bound=bound, note=note)
+    bound = encode + probing + distorting + denoising
+    yield Line(PART, "ours", spent, SECONDS, share=1.0, bound=bound, note=note)
     yield line("encode", stages["encode"], encode)
-    yield line("influence", ours.influence, probing, f"{PROBES} probes")
+    yield line("influence", influence, probing, f"{PROBES} probes")
     note = "truncated; draws and orthogonalisation included"
-    yield line("distortion", stages["geometry"] - ours.influence, distorting, note)
-    yield line("denoiser", ours.denoiser, denoising)
-    yield line("attacks without denoiser", stages["attacks"] - ours.denoiser, note="noise, statistics, spectra")
-    yield line("random draws", ours.draws, note="part of the stages above")
+    yield line("distortion", stages["geometry"] - influence, distorting, note)
+    yield line("denoiser", denoiser, denoising)
+    yield line("attacks without denoiser", stages["attacks"] - denoiser, note="noise, statistics, spectra")
+    yield line("random draws", drawing, note="part of the stages above")
+    return auditor, spent
 
 
-def published_lines(target: Target, pictures: Pictures, config: AuditBenchmarkConfig, ours: Ours) -> Iterator[Line]:
+def published_lines(
+    target: Target, pictures: Pictures, config: AuditBenchmarkConfig, auditor: Auditor, ours: float
+) -> Iterator[Line]:
     """The published procedure's seconds beside ours a sample, and how far the two agree on these pictures."""
     device = target.alphas_cumprod.device
     draws = published.Draws(**make_draws(config.seed, pictures.ids, target))
@@ -281,8 +260,8 @@ def published_lines(target: Target, pictures: Pictures, config: AuditBenchmarkCo
     taken = seconds(lambda: found.append(published.audit(target, images, draws, config.batch_size)), device)
     theirs = taken / len(pictures)
     yield Line(PART, "the published procedure", theirs, SECONDS, note=f"on {len(pictures)} of the samples")
-    yield Line(PART, "ours is faster by", theirs / ours.whole, "times", note="goal: at least 6")
-    yield from compare(run_ours(ours.auditor, pictures, config.batch_size), found[0])
+    yield Line(PART, "ours is faster by", theirs / ours, "times", note="goal: at least 6")
+    yield from compare(run_ours(auditor, pictures, config.batch_size), found[0])
 
 
 def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
@@ -296,8 +275,7 @@ def run_audit_benchmark(config: AuditBenchmarkConfig) -> Iterator[Line]:
     bare = measure_bare(target, config.repeats)
     yield from bare_lines(bare)
     pictures = demo_pictures(config.samples, target.image_size)
-    ours = measure_ours(target, pictures, config)
-    yield from our_lines(ours, bare, len(pictures))
-    yield from published_lines(target, pictures[: config.published], config, ours)
+    auditor, ours = yield from our_lines(target, bare, pictures, config)
+    yield from published_lines(target, pictures[: config.published], config, auditor, ours)
     half = fetch_weights(config.target).load(config.device, execution=Execution("bfloat16"))
     yield from compare_precisions({"float32": target, "bfloat16": half}, config)

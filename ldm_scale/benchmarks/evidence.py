@@ -91,17 +91,6 @@ def weigh(rows: LabelledRows, halvings: int, seed: int) -> Evidence:
     )
 
 
-def _audit_config(seed: int) -> AuditConfig:
-    values = {
-        "out": "unused",
-        "seed": seed,
-        "attacks": {name: {"timesteps": TIMESTEPS} for name in ATTACKS},
-        "geometry": {"influence": "off", "distortion": "off"},
-        "masks": {"ranking": "calibration"},
-    }
-    return build(AuditConfig, values)
-
-
 def _untrained(seed: int) -> UnconditionalTarget:
     """The demo's autoencoder, and a denoiser with random weights."""
     torch.manual_seed(seed)
@@ -125,10 +114,16 @@ def audit_untrained(config: EvidenceBenchmarkConfig) -> Iterator[LabelledRows]:
     """The rows of an audit of each untrained target, of as many pictures of the demo, drawn and divided at random."""
     pictures = demo_pictures(DEMO_PICTURES, 32)
     ranking = _ranking(pictures, config.seed)
+    values = {
+        "out": "unused",
+        "attacks": {name: {"timesteps": TIMESTEPS} for name in ATTACKS},
+        "geometry": {"influence": "off", "distortion": "off"},
+        "masks": {"ranking": "calibration"},
+    }
     for number in range(config.targets):
         rng = np.random.default_rng([config.seed, number])
         some = rng.choice(len(pictures), 2 * config.samples, replace=False)
-        auditor = Auditor(_untrained(number), _audit_config(number), ranking)
+        auditor = Auditor(_untrained(number), build(AuditConfig, values | {"seed": number}), ranking)
         ids = [pictures.ids[i] for i in some]
         batch = auditor.audit(pictures.pixels[some], ids, [()] * len(some), [None] * len(some))
         yield LabelledRows.of([batch.spectra[name] for name in ATTACKS], np.arange(len(some)) < config.samples)

@@ -25,7 +25,14 @@ def _at_least(least: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _some(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("give at least one")
+    return names
+
+
 Sizes = Annotated[Integers, _at_least(1)]
+SomeNames = Annotated[Names, AfterValidator(_some)]
 
 
 class AuditBenchmarkConfig(Config):
@@ -71,7 +78,7 @@ class ReduceBenchmarkConfig(Config):
     )
     rows: int = Field(100_000, gt=7, description="samples, every other one a member")
     dimensions: int = Field(256, gt=1, description="latent dimensions")
-    attacks: Names = Field(("sima", "pia"), description="names of attacks, comma-separated")
+    attacks: SomeNames = Field(("sima", "pia"), description="names of attacks, comma-separated")
     timesteps: int = Field(20, gt=0, description="timesteps an attack")
     bins: int = Field(20, gt=1, description="bins of influence rank")
     ranking: bool = Field(False, description="add spectra by one ranking for all samples")
@@ -121,7 +128,7 @@ class DeviceBenchmarkConfig(Config):
     """How the speed of the models' parts on a device is measured, beside that of its matrix products."""
 
     device: Literal["cpu", "cuda"] = Field("cuda", description="where to measure")
-    targets: Names = Field(
+    targets: SomeNames = Field(
         ("demo", "sd"), description="demo, and sd: Stable Diffusion 1.x's shapes at 512 px, random weights"
     )
     batches: Sizes = Field((1, 8, 32), description="how many go at once, fewest first")
@@ -145,7 +152,9 @@ class StableDiffusionBenchmarkConfig(Config):
 class TrainBenchmarkConfig(Config):
     """How the speed of training is measured, on the members of the demo."""
 
-    presets: Names = Field(("demo", "cifar10-small"), description="presets of training from scratch, comma-separated")
+    presets: SomeNames = Field(
+        ("demo", "cifar10-small"), description="presets of training from scratch, comma-separated"
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where to measure")
     cpus: int = Field(1, gt=0, description="threads that compute")
     seed: int = Field(0, description="seed of weights, order and noise")
@@ -168,7 +177,7 @@ class EvidenceBenchmarkConfig(Config):
 class BenchmarkConfig(Config):
     """Which parts are measured, where the numbers go, and the options of each part."""
 
-    parts: Names = Field(
+    parts: SomeNames = Field(
         ("audit", "influence", "stream", "reduce", "scale", "sd"), description="parts, comma-separated"
     )
     numbers: Address = Field("runs/benchmark.json", description="JSON file of machine and numbers; it is replaced")

@@ -101,18 +101,13 @@ def run_sd_benchmark(config: StableDiffusionBenchmarkConfig) -> Iterator[Line]:
         part = make(target, arithmetic, config)
         with torch.no_grad():
             took = min(seconds(part.work, device) for _ in range(1 + config.repeats))
-        line = _line(part.what, part.precision, took / part.count, part.flops / part.count, speeds[part.precision])
-        yield line
-        whole, least = whole + part.each * line.value, least + part.each * (line.bound or 0)
-        flops += part.each * part.flops / part.count
+        took, operations = took / part.count, part.flops / part.count
+        bound = operations / speeds[part.precision]
+        note = f"{scaled(operations, 'FLOP')}, {bound / took:.1%} of the matrix speed"
+        yield Line(PART, f"{part.what}, {part.precision}", took, "s", bound=bound, note=note)
+        whole, least, flops = whole + part.each * took, least + part.each * bound, flops + part.each * operations
     note = f"{scaled(flops, 'FLOP')}; evaluations: {config.timesteps}, products: {config.probes}"
     yield Line(PART, "a sample", whole, SECONDS, bound=least, note=note)
-
-
-def _line(what: str, precision: str, took: float, flops: float, speed: float) -> Line:
-    bound = flops / speed
-    note = f"{scaled(flops, 'FLOP')}, {bound / took:.1%} of the matrix speed"
-    return Line(PART, f"{what}, {precision}", took, "s", bound=bound, note=note)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

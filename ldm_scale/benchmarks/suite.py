@@ -33,7 +33,8 @@ RUNNERS: dict[str, Callable[[Any], Iterator[Line]]] = {
 }
 
 
-def _run_part(part: str, config: Config) -> list[Line]:
+def run_part(part: str, config: Config) -> list[Line]:
+    """The lines of one part, each of which is said as it comes."""
     lines = []
     for line in RUNNERS[part](config):
         say(str(line))
@@ -52,5 +53,5 @@ def run_suite(config: BenchmarkConfig) -> list[Line]:
     lines: list[Line] = []
     for part in config.parts:
         with get_context("spawn").Pool(1) as pool:
-            lines += pool.apply(_run_part, (part, getattr(config, part)))
+            lines += pool.apply(run_part, (part, getattr(config, part)))
     return lines

@@ -76,11 +76,13 @@ class MemoryEstimate:
         """Of so many samples, their images and latents apart, which are small."""
         passes = self._passes
         products = max(self.room, passes.product_memory)
+        copies = 0 if self._exact else calibration_copies(self._geometry)
+        probes = batch * copies * self._geometry.probes * self._image * FLOAT
         predictions = self._evaluations * self._dimensions * FLOAT
         return Memory(
             weights=passes.weights,
             encode=batch * passes.encoding.memory,
-            geometry=products + max(self._probes(batch), self._columns(batch)),
+            geometry=products + max(probes, self._columns(batch)),
             attacks=min(self._rows, batch * self._evaluations) * passes.evaluation.memory + batch * predictions,
         )
 
@@ -89,10 +91,6 @@ class MemoryEstimate:
         vectors = influence_products(self._geometry, self._dimensions)
         products = batch * vectors * self._passes.product_memory
         return batch * self._evaluations >= self._rows and (products >= self.room or not vectors)
-
-    def _probes(self, batch: int) -> int:
-        probes = calibration_copies(self._geometry) * self._geometry.probes
-        return 0 if self._exact else batch * probes * self._image * FLOAT
 
     def _columns(self, batch: int) -> int:
         """The largest J V of a chunk, in single and in double precision."""

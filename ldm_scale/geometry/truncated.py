@@ -1,7 +1,7 @@
 """Truncated distortion: the sum of the largest log singular values of J, from as many products as they need."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from ldm_scale.geometry.bidiagonal import Bidiagonal, go_on
@@ -85,8 +85,10 @@ def truncated_distortion(
     most = min(most_steps(rank), z[0].numel())
     while len(going):
         runs = _continued(decode, z[going], runs, min(steps, most), memory)
-        ended = _ended(runs, rank, tolerance) | (steps >= most)
-        distortion[going[ended]] = log_volumes(runs, rank, runs.steps)[ended].float()
+        last, before = (log_volumes(runs, rank, count) for count in (runs.steps, runs.steps - round_steps(rank)))
+        # Not finite, it neither rises nor is worth another round.
+        ended = ~(last - before >= tolerance * rank) | (steps >= most)
+        distortion[going[ended]] = last[ended].float()
         going, runs, steps = going[~ended], runs.at(~ended), steps + round_steps(rank)
     return distortion
 
@@ -98,12 +100,6 @@ def _continued(decode: Decoder, z: Float[Tensor, "n c h w"], runs: Bidiagonal, s
         return go_on(jacobian, runs.at(places[0]), steps - runs.steps)
 
     return Bidiagonal.join(in_chunks(some, decode, z, torch.arange(len(z), device=z.device)[None], memory))
-
-
-def _ended(runs: Bidiagonal, rank: int, tolerance: float) -> Bool[Tensor, " n"]:
-    """Whose singular values the last round of steps hardly raised."""
-    last, before = (log_volumes(runs, rank, steps) for steps in (runs.steps, runs.steps - round_steps(rank)))
-    return ~(last - before >= tolerance * rank)  # not finite: neither rises nor is worth another round
 
 
 def usual_steps(dimensions: int, rank: int) -> int:

@@ -76,7 +76,7 @@ def findings(results: Results, attack: str) -> list[Finding]:
     """What one attack's held-out choices measured of each claim, in the order of CLAIMS; no TPR of too few samples."""
     rows = rows_of(results, attack)
     # It is of the held-out samples that are found while 1% of members are misjudged.
-    trusted = is_trusted(0.01, results.members - results.members // 2)
+    trusted = is_trusted(0.01, results.members)
     return [
         Finding("AUROC", _change(rows["lowest"], "auroc")),
         Finding("TPR", _change(rows["lowest"], "paper_tpr_at_1pct_fpr") if trusted else None),

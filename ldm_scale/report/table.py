@@ -30,7 +30,7 @@ def _headline_table(results: Results) -> Table:
     for name in ("attack", "dimensions", "t", "AUROC", "minus plain", "TPR@1%FPR", "oracle AUROC"):
         table.add_column(name, justify="left" if name in ("attack", "dimensions") else "right")
     previous = results.headline[0].attack
-    trusted = is_trusted(0.01, results.heldout - results.heldout // 2)
+    trusted = is_trusted(0.01, results.heldout)
     for row in results.headline:
         if row.attack != previous:
             table.add_section()

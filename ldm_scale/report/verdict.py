@@ -28,13 +28,6 @@ def _lead(results: Results, best: Headline) -> str:
     )
 
 
-def _picked(results: Results) -> str:
-    """That the strongest of several attacks flatters."""
-    if len(attacks_of(results)) == 1:
-        return ""
-    return "The strongest attack was picked after seeing them all, so its numbers are optimistic."
-
-
 def _meaning(auroc: Estimate) -> str:
     if auroc.low > 0.5:
         return (
@@ -52,7 +45,7 @@ def _meaning(auroc: Estimate) -> str:
 
 def _low_rate(results: Results, row: Headline) -> str:
     """The rate at 1%, if there are held-out images enough for it."""
-    if not is_trusted(0.01, results.heldout - results.heldout // 2):
+    if not is_trusted(0.01, results.heldout):
         return ""
     rate = row.heldout_choice.metrics.tpr_at_1pct_fpr
     return (
@@ -127,7 +120,9 @@ def verdict(results: Results) -> list[str]:
     """
     rows = strongest(results, attacks_of(results))
     best = rows["chosen"]
-    meaning = (_meaning(_auroc(best)), _low_rate(results, best), _picked(results))
+    several = len(attacks_of(results)) > 1
+    picked = "The strongest attack was picked after seeing them all, so its numbers are optimistic." if several else ""
+    meaning = (_meaning(_auroc(best)), _low_rate(results, best), picked)
     others = (_together(results), _reversed(results, best))
     paragraphs = (" ".join(filter(None, sentences)) for sentences in (meaning, others))
     return [_lead(results, best), *filter(None, paragraphs), _levels(rows)]

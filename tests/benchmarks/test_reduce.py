@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from ldm_scale.benchmarks.options import ReduceBenchmarkConfig
+from ldm_scale.benchmarks.options import BenchmarkConfig, ReduceBenchmarkConfig
 from ldm_scale.benchmarks.reduce import make_rows, run_reduce_benchmark
 from ldm_scale.cli import main
 from ldm_scale.config.audit import AnalysisConfig
+from ldm_scale.config.base import build
 from ldm_scale.engine import reduce
 from ldm_scale.errors import UsageError
 
@@ -54,6 +55,14 @@ def test_a_ray_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(UsageError, match="RAY_ADDRESS"):
         next(run_reduce_benchmark(ReduceBenchmarkConfig()))
+
+
+@pytest.mark.parametrize(("part", "option"), [("reduce", "attacks"), ("train", "presets"), ("device", "targets")])
+def test_a_list_of_nothing_is_refused(part: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["benchmark", part, f"--{option}", ""]) == 2
+    assert capsys.readouterr().err == f"ldm-scale: error: {option}: give at least one\n"
+    with pytest.raises(UsageError, match=r"^parts: give at least one$"):
+        build(BenchmarkConfig, {"parts": ""})
 
 
 @pytest.mark.slow
