@@ -114,8 +114,8 @@ class ComputeConfig(Config):
     batch_size: int | None = Field(
         None,
         gt=0,
-        description="samples an auditor takes at a time; by default 32, more on cuda until it is busy, fewer if its "
-        "memory does not hold them",
+        description="samples an auditor takes at a time; by default what takes about a second, and on cuda keeps "
+        "it busy, or fewer if its memory does not hold them",
     )
     evaluations: int | None = Field(
         None,

@@ -73,6 +73,7 @@ class Passes:
     Attributes:
         condition: a forward pass through the text encoders.
         encoding: a forward pass through the encoder.
+        decoding: a forward pass through the decoder.
         evaluation: a forward pass through the denoiser.
         product_memory: bytes that one product with the decoder's Jacobian holds.
         weights: bytes of all parameters in float32.
@@ -80,6 +81,7 @@ class Passes:
 
     condition: Pass
     encoding: Pass
+    decoding: Pass
     evaluation: Pass
     product_memory: int
     weights: int
@@ -90,12 +92,10 @@ class Arithmetic(Passes):
     """The operations of products with the decoder's Jacobian, too, whose counting takes seconds.
 
     Attributes:
-        decoding: a forward pass through the decoder.
         pushes: products J v.
         pulls: products J^T v.
     """
 
-    decoding: Pass
     pushes: Products
     pulls: Products
 
@@ -149,6 +149,7 @@ def measure_passes(target: Target, condition: Callable[[], ConditionTensors], de
     return Passes(
         condition=measure_pass(condition),
         encoding=measure_pass(lambda: target.encode(images, None)),
+        decoding=measure_pass(lambda: target.decode(z)),
         evaluation=measure_pass(lambda: target.predict_noise(z, first, given)),
         product_memory=product_bytes(decode or target.decode, z),
         weights=sum(4 * weight.numel() for weight in target.weights()),
@@ -164,7 +165,6 @@ def measure_target(
     decoder = TracedDecoder(decode or target.decode)
     return Arithmetic(
         **vars(measure_passes(target, condition, decode)),
-        decoding=measure_pass(lambda: target.decode(z)),
         pushes=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).push(vectors), z[0]),
         pulls=count_products(lambda vectors: Jacobian(decoder, z, len(vectors)).pull(vectors), image),
     )

@@ -13,7 +13,7 @@ from ldm_scale.auditor import (
     products_memory,
 )
 from ldm_scale.config.audit import AuditConfig, distortion_estimator
-from ldm_scale.costs.counts import distortion_products, influence_products
+from ldm_scale.costs.counts import decoder_products, distortion_products, influence_products
 from ldm_scale.costs.flops import Passes
 from ldm_scale.geometry.pullback import chunk_sizes
 from ldm_scale.targets.base import Target
@@ -55,6 +55,7 @@ class MemoryEstimate:
 
     Attributes:
         device: likewise.
+        flops: operations of a sample, a product with J counted as a pass through the decoder.
         room: bytes that a chunk of products may take.
     """
 
@@ -71,6 +72,8 @@ class MemoryEstimate:
         self._image = 3 * target.image_size**2
         self._estimator = distortion_estimator(config.geometry, self._dimensions)
         self._exact = config.geometry.influence == "exact"
+        products = decoder_products(config.geometry, self._dimensions)
+        self.flops = evaluations * passes.evaluation.flops + products * passes.decoding.flops + passes.encoding.flops
 
     def of(self, batch: int) -> Memory:
         """Of so many samples, their images and latents apart, which are small."""

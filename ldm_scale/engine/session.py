@@ -151,11 +151,11 @@ def _keep_token() -> None:
 
 
 def _check_address() -> None:
-    """Raise UsageError if RAY_ADDRESS is that of the dashboard, which takes jobs and no driver."""
-    if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
+    """Raise UsageError if RAY_ADDRESS is that of the dashboard or of Ray Client, neither of which a driver joins."""
+    if "://" in (address := os.environ.get("RAY_ADDRESS", "")):
         raise UsageError(
-            f"RAY_ADDRESS={address} is where `ray job submit` submits; call that one RAY_API_SERVER_ADDRESS, and give "
-            "the cluster's HOST:6379 here, or nothing for a local Ray"
+            f"RAY_ADDRESS={address}: a driver joins its cluster at HOST:6379; call the address that `ray job submit` "
+            "submits to RAY_API_SERVER_ADDRESS, or unset this one for a local Ray"
         )
 
 

@@ -12,7 +12,7 @@ from tempfile import gettempdir
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, DiTTransformer2DModel, SD3Transformer2DModel
 from safetensors import safe_open
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -25,6 +25,8 @@ from ldm_scale.targets.layout import MODEL, VARIANTS, choose_variant, saved_twic
 
 # Weights that a model may have: FLUX's transformer has 1,156, Stable Diffusion XL's U-Net 1,680.
 MOST_WEIGHTS = 20_000
+# Classes that cannot be without a `sample_size`.
+SIZED = (AutoencoderKL, DiTTransformer2DModel, SD3Transformer2DModel)
 # Numbers that a model may hold beyond those of its files, such as the sines and cosines of places.
 COMPUTED = 1 << 26
 
@@ -125,8 +127,7 @@ def _square_size(component: Path, kind: Any, what: str) -> dict[str, int]:
     config = read_config(path, "_class_name")
     size = config.get("sample_size")
     sides = size if isinstance(size, list) else [size, size]
-    # Of the classes, an autoencoder alone cannot be without.
-    if "sample_size" not in config or (size is None and kind is not AutoencoderKL):
+    if "sample_size" not in config or (size is None and not issubclass(kind, SIZED)):
         return {}
     if len(sides) == 2 and sides[0] == sides[1] and type(sides[0]) is int and sides[0] > 0:
         return {"sample_size": sides[0]}

@@ -10,8 +10,9 @@ from ldm_scale.attacks.registry import make_attack
 from ldm_scale.auditor import measured_decoder
 from ldm_scale.config.audit import AuditConfig, GeometryConfig
 from ldm_scale.config.base import build
-from ldm_scale.costs.batch import MOST, choose_batch, fitting_batch
+from ldm_scale.costs.batch import MOST, SPEED, choose_batch, fitting_batch
 from ldm_scale.costs.counts import denoiser_evaluations
+from ldm_scale.costs.estimate import CostEstimate
 from ldm_scale.costs.flops import measure_pass
 from ldm_scale.costs.memory import MemoryEstimate
 from ldm_scale.geometry.pullback import product_bytes
@@ -91,10 +92,29 @@ def test_a_batch_fills_a_device_once_neither_evaluations_nor_products_leave_room
     assert [unprobed.fills(batch) for batch in (11, 12)] == [False, True]
 
 
-def test_on_a_cpu_the_usual_batch_is_chosen_and_on_cuda_what_fills_it(tiny_target: Path) -> None:
-    cpu, cuda = estimate(tiny_target), estimate(tiny_target, "cuda")
-    assert choose_batch(cpu, 8 * GB, 100_000, 1).size == 32
-    assert choose_batch(cuda, 80 * GB, 100_000, 1).size == MOST["cuda"] == 512
+def test_a_cpu_is_given_the_fewest_samples_that_take_a_second(tiny_target: Path) -> None:
+    slow = {"timesteps": "0:200:1"}
+    found = estimate(tiny_target, attacks={"sima": slow, "pia": slow, "loss": slow})
+    size = choose_batch(found, 8 * GB, 100_000, 1).size
+    assert size * found.flops >= SPEED["cpu"] > size // 2 * found.flops
+    # Two auditors share six samples.
+    assert choose_batch(found, 8 * GB, 6, 2).size == 2
+    fast = estimate(tiny_target, attacks={"sima": {"timesteps": [0]}}, geometry={"distortion": "off"})
+    assert (choose_batch(fast, 8 * GB, 100_000, 1).size, choose_batch(fast, 8 * GB, 3, 2).size) == (MOST, 1)
+
+
+def test_a_sample_has_about_the_operations_that_a_dry_run_counts(tiny_target: Path) -> None:
+    target, arithmetic = measured(tiny_target)
+    for geometry in ({"distortion": "off"}, {"distortion": "exact"}, {"influence": "exact"}):
+        config = build(AuditConfig, {"out": "o", "shards": "s", "target": "t", "geometry": geometry})
+        evaluations = 7
+        counted = CostEstimate(config, target, arithmetic, evaluations).sample().flops
+        assert MemoryEstimate(config, target, arithmetic, evaluations, "cpu").flops == pytest.approx(counted, rel=0.1)
+
+
+def test_cuda_is_given_what_fills_it_and_takes_a_second(tiny_target: Path) -> None:
+    cuda = estimate(tiny_target, "cuda")
+    assert choose_batch(cuda, 80 * GB, 100_000, 1).size == MOST == 512
     # Each of eight auditors is to have a batch: of 125 samples, then of no fewer than the usual.
     assert [choose_batch(cuda, 80 * GB, samples, 8).size for samples in (1000, 10)] == [64, 32]
 

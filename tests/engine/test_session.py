@@ -104,10 +104,13 @@ def test_a_long_tmpdir_without_a_short_place_is_named_with_the_remedy(
         pass
 
 
-def test_the_dashboards_address_is_no_rays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """ray #35010: a shell in which jobs are submitted has it."""
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
-    with pytest.raises(UsageError, match=r"RAY_ADDRESS=http://127\.0\.0\.1:8265 .* RAY_API_SERVER_ADDRESS") as caught:
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8265", "ray://127.0.0.1:10001"])
+def test_the_addresses_of_the_dashboard_and_of_ray_client_are_no_clusters(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """ray #35010: a shell in which jobs are submitted has the dashboard's."""
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UsageError, match=rf"RAY_ADDRESS={address}: .* HOST:6379; .* RAY_API_SERVER_ADDRESS") as caught:
         sessions._connect({})
     assert "\n" not in str(caught.value)
 

@@ -316,10 +316,15 @@ def test_another_sample_size_is_named_with_file_and_key(copy: Path, size: object
     assert "\n" not in str(caught.value)
 
 
-def test_an_autoencoder_without_a_size_is_named(tmp_path: Path) -> None:
-    folder = tiny.flux(tmp_path)
-    change(folder / "vae/config.json", sample_size=None)
-    refused(folder, "vae/config.json: sample_size = null: only square images are audited; set one number")
+@pytest.mark.parametrize(
+    ("make", "part"), [(tiny.flux, "vae"), (tiny.dit, "transformer"), (tiny.stable_diffusion_3, "transformer")]
+)
+def test_a_component_without_the_size_that_it_needs_is_named(
+    make: Callable[[Path], Path], part: str, tmp_path: Path
+) -> None:
+    folder = make(tmp_path)
+    change(folder / part / "config.json", sample_size=None)
+    refused(folder, f"{part}/config.json: sample_size = null: only square images are audited; set one number")
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
