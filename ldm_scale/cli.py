@@ -280,43 +280,40 @@ def _print_comparison(found: "Comparison", out: "Location | None") -> None:
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    with answering(arguments.json) as answer:
-        _say_status(_open_run(arguments.run), answer)
-
-
-def _say_status(run: "RunDirectory", answer: Callable[[Any], None]) -> None:
     from ldm_scale.files.ownership import latest_owner
 
-    record = run.read_record()
-    progress, owner = run.progress(), latest_owner(run.root)
-    left = progress.left
-    members = f"{record.members} members are expected"
-    say(f"{run.root}: {record.samples - left} of {record.samples} samples done, {left} left ({members})")
-    if progress.latest is not None:
-        say(f"  last rows: {progress.latest:%Y-%m-%d %H:%M:%S} UTC")
-    if progress.pace is not None:
-        say(f"  pace of the last job: {progress.pace:.1f} samples/s, {left / progress.pace:.0f} s for what is left")
-    for reason, count in progress.rejects.items():
-        say(f"  rejected {count}: {reason}")
-    found = "results.json" if record.heldout else "suspects.json"
-    written = {name: (run.root / name).is_file() for name in (found, "report.html")}
-    for name, there in written.items():
-        say(f"  {name}: {'written' if there else 'not yet'}")
-    if owner is not None:
-        say(f"  last job: {owner}; {'ended' if owner.ended else 'running, or dead without a word'}")
-    for fault in progress.foreign:
-        say(f"  not of this run: {fault}")
-    answer(
-        {
-            "run": run.root.uri,
-            "samples": record.samples,
-            "members": record.members,
-            **asdict(progress),
-            "latest": progress.latest and progress.latest.isoformat(),
-            "written": [name for name, there in written.items() if there],
-            "ended": owner and owner.ended,
-        }
-    )
+    run = _open_run(arguments.run)
+    with answering(arguments.json) as answer:
+        record = run.read_record()
+        progress, owner = run.progress(), latest_owner(run.root)
+        left = progress.left
+        members = f"{record.members} members are expected"
+        say(f"{run.root}: {record.samples - left} of {record.samples} samples done, {left} left ({members})")
+        if progress.latest is not None:
+            say(f"  last rows: {progress.latest:%Y-%m-%d %H:%M:%S} UTC")
+        if progress.pace is not None:
+            say(f"  pace of the last job: {progress.pace:.1f} samples/s, {left / progress.pace:.0f} s for what is left")
+        for reason, count in progress.rejects.items():
+            say(f"  rejected {count}: {reason}")
+        found = "results.json" if record.heldout else "suspects.json"
+        written = {name: (run.root / name).is_file() for name in (found, "report.html")}
+        for name, there in written.items():
+            say(f"  {name}: {'written' if there else 'not yet'}")
+        if owner is not None:
+            say(f"  last job: {owner}; {'ended' if owner.ended else 'running, or dead without a word'}")
+        for fault in progress.foreign:
+            say(f"  not of this run: {fault}")
+        answer(
+            {
+                "run": run.root.uri,
+                "samples": record.samples,
+                "members": record.members,
+                **asdict(progress),
+                "latest": progress.latest and progress.latest.isoformat(),
+                "written": [name for name, there in written.items() if there],
+                "ended": owner and owner.ended,
+            }
+        )
     if progress.foreign:
         raise RunError(f"{run.root}: {len(progress.foreign)} files or shards are not as this run left them")
 

@@ -83,6 +83,19 @@ def as_array(table: pa.Table, column: str) -> np.ndarray:
     return lists.flatten().to_numpy().reshape(len(table), lists.type.list_size)
 
 
+def as_pixels(column: pa.ChunkedArray, size: int) -> np.ndarray:
+    """The pixels that decode_block made of good images, uint8 (n, 3, size, size): read-only, a view if it can be."""
+
+    def view(chunk: pa.BinaryArray) -> np.ndarray:
+        # Values lie one after the other, from the first one's offset on.
+        _, offsets, values = chunk.buffers()
+        first = np.frombuffer(offsets, np.int32, 1, 4 * chunk.offset)[0]
+        return np.frombuffer(values, np.uint8, 3 * size * size * len(chunk), first).reshape(-1, 3, size, size)
+
+    views = [view(chunk) for chunk in column.chunks if len(chunk)]
+    return views[0] if len(views) == 1 else np.concatenate(views)
+
+
 def row_bytes(schema: pa.Schema) -> int:
     """Bytes of a row's values before compression, the text of its id left out."""
     bits = 0

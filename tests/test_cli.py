@@ -507,7 +507,7 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_its_traceback_is_kept(
     monkeypatch.setattr(RunDirectory, "progress", fail)
     line = fails("status", tmp_path / "out", status=1)
     assert "status failed" in line
-    assert "ZeroDivisionError in ldm_scale.cli._say_status" in line
+    assert "ZeroDivisionError in ldm_scale.cli._status" in line
     assert "of nothing" in line
     assert "more of it" not in line
     (kept,) = (tmp_path / "temp").iterdir()

@@ -127,12 +127,10 @@ class ComputeConfig(Config):
     )
     channels_last: bool = Field(False, description="the denoiser's weights and inputs in memory with channels last")
     gpus: Span | None = Field(
-        None,
-        description="GPUs for auditors: the most, or a span such as 0..64; a cluster that grows is asked for them",
+        None, description="GPUs for auditors: the most, or a span such as 0..64; a cluster that grows is asked for them"
     )
     actors: Span | None = Field(
-        None,
-        description="auditors: the most, or a span such as 2..8; by default as many as fit the GPUs or CPUs",
+        None, description="auditors: the most, or a span such as 2..8; by default as many as fit the GPUs or CPUs"
     )
     initial_actors: int | None = Field(
         None, gt=0, description="auditors at the start; by default as many as fit the cluster then"

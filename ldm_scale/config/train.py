@@ -80,8 +80,7 @@ class DenoiserConfig(StageConfig):
         "mode", description="trained on the encoder's mode, or on another sample of its posterior each time"
     )
     betas: Fractions = Field(
-        (1e-4, 0.02),
-        description="first and last of 1,000 betas of the noise, linear between; a base has its own",
+        (1e-4, 0.02), description="first and last of 1,000 betas of the noise, linear between; a base has its own"
     )
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the weights' moving average, which is stored")
 
@@ -90,15 +89,7 @@ class TrainConfig(Config):
     """Train a target on the members of a shard folder: a preset, and what is given over it."""
 
     preset: Literal[
-        "demo",
-        "cifar10",
-        "celeba",
-        "imagenet",
-        "finetune",
-        "lora",
-        "cifar10-small",
-        "celeba-small",
-        "imagenet-small",
+        "demo", "cifar10", "celeba", "imagenet", "finetune", "lora", "cifar10-small", "celeba-small", "imagenet-small"
     ] = Field("demo", description="named values of other options; file and flags win over them")
     shards: Address = Field(description=f"{SHARDS}; only members/ are used")
     manifest: Address | None = Field(None, description=ELSEWHERE)

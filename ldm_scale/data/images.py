@@ -13,23 +13,10 @@ from ldm_scale.data.parts import check_parts
 from ldm_scale.errors import one_line
 from ldm_scale.schema import FORMATS
 
-FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
 # The formats of images in shards, and those that a pack makes PNGs of; how Pillow names them.
 STORED = FORMATS
 PACKED = (*STORED, "TIFF", "GIF", "BMP")
-_SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF8": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
+_SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 # Bytes that tell a format; the sizes of a BMP's second header, without which text that begins with BM would be one.
 SIGNATURE = 18
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
@@ -174,7 +161,7 @@ def preprocess(image: Image.Image, config: ImageConfig, size: int) -> np.ndarray
     if (width, height) != image.size:
         if width > image.width and width * height > config.max_pixels:
             raise BadImage(f"more than max_pixels = {config.max_pixels} when it is enlarged ({width} x {height})")
-        image = image.resize((width, height), FILTERS[config.filter])
+        image = image.resize((width, height), Image.Resampling[config.filter.upper()])
     return np.asarray(_center_crop(image, size)).transpose(2, 0, 1).copy()
 
 

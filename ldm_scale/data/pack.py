@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from PIL import Image
 from pydantic import TypeAdapter
 
 from ldm_scale.config.base import Record
@@ -30,7 +31,7 @@ from ldm_scale.data.choose import (
 )
 from ldm_scale.data.classes import number_classes
 from ldm_scale.data.counts import COUNTS, Counts, Skipped
-from ldm_scale.data.images import FILTERS, PACKED, SIGNATURE, STORED, BadImage, encode_png, format_of, open_image
+from ldm_scale.data.images import PACKED, SIGNATURE, STORED, BadImage, encode_png, format_of, open_image
 from ldm_scale.data.manifest import MANIFEST, Manifest, ShardInfo, read_manifest, write_manifest
 from ldm_scale.data.removed import write_removed
 from ldm_scale.data.samples import IMAGE_SUFFIXES, Sample
@@ -140,7 +141,7 @@ def _load(item: Item, config: PackConfig, classes: dict[str | int, int]) -> Samp
     if config.size is None:
         data, suffix = _as_stored(read_image(item), item.location.name, config.max_pixels)
     else:
-        image = decode(item, config.max_pixels).resize((config.size, config.size), FILTERS["bicubic"])
+        image = decode(item, config.max_pixels).resize((config.size, config.size), Image.Resampling.BICUBIC)
         data, suffix = encode_png(image), "png"
     label = None if item.label is None else classes[item.label]
     return Sample(item.key, data, suffix, item.captions, label, item.metadata)

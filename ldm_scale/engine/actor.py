@@ -13,12 +13,11 @@ import torch
 
 from ldm_scale.auditor import AuditedBatch, Auditor, Calibration
 from ldm_scale.config.audit import AuditConfig
-from ldm_scale.data.pixels import as_pixels
 from ldm_scale.device.transfer import Arriving
 from ldm_scale.engine import telemetry
 from ldm_scale.engine.blame import blamed
 from ldm_scale.files.rundir import RunRecord
-from ldm_scale.schema import REJECT, as_array
+from ldm_scale.schema import REJECT, as_array, as_pixels
 from ldm_scale.targets.execution import Execution
 
 INFLUENCES = pa.schema([("sample_id", pa.string()), ("influence", pa.list_(pa.float32()))])

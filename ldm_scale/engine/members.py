@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ldm_scale.config.train import TrainConfig
 from ldm_scale.data.addresses import Shards
-from ldm_scale.data.pixels import as_pixels
 from ldm_scale.data.split import MEMBERS
 from ldm_scale.data.task import ReadTask
 from ldm_scale.engine.blame import blamed
 from ldm_scale.engine.reading import decode_block, read_blocks
 from ldm_scale.errors import RunError, UsageError
+from ldm_scale.schema import as_pixels
 from ldm_scale.targets.captions import caption_of_epoch
 from ldm_scale.training.conditions import Batch, Condition
 from ldm_scale.training.tables import Table, Turn, turns

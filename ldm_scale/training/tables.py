@@ -4,9 +4,8 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -82,12 +81,8 @@ def collect(pieces: Iterable[Tensor], count: int, memory: int) -> Tensor:
     return table
 
 
-class Table(Protocol):
-    """What a network is trained on, for each of a worker's samples."""
-
-    def __call__(
-        self, numbers: Int[Tensor, " b"], mirrored: Bool[Tensor, " b"], device: torch.device
-    ) -> Float[Tensor, "b c h w"]: ...
+# What a network is trained on, by the numbers of samples, whether each is mirrored, and a device.
+Table = Callable[[Int[Tensor, " b"], Bool[Tensor, " b"], torch.device], Float[Tensor, "b c h w"]]
 
 
 class Images:

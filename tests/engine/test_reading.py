@@ -11,12 +11,12 @@ from ldm_scale.config.audit import ComputeConfig
 from ldm_scale.config.data import ImageConfig
 from ldm_scale.data.images import preprocess
 from ldm_scale.data.manifest import ShardInfo, read_manifest
-from ldm_scale.data.pixels import as_pixels
 from ldm_scale.data.samples import Sample
 from ldm_scale.data.task import ReadTask
 from ldm_scale.engine import reading
 from ldm_scale.engine.reading import decode_block, read_blocks, stream_images
 from ldm_scale.files.storage import Location
+from ldm_scale.schema import as_pixels
 from tests.conftest import make_image
 from tests.shards import write_shards
 
