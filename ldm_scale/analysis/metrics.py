@@ -141,13 +141,7 @@ def evaluate(scores: Float[np.ndarray, " n"], member: Bool[np.ndarray, " n"]) ->
     >>> dict(zip(NAMES[:3], values.tolist()))
     {'auroc': 0.75, 'asr': 0.75, 'tpr_at_1pct_fpr': 0.5}
     """
-    return of_ranks(Ranks(scores, member))
-
-
-def of_ranks(ranks: Ranks) -> Float[np.ndarray, " 5"]:
-    """The same of samples that are sorted already."""
-    rates = ranks.asr(), ranks.tpr_at(0.01), ranks.tpr_at(0.001), ranks.paper_tpr_at(0.01)
-    return np.array([ranks.auroc(), *rates])
+    return Ranks(scores, member).metrics()
 
 
 def aurocs(scores: Float[np.ndarray, "n k"], member: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:

@@ -52,6 +52,11 @@ class Ranks:
         self._members = int(self._sums[-1])
         self._heldout = len(self._ours) - self._members
 
+    def metrics(self) -> Float[np.ndarray, " 5"]:
+        """The metrics of metrics.NAMES."""
+        rates = self.tpr_at(0.01), self.tpr_at(0.001), self.paper_tpr_at(0.01)
+        return np.array([self.auroc(), self.asr(), *rates])
+
     def auroc(self) -> float:
         """P(member's score > held-out's) + P(equal) / 2, a ratio of counts.
 

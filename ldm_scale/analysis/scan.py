@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ldm_scale.analysis.metrics import NAMES, of_ranks
+from ldm_scale.analysis.metrics import NAMES
 from ldm_scale.analysis.ranks import Ranks, Subsets
 from ldm_scale.analysis.scores import Mask, mask_scores
 
@@ -57,7 +57,7 @@ def scan(
         ordered = np.ascontiguousarray(spectra[:, step].T).T
         for dropped, scores in mask_scores(ordered, mask):
             ranks = Ranks(scores, member)
-            grid[dropped, step] = of_ranks(ranks)
+            grid[dropped, step] = ranks.metrics()
             if dropped not in drops:
                 continue
             choosing[dropped, step] = ranks.aurocs(halves)

@@ -199,16 +199,9 @@ def over_halvings(halvings: Sequence[Sequence[Judged]]) -> list[Judged]:
 
 
 def _mean(halvings: Sequence[Judged]) -> Judged:
-    def mean(name: str) -> np.ndarray:
-        return np.mean([getattr(judged, name) for judged in halvings], axis=0)
-
+    averaged = ("values", "intervals", "difference", "difference_intervals", "auroc", "auroc_difference")
     return Judged(
         picks=np.concatenate([judged.picks for judged in halvings]),
-        values=mean("values"),
-        intervals=mean("intervals"),
-        difference=mean("difference"),
-        difference_intervals=mean("difference_intervals"),
-        auroc=mean("auroc"),
-        auroc_difference=mean("auroc_difference"),
         curve=halvings[0].curve,
+        **{name: np.mean([getattr(judged, name) for judged in halvings], axis=0) for name in averaged},
     )

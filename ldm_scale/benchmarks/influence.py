@@ -29,6 +29,7 @@ HUTCHINSON, POOLED = (2, 4, 8, 16, 64), (1, 2, 4, 8)
 PAPER = 8
 # Samples whose columns of J are computed at once.
 COLUMNS = 4
+OVERLAP, DIFFERENCE = "overlap with exact;", "of accuracy, goal: not below 0;"
 
 
 def groups(squares: Float[Tensor, "m n d"], probes: int, estimate: Estimator) -> list[Float[Tensor, "n d"]]:
@@ -44,11 +45,6 @@ def accuracy(found: list[Float[Tensor, "n d"]], exact: Float[Tensor, "n d"]) -> 
 def distortion_correlation(found: list[Float[Tensor, "n d"]], exact: Float[Tensor, " n"]) -> float:
     """Spearman's rho over samples of the sum of their influences and the exact distortion, the mean over estimates."""
     return torch.stack([rank_correlation(one.sum(1)[None], exact[None]) for one in found]).mean().item()
-
-
-def with_error(values: Float[Tensor, " n"]) -> tuple[float, float]:
-    """Mean and its standard error."""
-    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
 
 
 def pooled_estimator(squares: Float[Tensor, "m n d"], probes: int, shape: tuple[int, ...]) -> Estimator:
@@ -127,28 +123,24 @@ def run_influence_benchmark(config: InfluenceBenchmarkConfig) -> Iterator[Line]:
         estimates = groups(found, k, estimate)
         overlaps[name, k] = accuracy(estimates, exact)
         yield Line(PART, f"{name}, {k} probes", bench.seconds(k, estimate), SECONDS)
-        yield _overlap(f"{name}, {k} probes: accuracy", overlaps[name, k])
+        yield _mean(f"{name}, {k} probes: accuracy", overlaps[name, k], OVERLAP)
         correlation = distortion_correlation(estimates, distortion)
         yield Line(PART, f"{name}, {k} probes: bound", correlation, note="its rank correlation with distortion")
     mean = mean_profile(hutchinson_influence(known)).expand_as(exact)
-    yield _overlap("calibration set alone: accuracy", accuracy([mean], exact))
+    yield _mean("calibration set alone: accuracy", accuracy([mean], exact), OVERLAP)
     correlation = distortion_correlation([exact], distortion)
     yield Line(PART, "exact influence: bound", correlation, note="its rank correlation with distortion")
     paper = overlaps["Hutchinson", PAPER]
     for k in POOLED:
-        yield _difference(f"pooled {k} probes - Hutchinson {PAPER}", overlaps["pooled", k] - paper)
+        yield _mean(f"pooled {k} probes - Hutchinson {PAPER}", overlaps["pooled", k] - paper, DIFFERENCE)
     lower = bench.squares(TracedDecoder(in_bfloat16(bench.target.decode)), bench.judged, bench.probes[: 2 * PAPER])
     for name, k in (("pooled", 2), ("Hutchinson", PAPER)):
         estimate = estimators[name, k]
         both = [accuracy(groups(some[: 2 * PAPER], k, estimate), exact) for some in (lower, found)]
-        yield _difference(f"{name}, {k} probes: bfloat16 - float32", both[0] - both[1])
+        yield _mean(f"{name}, {k} probes: bfloat16 - float32", both[0] - both[1], DIFFERENCE)
 
 
-def _overlap(what: str, overlaps: Float[Tensor, " n"]) -> Line:
-    mean, error = with_error(overlaps)
-    return Line(PART, what, mean, note=f"overlap with exact; +- {error:.4f}")
-
-
-def _difference(what: str, differences: Float[Tensor, " n"]) -> Line:
-    mean, error = with_error(differences)
-    return Line(PART, what, mean, note=f"of accuracy, +- {error:.4f}; goal: not below 0")
+def _mean(what: str, values: Float[Tensor, " n"], note: str) -> Line:
+    """The mean over samples, and behind the note its standard error."""
+    error = (values.std() / len(values) ** 0.5).item()
+    return Line(PART, what, values.mean().item(), note=f"{note} +- {error:.4f}")

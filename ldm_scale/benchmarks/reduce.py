@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -112,15 +111,6 @@ def _write_part(run: RunDirectory, config: ReduceBenchmarkConfig, part: int) -> 
     (run.root / "samples" / f"part-{part:06d}.parquet").replace(encode_table(make_rows(config, part)))
 
 
-@contextmanager
-def _place(out: str | None) -> Iterator[str]:
-    if out is not None:
-        yield out
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield str(Path(folder) / "run")
-
-
 def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> Iterator[Line]:
     """Write made-up rows and reduce them as a run's, on a Ray of this process's own: rows a second, and peak memory.
 
@@ -129,7 +119,8 @@ def run_reduce_benchmark(config: ReduceBenchmarkConfig) -> Iterator[Line]:
     """
     check_local("the benchmark measures")
     parts = -(-config.rows // config.rows_per_part)
-    with _place(config.out) as out, session():
+    with tempfile.TemporaryDirectory() as folder, session():
+        out = config.out or f"{folder}/run"
         run = RunDirectory(Location.of(out))
         record = make_record(config, out)
         run.check_free(record.fingerprint, record.science)

@@ -82,8 +82,6 @@ class CostEstimate:
         self._arithmetic = arithmetic
         self._evaluations = evaluations
         self._dimensions = math.prod(target.latent_shape)
-        self._estimator = distortion_estimator(config.geometry, self._dimensions)
-        self._exact = config.geometry.influence == "exact"
 
     def sample(self) -> SampleCost:
         """The mean over all samples."""
@@ -108,7 +106,7 @@ class CostEstimate:
 
     def _influence(self, copies: int = 1) -> _Work:
         """Of a sample with so many estimates of its influences: one, but in the calibration set."""
-        if self._exact:
+        if self._geometry.influence == "exact":
             return _Work(pushed=self._dimensions, pushing=1)
         return _Work(pulled=copies * self._geometry.probes, pulling=1)
 
@@ -117,8 +115,9 @@ class CostEstimate:
         products = distortion_products(self._geometry, self._dimensions)
         if not products:
             return _Work()
-        if self._estimator == "exact":
+        estimator = distortion_estimator(self._geometry, self._dimensions)
+        if estimator == "exact":
             return _Work(pushed=products, pushing=1)
         # With J and with J^T in turn.
-        rounds = usual_rounds(self._dimensions, self._geometry.rank) if self._estimator == "truncated" else 1
+        rounds = usual_rounds(self._dimensions, self._geometry.rank) if estimator == "truncated" else 1
         return _Work(pushed=products / 2, pushing=rounds, pulled=products / 2, pulling=rounds)

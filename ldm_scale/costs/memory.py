@@ -102,10 +102,8 @@ class MemoryEstimate:
             measured = max(1, round(self._geometry.distortion_share * batch))
             vectors = {"exact": self._dimensions, "slq": SLQ_PROBES}.get(self._estimator, 1)
             calls.append((vectors, measured))
-        sizes = [vectors * self._samples_at_once(vectors, samples) for vectors, samples in calls]
-        return max(sizes, default=0) * self._image * (FLOAT + DOUBLE)
-
-    def _samples_at_once(self, vectors: int, samples: int) -> int:
-        """Of how many samples a chunk of decoder products has vectors."""
-        z = torch.empty(samples, *self._target.latent_shape, device="meta")
-        return chunk_sizes(self._decode, z, vectors, self.room)[0]
+        sizes = [0]
+        for vectors, samples in calls:
+            z = torch.empty(samples, *self._target.latent_shape, device="meta")
+            sizes.append(vectors * chunk_sizes(self._decode, z, vectors, self.room)[0])
+        return max(sizes) * self._image * (FLOAT + DOUBLE)

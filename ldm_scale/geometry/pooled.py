@@ -50,15 +50,6 @@ def profile_variance(estimates: Float[Tensor, "n d"], probes: int) -> float:
     return max(observed - noise_variance(probes), 0.0)
 
 
-def windows(field: Float[Tensor, "n c h w"]) -> Float[Tensor, "n p m"]:
-    """The m = c * WINDOW^2 values around each of the p = h * w positions; 0 beyond the edge.
-
-    >>> windows(torch.ones(1, 1, 2, 2)).sum(2)  # each position sees all four
-    tensor([[4., 4., 4., 4.]])
-    """
-    return F.unfold(field, WINDOW, padding=WINDOW // 2).mT
-
-
 @dataclass(frozen=True)
 class Profile:
     """What few probes of a sample are completed with.
@@ -100,7 +91,8 @@ class Profile:
         moments = m**2 * noise_variance(probes) * torch.eye(m, dtype=both.dtype, device=both.device)
         products = torch.zeros(m, shape[0], dtype=both.dtype, device=both.device)
         for seen, other in zip(departing.transpose(0, 1), departing.flip(0).transpose(0, 1), strict=True):
-            around = windows(seen)
+            # The m values around each latent position, 0 beyond the edge: (samples, positions, m).
+            around = F.unfold(seen, WINDOW, padding=WINDOW // 2).mT
             moments += (around.mT @ around).sum(0)
             products += (around.mT @ other.flatten(2).mT).sum(0)
         fitted = torch.linalg.solve(moments, products).mT.unflatten(1, (shape[0], WINDOW, WINDOW))

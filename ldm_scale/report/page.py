@@ -33,14 +33,6 @@ ROLES = {
 }
 
 
-def _channels(maps: LatentMaps) -> list[dict[str, float]]:
-    """One line a channel: mean, lowest and highest influence, mean dropped share."""
-    return [
-        {"mean": c.mean(), "low": c.min(), "high": c.max(), "dropped": d.mean()}
-        for c, d in zip(maps.influence, maps.dropped, strict=True)
-    ]
-
-
 def _by_distortion(results: Results) -> dict[str, dict[str, list[DistortionGroup]]]:
     """The quartiles of distortion, then the halves, least first, by attack and row."""
     lines: dict[str, dict[str, list[DistortionGroup]]] = {}
@@ -88,7 +80,10 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
         "blind": [("without the model", results.blind), ("by names alone", results.names)],
         "by_distortion": by_distortion,
         "confounds": warned(results),
-        "channels": _channels(maps),
+        "channels": [
+            {"mean": c.mean(), "low": c.min(), "high": c.max(), "dropped": d.mean()}
+            for c, d in zip(maps.influence, maps.dropped, strict=True)
+        ],
         "choice_label": choice_label,
         "config": yaml.safe_dump(
             record.config.model_dump(mode="json"),

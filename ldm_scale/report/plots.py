@@ -42,13 +42,6 @@ def _curve(axes: Axes, x: Sequence[float], y: Sequence[float], name: str, marker
     )
 
 
-def _log(axes: Axes, x_floor: float, y_floor: float) -> None:
-    axes.set(xscale="log", yscale="log", xlim=(x_floor, 1), ylim=(y_floor, 1.15))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
-
-
 def _floor(rates: Sequence[float]) -> float:
     """Half the smallest rate that is not zero: where a logarithmic axis shows zero."""
     return min((rate for rate in rates if rate > 0), default=0.01) / 2
@@ -67,19 +60,19 @@ def plot_roc(results: Results) -> Plot:
         axes.plot([x_floor, 1], [x_floor, 1], color="#767676", linewidth=0.9, linestyle=(0, (1, 2)), label="chance")
         for level in (0.01, 0.001):
             axes.axvline(level, color="#b0b0b0", linewidth=0.8, zorder=1)
-        _log(axes, x_floor, y_floor)
+        axes.set(xscale="log", yscale="log", xlim=(x_floor, 1), ylim=(y_floor, 1.15))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+
+    def in_words(attack: str) -> str:
+        rows = rows_of(results, attack).items()
+        rates = [f"{STYLES[name].label} {row.heldout_choice.metrics.tpr_at_1pct_fpr.value:.3f}" for name, row in rows]
+        return f"{attack}, true positive rate at 1% false positives: {', '.join(rates)}."
 
     titles = {attack: attack for attack in attacks_of(results)}
     figure = panels(titles, draw, "FPR: held-out misjudged", "TPR: members found")
-    return as_plot(figure, "ROC curves on logarithmic axes. " + " ".join(_roc_in_words(results, a) for a in titles))
-
-
-def _roc_in_words(results: Results, attack: str) -> str:
-    rates = [
-        f"{STYLES[name].label} {row.heldout_choice.metrics.tpr_at_1pct_fpr.value:.3f}"
-        for name, row in rows_of(results, attack).items()
-    ]
-    return f"{attack}, true positive rate at 1% false positives: {', '.join(rates)}."
+    return as_plot(figure, "ROC curves on logarithmic axes. " + " ".join(map(in_words, titles)))
 
 
 def _peak(points: Sequence[Point]) -> str:

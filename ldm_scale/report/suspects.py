@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from ldm_scale.analysis.suspects import SuspectRow, Suspects
+from ldm_scale.analysis.suspects import Suspects
 from ldm_scale.files.ownership import Ownership
 from ldm_scale.files.reductions import REPORT
 from ldm_scale.files.storage import encode_table
@@ -17,19 +17,16 @@ MEANING = (
 )
 
 
-def _sentence(row: SuspectRow, found: Suspects) -> str:
-    share = row.share
-    return (
-        f"{row.attack}: {row.lower:,} of {found.suspects:,} suspects have a lower statistic in the target than in the "
-        f"reference ({share_label(share.value)}, {found.confidence:.0%} interval {share_label(share.low)} to "
-        f"{share_label(share.high)}); median score {row.median:+.3f}"
-    )
-
-
 def sentences(found: Suspects) -> list[str]:
     """What each attack says of all suspects, then what it means."""
+    said = [
+        f"{row.attack}: {row.lower:,} of {found.suspects:,} suspects have a lower statistic in the target than in the "
+        f"reference ({share_label(row.share.value)}, {found.confidence:.0%} interval {share_label(row.share.low)} to "
+        f"{share_label(row.share.high)}); median score {row.median:+.3f}"
+        for row in found.rows
+    ]
     left = [f"{found.left_out:,} suspects are left out, as one of the two rejected them"] if found.left_out else []
-    return [*(_sentence(row, found) for row in found.rows), *left, MEANING]
+    return [*said, *left, MEANING]
 
 
 def print_suspects(found: Suspects) -> None:

@@ -20,9 +20,7 @@ LOG_WIDTH = 132
 
 def _difference(row: Headline | RelativeRow) -> str:
     difference = row.heldout_choice.difference
-    if difference is None:
-        return ""
-    return change_label(difference.auroc)
+    return change_label(difference.auroc) if difference else ""
 
 
 def _headline_table(results: Results) -> Table:
