@@ -176,6 +176,8 @@ def _nest(flat: dict[str, Any]) -> dict[str, Any]:
 def _merge_attacks(chosen: Any, names: str | None, options: dict[str, Any]) -> Any:
     """The attacks of the file or recipe, or those named on the command line, with their options from there."""
     chosen = name_attacks(names if names is not None else chosen)
+    if not isinstance(chosen, dict):
+        return chosen
     for name in chosen:
         # Their options are checked when they are loaded, and torch with them.
         find_attack(name)

@@ -168,6 +168,14 @@ def test_each_of_recipe_file_environment_and_flag_wins_over_the_one_before(
     assert values("--config", file, *flags, recipe=recipe) == expected | {"target": "flag", "seed": "3"}
 
 
+@pytest.mark.parametrize("attacks", ["", "5", "[[sima]]", "[{sima: {}}]"])
+def test_attacks_that_are_none_are_named_with_options_of_one_as_well(tmp_path: Path, attacks: str) -> None:
+    file = write(tmp_path, f"out: o\nattacks: {attacks}\n")
+    for flags in ((), ("--attacks.sima.timesteps", "0")):
+        with pytest.raises(UsageError, match=r"^attacks: "):
+            build(AuditConfig, values("--config", file, *flags))
+
+
 def test_a_bare_flag_is_yes() -> None:
     for flags, expected in (((), False), (("--write-manifest",), True), (("--write-manifest", "false"), False)):
         arguments = make_parser().parse_args(["validate", "--shards", "s", *flags])

@@ -172,7 +172,8 @@ def name_attacks(attacks: Any) -> Any:
     """Attacks as a mapping of names to options, from that, from a list of names or from "sima,pia"."""
     if isinstance(attacks, str):
         attacks = [name.strip() for name in attacks.split(",")]
-    return {name: {} for name in attacks} if isinstance(attacks, list | tuple) else attacks
+    named = isinstance(attacks, list | tuple) and all(isinstance(name, str) for name in attacks)
+    return {name: {} for name in attacks} if named else attacks
 
 
 def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:

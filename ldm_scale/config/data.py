@@ -93,6 +93,9 @@ class PackConfig(Config):
             raise ValueError("members_only: leave out heldout, heldout_folder and split")
         if self.order and self.dataset not in IN_FILES:
             raise ValueError(f"order: it is for {', '.join(IN_FILES)}")
+        for name in ("image_column", "caption_column", "label_column"):
+            if name in self.model_fields_set and self.dataset not in IN_COLUMNS:
+                raise ValueError(f"{name}: it is for {', '.join(IN_COLUMNS)}")
         return self
 
     @property
@@ -127,4 +130,8 @@ class ValidateConfig(Config):
     def _consistent(self) -> "ValidateConfig":
         if self.shards is None and (self.write_manifest or self.manifest is not None):
             raise ValueError("shards: give the shards that the manifest describes")
+        if self.shards is None and self.split is not None:
+            raise ValueError("split: give the shards in which its keys are looked up")
+        if self.target is None and self.lora is not None:
+            raise ValueError("lora: give the target that it is fused into")
         return self

@@ -32,7 +32,9 @@ class OwnConfig(Config):
         "without heldout that is all that can be said",
     )
     out: Address = Field(description="new folder for shards and run; the same command again goes on")
-    attacks: AttackNames = Field(("sima", "pia", "secmi"), description="attacks, comma-separated; all are combined")
+    attacks: AttackNames = Field(
+        ("sima", "pia", "secmi"), min_length=1, description="attacks, comma-separated; all are combined"
+    )
     conditioning: Literal["sample", "none"] | NonNegativeInt = Field(
         "none",
         description="none: the empty prompt, or a DiT's null class, as who owns images seldom knows their captions in "

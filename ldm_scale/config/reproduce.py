@@ -5,10 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from ldm_scale.config.audit import CALIBRATED, AuditConfig, Latent
-from ldm_scale.config.base import Config, Device
+from ldm_scale.config.base import Config, Device, build
 from ldm_scale.config.data import PackConfig
 from ldm_scale.config.train import TrainConfig
 from ldm_scale.config.values import Address, Integers, Metavar, Widths, merge, parse_names
+from ldm_scale.errors import UsageError
 
 Attacked = Annotated[tuple[Latent, ...], BeforeValidator(parse_names), Metavar("NAMES", ("mode", "sample"))]
 
@@ -56,6 +57,11 @@ class ReproduceConfig(Config):
             given = getattr(self, name)
             if not given or len({*given}) < len(given):
                 raise ValueError(f"{name}: give at least one, and each once")
+        for seed in self.seeds:
+            try:
+                self.train(seed)
+            except UsageError as error:
+                raise ValueError(f"the training cannot be so: {error}") from None
         return self
 
     def folder(self, seed: int) -> str:
@@ -81,7 +87,8 @@ class ReproduceConfig(Config):
             "batch": batch,
             "latent": self.latent,
         }
-        return TrainConfig.model_validate(
+        return build(
+            TrainConfig,
             {
                 "shards": f"{self.folder(seed)}/shards",
                 "out": f"{self.folder(seed)}/target",
@@ -91,7 +98,7 @@ class ReproduceConfig(Config):
                 "cpus": self.cpus,
                 "autoencoder": {"kl_weight": self.kl_weight},
                 "denoiser": denoiser,
-            }
+            },
         )
 
     def audit(self, seed: int, latent: Latent) -> AuditConfig:

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
 
+# A model has fewer timesteps by far.
+MOST_INTEGERS = 100_000
+
 
 @dataclass(frozen=True)
 class Metavar:
@@ -29,11 +32,15 @@ def parse_integers(value: Any) -> Any:
         return value
     try:
         # A range of more than three bounds is a TypeError.
-        return tuple(range(*map(int, value.split(":"))) if ":" in value else map(int, value.split(",")))
+        numbers = range(*map(int, value.split(":"))) if ":" in value else [*map(int, value.split(","))]
+        if numbers[MOST_INTEGERS:]:
+            raise ValueError
     except (ValueError, TypeError):
         raise ValueError(
-            f"{value!r} is no list such as 0,10,20, nor a range start:stop:step such as 0:300:10"
+            f"{value!r} is no list such as 0,10,20, nor a range start:stop:step such as 0:300:10, of at most "
+            f"{MOST_INTEGERS:,} numbers"
         ) from None
+    return tuple(numbers)
 
 
 def spell_integers(numbers: tuple[int, ...]) -> str:

@@ -8,7 +8,9 @@ from pydantic import ValidationError
 
 from ldm_scale.config.audit import AuditConfig, dropped_bins
 from ldm_scale.config.base import Config, build
-from ldm_scale.config.data import PackConfig
+from ldm_scale.config.data import PackConfig, ValidateConfig
+from ldm_scale.config.own import OwnConfig
+from ldm_scale.config.reproduce import ReproduceConfig
 from ldm_scale.config.train import TrainConfig
 from ldm_scale.config.values import merge
 from ldm_scale.errors import UsageError
@@ -308,6 +310,24 @@ def test_the_digest_does_not_depend_on_the_order_of_keys() -> None:
     others = [{"a": 1}, {"a": 2}, {"a": "1"}, {"b": 1}, {"a": [1]}, [], ["a", 1], "a"]
     assert len({digest(content) for content in others}) == len(others)
     assert len(digest({})) == 64
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "said"),
+    [
+        (AuditConfig, {"out": "o", "attacks": [["sima"]]}, "attacks: "),
+        (OwnConfig, {"target": "t", "suspect": "s", "heldout": "h", "out": "o", "attacks": ""}, "attacks: "),
+        (ReproduceConfig, {"data": "d", "seeds": "-1"}, "the training cannot be so: seed: "),
+        (ReproduceConfig, {"data": "d", "steps": 10**8}, "the training cannot be so: denoiser.epochs: "),
+        (PackConfig, {"dataset": "folder", "source": "s", "out": "o", "label_column": "x"}, "label_column: it is for "),
+        (ValidateConfig, {"target": "t", "split": "s"}, "split: give the shards"),
+        (ValidateConfig, {"shards": "s", "lora": "l"}, "lora: give the target"),
+    ],
+)
+def test_what_cannot_be_or_would_be_passed_over_is_one_line(kind: type[Config], values: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=f"^{said}") as caught:
+        build(kind, values)
+    assert "\n" not in str(caught.value)
 
 
 def test_yaml_gives_nested_values(tmp_path: Path) -> None:

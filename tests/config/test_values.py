@@ -68,7 +68,7 @@ def test_integers_are_spelled_so_that_they_are_read_again(text: str) -> None:
     assert len(spell_integers(numbers)) <= max(len(text), len("0,10,20"))
 
 
-@pytest.mark.parametrize("text", ["", "a", "1,,2", "1.5", "0:10:0", "1:", "1:2:3:4", "::"])
+@pytest.mark.parametrize("text", ["", "a", "1,,2", "1.5", "0:10:0", "1:", "1:2:3:4", "::", "0:99999999999999999999"])
 def test_what_is_no_list_of_integers_is_a_usage_error_of_one_line(text: str) -> None:
     with pytest.raises(UsageError, match=r"^denoiser.channels: ") as caught:
         build(TrainConfig, {"shards": "s", "out": "o", "denoiser": {"channels": text}})
