@@ -1,7 +1,7 @@
 """Which items of a source are packed, and on which side: split files, near-duplicates, bad images, random draws."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,7 +109,7 @@ def read_given_split(listing: Listing, config: PackConfig) -> Split | None:
                 f"{config.split} numbers images, but the order of the files in {config.source} is not known: "
                 f"{listing.doubt}; say it with --order (train,test, say, or each file's name)"
             )
-        return read_index_split(Location.of(config.split), _keys(listing.items))
+        return read_index_split(Location.of(config.split), [item.key for item in listing.items])
     split = read_split(Location.of(config.split))
     check_keys(split, {item.key for item in listing.items}, f"source folder {config.source}")
     return split
@@ -183,10 +183,6 @@ def _without_duplicates(
     return [item for item in sound if item.key not in gone], rejects, removed
 
 
-def _keys(items: Iterable[Item]) -> list[str]:
-    return [item.key for item in items]
-
-
 def _by_prefix(keys: list[str], config: PackConfig) -> Split:
     split = split_by_prefix(keys, *config.prefixes)
     if config.max_samples is None:
@@ -235,7 +231,7 @@ def choose(items: list[Item], given: Split | None, config: PackConfig, run: RunT
     how = f"{'all are members' if config.members_only else 'random halves'}, seed {config.seed}"
     _, heldout = config.prefixes
     if heldout:
-        wanted = split_by_prefix(_keys(items), *config.prefixes).membership()
+        wanted = split_by_prefix([item.key for item in items], *config.prefixes).membership()
         items = [item for item in items if item.key in wanted]
         how = f"held-out begin with {' or '.join(heldout)}, seed {config.seed}"
     rejects: list[Reject] = []
@@ -244,5 +240,5 @@ def choose(items: list[Item], given: Split | None, config: PackConfig, run: RunT
         items, rejects, removed = _without_duplicates(items, config, run)
         how += f", one of each group of near-duplicates (correlation {config.near_duplicates}; {len(removed)} removed)"
     choose_sides = _all_members if config.members_only else _by_prefix if heldout else _at_random
-    split = choose_sides(_keys(items), config)
+    split = choose_sides([item.key for item in items], config)
     return Sides(split, how, tuple(rejects), tuple(removed))

@@ -9,13 +9,7 @@ from ldm_scale.errors import UsageError
 def choose_device(asked: Device, gpus: int | float, *, grows: bool = False) -> Literal["cpu", "cuda"]:
     """The device that is asked for; auto is cuda if there are GPUs, or some may come.
 
-    Args:
-        asked: auto, cpu or cuda.
-        gpus: how many GPUs the cluster has now, 0 or more.
-        grows: whether the cluster may get more. Ray does not say what its autoscaler can add.
-
-    Returns:
-        cpu or cuda.
+    gpus: how many the cluster has now. grows: whether it may get more; Ray does not say what its autoscaler can add.
 
     Raises:
         UsageError: cuda is asked for, there is no GPU, and none may come.

@@ -132,11 +132,8 @@ def keyed_normal(
     14% too small, and no draw is beyond 6.17.
 
     Args:
-        seed: of the run.
-        sample_ids: n of them.
-        purpose: what they are drawn for; each purpose has a stream of its own.
+        seed, sample_ids, purpose, device: as of `keyed_words`.
         shape: of one sample's draw.
-        device: on which they are made.
 
     Returns:
         (n, *shape), float32.

@@ -77,14 +77,9 @@ class Ownership:
 
     def __init__(self, root: Location, number: int, owner: Owner) -> None:
         self.claim = Claim(root, number, owner.token)
-        self._owner = owner
+        self._owner, self._sign = owner, _file(root, number)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    @property
-    def number(self) -> int:
-        """The run's number while it is this job's."""
-        return self.claim.number
 
     def begin(self) -> None:
         """Take the number.
@@ -93,17 +88,16 @@ class Ownership:
             ExistsError: Another job was faster.
             UsageError: The storage would have let both take it.
         """
-        sign = _file(self.claim.root, self.number)
-        sign.create(self._owner.model_dump_json().encode())
-        if not sign.is_local:
-            self._check_kept(sign)
+        self._sign.create(self._owner.model_dump_json().encode())
+        if not self._sign.is_local:
+            self._check_kept()
         self._thread.start()
 
-    def _check_kept(self, sign: Location) -> None:
+    def _check_kept(self) -> None:
         """Raise UsageError if a server of S3 writes an object that there is already: some pass over If-None-Match."""
         with suppress(ExistsError):
-            sign.create(b"")
-            sign.replace(self._owner.model_copy(update={"ended": True}).model_dump_json().encode())
+            self._sign.create(b"")
+            self._sign.replace(self._owner.model_copy(update={"ended": True}).model_dump_json().encode())
             raise UsageError(
                 f"{self.claim.root}: this server of S3 overwrites objects that it is asked to keep (If-None-Match), so "
                 "that two jobs could take one run; update it, or give a local folder"
@@ -125,12 +119,11 @@ class Ownership:
 
     def _write(self, **change: int) -> None:
         self._owner = self._owner.model_copy(update=change)
-        sign = _file(self.claim.root, self.number)
         # A beat that does not get through is a beat missed: what keeps it from the storage also stops the commits.
         # A sign that is gone stays gone: another job may have the number by now.
         with suppress(UsageError, RunError, OSError):
-            if _read(sign).token == self.claim.token:
-                sign.replace(self._owner.model_dump_json().encode())
+            if _read(self._sign).token == self.claim.token:
+                self._sign.replace(self._owner.model_dump_json().encode())
 
 
 @contextmanager

@@ -286,8 +286,7 @@ class RunDirectory:
 
     def latest(self) -> datetime | None:
         """When the last part of rows appeared, by the time of its file."""
-        times = [when / 1e9 for _, when in (self.root / "samples").versions().values()]
-        return _newest(times)
+        return _newest([when / 1e9 for _, when in (self.root / "samples").versions().values()])
 
     def progress(self) -> RunState:
         """How far the run is; what is not the run's is not counted."""

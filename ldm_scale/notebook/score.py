@@ -73,7 +73,9 @@ def score(
     loaded = as_target(target, device)
     check_fit(config, loaded, {name: made})
     auditor = Auditor(loaded, config)
-    _check_conditions(auditor, names, captions, labels)
+    for key, caption, label in zip(names, captions, labels, strict=True):
+        if reason := auditor.refusal(caption or "", label):
+            raise UsageError(f"image {key}: {reason}")
     pixels = np.stack([_pixels(image, key, config, loaded) for image, key in zip(images, names, strict=True)])
     found = []
     for start in range(0, len(images), BATCH):
@@ -130,14 +132,6 @@ def _configured(attack: str | Mapping[str, Mapping[str, Any]], mask: float, opti
     config = build(AuditConfig, {**unused, **options, "attacks": attacks, "geometry": geometry})
     dropped_bins(mask, config.masks.bins)
     return config
-
-
-def _check_conditions(
-    auditor: Auditor, names: Sequence[str], captions: Sequence[str | None], labels: Sequence[int | None]
-) -> None:
-    for name, caption, label in zip(names, captions, labels, strict=True):
-        if reason := auditor.refusal(caption or "", label):
-            raise UsageError(f"image {name}: {reason}")
 
 
 def _pixels(image: Image.Image | str | Path, name: str, config: AuditConfig, target: Target) -> np.ndarray:

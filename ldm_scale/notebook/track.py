@@ -73,7 +73,8 @@ def track(run: RunDirectory, tracker: str) -> None:
     """Give a finished run's options, headline numbers and page to a tracker, which finds its server in the environment.
 
     Raises:
-        UsageError: The tracker is not installed, or the run has no results or page.
+        UsageError: The tracker is not installed, or the run has no results.
+        FileNotFoundError: The run has no page.
     """
     reduction, record = run.reduction(), run.read_record()
     options = {key: spell(value) for key, value in flatten(record.config.model_dump(mode="json")).items()}

@@ -43,9 +43,8 @@ def convert(config: ConvertConfig) -> str:
     models = Models(autoencoder, unet, build_schedule(*betas), Unconditional(), copied)
     files = {"unet": config.unet} if copied else {"autoencoder": config.autoencoder, "unet": config.unet}
     sources = {what: {"file": Path(file).name, "sha256": Location.of(file).sha256()} for what, file in files.items()}
-    record = {"converted": sources}
     with TemporaryDirectory(prefix=OWN) as folder:
-        save_target(Path(folder), models, half=False, record=record)
+        save_target(Path(folder), models, half=False, record={"converted": sources})
         target = load_target(folder, "cpu")
         out.copy_from(pafs.LocalFileSystem(), folder)
     return describe(target)

@@ -136,8 +136,6 @@ def source_digest(config: TrainConfig) -> str | None:
         return fetch(config.base, BASE).digest(target_digest)
     if config.autoencoder.pretrained is None:
         return None
-    return fetch(config.autoencoder.pretrained, AUTOENCODER).digest(_folder_digest)
-
-
-def _folder_digest(folder: Path) -> str:
-    return digest({path.name: Location.of(path).sha256() for path in read_files(folder, MODEL)})
+    return fetch(config.autoencoder.pretrained, AUTOENCODER).digest(
+        lambda folder: digest({path.name: Location.of(path).sha256() for path in read_files(folder, MODEL)})
+    )

@@ -30,17 +30,12 @@ class Misfit(Exception):
     """The weights do not make the network; says why."""
 
 
-def _has(name: str, end: str) -> bool:
-    """Whether a name is this one, behind any prefix."""
-    return f".{name}".endswith(f".{end}")
-
-
 def _network(weights: StateDict, mark: str) -> dict[str, Tensor] | None:
     """The weights of the network that has the mark, without their prefix; None if there is none.
 
     Of several that of an average (`ema`) is taken.
     """
-    prefixes = [name.removesuffix(mark) for name in weights if _has(name, mark)]
+    prefixes = [name.removesuffix(mark) for name in weights if f".{name}".endswith(f".{mark}")]
     if not prefixes:
         return None
     prefix = min(prefixes, key=lambda prefix: ("ema" not in prefix, len(prefix), prefix))

@@ -59,7 +59,7 @@ from ldm_scale.files.storage import Location
 ownership.BEAT, ownership.LEASE = 0.05, 3.0
 try:
     with ownership.own(Location.of(sys.argv[1]), lambda line: None) as owner:
-        print(owner.number, flush=True)
+        print(owner.claim.number, flush=True)
         sys.stdin.read()
 except UsageError as error:
     print(error)
@@ -84,7 +84,7 @@ def test_one_after_the_other_need_not_wait(root: Location, said: list[str]) -> N
     assert latest_owner(root) is None
     for number in (1, 2):
         with own(root, said.append) as owner:
-            assert owner.number == number
+            assert owner.claim.number == number
             owner.check()
             now = latest_owner(root)
             assert now is not None
@@ -107,7 +107,7 @@ def test_a_server_that_overwrites_what_it_should_keep_is_refused(
         ):
             raise AssertionError("owned")
     with own(root, said.append) as owner:
-        assert owner.number == 2
+        assert owner.claim.number == 2
     assert (said, numbers(root)) == ([], ["000001.json", "000002.json"])
 
 
@@ -125,7 +125,7 @@ def test_the_run_of_a_dead_job_is_taken_over_after_its_lease(root: Location, sai
     file = plant(root, DEAD)
     before = file.read_bytes()
     with own(root, said.append) as owner:
-        assert owner.number == 2
+        assert owner.claim.number == 2
     assert said == [
         f"{root}: another job (elsewhere, process 7, since 2026-01-01 00:00:00+00:00) may be running here; "
         "waiting 3 s for a sign of it"
@@ -140,7 +140,7 @@ def test_a_job_that_ends_while_it_is_watched_hands_over(root: Location, monkeypa
     plant(root, DEAD)
     ended = DEAD.model_copy(update={"beat": DEAD.beat + 1, "ended": True})
     with own(root, lambda line: plant(root, ended) and None) as owner:
-        assert owner.number == 2
+        assert owner.claim.number == 2
 
 
 def test_of_several_newcomers_one_takes_over(root: Location) -> None:
@@ -153,7 +153,7 @@ def test_of_several_newcomers_one_takes_over(root: Location) -> None:
         together.wait()
         try:
             with own(root, lambda line: None) as owner:
-                outcomes.append(owner.number)
+                outcomes.append(owner.claim.number)
                 over.wait()
         except UsageError as error:
             outcomes.append(str(error))
@@ -181,7 +181,7 @@ def test_a_second_process_is_refused_until_the_first_one_is_killed(root: Locatio
     third.process.communicate()
     assert third.process.returncode == 0
     with own(root, pytest.fail) as owner:
-        assert owner.number == 3
+        assert owner.claim.number == 3
 
 
 @pytest.mark.parametrize("error", [RunError, KeyboardInterrupt, SystemExit])
@@ -241,7 +241,7 @@ def test_numbers_are_counted_not_spelled(root: Location, said: list[str]) -> Non
         plant(root, DEAD.model_copy(update={"ended": True}), taken)
         for number in (taken + 1, taken + 2):
             with own(root, said.append) as owner:
-                assert owner.number == number
+                assert owner.claim.number == number
                 owner.check()
     assert said == []
 
@@ -288,7 +288,7 @@ def test_a_clock_that_jumps_neither_kills_a_job_nor_keeps_a_dead_one_alive(
     plant(root, DEAD, 2)
     began = time.monotonic()
     with own(root, print) as owner:
-        assert owner.number == 3
+        assert owner.claim.number == 3
     assert 1 <= time.monotonic() - began < 30
 
 

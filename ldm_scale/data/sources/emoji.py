@@ -17,12 +17,6 @@ _VARIANT_POINTS |= {f"1F3F{tone}" for tone in "BCDEF"} | {f"1F9B{hair}" for hair
 _PEOPLE = {"1F469", "1F466", "1F467", "1F9D1", "1F9D2"}
 
 
-def _emoji_variant(unified: str) -> str:
-    points = [point for point in unified.split("-") if point not in _VARIANT_POINTS]
-    people = ["1F468" if point in _PEOPLE else point for point in points]
-    return "-".join(sorted(people))
-
-
 def read_emoji(folder: Location) -> Listing:
     """The unpacked npm package `emoji-datasource-google`: Noto emoji with their names and sub-categories."""
     listing = list_files(folder)
@@ -33,16 +27,17 @@ def read_emoji(folder: Location) -> Listing:
         listed = json.loads(read_text(listing.use(LIST)))
         entries = {f"{IMAGES}/{entry['image']}": entry for entry in listed if entry["has_img_google"]}
         check_present(entries, listing.left, file, folder)
-        listing.items = [_emoji_item(listing.take(path), entry) for path, entry in entries.items()]
+        listing.items = [_item(listing.take(path), entry) for path, entry in entries.items()]
     listing.skip_rest(UNLISTED)
     return listing
 
 
-def _emoji_item(image: Stored, entry: dict[str, Any]) -> Item:
+def _item(image: Stored, entry: dict[str, Any]) -> Item:
+    points = (point for point in entry["unified"].split("-") if point not in _VARIANT_POINTS)
     return Item(
         key=image.name.removesuffix(".png"),
         location=image,
         captions=((entry["name"] or entry["short_name"].replace("_", " ")).lower(),),
         label=entry["subcategory"],
-        variant=_emoji_variant(entry["unified"]),
+        variant="-".join(sorted("1F468" if point in _PEOPLE else point for point in points)),
     )

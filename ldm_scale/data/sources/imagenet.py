@@ -79,11 +79,6 @@ def _by_class(listing: Listing, part: str, images: Paths) -> Iterator[Item]:
         yield Item(f"{part}/{key_of(name)}", listing.take(path), label=name.split("/")[0])
 
 
-def _read_train(listing: Listing, folder: Location) -> Iterator[Item]:
-    images = _in_classes(_images(listing, "train")) or _in_classes(_in_tar(listing, folder, TRAIN_TAR, nested=True))
-    return _by_class(listing, "train", images)
-
-
 def _read_val(listing: Listing, folder: Location) -> Iterator[Item]:
     """Class folders as most people arrange them, or the images as they are published, with the devkit's labels."""
     images = _images(listing, "val") or _in_tar(listing, folder, VAL_TAR)
@@ -116,7 +111,8 @@ def read_imagenet(folder: Location) -> Listing:
         UsageError: There are none, a tar is incomplete, or labels are missing.
     """
     listing = list_files(folder)
-    listing.items = [*_read_train(listing, folder), *_read_val(listing, folder)]
+    train = _in_classes(_images(listing, "train")) or _in_classes(_in_tar(listing, folder, TRAIN_TAR, nested=True))
+    listing.items = [*_by_class(listing, "train", train), *_read_val(listing, folder)]
     if not listing.items:
         raise UsageError(f"{folder} holds neither class folders (train/n01440764/ and so on) nor {TRAIN_TAR}")
     wnids = table_of(str(item.label) for item in listing.items)

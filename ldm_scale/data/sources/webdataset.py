@@ -43,23 +43,15 @@ def _by_key(listing: Listing, shard: str, entries: list[TarredFile]) -> dict[str
     return samples
 
 
-def _caption(text: bytes | None) -> str:
-    """The caption in a file; raises BadText if it is none, or too long to be read."""
-    if text is None:
-        raise BadText(TOO_LONG)
-    try:
-        return decode_text(text)
-    except BadText as error:
-        raise BadText(f"its caption: {error}") from None
-
-
 def _item(key: str, image: Stored, small: dict[str, bytes | None], fault: str | None) -> Item:
     """A sample; it is rejected if what is beside its image cannot be read, for it would lose that in silence."""
-    caption, label = None, as_label(small.get("cls"))
+    caption, text, label = None, small.get("txt"), as_label(small.get("cls"))
+    if "txt" in small and text is None:
+        fault = fault or TOO_LONG
     try:
-        caption = _caption(small["txt"]) if "txt" in small else None
+        caption = None if text is None else decode_text(text)
     except BadText as error:
-        fault = fault or str(error)
+        fault = fault or f"its caption: {error}"
     if "cls" in small and label is None:
         fault = fault or "its class is no number"
     said = as_said(caption, small)
