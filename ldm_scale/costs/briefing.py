@@ -19,7 +19,7 @@ from ldm_scale.report.facts import (
     describe_ranking,
     list_timesteps,
 )
-from ldm_scale.report.labels import share_label
+from ldm_scale.report.labels import count_label, share_label
 from ldm_scale.targets.class_names import read_class_names
 from ldm_scale.targets.trial import describe
 
@@ -95,5 +95,5 @@ def _geometry(inputs: Inputs) -> str:
     if measured and geometry.distortion_share < 1:
         measured += ", estimated on the others"
     about = "about " if estimator == "truncated" else ""
-    products = f"{about}{decoder_products(geometry, dimensions):,.5g} decoder products a sample"
+    products = f"{about}{count_label(decoder_products(geometry, dimensions))} decoder products a sample"
     return f"influence {geometry.influence}{probes}; distortion {estimator}{rank}{measured}; {products}"

@@ -15,7 +15,7 @@ from ldm_scale.costs.memory import MemoryEstimate
 from ldm_scale.device.choose import choose_device
 from ldm_scale.errors import UsageError
 from ldm_scale.inputs import Inputs, check_inputs, count_sides, has_both_sides
-from ldm_scale.report.labels import duration, scaled, share_label, three_digits
+from ldm_scale.report.labels import count_label, duration, scaled, share_label, three_digits
 from ldm_scale.schema import BLIND, row_bytes, row_schema
 
 # What the parts of a sample are called.
@@ -121,7 +121,7 @@ class _AuditEstimate:
             item: CostItem = getattr(self._sample, part)
             if item.flops:
                 each, share = scaled(item.flops / item.count, "FLOP"), share_label(round(item.flops / whole, 3))
-                rows.append((name, f"{item.count:,.5g}", each, *self._spent(item.flops, share)))
+                rows.append((name, count_label(item.count), each, *self._spent(item.flops, share)))
         rows.append(("in all", "", "", *self._spent(whole, "")))
         return (f"  {row[0]:{WIDTH}}{row[1]:>8}{row[2]:>14}{row[3]:>14}{row[4]:>9}{row[5]:>11}" for row in rows)
 

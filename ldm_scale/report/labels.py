@@ -28,12 +28,21 @@ def change_label(estimate: Estimate) -> str:
 
 
 def share_label(share: float) -> str:
-    """A share in percent, with no more digits than it has.
+    """A share in percent, to three digits at most.
 
     >>> share_label(0.4), share_label(0.125)
     ('40%', '12.5%')
     """
     return f"{100 * share:.3g}%"
+
+
+def count_label(count: float) -> str:
+    """How many there are, or are on average: in full, and a fraction to five digits.
+
+    >>> count_label(262_144), count_label(40.5)
+    ('262,144', '40.5')
+    """
+    return f"{count:,.0f}" if count >= 10_000 else f"{count:,.5g}"
 
 
 def row_label(headline: Headline) -> str:

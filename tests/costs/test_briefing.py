@@ -57,6 +57,12 @@ def test_what_is_not_measured_is_not_counted(tmp_path: Path, tiny_shards: Path, 
     assert not {"ranking", "precision"} & found.keys()
 
 
+def test_many_products_are_written_in_full(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
+    values: dict[str, object] = {"geometry": {"probes": 262_144, "distortion": "off"}, "masks": {"bins": 5}}
+    found = brief(values, tmp_path / "run", tiny_shards, tiny_target)
+    assert found["geometry"].endswith("; 262,144 decoder products a sample")
+
+
 def test_a_cheaper_estimate_of_influences_is_named(tmp_path: Path, tiny_shards: Path, tiny_target: Path) -> None:
     """From two probes of each sample, and four of each of 256 samples before."""
     values: dict[str, object] = {**BRIEF, "geometry": {"probes": 16, "distortion": "off"}}
