@@ -229,12 +229,15 @@ def _reduce(arguments: argparse.Namespace) -> None:
 
 def _report(arguments: argparse.Namespace) -> None:
     from ldm_scale.files.ownership import own
+    from ldm_scale.files.storage import Location
     from ldm_scale.report.page import write_report
 
     run = _open_run(arguments.run)
     run.reduction()
     run.root.check_place()
-    files = None if arguments.files is None else _new_folder(arguments.files, "--files")
+    files = None if arguments.files is None else Location.of(arguments.files)
+    if files is not None:
+        files.check_new("--files")
     with own(run.root, say) as owner:
         write_report(run, owner)
     if files is not None:
@@ -248,24 +251,16 @@ def _report(arguments: argparse.Namespace) -> None:
     _print_outcome(run)
 
 
-def _new_folder(address: str, flag: str) -> "Location":
-    """A folder that can be written to and holds nothing."""
-    from ldm_scale.files.storage import Location
-
-    folder = Location.of(address)
-    folder.check_place()
-    if not folder.is_empty():
-        raise UsageError(f"{folder} is not empty; give a new {flag} folder, nothing is overwritten")
-    return folder
-
-
 def _compare(arguments: argparse.Namespace) -> None:
+    from ldm_scale.files.storage import Location
     from ldm_scale.notebook.compare import compare
     from ldm_scale.notebook.run import Run
 
     runs = [Run(address) for address in arguments.runs]
     own = runs[0].record.config.analysis.model_dump()
-    out = _new_folder(arguments.out, "--out") if arguments.out else None
+    out = Location.of(arguments.out) if arguments.out else None
+    if out is not None:
+        out.check_new("--out")
     _print_comparison(compare(runs, build(AnalysisConfig, collect(arguments, AnalysisConfig, own))), out)
 
 

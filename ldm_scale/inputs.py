@@ -28,7 +28,6 @@ from ldm_scale.targets.base import Target
 if TYPE_CHECKING:
     from ldm_scale.targets.weights import Weights
 
-
 # Beyond the rounding of two ways to the same noise schedule.
 SCHEDULES_DIFFER = 1e-5
 

@@ -27,7 +27,6 @@ _BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 # Modes that a PNG holds as they are.
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
-
 # A row of pixels takes memory of its own. An image may have as many rows as a JPEG can have, or one for so many pixels
 # of the limit.
 LEAST_ROWS = 65_535
@@ -35,7 +34,6 @@ PIXELS_A_ROW = 16
 
 # For PNGs of so many bits, the most that a level has and what it is in Pillow's 8 bits; by Pillow's name of them.
 LEVELS = {"L;2": (3, 85), "L;4": (15, 17), "L": (255, 1)}
-
 
 # What 16-bit greys are in 8 bits; lower and higher numbers are taken as the first and the last.
 GREYS = [round(level / 257) for level in range(1 << 16)]

@@ -31,11 +31,9 @@ class ReadTask(BaseModel):
 
     def is_member(self, key: str) -> bool | None:
         """True for members, False for held-out, None for samples that are not wanted."""
-        if key in self.done or not self._drawn(key):
+        if key in self.done:
+            return None
+        name = sample_id(self.shard.stem, key)
+        if self.share < 1 and keyed_generator(self.seed, name, "calibration").random() >= self.share:
             return None
         return self.membership if isinstance(self.membership, bool) else self.membership.get(key)
-
-    def _drawn(self, key: str) -> bool:
-        if self.share >= 1:
-            return True
-        return bool(keyed_generator(self.seed, sample_id(self.shard.stem, key), "calibration").random() < self.share)

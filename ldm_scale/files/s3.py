@@ -80,7 +80,6 @@ CONFLICT = "ConditionalRequestConflict"
 
 T = TypeVar("T")
 
-
 # How often this process has tried again, by S3's name of the operation.
 retries: Counter[str] = Counter()
 

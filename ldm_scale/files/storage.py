@@ -187,16 +187,13 @@ class Location:
             RunError: Something there is neither a file nor a folder.
             OSError: A folder cannot be listed.
         """
-        found = self._walk(recursive, skip) if self.is_local else self._list(recursive)
+        if self.is_local:
+            found = [Location(path, status.st_size) for path, status in _stats(self.uri, recursive, skip)]
+        else:
+            bucket, prefix = self._inside
+            entries = s3.list_objects(bucket, prefix) if recursive else s3.list_folder(bucket, prefix)[0]
+            found = [Location(f"s3://{bucket}/{entry.key}", entry.size) for entry in entries]
         return sorted((location for location in found if location.uri.endswith(suffix)), key=str)
-
-    def _walk(self, recursive: bool, skip: Skip) -> Iterator["Location"]:
-        return (Location(path, status.st_size) for path, status in _stats(self.uri, recursive, skip))
-
-    def _list(self, recursive: bool) -> Iterator["Location"]:
-        bucket, prefix = self._inside
-        entries = s3.list_objects(bucket, prefix) if recursive else s3.list_folder(bucket, prefix)[0]
-        return (Location(f"s3://{bucket}/{entry.key}", entry.size) for entry in entries)
 
     def versions(self) -> dict[str, tuple[int, int]]:
         """(bytes, nanoseconds of last change) of every file below a folder, by its path there."""
@@ -362,6 +359,12 @@ class Location:
                 _name(partial, self.uri)
             except FileExistsError:
                 raise ExistsError(f"{self} exists already; nothing is overwritten") from None
+
+    def check_new(self, option: str) -> None:
+        """Raise UsageError, which names the option, if this folder holds something or cannot be written to."""
+        self.check_place()
+        if not self.is_empty():
+            raise UsageError(f"{self} is not empty; give a new {option} folder, nothing is overwritten")
 
     def check_place(self) -> None:
         """Try, before any work, to create and replace a file where this file or folder will lie; nothing stays there.

@@ -35,9 +35,7 @@ def convert(config: ConvertConfig) -> str:
         UsageError: A file is no such checkpoint, the networks do not belong together, or the folder is not empty.
     """
     out = Location.of(config.out)
-    if not out.is_empty():
-        raise UsageError(f"{out} is not empty; give a new folder, nothing is overwritten")
-    out.check_place()
+    out.check_new("--out")
     autoencoder, copied = _autoencoder(config)
     unet, betas = _unet(config, autoencoder)
     models = Models(autoencoder, unet, build_schedule(*betas), Unconditional(), copied)
