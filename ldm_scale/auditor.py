@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, compress
 
 import numpy as np
 import torch
@@ -11,17 +11,19 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from ldm_scale.attacks.base import Attack, Evaluations
+from ldm_scale.attacks.installed import find_attack
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
 from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig, distortion_estimator
+from ldm_scale.config.installed import ATTACKS, ESTIMATORS, packages, spell
 from ldm_scale.device.budget import Budget
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.device.stopwatch import Stopwatch
 from ldm_scale.device.transfer import Arriving, Transfer
-from ldm_scale.errors import UsageError, unknown_name
+from ldm_scale.errors import RunError, UsageError, unknown_name
 from ldm_scale.geometry.distortion import exact_distortion
 from ldm_scale.geometry.influence import exact_influence, hutchinson_influence, probe_squares
-from ldm_scale.geometry.installed import InfluenceEstimator, LatentBatch, estimate_influence, find_estimator
+from ldm_scale.geometry.installed import InfluenceEstimator, LatentBatch, find_estimator
 from ldm_scale.geometry.kernels import in_bfloat16
 from ldm_scale.geometry.pooled import Profile, pooled_influence
 from ldm_scale.geometry.pullback import Decoder, TracedDecoder, pullback_metric
@@ -29,7 +31,7 @@ from ldm_scale.geometry.slq import slq_distortion
 from ldm_scale.geometry.stability import split_half_stability
 from ldm_scale.geometry.truncated import truncated_distortion
 from ldm_scale.randomness import keyed_generator
-from ldm_scale.schema import Order, spectrum_column
+from ldm_scale.schema import Order, orders, spectrum_column
 from ldm_scale.targets.base import Pixels, Target, to_images
 from ldm_scale.targets.captions import offered
 from ldm_scale.targets.denoising import Conditioner, Conditions, Given, predict_noises
@@ -89,7 +91,7 @@ class AuditedBatch:
         leakage: (n, D) float32, |S_i| of one attack at one timestep.
         latent: (n, 2) float32, mean and standard deviation of the latent that is attacked.
         spectra: for each attack, its random control and its global mask, (n, T, B) float32.
-        finite: (n,) bool, False for a sample with a number that is not finite.
+        faults: (n,), what of a sample has numbers that are not finite, by name; empty if nothing has.
         cost: of the batch; no part of rows.
     """
 
@@ -99,7 +101,7 @@ class AuditedBatch:
     leakage: np.ndarray
     latent: np.ndarray
     spectra: dict[str, np.ndarray]
-    finite: np.ndarray
+    faults: tuple[str, ...]
     cost: Cost
 
 
@@ -148,6 +150,13 @@ def resolve_leakage(config: LeakageConfig, attacks: Mapping[str, Attack]) -> Lea
     return LeakageConfig(attack=name, timestep=step)
 
 
+def _check_vectors(name: str, vectors: Tensor, wanted: tuple[int, ...]) -> Float[Tensor, "t n d"]:
+    """An attack's vectors, flat and in float32; raises RunError if they are not of the shape that is wanted."""
+    if (shape := tuple(getattr(vectors, "shape", ()))) != wanted:
+        raise RunError(f"{spell(find_attack(name))} gives vectors {shape}, not {wanted}")
+    return vectors.flatten(2).float()
+
+
 class Auditor:
     """Audits batches of one target with one configuration; a sample's row does not depend on its batch.
 
@@ -166,6 +175,15 @@ class Auditor:
         self._calibration = calibration or Calibration()
         self._attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
         self._leakage = resolve_leakage(config.leakage, self._attacks)
+        # What is not finite is named by these, and by the package if another one adds it.
+        influence = packages([(ESTIMATORS, config.geometry.influence)])
+        self._influence_name = " of ".join(["influence", *influence.values()])
+        self._columns = {
+            " of ".join([name, *packages([(ATTACKS, name)]).values()]): [
+                spectrum_column(name, order) for order in orders(self._calibration.ranking is not None)
+            ]
+            for name in self._attacks
+        }
         self._device = target.alphas_cumprod.device
         self._products = Execution(config.geometry.precision)
         self._estimator = find_estimator(config.geometry.influence)
@@ -214,9 +232,10 @@ class Auditor:
         conditions = self._condition(sample_ids, captions, labels)
         spectra, leakage, evaluations = self._attack(z, influence, sample_ids, conditions)
         stopwatch.mark()
-        finite = influence.isfinite().all(1) & (distortion.isfinite() | ~measured)
-        for values in spectra.values():
-            finite &= values.isfinite().flatten(1).all(1)
+        finite = {self._influence_name: influence.isfinite().all(1), "distortion": distortion.isfinite() | ~measured}
+        for name, columns in self._columns.items():
+            finite[name] = torch.cat([spectra[column] for column in columns], 1).isfinite().flatten(1).all(1)
+        broken = (~torch.stack([*finite.values()], 1)).tolist()
         return AuditedBatch(
             influence.cpu().numpy(),
             distortion.cpu().numpy(),
@@ -224,7 +243,7 @@ class Auditor:
             leakage.cpu().numpy(),
             torch.stack([z.flatten(1).mean(1), z.flatten(1).std(1, correction=0)], dim=1).cpu().numpy(),
             {name: values.cpu().numpy() for name, values in spectra.items()},
-            finite.cpu().numpy(),
+            tuple(", ".join(compress(finite, row)) for row in broken),
             Cost(dict(zip(STAGES, stopwatch.seconds(), strict=True)), evaluations, self._decoder.products - made),
         )
 
@@ -292,9 +311,7 @@ class Auditor:
         self, estimator: InfluenceEstimator, z: Float[Tensor, "n c h w"], sample_ids: Sequence[str]
     ) -> Float[Tensor, "n d"]:
         draw = partial(self._normal, sample_ids)
-        return estimate_influence(
-            estimator, LatentBatch(z, self._decoder, draw, self._config.geometry.probes, self._memory)
-        )
+        return estimator(LatentBatch(z, self._decoder, draw, self._config.geometry.probes, self._memory))
 
     def _estimate(self, squares: Float[Tensor, "k n d"]) -> Float[Tensor, "n d"]:
         estimate = hutchinson_influence(squares)
@@ -385,7 +402,7 @@ class Auditor:
         with torch.inference_mode():
             evaluations = Evaluations(z, self._target.alphas_cumprod, denoise, draw)
             for name, attack in self._attacks.items():
-                vectors = attack.vectors(evaluations).flatten(2).float()
+                vectors = _check_vectors(name, attack.vectors(evaluations), (len(attack.timesteps), *z.shape))
                 for order, bin_of in bins_by_order.items():
                     column = spectrum_column(name, order)
                     spectra[column] = spectrum(vectors, bin_of, attack.p, self._config.masks.bins)

@@ -13,13 +13,13 @@ from textwrap import fill
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, get_args
 
-from ldm_scale.attacks.installed import known_attacks
+from ldm_scale.attacks.installed import known_attacks, load_attack
 from ldm_scale.benchmarks.options import PARTS, BenchmarkConfig
 from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, GeometryConfig, ReduceConfig, dropped_bins
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.convert import ConvertConfig
 from ldm_scale.config.data import PackConfig, ValidateConfig
-from ldm_scale.config.installed import ESTIMATORS, INFLUENCES, installed, load_installed
+from ldm_scale.config.installed import ATTACKS, ESTIMATORS, INFLUENCES, installed, packages
 from ldm_scale.config.own import OwnConfig
 from ldm_scale.config.presets import PRESETS
 from ldm_scale.config.published import PUBLISHED, Procedure
@@ -320,7 +320,12 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _attacks() -> Iterator[tuple[str, str]]:
     for name, point in known_attacks().items():
-        yield name, (load_installed(point).__doc__ or "").partition("\n")[0]
+        yield name, (load_attack(point).__doc__ or "").partition("\n")[0] + _of(ATTACKS, name)
+
+
+def _of(group: str, name: str) -> str:
+    """The package that adds a name to a group, if it is another one."""
+    return "".join(f" (of {package})" for package in packages([(group, name)]).values())
 
 
 def _estimators() -> Iterator[tuple[str, str]]:
@@ -332,13 +337,20 @@ def _estimators() -> Iterator[tuple[str, str]]:
     for name, estimators in known.items():
         for estimator in estimators:
             default = ", the default" if estimator == fields[name].default else ""
-            yield estimator, f"--geometry.{name} {estimator}{default}"
+            yield estimator, f"--geometry.{name} {estimator}{default}{_of(ESTIMATORS, estimator)}"
 
 
 def _families() -> Iterator[tuple[str, str]]:
     from ldm_scale.targets.layout import known_families
 
     yield from known_families().items()
+
+
+def _sources() -> Iterator[tuple[str, str]]:
+    from ldm_scale.data.sources import GROUP, SOURCES
+
+    for name in (*SOURCES, *installed(GROUP)):
+        yield name, f"ldm-scale pack {name} SOURCE OUT{_of(GROUP, name)}"
 
 
 def _presets() -> Iterator[tuple[str, str]]:
@@ -352,6 +364,7 @@ def _presets() -> Iterator[tuple[str, str]]:
 LISTED: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
     "attacks": _attacks,
     "estimators": _estimators,
+    "sources": _sources,
     "families": _families,
     "presets": _presets,
 }
@@ -464,7 +477,7 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     add_flags(compare, AnalysisConfig)
     compare.set_defaults(function=_compare)
     _add_json(_add_run_command(commands, "status", _status, "say how far a run is, from its directory alone"))
-    text = "name the attacks that are installed, the estimators of geometry, the model families, or the presets"
+    text = "name the attacks that are installed, estimators of geometry, kinds of source, model families, or presets"
     listing = _add_command(commands, "list", text)
     listing.add_argument("what", metavar="WHAT", choices=tuple(LISTED), help=", ".join(LISTED))
     listing.set_defaults(function=_list)

@@ -4,6 +4,7 @@ import difflib
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from typing import Self
 
 from ldm_scale.terminal import printable
@@ -14,6 +15,8 @@ LONGEST = 1000
 MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 # What ends most of the errors of a run.
 GOES_ON = "the same command again goes on where this one stopped"
+# Groups of entry points, by which other packages add to ours.
+GROUPS = tuple(f"ldm_scale.{name}" for name in ("attacks", "estimators", "families", "sources"))
 
 
 def one_line(error: BaseException) -> str:
@@ -65,12 +68,18 @@ class UnforeseenError(RunError):
 
 
 def _place(error: BaseException) -> str:
-    """The innermost function of this package in an error's traceback, and the file that it had at hand, if any."""
+    """Where an error arose: the innermost function of ours or of a package that adds to it, and the file at hand."""
     place, file = "a library", None
+    # Of ours, and of packages that add to it by entry points.
+    points = [point for group in GROUPS for point in entry_points(group=group)]
+    packages = {
+        point.module.partition(".")[0]: f" of {dist.name} {dist.version}" for point in points if (dist := point.dist)
+    }
+    packages["ldm_scale"] = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = str(frame.f_globals.get("__name__"))
-        if module.startswith("ldm_scale."):
-            place = f"{module}.{frame.f_code.co_name}"
+        if (package := packages.get(module.partition(".")[0])) is not None:
+            place = f"{module}.{frame.f_code.co_name}{package}"
             # What was set last is most likely at fault.
             values = [getattr(value, "location", value) for value in reversed(frame.f_locals.values())]
             # A path, a location and a place inside a file all have this method, and a name in words.

@@ -11,10 +11,9 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ldm_scale.attacks.installed import find_attack, known_attacks
+from ldm_scale.attacks.installed import find_attack, known_attacks, load_attack
 from ldm_scale.config.audit import AuditConfig, name_attacks
 from ldm_scale.config.base import Config
-from ldm_scale.config.installed import load_installed
 from ldm_scale.config.values import ATTACK, Metavar, merge, spell, spell_flag
 from ldm_scale.errors import MISSHAPEN, UsageError, one_line, unknown_name
 
@@ -138,7 +137,7 @@ def add_attack_flags(parser: argparse.ArgumentParser, recipe: Any) -> None:
     """
     chosen = name_attacks(recipe)
     for name, point in known_attacks().items():
-        attack = load_installed(point)
+        attack = load_attack(point)
         hints = get_type_hints(attack, include_extras=True)
         group = parser.add_argument_group(f"attacks.{name}", (attack.__doc__ or "").partition("\n")[0])
         for field in dataclasses.fields(attack):

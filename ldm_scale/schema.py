@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
+from ldm_scale.errors import UsageError
+
 # What the bins of a spectrum are ranked by: each sample's own influences, a random draw for each sample (the control),
 # or one ranking for all samples.
 Order = Literal["influence", "random", "global"]
@@ -128,6 +130,9 @@ def row_schema(
         metadata: kept in the schema, as text.
         one_ranking: whether there are also spectra by one ranking for all samples.
         blind: names of the plain numbers; rows of older versions have none.
+
+    Raises:
+        UsageError: An attack has the name of another column.
     """
     fields: list[pa.Field] = [
         pa.field("sample_id", pa.string(), nullable=False),
@@ -143,5 +148,7 @@ def row_schema(
         metadata = {**metadata, "blind": ", ".join(blind)}
     for name, steps in attacks.items():
         columns = [spectrum_column(name, order) for order in orders(one_ranking)]
+        if taken := {*columns} & {field.name for field in fields}:
+            raise UsageError(f"attack {name}: rows have a column {min(taken)} already; the attack needs another name")
         fields += [pa.field(column, pa.list_(pa.float32(), steps * bins)) for column in columns]
     return pa.schema(fields, metadata=metadata)

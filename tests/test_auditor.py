@@ -45,7 +45,7 @@ def audit(auditor: Auditor, rows: list[int], batch_size: int = COUNT) -> Audited
         np.concatenate([part.leakage for part in parts]),
         np.concatenate([part.latent for part in parts]),
         {name: np.concatenate([part.spectra[name] for part in parts]) for name in names},
-        np.concatenate([part.finite for part in parts]),
+        sum((part.faults for part in parts), ()),
         Cost({}, sum(part.cost.evaluations for part in parts), sum(part.cost.products for part in parts)),
     )
 
@@ -237,7 +237,7 @@ def test_without_influences_of_their_own_samples_have_the_ranking(tiny_target: P
     assert np.isnan(found.distortion).all()
     assert np.isnan(found.stability).all()
     assert found.cost.products == 0
-    assert found.finite.all()
+    assert not any(found.faults)
     probed = make_auditor(tiny_target, geometry={"probes": 2, "distortion": "off"})
     [estimate] = auditor.calibrate(PIXELS[:3], KEYS[:3])
     np.testing.assert_allclose(estimate, audit(probed, [0, 1, 2]).influence, atol=1e-4)
@@ -298,7 +298,7 @@ def test_a_broken_target_is_not_called_finite(tiny_target: Path) -> None:
         return noise
 
     auditor._target.predict_noise = broken  # type: ignore[method-assign]
-    assert audit(auditor, [0, 1, 2]).finite.tolist() == [True, False, True]
+    assert audit(auditor, [0, 1, 2]).faults == ("", "sima", "")
 
 
 def test_auto_distortion_is_exact_up_to_1024_dimensions() -> None:
@@ -595,7 +595,7 @@ def test_every_family_is_audited(make: Callable[[Path], Path], tmp_path: Path) -
     whole = auditor.audit(PIXELS[:3], KEYS[:3], captions, labels)
     alone = auditor.audit(PIXELS[1:2], KEYS[1:2], captions[1:2], labels[1:2])
     other = auditor.audit(PIXELS[1:2], KEYS[1:2], captions[:1], labels[:1])
-    assert whole.finite.all()
+    assert not any(whole.faults)
     for name in attacks:
         total, by_itself, conditioned = (part.spectra[name].sum(2) for part in (whole, alone, other))
         np.testing.assert_allclose(by_itself[0], total[1], rtol=1e-3)

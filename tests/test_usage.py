@@ -96,6 +96,7 @@ def test_json_is_all_that_standard_output_gets(capsys: pytest.CaptureFixture[str
         ("attacks", {"sima", "pfami_published"}),
         ("estimators", {"hutchinson", "slq"}),
         ("families", {"unconditional", "flux"}),
+        ("sources", {"folder", "coco"}),
         ("presets", {"cifar10-small", "pokemon"}),
     ],
 )

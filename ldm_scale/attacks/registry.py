@@ -6,8 +6,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
 from ldm_scale.attacks.base import Attack
-from ldm_scale.attacks.installed import find_attack
-from ldm_scale.config.installed import load_installed
+from ldm_scale.attacks.installed import find_attack, load_attack
 from ldm_scale.errors import UsageError
 
 
@@ -25,7 +24,7 @@ def make_attack(name: str, options: dict[str, Any]) -> Attack:
         >>> make_attack("sima", {"timesteps": "0:30:10"})
         SimA(timesteps=(0, 10, 20), p=4.0)
     """
-    kind = with_config(ConfigDict(extra="forbid"))(load_installed(find_attack(name)))
+    kind = with_config(ConfigDict(extra="forbid"))(load_attack(find_attack(name)))
     try:
         attack: Attack = TypeAdapter(kind).validate_python(options)
     except ValidationError as error:

@@ -54,7 +54,7 @@ class SimulatedAuditor:
             leakage=np.zeros((samples, dimensions), np.float32),
             latent=np.zeros((samples, 2), np.float32),
             spectra={**spectra, **{spectrum_column(name, "random"): values for name, values in spectra.items()}},
-            finite=np.ones(samples, bool),
+            faults=("",) * samples,
             cost=Cost(dict.fromkeys(STAGES, 0.0), 0, 0),
         )
 

@@ -7,7 +7,7 @@ from pydantic import ByteSize, Field, NonNegativeInt, model_validator
 
 from ldm_scale.config.base import DEMO, ELSEWHERE, SHARDS, Captions, Config, Device
 from ldm_scale.config.data import ImageConfig
-from ldm_scale.config.installed import INFLUENCES
+from ldm_scale.config.installed import ATTACKS, ESTIMATORS, INFLUENCES, packages
 from ldm_scale.config.values import (
     ATTACK,
     Address,
@@ -309,6 +309,8 @@ class AuditConfig(Config):
         defaults = {"captions": "first", "limit": None}
         named = {name: value for name, default in defaults.items() if (value := getattr(self, name)) != default}
         geometry = self.geometry
+        if others := packages([*((ATTACKS, name) for name in self.attacks), (ESTIMATORS, geometry.influence)]):
+            named["packages"] = others
         if geometry.distortion == "truncated":
             # Earlier runs took a randomized SVD of R + 30 vectors, whose numbers are a little others.
             named["truncated"] = "Krylov space"

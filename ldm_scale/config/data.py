@@ -29,7 +29,9 @@ class ImageConfig(Config):
 class PackConfig(Config):
     """From a source to shards."""
 
-    dataset: Annotated[str, Metavar("DATASET", DATASETS)] = Field(description=f"one of {', '.join(DATASETS)}")
+    dataset: Annotated[str, Metavar("DATASET", DATASETS)] = Field(
+        description=f"one of {', '.join(DATASETS)}, or another package's (ldm-scale list sources)"
+    )
     source: Address = Field(
         description="source folder: local, s3://, gs://bucket/folder or hf://datasets/organisation/name[@revision][/folder]"
     )

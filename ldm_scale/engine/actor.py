@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from ldm_scale.auditor import AuditedBatch, Auditor, Calibration
@@ -16,6 +17,7 @@ from ldm_scale.config.audit import AuditConfig
 from ldm_scale.device.transfer import Arriving
 from ldm_scale.engine import telemetry
 from ldm_scale.engine.blame import blamed
+from ldm_scale.errors import RunError
 from ldm_scale.files.rundir import RunRecord
 from ldm_scale.schema import REJECT, as_array, as_pixels
 from ldm_scale.targets.execution import Execution
@@ -32,7 +34,7 @@ def load_auditor(record: RunRecord, device: str, calibration: Calibration | None
     """An auditor for an actor of the pool.
 
     Raises:
-        RunError: The weights on the actor's node are not those that the run began with.
+        RunError: The weights or packages on the actor's node are not those that the run began with.
     """
     # It imports diffusers, which takes seconds that a simulated auditor has no use for.
     from ldm_scale.targets.weights import fetch_weights
@@ -41,6 +43,9 @@ def load_auditor(record: RunRecord, device: str, calibration: Calibration | None
         # No more threads than the CPUs it reserves: those of several auditors would only contend.
         torch.set_num_threads(max(1, int(record.config.compute.cpus_per_actor)))
     config = record.config
+    began, found = (some.get("packages") for some in (record.science, config.science()))
+    if found != began:
+        raise RunError(f"packages that add to ldm_scale are {found} on this node; the run began with {began}")
     weights = fetch_weights(config.target, config.lora, config.lora_scale)
     weights.check(record.science)
     return Auditor(weights.load(device, config.images.size, execution_of(config)), config, calibration)
@@ -99,9 +104,10 @@ class AuditorActor(Actor):
         telemetry.audited(audited.cost)
         if torch.cuda.is_initialized():
             telemetry.gpu_memory(torch.cuda.max_memory_allocated(), torch.cuda.mem_get_info()[1])
-        broken = good["sample_id"].filter(pa.array(~audited.finite))
-        reasons = pa.repeat("a number is not finite", len(broken))
-        return [_rows(good, audited).filter(pa.array(audited.finite)), _rejects(broken, "audit", reasons)]
+        broken = pa.array(map(bool, audited.faults), pa.bool_())
+        reasons = pa.array([f"a number of {fault} is not finite" for fault in audited.faults if fault], pa.string())
+        rejected = _rejects(good["sample_id"].filter(broken), "audit", reasons)
+        return [_rows(good, audited).filter(pc.invert(broken)), rejected]
 
 
 class CalibrationActor(Actor):

@@ -20,8 +20,8 @@ from ldm_scale.files.digests import differences
 from ldm_scale.files.reductions import RESULTS
 from ldm_scale.files.rundir import RunDirectory, RunRecord
 
-# What of a fingerprint may differ between a target and its reference: their weights.
-WEIGHTS = ("target", "lora")
+# What of a fingerprint may differ between a target and its reference: what they are.
+WEIGHTS = ("target", "family", "lora")
 # Suspects that are named.
 NAMED = 10
 

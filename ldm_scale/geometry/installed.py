@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 from jaxtyping import Float
 from torch import Tensor
 
-from ldm_scale.config.installed import ESTIMATORS, INFLUENCES, installed, load_installed
-from ldm_scale.errors import RunError, unknown_name
+from ldm_scale.config.installed import ESTIMATORS, INFLUENCES, find_installed, load_installed, spell
+from ldm_scale.errors import RunError
 from ldm_scale.geometry.pullback import Decoder
 
 
@@ -40,22 +39,19 @@ def find_estimator(name: str) -> InfluenceEstimator | None:
 
     Raises:
         UsageError: There is none, or it cannot be loaded.
+
+    It raises RunError if what it says is of another shape than latents.
     """
-    if name in INFLUENCES:
+    point = find_installed(ESTIMATORS, name, "estimator geometry.influence =", INFLUENCES)
+    if point is None:
         return None
-    others = installed(ESTIMATORS)
-    if name not in others:
-        raise unknown_name("estimator geometry.influence =", name, (*INFLUENCES, *others))
-    return cast("InfluenceEstimator", load_installed(others[name]))
+    estimator = load_installed(point, callable, "function of a LatentBatch")
 
+    def checked(batch: LatentBatch) -> Float[Tensor, "n d"]:
+        found = estimator(batch)
+        shape, wanted = getattr(found, "shape", ()), batch.z.flatten(1).shape
+        if shape != wanted:
+            raise RunError(f"{spell(point)} gives {tuple(shape)} influences, not {tuple(wanted)}")
+        return found.float()
 
-def estimate_influence(estimator: InfluenceEstimator, batch: LatentBatch) -> Float[Tensor, "n d"]:
-    """What an installed estimator says, as float32.
-
-    Raises:
-        RunError: It says something of another shape.
-    """
-    found = estimator(batch)
-    if found.shape != (wanted := batch.z.flatten(1).shape):
-        raise RunError(f"geometry.influence: the estimator gives {tuple(found.shape)} numbers, not {tuple(wanted)}")
-    return found.float()
+    return checked

@@ -146,8 +146,8 @@ def _pixels(image: Image.Image | str | Path, name: str, config: AuditConfig, tar
 def _scores(
     batch: AuditedBatch, attack: str, mask: float, config: AuditConfig, names: Sequence[str]
 ) -> Float[np.ndarray, "n t"]:
-    if not batch.finite.all():
-        raise UsageError(f"image {names[int(batch.finite.argmin())]}: the target gives numbers that are not finite")
+    if broken := next(((name, fault) for name, fault in zip(names, batch.faults, strict=True) if fault), None):
+        raise UsageError(f"image {broken[0]}: {broken[1]} has numbers that are not finite")
     spectra, dropped = batch.spectra[attack], dropped_bins(mask, config.masks.bins)
     if attack in config.analysis.average:
         spectra = averaged(spectra)

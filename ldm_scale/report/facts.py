@@ -167,6 +167,7 @@ def facts(results: Results, record: RunRecord, latest: datetime | None = None) -
         ("Stability", _stability(results, config.geometry)),
         *describe_ranking(config),
         ("Distortion", _distortion(results, config.geometry)),
+        *(("From", f"{package}: {name}") for name, package in record.science.get("packages", {}).items()),
         ("Seed", str(config.seed)),
         ("Command", config.command()),
         ("Fingerprint", results.fingerprint[:SHORT]),

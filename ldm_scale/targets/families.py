@@ -1,8 +1,7 @@
 """The model families that can be audited, recognised by the configuration of their denoiser."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffusers import (
@@ -14,8 +13,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from ldm_scale.config.installed import installed, load_installed
-from ldm_scale.errors import UsageError
+from ldm_scale.config.installed import installed, load_installed, package
 from ldm_scale.targets.class_conditional import ClassConditionalTarget
 from ldm_scale.targets.class_token import ClassTokenUNet
 from ldm_scale.targets.flux import PACK, FluxTarget
@@ -62,6 +60,7 @@ class Family:
 
     Attributes:
         packing: channels of the denoiser for each of the latent's.
+        package: that adds it, and version; empty if it is ours.
     """
 
     denoiser: Any
@@ -69,6 +68,7 @@ class Family:
     texts: tuple[Text, ...] = ()
     flow: bool = False
     packing: int = 1
+    package: str = ""
 
 
 def find_family(config: Mapping[str, Any]) -> Family | None:
@@ -95,15 +95,9 @@ def find_family(config: Mapping[str, Any]) -> Family | None:
         case "FluxTransformer2DModel":
             return Family(FluxTransformer2DModel, FluxTarget, (_clip(), _t5("_2")), flow=True, packing=PACK**2)
         case name if (point := installed(GROUP).get(str(name))) is not None:
-            return _load_family(point)
+            family = load_installed(point, lambda found: isinstance(found, Family), Family.__name__)
+            return replace(family, package=package(point))
     return None
-
-
-def _load_family(point: EntryPoint) -> Family:
-    family = load_installed(point)
-    if not isinstance(family, Family):
-        raise UsageError(f"entry point {point.value} of {GROUP} is a {type(family).__name__}, and no Family")
-    return family
 
 
 def added_conditions(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from ldm_scale.config.installed import installed
+from ldm_scale.config.installed import installed, package
 
 # What describes a component, by the kind of it: nothing else of its folder is read, but for its weights. An index says
 # in which of several files a weight lies.
@@ -52,8 +52,8 @@ OTHERS = (
 
 
 def known_families() -> dict[str, str]:
-    """The denoisers of every family, ours and then those of other packages, by its name or its place in a package."""
-    return FAMILIES | {point.value: name for name, point in installed(GROUP).items()}
+    """The denoisers of every family of ours by its name, then the packages of others' by the name of their denoiser."""
+    return FAMILIES | {name: f"of {package(point)}" for name, point in installed(GROUP).items()}
 
 
 def variant_of(name: str) -> str | None:

@@ -94,6 +94,11 @@ def _find_text(folder: Path, text: Text) -> tuple[Path, Path] | None:
     )
 
 
+def family_package(folder: Path) -> str:
+    """The package that adds the family of a target's folder, and its version; empty if the family is ours."""
+    return _find_parts(folder).family.package
+
+
 def variants(folder: Path) -> dict[str, str]:
     """The components of a target's folder whose weights are not plain ones, and the variant that is read."""
     parts = _find_parts(folder).folders
@@ -236,7 +241,8 @@ def load_target(
     autoencoder = load_autoencoder(parts.autoencoder, device)
     family = parts.family
     denoiser = load_model(parts.denoiser, family.denoiser, "denoiser", device)
-    _check_channels(autoencoder, denoiser, family.packing)
+    with loading(Path(folder), "of these parts"):
+        _check_channels(autoencoder, denoiser, family.packing)
     texts = [_load_text(text, found, device) for text, found in zip(family.texts, parts.texts, strict=True)]
     if lora is not None and device != "meta":
         encoders = {text.encoder: found.model for text, found in zip(family.texts, texts, strict=True) if found}

@@ -12,7 +12,7 @@ from ldm_scale.targets.base import Target
 from ldm_scale.targets.execution import PLAIN, Execution
 from ldm_scale.targets.fetch import LORA, TARGET, Source, fetch
 from ldm_scale.targets.intake import Stamp, stamp
-from ldm_scale.targets.load import load_target, target_digest, target_files, variants
+from ldm_scale.targets.load import family_package, load_target, target_digest, target_files, variants
 from ldm_scale.targets.lora import Lora, find_weights
 
 
@@ -46,8 +46,10 @@ class Weights:
         return {"target": self.target.address, "lora": self.lora.address if self.lora else None}
 
     def science(self) -> dict[str, Any]:
-        """What they are: SHA-256 digests of the files that are read, and the LoRA's scale."""
+        """What they are: SHA-256 digests of the files that are read, another package's family, and the LoRA's scale."""
         science: dict[str, Any] = {"target": self.target.digest(target_digest)}
+        if package := family_package(self.target.path):
+            science["family"] = package
         if self.lora is not None:
             # Earlier runs gave some modules another one's alpha.
             how = {"scale": self.lora_scale, "alphas": "of each module"}
@@ -63,10 +65,11 @@ class Weights:
     def check(self, science: dict[str, Any]) -> None:
         """Raise RunError if these are not the weights that a run began with."""
         for name, found in self.science().items():
-            if found != science[name]:
+            if found != science.get(name):
+                address = self.addresses.get(name, self.target.address)
                 raise RunError(
-                    f"{name} {self.addresses[name]} is not the one the run began with: on this node it is {found}, "
-                    f"it was {science[name]}"
+                    f"{name} {address} is not the one the run began with: on this node it is {found}, "
+                    f"it was {science.get(name)}"
                 )
 
     def describe(self) -> str:

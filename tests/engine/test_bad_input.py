@@ -117,7 +117,7 @@ def bad_files() -> tuple[Files, dict[str, tuple[str, str]]]:
     add("device", "read", FOREIGN_FILE, [(link("device.png", tarfile.CHRTYPE), b"")])
     add("truncated.again-2", "read", "its key was there before", sample("truncated"))
     add("symlink.again-2", "read", "its key was there before", [("symlink.txt", b"cat")])
-    add("poison", "audit", "a number is not finite", sample("poison", caption=POISON.encode()))
+    add("poison", "audit", "a number of sima is not finite", sample("poison", caption=POISON.encode()))
     passed: Files = [
         ("README", b"hello"),
         (link("folder", tarfile.DIRTYPE), b""),
@@ -215,7 +215,7 @@ def test_results_count_rejects_by_stage_and_reason(finished: Path) -> None:
     assert rejected["condition: no caption"] == 4
     assert rejected[f"read: {FOREIGN_FILE}"] == 3
     assert rejected["read: no image"] == 2
-    assert rejected["audit: a number is not finite"] == 1
+    assert rejected["audit: a number of sima is not finite"] == 1
 
 
 def test_lost_rejects_come_again_and_nothing_else_does(

@@ -53,13 +53,16 @@ def test_a_third_partys_estimator_is_used_in_rows_and_in_the_calibration_set(tin
 
 def test_influences_of_another_shape_are_refused(tiny_target: Path) -> None:
     auditor = make_auditor(tiny_target, geometry={"influence": "channels", "distortion": "off"})
-    with pytest.raises(RunError, match=r"^geometry\.influence: the estimator gives \(5, 4\) numbers, not \(5, 64\)$"):
+    with pytest.raises(RunError, match=r"^entry point channels of .* gives \(5, 4\) influences, not \(5, 64\)$"):
         auditor.audit(PIXELS[:5], KEYS[:5], *NONE)
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("probe", "did you mean 'probes'"), ("lost", r"^entry point nowhere:gone of ldm_scale\.estimators cannot")],
+    [
+        ("probe", "did you mean 'probes'"),
+        ("lost", r"^entry point lost of ldm_scale\.estimators \(someone 1\.0\) cannot be loaded from nowhere:gone"),
+    ],
 )
 def test_an_estimator_that_is_not_there_is_named(name: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import cast
 
-from ldm_scale.config.installed import installed, load_installed
+from ldm_scale.config.installed import find_installed, load_installed
 from ldm_scale.data.sources.arrow import read_arrow
 from ldm_scale.data.sources.celeba import read_celeba
 from ldm_scale.data.sources.cifar10 import read_cifar10
@@ -15,7 +15,6 @@ from ldm_scale.data.sources.imagenet import read_imagenet
 from ldm_scale.data.sources.items import Listing
 from ldm_scale.data.sources.parquet import read_parquet
 from ldm_scale.data.sources.webdataset import read_webdataset
-from ldm_scale.errors import unknown_name
 from ldm_scale.files.storage import Location
 
 SOURCES: dict[str, Callable[[Location], Listing]] = {
@@ -42,9 +41,7 @@ def find_reader(name: str) -> Callable[..., Listing]:
     Raises:
         UsageError: There is no such kind, or it cannot be loaded.
     """
-    if name in SOURCES:
+    point = find_installed(GROUP, name, "data set", SOURCES)
+    if point is None:
         return SOURCES[name]
-    others = installed(GROUP)
-    if name not in others:
-        raise unknown_name("data set", name, (*SOURCES, *others))
-    return cast("Callable[..., Listing]", load_installed(others[name]))
+    return cast("Callable[..., Listing]", load_installed(point, callable, "function of a folder"))

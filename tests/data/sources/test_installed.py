@@ -50,7 +50,13 @@ def test_a_third_partys_source_is_packed_by_its_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("dataset", "said"),
-    [("archiv", r"did you mean 'archive'"), ("lost", r"^entry point someones_archive:no_such of ldm_scale\.sources")],
+    [
+        ("archiv", r"did you mean 'archive'"),
+        (
+            "lost",
+            r"^entry point lost of ldm_scale\.sources \(archive 1\.0\) cannot be loaded from someones_archive:no_such",
+        ),
+    ],
 )
 def test_a_source_that_is_not_there_is_named(dataset: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
