@@ -15,7 +15,7 @@ from ldm_scale.attacks.installed import find_attack
 from ldm_scale.attacks.registry import make_attack
 from ldm_scale.attacks.spectra import rank_bins, spectrum
 from ldm_scale.config.audit import AuditConfig, ComputeConfig, GeometryConfig, LeakageConfig, distortion_estimator
-from ldm_scale.config.installed import ATTACKS, ESTIMATORS, packages, spell
+from ldm_scale.config.installed import ATTACKS, ESTIMATORS, spell, whose
 from ldm_scale.device.budget import Budget
 from ldm_scale.device.draws import keyed_normal, keyed_words
 from ldm_scale.device.stopwatch import Stopwatch
@@ -175,15 +175,8 @@ class Auditor:
         self._calibration = calibration or Calibration()
         self._attacks = {name: make_attack(name, options) for name, options in config.attacks.items()}
         self._leakage = resolve_leakage(config.leakage, self._attacks)
-        # What is not finite is named by these, and by the package if another one adds it.
-        influence = packages([(ESTIMATORS, config.geometry.influence)])
-        self._influence_name = " of ".join(["influence", *influence.values()])
-        self._columns = {
-            " of ".join([name, *packages([(ATTACKS, name)]).values()]): [
-                spectrum_column(name, order) for order in orders(self._calibration.ranking is not None)
-            ]
-            for name in self._attacks
-        }
+        self._names = {name: name + whose(ATTACKS, name) for name in self._attacks}
+        self._influence_name = "influence" + whose(ESTIMATORS, config.geometry.influence)
         self._device = target.alphas_cumprod.device
         self._products = Execution(config.geometry.precision)
         self._estimator = find_estimator(config.geometry.influence)
@@ -233,8 +226,9 @@ class Auditor:
         spectra, leakage, evaluations = self._attack(z, influence, sample_ids, conditions)
         stopwatch.mark()
         finite = {self._influence_name: influence.isfinite().all(1), "distortion": distortion.isfinite() | ~measured}
-        for name, columns in self._columns.items():
-            finite[name] = torch.cat([spectra[column] for column in columns], 1).isfinite().flatten(1).all(1)
+        for attack, name in self._names.items():
+            some = [spectra[spectrum_column(attack, order)] for order in orders(self._calibration.ranking is not None)]
+            finite[name] = torch.cat(some, 1).isfinite().flatten(1).all(1)
         broken = (~torch.stack([*finite.values()], 1)).tolist()
         return AuditedBatch(
             influence.cpu().numpy(),

@@ -19,7 +19,7 @@ from ldm_scale.config.audit import AnalysisConfig, AuditConfig, DryRunConfig, Ge
 from ldm_scale.config.base import Config, build
 from ldm_scale.config.convert import ConvertConfig
 from ldm_scale.config.data import PackConfig, ValidateConfig
-from ldm_scale.config.installed import ATTACKS, ESTIMATORS, INFLUENCES, installed, packages
+from ldm_scale.config.installed import ATTACKS, ESTIMATORS, INFLUENCES, installed, whose
 from ldm_scale.config.own import OwnConfig
 from ldm_scale.config.presets import PRESETS
 from ldm_scale.config.published import PUBLISHED, Procedure
@@ -320,12 +320,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _attacks() -> Iterator[tuple[str, str]]:
     for name, point in known_attacks().items():
-        yield name, (load_attack(point).__doc__ or "").partition("\n")[0] + _of(ATTACKS, name)
-
-
-def _of(group: str, name: str) -> str:
-    """The package that adds a name to a group, if it is another one."""
-    return "".join(f" (of {package})" for package in packages([(group, name)]).values())
+        yield name, (load_attack(point).__doc__ or "").partition("\n")[0] + whose(ATTACKS, name)
 
 
 def _estimators() -> Iterator[tuple[str, str]]:
@@ -337,7 +332,7 @@ def _estimators() -> Iterator[tuple[str, str]]:
     for name, estimators in known.items():
         for estimator in estimators:
             default = ", the default" if estimator == fields[name].default else ""
-            yield estimator, f"--geometry.{name} {estimator}{default}{_of(ESTIMATORS, estimator)}"
+            yield estimator, f"--geometry.{name} {estimator}{default}{whose(ESTIMATORS, estimator)}"
 
 
 def _families() -> Iterator[tuple[str, str]]:
@@ -350,7 +345,7 @@ def _sources() -> Iterator[tuple[str, str]]:
     from ldm_scale.data.sources import GROUP, SOURCES
 
     for name in (*SOURCES, *installed(GROUP)):
-        yield name, f"ldm-scale pack {name} SOURCE OUT{_of(GROUP, name)}"
+        yield name, f"ldm-scale pack {name} SOURCE OUT{whose(GROUP, name)}"
 
 
 def _presets() -> Iterator[tuple[str, str]]:

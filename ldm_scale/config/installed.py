@@ -53,6 +53,11 @@ def packages(chosen: Iterable[tuple[str, str]]) -> dict[str, str]:
     }
 
 
+def whose(group: str, name: str) -> str:
+    """Words for the package that adds a name to a group; none if it is ours."""
+    return "".join(f" of {added}" for added in packages([(group, name)]).values())
+
+
 def load_installed(point: EntryPoint, fits: Callable[[Any], bool], what: str) -> Any:
     """What an entry point names; raises UsageError if it cannot be loaded, or does not fit and so is no `what`."""
     try:

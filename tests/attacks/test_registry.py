@@ -104,7 +104,7 @@ def test_a_third_partys_attack_is_known_by_its_entry_point() -> None:
 @pytest.mark.usefixtures("third_party")
 def test_a_third_partys_options_are_flags_though_it_describes_none() -> None:
     parser = argparse.ArgumentParser()
-    add_attack_flags(parser)
+    add_attack_flags(parser, {})
     (factor,) = (action for action in parser._actions if action.dest == "attacks.latent.factor")
     assert (factor.option_strings, factor.metavar, factor.help) == (["--attacks.latent.factor"], "FLOAT", "[2]")
 
