@@ -194,12 +194,8 @@ def distortion_estimator(config: GeometryConfig, dimensions: int) -> str:
 def dropped_bins(drop: float, bins: int) -> int:
     """How many of the bins of influence rank a drop share leaves out.
 
-    Args:
-        drop: share of the dimensions, in [0, 1).
-        bins: bins of a spectrum.
-
     Raises:
-        UsageError: if the share is not a whole number of bins.
+        UsageError: The share is not a whole number of bins.
 
     >>> dropped_bins(0.4, 20)
     8
@@ -323,21 +319,9 @@ class AuditConfig(Config):
             "precision": geometry.precision != "float32",
         }
         unnamed = {"memory", *(name for name, differs in chosen.items() if not differs)}
-        return named | self.model_dump(
-            mode="json",
-            include={
-                "seed",
-                "latent",
-                "conditioning",
-                "precision",
-                "attacks",
-                "images",
-                "geometry",
-                "masks",
-                "leakage",
-            },
-            exclude={"geometry": unnamed, "masks": {"ranking"}},
-        )
+        included = {"seed", "latent", "conditioning", "precision", "attacks", "images", "geometry", "masks", "leakage"}
+        excluded = {"geometry": unnamed, "masks": {"ranking"}}
+        return named | self.model_dump(mode="json", include=included, exclude=excluded)
 
 
 class HardwareConfig(Config):

@@ -26,9 +26,7 @@ class Procedure:
     def overridden(self, attacks: dict[str, dict[str, Any]], config: dict[str, Any]) -> Iterator[str]:
         """Options of the recipe that an audit gives another value, a line each.
 
-        Args:
-            attacks: the recipe's attacks with all their options.
-            config: the values of the audit's configuration, attacks with all their options.
+        attacks: the recipe's. config: the audit's values. In both, attacks have all their options.
         """
         ran = {name: options for name, options in attacks.items() if name in config["attacks"]}
         yield from (f"attacks: {name}, which theirs has, is not run" for name in attacks if name not in ran)

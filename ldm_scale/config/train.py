@@ -11,20 +11,10 @@ from ldm_scale.config.values import Address, Fractions, Widths, merge
 
 Precision = Literal["float32", "bfloat16", "float16"]
 # What records of older trainings lack: it is not named at its default, which is what they did.
-LATER = {
-    "captions",
-    "flip",
-    "accumulate",
-    "betas",
-    "clip",
-    "decay",
-    "dropout",
-    "kind",
-    "latent",
-    "scaled",
-    "warmup",
-    "weight_decay",
-}
+LATER = (
+    *("captions", "flip", "accumulate", "betas", "clip", "decay"),
+    *("dropout", "kind", "latent", "scaled", "warmup", "weight_decay"),
+)
 
 
 class StageConfig(Config):

@@ -81,12 +81,7 @@ def _sets(root: Location) -> dict[int, set[str]]:
 
 
 def write_reduction(owner: Ownership, results: bytes, tables: Mapping[str, pa.Table]) -> None:
-    """Write a set that readers see from now on, or nothing that they would see.
-
-    Args:
-        owner: of the run.
-        results: of results.json.
-        tables: of metrics.parquet and ranking.parquet.
+    """Write a set that readers see from now on, or nothing that they would see; `tables` by the names of their files.
 
     Raises:
         RunError: The run is another job's by now.

@@ -89,10 +89,7 @@ def build_denoiser(
 def check_halved(size: int, factor: int, resolutions: int) -> None:
     """Raise UsageError if an image's side is not whole at the U-Net's lowest resolution.
 
-    Args:
-        size: of the side, in pixels.
-        factor: by which the autoencoder divides it.
-        resolutions: of the U-Net; each after the first halves it.
+    factor: by which the autoencoder divides it. resolutions: of the U-Net; each after the first halves it.
     """
     whole = factor * 2 ** (resolutions - 1)
     if size % whole:
