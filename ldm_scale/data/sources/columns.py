@@ -134,19 +134,13 @@ def _usual(usual: Sequence[str], names: Sequence[str], file: Location) -> str | 
 
 def _values(column: pa.Array, name: str, file: Location, first: int) -> list[Any]:
     """The values of a column, whose first is in row `first`; Arrow does not look whether its texts are any."""
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError as error:
-        row = next(number for number, value in enumerate(column) if not _is_read(value))
-        raise UsageError(f"{file} row {first + row}: {name!r} is no UTF-8: {one_line(error)}") from None
-
-
-def _is_read(value: pa.Scalar) -> bool:
-    try:
-        value.as_py()
-    except UnicodeDecodeError:
-        return False
-    return True
+    values: list[Any] = []
+    for value in column:
+        try:
+            values.append(value.as_py())
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{file} row {first + len(values)}: {name!r} is no UTF-8: {one_line(error)}") from None
+    return values
 
 
 @dataclass(frozen=True)
