@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import ray
 from ray._common.utils import get_default_system_temp_dir
-from ray._private import auto_init_hook, ray_constants, worker
+from ray._private import auto_init_hook, ray_constants, services, worker
 from ray.data import DataContext
 from ray.exceptions import RayError
 
@@ -32,6 +33,8 @@ SOCKET = "/session_2000-12-31_23-59-59_999999_9999999/sockets/plasma_store_10"
 LEVEL = "RAY_BACKEND_LOG_LEVEL"
 # Bytes and files without which a Ray does not start; it would wait for a minute and not say why.
 LEAST_ROOM = 4 << 20, 200
+# Seconds after which a cluster that does not answer is not there.
+REACHED = 10
 
 
 @contextmanager
@@ -159,11 +162,18 @@ def _check_address() -> None:
         )
 
 
+def _reach(address: str) -> None:
+    """Raise OSError if nothing listens where a cluster's address leads: Ray would try for many minutes, in silence."""
+    if found := services.canonicalize_bootstrap_address(address):
+        socket.create_connection(services.extract_ip_port(found), timeout=REACHED).close()
+
+
 def _connect(resources: dict[str, Any]) -> None:
     _check_address()
     handler = signal.getsignal(signal.SIGTERM)
     try:
         if "RAY_ADDRESS" in os.environ:
+            _reach(os.environ["RAY_ADDRESS"] or "local")
             with _quiet_driver():
                 ray.init(log_to_driver=False, configure_logging=False)
         else:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -113,6 +114,17 @@ def test_the_addresses_of_the_dashboard_and_of_ray_client_are_no_clusters(
     with pytest.raises(UsageError, match=rf"RAY_ADDRESS={address}: .* HOST:6379; .* RAY_API_SERVER_ADDRESS") as caught:
         sessions._connect({})
     assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_is_gone_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself tries for more than ten minutes and says nothing."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was asked"))
+    with pytest.raises(LostError, match=rf"^no Ray answers at RAY_ADDRESS={address}: .*refused"):
+        sessions._connect({})
 
 
 @pytest.fixture
