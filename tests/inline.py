@@ -119,6 +119,8 @@ class Trainer:
 
         alone = SimpleNamespace(get_world_size=lambda: 1, get_world_rank=lambda: 0, get_local_world_size=lambda: 1)
         with pytest.MonkeyPatch.context() as patch:
+            # Ray Train's workers work in a folder of their own.
+            patch.chdir(tempfile.mkdtemp())
             # The tests share this process's threads.
             patch.setattr(torch, "set_num_threads", lambda count: set_threads(count))
             patch.setattr(ray.train, "get_context", lambda: alone)

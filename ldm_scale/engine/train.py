@@ -48,7 +48,8 @@ def run_training(config: TrainConfig) -> None:
     partial = Location(f"{out}.partial")
     shards = open_shards(config.shards, config.manifest)
     members, manifest = member_shards(shards), shards.manifest
-    config = find_sources(config)
+    # Workers have another working directory.
+    config = find_sources(config.model_copy(update={"out": str(out)}))
     job = _make_job(config, manifest, members)
     identity = {name: value for name, value in job.record.items() if name != "versions"} | {"shards": manifest.sha256}
     _check_free(identity, out, partial)

@@ -252,11 +252,12 @@ def test_a_sample_that_cannot_be_trained_on_is_named_and_not_tried_again(
 
 @pytest.mark.usefixtures("inline")
 def test_targets_are_kept_on_the_way_audited_and_compared(
-    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The weights of a step are those of a training that ends there; the last target is as without."""
+    """The weights of a step are those of a training that ends there; the last target is as without; OUT is relative."""
+    monkeypatch.chdir(tmp_path)
     flags = (*epochs(1, 3), "--denoiser.decay", "constant", "--denoiser.ema", 0.9, "--half", "false")
-    assert run(shards, tmp_path / "whole", *flags, "--audit-every", 4) == 0
+    assert run(shards, "whole", *flags, "--audit-every", 4) == 0
     assert run(shards, tmp_path / "alone", *flags) == 0
     assert run(shards, tmp_path / "short", *flags, *epochs(1, 4 / 3)) == 0
     kept = tmp_path / "whole.curve"
