@@ -11,7 +11,7 @@ from ldm_scale.attacks.base import Attack
 from ldm_scale.attacks.installed import find_attack
 from ldm_scale.attacks.registry import make_attack, resolve_options
 from ldm_scale.auditor import resolve_leakage
-from ldm_scale.config.audit import CALIBRATED, AuditConfig
+from ldm_scale.config.audit import CALIBRATED, FEWEST, AuditConfig
 from ldm_scale.config.published import Procedure
 from ldm_scale.data.addresses import open_shards
 from ldm_scale.data.manifest import Manifest
@@ -190,7 +190,7 @@ def has_both_sides(inputs: Inputs) -> bool:
     """Whether there are held-out samples to compare members with.
 
     Raises:
-        UsageError: There are no members; or neither held-out samples nor a reference model.
+        UsageError: There are no members; neither held-out samples nor a reference model; or too few of a side.
     """
     members, heldout = count_sides(inputs)
     if not members:
@@ -199,6 +199,10 @@ def has_both_sides(inputs: Inputs) -> bool:
         raise UsageError(
             f"{inputs.folder}: there are no held-out samples to compare members with; give some, which is evidence, or "
             "--reference MODEL for scores relative to another model, which is none of membership"
+        )
+    if heldout and min(members, heldout) < FEWEST:
+        raise UsageError(
+            f"{inputs.folder}: {members} members and {heldout} held-out samples; {FEWEST} of each are needed"
         )
     return heldout > 0
 

@@ -95,13 +95,33 @@ def target(tmp_path: Path, tiny_target: Path) -> Path:
         ("audit --shards {shards} --target {target}", "out: must be given"),
         ("audit --out {out} --shards {tmp}/gone --target {target}", "shard folder .*/gone does not exist"),
         (
+            "audit --out {out} --shards {tmp}/absent.json --target {target}",
+            r"shard folder .*/absent\.json is a file, not a folder",
+        ),
+        (
+            "audit --out {out} --shards {shards}/members --target {target}",
+            r"/members holds no manifest\.json, but the folder above it does: give /",
+        ),
+        (
             "audit --out {out} --shards {tmp}/empty --target {target}",
             "/empty holds no .*`ldm-scale pack folder '.*/empty' OUT`",
         ),
         ("audit --out {out} --shards {shards} --target {tmp}/gone", "target folder .*/gone does not exist"),
+        (
+            "audit --out {out} --shards {shards} --target {tmp}/absent.json",
+            r"target folder .*/absent\.json is a file, not a folder",
+        ),
         ("audit --out {out} --shards {shards} --target {tmp}/empty", "/empty has no denoiser"),
         ("audit --out {out} --shards {shards}", "give both shards and target"),
         ("audit --out {out} --shards {shards} --target {target} --split {tmp}/gone.json", r"gone\.json does not exist"),
+        (
+            "audit --out {out} --shards {shards} --target {target} --split {tmp}/empty",
+            "split file .*/empty is a folder, not a file",
+        ),
+        (
+            "audit --out {out} --shards {shards} --target {target} --split {tmp}/absent.json",
+            "1 members and 1 held-out samples; 4 of each are needed",
+        ),
         ("audit --out {out} --shards {shards} --target {target} --attacks simo", "'simo'; did you mean 'sima'"),
         ("audit --out {out} --shards {shards} --target {target} --attacks", "expected one argument"),
         (
@@ -135,6 +155,7 @@ def target(tmp_path: Path, tiny_target: Path) -> Path:
         ("audit --out {out} --config {tmp}/gone.yaml", r"configuration .*gone\.yaml"),
         ("audit --out https://example.org/run --shards {shards} --target {target}", "only local paths and s3://"),
         ("pack folder {tmp}/gone {out}", "source folder .*/gone does not exist"),
+        ("pack folder {tmp}/absent.json {out}", r"source folder .*/absent\.json is a file, not a folder"),
         ("pack folder {tmp}/empty {out}", "/empty holds no images"),
         ("pack foldr {tmp}/empty {out}", "'foldr'; did you mean 'folder'"),
         ("pack emoji {tmp}/empty {out}", r"emoji\.json does not exist"),
@@ -308,7 +329,9 @@ def test_reduce_refuses_wrong_flags_before_anything_is_started(
 
 def test_reduce_refuses_a_drop_share_between_two_bins(tmp_path: Path, fails: Fails) -> None:
     # The run has 20 bins.
-    assert "drop = 0.41 is not a multiple of 1 /" in fails("reduce", make_run(tmp_path / "out").root, "--drop", "0.41")
+    assert "drop = 0.41 is not a multiple of 1 / masks.bins = 0.05" in fails(
+        "reduce", make_run(tmp_path / "out").root, "--drop", "0.41"
+    )
 
 
 FINGERPRINT = {"fingerprint": "f"}

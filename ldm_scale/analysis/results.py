@@ -249,7 +249,7 @@ class Telltale(Record):
 
 
 class BlindControl(Record):
-    """Whether members are told from held-out samples without the model: the combined score's test on plain features.
+    """Whether members are told from held-out samples without the denoiser: the combined score's test on plain features.
 
     If they are, p-values of the model's scores prove nothing about training.
     """

@@ -15,8 +15,6 @@ from ldm_scale.analysis.results import Estimate, MetricSet, reported
 # (b,) of the rows to report on.
 Scorer = Callable[[int, np.ndarray, np.ndarray], tuple[int, np.ndarray]]
 Name = TypeVar("Name", bound=str)
-# Samples of a side: half of them are reported on, and a variance needs two.
-FEWEST = 4
 
 
 @dataclass(frozen=True)

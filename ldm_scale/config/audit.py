@@ -35,6 +35,8 @@ Latent = Literal["mode", "sample"]
 USUAL_BATCH = 32
 # Rows of a part unless another number is asked for, or the run is small.
 USUAL_PART = 256
+# Samples of a side, at least: half of them are reported on, and a variance needs two.
+FEWEST = 4
 # The most latent dimensions in which distortion is exact by default.
 AUTO_EXACT_DIMENSIONS = 1024
 
@@ -202,7 +204,7 @@ def dropped_bins(drop: float, bins: int) -> int:
     """
     dropped = round(drop * bins)
     if abs(drop * bins - dropped) > 1e-9:
-        raise UsageError(f"analysis.drop = {drop} is not a multiple of 1 / masks.bins")
+        raise UsageError(f"analysis.drop = {drop} is not a multiple of 1 / masks.bins = {1 / bins:g}")
     return dropped
 
 
@@ -227,7 +229,7 @@ class AuditConfig(Config):
     split: Address | None = Field(None, description="JSON of member and held-out keys; by default folders decide")
     limit: int | None = Field(
         None,
-        ge=4,
+        ge=FEWEST,
         description="a quick look: so many members and as many held-out samples, drawn by key from few shards",
     )
     seed: int = Field(0, description="seed of every random draw")

@@ -125,9 +125,8 @@ def list_shards(address: str) -> tuple[Location, tuple[str, ...]]:
     folder = _common_folder(uris)
     if not _is_folder(uris):
         names = tuple(sorted(uri.removeprefix(f"{folder}/") for uri in uris))
-    elif not folder.is_dir():
-        raise UsageError(f"shard folder {folder} does not exist")
     else:
+        folder.expect("shard folder")
         names = tuple(name for name, _ in sub_locations(folder, TAR))
     if not names:
         raise _no_shards(folder)

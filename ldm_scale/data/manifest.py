@@ -112,8 +112,10 @@ def read_manifest(folder: Location) -> Manifest:
         UsageError: The folder or its manifest is missing, empty or malformed, or two shards share a stem.
     """
     if not (folder / MANIFEST).is_file():
-        if not folder.is_dir():
-            raise UsageError(f"shard folder {folder} does not exist")
+        folder.expect("shard folder")
+        above = Location(folder.uri.rpartition("/")[0])
+        if (above / MANIFEST).is_file():
+            raise UsageError(f"shard folder {folder} holds no {MANIFEST}, but the folder above it does: give {above}")
         raise UsageError(
             f"shard folder {folder} holds no {MANIFEST}; make one with "
             f"`ldm-scale validate --shards '{folder}' --write-manifest`"

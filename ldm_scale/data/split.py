@@ -50,8 +50,7 @@ def read_split(location: Location) -> Split:
         UsageError: The file is missing, malformed, without members, or names a key twice. Without held-out keys it is
             a list of suspects, which an audit can set beside a reference model.
     """
-    if not location.is_file():
-        raise UsageError(f"split file {location} does not exist")
+    location.expect("split file", folder=False)
     with shaped(f'split file {location} must be JSON of the form {{"members": [key, ...], "heldout": [key, ...]}}'):
         content = json.loads(location.read_text())
         sides = content[MEMBERS], content[HELDOUT]
@@ -70,8 +69,7 @@ def read_index_split(location: Location, keys: Sequence[str]) -> Split:
     Raises:
         UsageError: The file is missing, malformed, one-sided, or names an image twice or outside `keys`.
     """
-    if not location.is_file():
-        raise UsageError(f"split file {location} does not exist")
+    location.expect("split file", folder=False)
     data = location.read_bytes(MOST)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:

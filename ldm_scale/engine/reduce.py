@@ -43,7 +43,7 @@ from ldm_scale.analysis.results import (
 )
 from ldm_scale.analysis.scan import Scan, join, scan
 from ldm_scale.analysis.scores import Mask
-from ldm_scale.analysis.splithalf import FEWEST, Judged, choosing, judge_halving, over_halvings
+from ldm_scale.analysis.splithalf import Judged, choosing, judge_halving, over_halvings
 from ldm_scale.analysis.summary import (
     AttackSummary,
     GroupRow,
@@ -52,7 +52,7 @@ from ldm_scale.analysis.summary import (
     oracle_metrics,
     summarise_attack,
 )
-from ldm_scale.config.audit import AnalysisConfig, distortion_estimator, dropped_bins
+from ldm_scale.config.audit import FEWEST, AnalysisConfig, distortion_estimator, dropped_bins
 from ldm_scale.engine.relative import relate_run
 from ldm_scale.engine.rows import Index, Part, StoredRows, attack_rows, build_index, stream
 from ldm_scale.errors import RunError

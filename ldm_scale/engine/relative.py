@@ -11,9 +11,8 @@ from jaxtyping import Float, Int
 from ldm_scale.analysis.relative import log_ratio, relate, relate_suspects
 from ldm_scale.analysis.results import Relative, RelativeRow
 from ldm_scale.analysis.scores import Candidate, Mask
-from ldm_scale.analysis.splithalf import FEWEST
 from ldm_scale.analysis.suspects import Suspects, SuspectScore
-from ldm_scale.config.audit import AnalysisConfig
+from ldm_scale.config.audit import FEWEST, AnalysisConfig
 from ldm_scale.engine.rows import Index, attack_rows, read_index
 from ldm_scale.errors import RunError
 from ldm_scale.files.digests import differences

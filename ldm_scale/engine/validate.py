@@ -12,8 +12,7 @@ import numpy as np
 from PIL.Image import Image
 
 from ldm_scale.analysis.blind import control, controlled, name_features, row_features
-from ldm_scale.analysis.splithalf import FEWEST
-from ldm_scale.config.audit import AnalysisConfig
+from ldm_scale.config.audit import FEWEST, AnalysisConfig
 from ldm_scale.config.data import ValidateConfig
 from ldm_scale.data.addresses import TAR, Shards, find_manifest, list_shards, open_shards
 from ldm_scale.data.classes import describe_table, table_difference

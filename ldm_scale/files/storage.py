@@ -163,6 +163,13 @@ class Location:
     def is_dir(self) -> bool:
         return stat.S_ISDIR(self._mode()) if self.is_local else s3.first(*self._inside) is not None
 
+    def expect(self, what: str, folder: bool = True) -> None:
+        """Raise UsageError unless this is a folder, or else a file; what: the words before its address."""
+        if not (self.is_dir() if folder else self.is_file()):
+            other = self.is_file() if folder else self.is_dir()
+            kinds = ("a file, not a folder", "a folder, not a file")
+            raise UsageError(f"{what} {self} {f'is {kinds[not folder]}' if other else 'does not exist'}")
+
     def size(self) -> int:
         """Bytes of a file, as a listing named them or else as they are now."""
         if self.listed is not None:

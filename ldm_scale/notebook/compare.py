@@ -11,8 +11,7 @@ from ldm_scale.analysis.comparison import ComparedRanking, ComparedRun, Comparis
 from ldm_scale.analysis.paired import ComparedScores, compare_attack, compare_ranking
 from ldm_scale.analysis.results import RowName
 from ldm_scale.analysis.scores import Candidate, Mask
-from ldm_scale.analysis.splithalf import FEWEST
-from ldm_scale.config.audit import AnalysisConfig, dropped_bins
+from ldm_scale.config.audit import FEWEST, AnalysisConfig, dropped_bins
 from ldm_scale.errors import UsageError
 from ldm_scale.notebook.run import Run
 

@@ -1,4 +1,4 @@
-"""What the blind control says, in plain words: whether the sides are told apart without the model, and by what."""
+"""What the blind control says, in plain words: whether the sides are told apart without the denoiser, and by what."""
 
 from collections.abc import Sequence
 
@@ -63,13 +63,13 @@ def numbers(control: BlindControl | None) -> str:
 
 
 def confounds(blind: BlindControl | None, names: BlindControl | None) -> list[str]:
-    """What tells the sides apart without the model, and what that means: a sentence or two each."""
+    """What tells the sides apart without the denoiser, and what that means: a sentence or two each."""
     said = []
     if blind is not None and tells_apart(blind):
         encoded = blind.told_by and all(one.feature in ENCODED for one in blind.told_by)
         training = ", unless the autoencoder was trained on one side alone" if encoded else ""
         said.append(
-            f"Members and held-out images differ in {told_by(blind)}: without the model they are told apart with "
+            f"Members and held-out images differ in {told_by(blind)}: without the denoiser they are told apart with "
             f"{numbers(blind)}. So the p-value proves nothing about training{training}: what the combined AUROC has "
             "beyond this one may be training or not."
         )

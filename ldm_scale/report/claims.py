@@ -41,7 +41,7 @@ class Finding:
 
     def __str__(self) -> str:
         if self.change is None or math.isnan(self.change.value):
-            return f"{self.subject} (not measured)"
+            return f"{self.subject} (not judged)"
         return f"{self.subject} ({self.change.value:+.3f}, {self.change.low:+.3f} to {self.change.high:+.3f})"
 
 

@@ -77,7 +77,7 @@ def _context(run: RunDirectory, record: RunRecord, reduction: Reduction) -> dict
         "accuses": bool(results.at_risk) and beats_chance(results, results.at_risk[0].attack),
         "at_step": at_step,
         "attacks": {attack: rows_of(results, attack) for attack in attacks_of(results)},
-        "blind": [("without the model", results.blind), ("by names alone", results.names)],
+        "blind": [("without the denoiser", results.blind), ("by names alone", results.names)],
         "by_distortion": by_distortion,
         "confounds": warned(results),
         "channels": [

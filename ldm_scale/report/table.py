@@ -69,7 +69,7 @@ def print_results(run: RunDirectory) -> None:
     say(f"all attacks combined: AUROC {interval_label(results.combined.metrics.auroc)}")
     for line in relative_lines(results):
         say(line)
-    say(f"blind control, without the model: {numbers(results.blind)}; by names alone: {numbers(results.names)}")
+    say(f"blind control, without the denoiser: {numbers(results.blind)}; by names alone: {numbers(results.names)}")
     for reason, count in results.rejected.items():
         say(f"rejected {count}: {reason}")
     for warning in (*warned(results), *warnings_of(results)):

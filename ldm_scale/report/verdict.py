@@ -23,8 +23,8 @@ def _lead(results: Results, best: Headline) -> str:
     attack = f"the attack {best.attack}" if count == 1 else f"{best.attack}, the strongest of {count} attacks,"
     return (
         f"An attacker who scores a random member against a random held-out image with {attack} ranks the member "
-        f"first in {auroc.value:.0%} of cases (AUROC {auroc.value:.3f}, {results.confidence:.0%} interval "
-        f"{auroc.low:.3f} to {auroc.high:.3f}); chance is 50%."
+        f"first in {auroc.value:.0%} of cases (AUROC {auroc.value:.3f} in its chosen row, {results.confidence:.0%} "
+        f"interval {auroc.low:.3f} to {auroc.high:.3f}); chance is 50%."
     )
 
 
@@ -94,7 +94,7 @@ def evidence(results: Results) -> tuple[str, str]:
     test = results.combined.inference
     lead = (
         f"If the target had never seen the members, their combined scores would be this far above those of held-out "
-        f"images with {p_label(test.p_value)}. The blind control, the same test without the model, gives "
+        f"images with {p_label(test.p_value)}. The blind control, the same test without the denoiser, gives "
         f"{numbers(results.blind)}."
     )
     if tells_apart(results.blind):

@@ -70,7 +70,7 @@ def _unsupported(folder: Path, denoiser: Path, config: dict[str, Any]) -> UsageE
 
 def _find_parts(folder: Path) -> Parts:
     if not folder.is_dir():
-        raise UsageError(f"target folder {folder} does not exist")
+        raise UsageError(f"target folder {folder} {'is a file, not a folder' if folder.exists() else 'does not exist'}")
     denoiser = _component(folder, DENOISERS, "denoiser")
     config = read_config(denoiser / "config.json", "_class_name")
     family = find_family(config)

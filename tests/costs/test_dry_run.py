@@ -185,9 +185,13 @@ def test_of_a_split_the_keys_are_counted_and_shards_are_read_twice(
     tmp_path: Path, tiny_shards: Path, bare: Path, say: Say
 ) -> None:
     split = tmp_path / "split.json"
-    split.write_text(json.dumps({"members": ["dog/000", "dog/002"], "heldout": ["cat/001"]}))
+    split.write_text(
+        json.dumps(
+            {"members": [f"dog/{n:03d}" for n in range(0, 10, 2)], "heldout": [f"cat/{n:03d}" for n in range(1, 9, 2)]}
+        )
+    )
     said = say("--out", tmp_path / "run", "--shards", tiny_shards, "--target", bare, "--split", split)
-    assert said["samples"] == f"3: 2 members, 1 held-out, by {split}"
+    assert said["samples"] == f"9: 5 members, 4 held-out, by {split}"
     assert "once more at first for the keys of the split" in said["reading"]
 
 

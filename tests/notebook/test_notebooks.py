@@ -1,4 +1,4 @@
-"""The notebooks in jobs/: every cell runs, on a small run in place of the demo's."""
+"""The notebooks in jobs/: every cell runs there, as Jupyter runs it, on a small run in place of the demo's."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,8 @@ def test_every_cell_runs(
     mpl.use("agg")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "demo").symlink_to(made_up[0])
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.chdir(tmp_path / "jobs")
     names: dict[str, Any] = {}
     for cell in cells(name):
         exec(compile("".join(cell["source"]), name, "exec"), names)

@@ -467,7 +467,7 @@ def test_latent_section_knows_leakage_and_stability(page: str) -> None:
 
 def test_verdict_follows_the_chosen_row(page: str) -> None:
     text = _text(page)
-    assert "ranks the member first in 75% of cases (AUROC 0.755, 90% interval 0.705 to 0.805); chance is 50%" in text
+    assert "in 75% of cases (AUROC 0.755 in its chosen row, 90% interval 0.705 to 0.805); chance is 50%" in text
     assert "lies above chance" in text
     assert "For sima, AUROC is 0.700 with all latent dimensions, 0.711 without the 40% of lowest influence," in text
     assert "influence, 0.733 without 40% at random, and 0.744 without the 40% of highest influence." in text
@@ -528,7 +528,7 @@ def test_the_lede_asks_the_papers_own_rate(change: float, answer: str) -> None:
     assert str(findings(many, "sima")[1]).startswith(f"TPR ({change / 2:+.3f}, ")
     # Half of so many misjudge fewer than ten at 1%.
     few = results.model_copy(update={"members": 1998})
-    assert str(findings(few, "sima")[1]) == "TPR (not measured)"
+    assert str(findings(few, "sima")[1]) == "TPR (not judged)"
 
 
 @pytest.mark.parametrize(
@@ -538,8 +538,8 @@ def test_the_lede_asks_the_papers_own_rate(change: float, answer: str) -> None:
         (0.6, 0.68, "agrees on distortion (+0.080, +0.009 to +0.151)"),
         (0.6, 0.66, "cannot tell on distortion (+0.060, -0.011 to +0.131)"),
         (0.68, 0.6, "disagrees on distortion (-0.080, -0.151 to -0.009)"),
-        (None, 0.7, "cannot tell on distortion (not measured)"),
-        (0.7, None, "cannot tell on distortion (not measured)"),
+        (None, 0.7, "cannot tell on distortion (not judged)"),
+        (0.7, None, "cannot tell on distortion (not judged)"),
     ],
 )
 def test_the_lede_asks_the_first_and_the_last_quartile(first: float | None, last: float | None, said: str) -> None:
@@ -549,11 +549,11 @@ def test_the_lede_asks_the_first_and_the_last_quartile(first: float | None, last
 
 def test_without_distortion_the_lede_cannot_tell() -> None:
     results = _results(("sima",), (), 0.7).model_copy(update={"by_distortion": ()})
-    assert str(findings(results, "sima")[-1]) == "distortion (not measured)"
+    assert str(findings(results, "sima")[-1]) == "distortion (not judged)"
 
 
 @pytest.mark.parametrize("positive", [True, False])
-@pytest.mark.parametrize(("value", "said"), [(0.1, "AUROC (+0.100, +nan to +nan)"), (math.nan, "AUROC (not measured)")])
+@pytest.mark.parametrize(("value", "said"), [(0.1, "AUROC (+0.100, +nan to +nan)"), (math.nan, "AUROC (not judged)")])
 def test_of_numbers_that_are_none_the_lede_cannot_tell(positive: bool, value: float, said: str) -> None:
     """There may be too few samples for an interval, or for the number itself."""
     found = Finding("AUROC", Estimate(value=value, low=math.nan, high=math.nan), positive)
@@ -573,7 +573,7 @@ def test_the_lede_groups_the_claims_by_answer() -> None:
     assert said == (
         "For sima with 40% dropped, this run agrees on the random control (-0.060, -0.110 to -0.010); disagrees on "
         "distortion (-0.200, -0.271 to -0.129); cannot tell on AUROC (+0.011, -0.039 to +0.061) and TPR (not "
-        "measured)."
+        "judged)."
     )
 
 
@@ -625,7 +625,7 @@ def test_the_page_opens_with_p_and_its_blind_control_and_ends_its_lede_with_the_
             "How much did this model memorise?",
             "If the target had never seen the members, their combined scores would be this far above those of "
             "held-out images with p = 0.003.",
-            "the same test without the model, gives AUROC 0.510 (0.460 to 0.560), p = 0.4.",
+            "the same test without the denoiser, gives AUROC 0.510 (0.460 to 0.560), p = 0.4.",
             "An attacker who scores",
             f"{CLAIMS} For sima with 40% dropped, this run ",
         )
@@ -1110,18 +1110,18 @@ def test_what_tells_the_sides_apart_comes_before_all_else_by_name(
     text = _text(_report(run))
     said = (
         "differ in class (<b>1</b> in 90% of members, 25% of held-out images), width (AUROC 0.934; median 512 of "
-        "members, 64 of others): without the model they are told apart with AUROC 0.870 (0.820 to 0.920), p = 1e-07"
+        "members, 64 of others): without the denoiser they are told apart with AUROC 0.870 (0.820 to 0.920), p = 1e-07"
     )
     assert text.index(said) < text.index(CLAIMS)
     assert "the p-value proves nothing about training:" in text
-    assert f"blind control without the model, from 3 features {_cell(_estimate(0.87))} p = 1e-07; by class" in text
+    assert f"blind control without the denoiser, from 3 features {_cell(_estimate(0.87))} p = 1e-07; by class" in text
     print_results(run)
     assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_blind_control_that_tells_nothing_stands_beside_the_combined_score(run: RunDirectory, page: str) -> None:
     text = _text(page)
-    assert f"blind control without the model, from 3 features {_cell(_estimate(0.51))} p = 0.4 " in text
+    assert f"blind control without the denoiser, from 3 features {_cell(_estimate(0.51))} p = 0.4 " in text
     assert f"blind control by names alone, from 3 features {_cell(_estimate(0.52))} p = 0.3 " in text
     assert "told apart with" not in text
 

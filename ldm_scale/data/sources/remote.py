@@ -33,8 +33,7 @@ def find_source(address: str) -> Location:
         say(f"{address}: copied to {folder}")
     else:
         folder = Location.of(address)
-    if not folder.is_dir():
-        raise UsageError(f"source folder {folder} does not exist")
+    folder.expect("source folder")
     return folder
 
 
