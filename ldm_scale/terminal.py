@@ -82,6 +82,12 @@ class Parser(argparse.ArgumentParser):
             self.error(self._stray(left[0].partition("=")[0]))
         return parsed, left
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        commands = action.choices if isinstance(action, argparse._SubParsersAction) else ()
+        if value not in commands and (near := difflib.get_close_matches(value, commands, n=1)):
+            self.error(f"unknown command {value!r}; did you mean {near[0]!r}?")
+        super()._check_value(action, value)
+
     def _stray(self, word: str) -> str:
         if not word.startswith("-"):
             return f"unexpected argument {word!r}; values of an option follow its name ({self.prog} --help lists them)"

@@ -69,6 +69,13 @@ def test_wrong_usage_is_one_line_that_names_the_key(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_misspelt_command_names_the_one_that_is_near(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["audt"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "ldm-scale: error: unknown command 'audt'; did you mean 'audit'?\n"
+
+
 @pytest.mark.parametrize(
     ("memory", "advice"), [("10GB", r"--compute\.batch-size \d+ fits$"), ("1GB", r"no batch fits; --geometry\.memory")]
 )
