@@ -8,7 +8,7 @@ from ldm_scale.analysis.comparison import ComparedRow, Comparison
 from ldm_scale.analysis.results import RowName
 from ldm_scale.report.environment import make_environment
 from ldm_scale.report.figures import LOOK, STYLES, Plot, as_plot, panels
-from ldm_scale.report.labels import change_label, cut_label, interval_label, p_label, share_label, step_label
+from ldm_scale.report.labels import change_label, cut_label, interval_label, p_label, share_label, step_label, tpr_label
 from ldm_scale.report.plots import auroc_axis, bars
 from ldm_scale.report.table import LOG_WIDTH
 from ldm_scale.terminal import say, say_table
@@ -29,7 +29,7 @@ def _table(found: Comparison) -> Table:
             step_label(row.timestep),
             interval_label(row.metrics.auroc),
             change_label(row.difference.auroc) if row.difference else "",
-            interval_label(row.metrics.tpr_at_1pct_fpr),
+            tpr_label(row.metrics.tpr_at_1pct_fpr, found.heldout),
         )
     return table
 

@@ -2,7 +2,7 @@
 
 import math
 
-from ldm_scale.analysis.results import Choice, Estimate, Headline, RowName, ScoredSample
+from ldm_scale.analysis.results import Choice, Estimate, Headline, RowName, ScoredSample, is_trusted
 
 SMALLEST_P = 1e-12
 CAPTION_SHOWN = 160
@@ -16,6 +16,11 @@ def interval_label(estimate: Estimate) -> str:
     '0.500 (0.400-0.600)'
     """
     return f"{estimate.value:.3f} ({estimate.low:.3f}-{estimate.high:.3f})"
+
+
+def tpr_label(rate: Estimate, heldout: int) -> str:
+    """TPR at 1% FPR with its interval, if it rests on enough of so many held-out samples."""
+    return interval_label(rate) if is_trusted(0.01, heldout) else "too few"
 
 
 def change_label(estimate: Estimate) -> str:

@@ -5,12 +5,12 @@ import sys
 
 from rich.table import Table
 
-from ldm_scale.analysis.results import Headline, RelativeRow, Results, is_trusted
+from ldm_scale.analysis.results import Headline, RelativeRow, Results
 from ldm_scale.files.rundir import RunDirectory
 from ldm_scale.report.blind import numbers, warned
 from ldm_scale.report.facts import warnings_of
 from ldm_scale.report.headline import read_results
-from ldm_scale.report.labels import at_step, change_label, interval_label, row_label, step_label
+from ldm_scale.report.labels import at_step, change_label, interval_label, row_label, step_label, tpr_label
 from ldm_scale.report.verdict import evidence
 from ldm_scale.terminal import say, say_table
 
@@ -28,7 +28,6 @@ def _headline_table(results: Results) -> Table:
     for name in ("attack", "dimensions", "t", "AUROC", "minus plain", "TPR@1%FPR", "oracle AUROC"):
         table.add_column(name, justify="left" if name in ("attack", "dimensions") else "right")
     previous = results.headline[0].attack
-    trusted = is_trusted(0.01, results.heldout)
     for row in results.headline:
         if row.attack != previous:
             table.add_section()
@@ -40,7 +39,7 @@ def _headline_table(results: Results) -> Table:
             step_label(row.heldout_choice.timestep),
             interval_label(metrics.auroc),
             _difference(row),
-            interval_label(metrics.tpr_at_1pct_fpr) if trusted else "too few",
+            tpr_label(metrics.tpr_at_1pct_fpr, results.heldout),
             f"{oracle.metrics.auroc.value:.3f} ({at_step(oracle.timestep)})" if oracle else "",
         )
     return table

@@ -40,6 +40,7 @@ def test_runs_without_a_page_leave_nothing(made_up: tuple[Path, Path], capsys: p
     assert main(["compare", *map(str, made_up), str(made_up[0]), "--drop", "0.2", "--bootstrap", "20"]) == 0
     printed = capsys.readouterr().out
     assert "lowest 20% dropped" in printed
+    assert "too few" in printed
     assert f"run 2: {made_up[0]}" in printed
     assert sorted(path.name for path in made_up[0].parent.iterdir()) == ["after", "before"]
 
