@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from ldm_scale.cli import main
-from ldm_scale.errors import UsageError
+from ldm_scale.engine.actor import load_auditor
+from ldm_scale.errors import RunError, UsageError
+from ldm_scale.files.rundir import RunDirectory
+from ldm_scale.files.storage import Location
 from ldm_scale.schema import row_schema
 from tests.conftest import make_folder
 from tests.targets import tiny
@@ -99,6 +102,11 @@ def test_a_package_adds_source_family_attack_and_estimator(
     (line,) = capsys.readouterr().err.splitlines()
     for name in ("family", "packages.attacks.residual", "packages.estimators.gradient"):
         assert f'{name} was "acme-audit 1.0", is now "acme-audit 1.1"' in line
+    # So it is on a node that has another one.
+    with pytest.raises(
+        RunError, match=r"are \{.*acme-audit 1\.1.*\} on this node; the run began with \{.*acme-audit 1\.0"
+    ):
+        load_auditor(RunDirectory(Location.of(str(tmp_path / "run"))).read_record(), "cpu")
 
 
 @pytest.mark.parametrize(
