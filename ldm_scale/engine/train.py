@@ -23,7 +23,7 @@ from ldm_scale.engine.progress import relay
 from ldm_scale.engine.session import cluster_gpus, session
 from ldm_scale.engine.train_job import Job
 from ldm_scale.engine.train_worker import TARGET, train_worker
-from ldm_scale.errors import RunError, UsageError, one_line
+from ldm_scale.errors import RunError, UsageError, one_line, shaped
 from ldm_scale.files.digests import differences
 from ldm_scale.files.storage import Location
 from ldm_scale.terminal import say
@@ -56,8 +56,10 @@ def run_training(config: TrainConfig) -> None:
     out.check_place()
     with session():
         device = choose_device(config.device, cluster_gpus())
-        _check_precision(config, device)
-        _begin(identity, partial)
+        if device == "cpu" and config.precision == "float16":
+            raise UsageError("precision float16 works on cuda only; take bfloat16 or float32")
+        if not (partial / RECORD).is_file():
+            (partial / RECORD).create(json.dumps(identity, indent=1).encode())
         job = replace(job, cpus=_cpus(config, device))
         _tell_of_waiting(config.workers, _reserved(job, device))
         checkpoint = _fit(job, partial, device)
@@ -97,7 +99,8 @@ def _check_free(identity: dict[str, Any], out: Location, partial: Location) -> N
     record = partial / RECORD
     if record.is_file():
         # Older records name no groups.
-        begun = {"groups": identity["groups"], **json.loads(record.read_bytes())}
+        with shaped(f"{record} is no record of a training; delete {partial}, or give a new out folder"):
+            begun = {"groups": identity["groups"], **json.loads(record.read_bytes())}
         if changes := differences(begun, identity):
             raise UsageError(
                 f"{partial} holds another training ({'; '.join(changes)}); give a new out folder, or delete it"
@@ -106,17 +109,6 @@ def _check_free(identity: dict[str, Any], out: Location, partial: Location) -> N
     for place in (out, partial):
         if not place.is_empty():
             raise UsageError(f"{place} is not empty; give a new folder, nothing is overwritten")
-
-
-def _check_precision(config: TrainConfig, device: str) -> None:
-    if device == "cpu" and config.precision == "float16":
-        raise UsageError("precision float16 works on cuda only; take bfloat16 or float32")
-
-
-def _begin(identity: dict[str, Any], partial: Location) -> None:
-    """Note in the checkpoints' folder what is trained there."""
-    if not (partial / RECORD).is_file():
-        (partial / RECORD).create(json.dumps(identity, indent=1).encode())
 
 
 def _fit(job: Job, partial: Location, device: str) -> ray.train.Checkpoint:

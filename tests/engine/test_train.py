@@ -319,6 +319,17 @@ def test_a_training_with_other_groups_is_refused(
     assert run(shards, tmp_path / "target") == 1
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"groups": 3}'])
+def test_a_damaged_record_of_a_training_is_named(
+    tmp_path: Path, shards: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    begun = tmp_path / "target.partial" / "training.json"
+    begun.parent.mkdir()
+    begun.write_text(content)
+    assert run(shards, tmp_path / "target") == 2
+    assert str(begun.parent) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("nodes", "workers", "asked", "device", "expected"),
     [
