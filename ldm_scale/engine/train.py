@@ -38,7 +38,8 @@ VERSIONED = ("ldm_scale", "ray", "torch", "diffusers", "transformers", "peft")
 def run_training(config: TrainConfig) -> None:
     """Train a target on the members of `config.shards` and write it to `config.out`.
 
-    It goes on from the last checkpoint if a worker failed or the same training was stopped before.
+    It goes on from the last checkpoint if a worker failed or the same training was stopped before. If targets on the
+    way are audited, and nothing but audits is left, it is done.
 
     Raises:
         UsageError: Shards, models or the output folder cannot be used; nothing is overwritten.
@@ -51,7 +52,9 @@ def run_training(config: TrainConfig) -> None:
     # Workers have another working directory.
     config = find_sources(config.model_copy(update={"out": str(out)}))
     job = _make_job(config, manifest, members)
-    identity = {name: value for name, value in job.record.items() if name != "versions"} | {"shards": manifest.sha256}
+    identity = {name: value for name, value in job.record.items() if name != "versions"}
+    if config.audit_every is not None and _is_trained(identity, out, partial, config.kept(config.audit_every)):
+        return
     _check_free(identity, out, partial)
     out.check_place()
     with session():
@@ -77,6 +80,7 @@ def _make_job(config: TrainConfig, manifest: Manifest, shards: list[ReadTask]) -
         # Weights of other groups have the same shapes: nothing else would tell them apart.
         "groups": {name: getattr(models, name).config.get("norm_num_groups") for name in config.stages()},
         "split_sha256": manifest.split_sha256,
+        "shards": manifest.sha256,
         "source_sha256": source_digest(config),
         "classes": list(manifest.classes) if config.denoiser.classes else [],
         "versions": {name: version(name) for name in VERSIONED},
@@ -88,6 +92,15 @@ def _make_job(config: TrainConfig, manifest: Manifest, shards: list[ReadTask]) -
     if job.count < config.workers:
         raise UsageError(f"workers = {config.workers}: there are {job.count} members to share")
     return job
+
+
+def _is_trained(identity: dict[str, Any], out: Location, partial: Location, kept: str) -> bool:
+    """Whether `out` holds the target of this very training already, and the first target on the way is kept, too."""
+    if (partial / RECORD).is_file() or not ((out / RECORD).is_file() and (Location.of(kept) / RECORD).is_file()):
+        return False
+    with shaped(f"{out / RECORD} is no record of a training; give a new out folder"):
+        trained = json.loads((out / RECORD).read_bytes())
+        return not differences({name: trained.get(name) for name in identity}, identity)
 
 
 def _check_free(identity: dict[str, Any], out: Location, partial: Location) -> None:

@@ -269,6 +269,14 @@ def test_targets_are_kept_on_the_way_audited_and_compared(
     found = json.loads((kept / "comparison.json").read_text())
     assert [Path(one["run"]).name for one in found["runs"]] == ["000004", "000008", "last"]
     assert (kept / "comparison.html").is_file()
+    # As after an interruption of the audits.
+    for name in ("comparison.json", "comparison.html"):
+        (kept / name).unlink()
+    shutil.rmtree(kept / "runs/last")
+    assert run(shards, "whole", *flags, "--audit-every", 4) == 0
+    assert json.loads((kept / "comparison.json").read_text()) == found
+    assert run(shards, "whole", *flags) == 2
+    assert run(shards, "whole", *flags, "--audit-every", 4, "--seed", 1) == 2
     assert run(shards, tmp_path / "none", *flags, "--audit-every", 9) == 2
     assert "audit_every = 9: the denoiser is trained for 9 steps" in capsys.readouterr().err
 
