@@ -96,7 +96,7 @@ class PackConfig(Config):
         if self.order and self.dataset not in IN_FILES:
             raise ValueError(f"order: it is for {', '.join(IN_FILES)}")
         for name in ("image_column", "caption_column", "label_column"):
-            if name in self.model_fields_set and self.dataset not in IN_COLUMNS:
+            if getattr(self, name) != type(self).model_fields[name].default and self.dataset not in IN_COLUMNS:
                 raise ValueError(f"{name}: it is for {', '.join(IN_COLUMNS)}")
         return self
 

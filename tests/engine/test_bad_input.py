@@ -271,9 +271,9 @@ def test_a_shard_that_holds_another_number_is_named_however_often_the_audit_is_r
     tmp_path: Path, target: Path, declared: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shards = {
-        "members/members-000000.tar": (tar(good_files(1, 2)), 2),
+        "members/members-000000.tar": (tar(good_files(1, 2, 9, 10)), 4),
         "members/members-000001.tar": (tar(good_files(3, 4, 5, 6)), declared),
-        "heldout/heldout-000000.tar": (tar(good_files(7, 8)), 2),
+        "heldout/heldout-000000.tar": (tar(good_files(7, 8, 11, 12)), 4),
     }
     config = make_config(tmp_path / "run", write_folder(tmp_path / "shards", shards), target)
     (tmp_path / "audit.yaml").write_text(json.dumps(config.model_dump(mode="json")))

@@ -89,7 +89,7 @@ def audit(auditor: Auditor, target: Target, batch: int = COUNT) -> AuditedBatch:
     return AuditedBatch(
         *(join(name) for name in ("influence", "distortion", "stability", "leakage", "latent")),
         {name: np.concatenate([part.spectra[name] for part in parts]) for name in parts[0].spectra},
-        join("finite"),
+        tuple(fault for part in parts for fault in part.faults),
         parts[-1].cost,
     )
 
