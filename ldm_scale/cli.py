@@ -5,9 +5,12 @@ import json
 import os
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import version
 from textwrap import fill
 from types import MappingProxyType
@@ -173,15 +176,10 @@ def _convert(config: ConvertConfig) -> None:
     say(f"target: {config.out}: {convert(config)}")
 
 
-def _benchmark_part(part: str) -> Callable[[Any], None]:
-    """Prints one part's lines as they come."""
+def _benchmark_part(part: str, config: Config) -> None:
+    from ldm_scale.benchmarks.suite import run_part
 
-    def run(config: Config) -> None:
-        from ldm_scale.benchmarks.suite import run_part
-
-        run_part(part, config)
-
-    return run
+    run_part(part, config)
 
 
 def _benchmark_suite(config: BenchmarkConfig) -> None:
@@ -455,7 +453,7 @@ def make_parser(*, attacks: bool = True) -> argparse.ArgumentParser:
     text = "time the models' part, the influence, the stream of images, the reducer, or the graph on pretended GPUs"
     parts = _add_command(commands, "benchmark", text).add_subparsers(required=True, metavar="WHAT")
     for part, (kind, text) in PARTS.items():
-        _add_config_flags(_add_command(parts, part, text), kind, _benchmark_part(part))
+        _add_config_flags(_add_command(parts, part, text), kind, partial(_benchmark_part, part))
     text = "make results and report again from a run's rows, without a GPU"
     reduce = _add_run_command(commands, "reduce", _reduce, text)
     add_flags(reduce, AnalysisConfig)
@@ -536,9 +534,6 @@ def _fail_unforeseen(
 
 def _keep_traceback(error: Exception) -> str:
     """Write an error's traceback to a file that only its user can read, and say where."""
-    import tempfile
-    import traceback
-
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="ldm-scale-", suffix=".txt", delete=False, errors="replace"

@@ -48,16 +48,12 @@ def load_yaml(path: str) -> dict[str, Any]:
     try:
         values = _Loader(Location.of(path).read_text()).get_single_data()
     except (OSError, yaml.YAMLError, *MISSHAPEN) as error:
-        raise UsageError(f"configuration {path}: {_place(error)}{one_line(error)}") from None
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        place = f"line {mark.line + 1}, column {mark.column + 1}: {vars(error)['problem']}, " if mark else ""
+        raise UsageError(f"configuration {path}: {place}{one_line(error)}") from None
     if not isinstance(values, dict):
         raise UsageError(f"configuration {path} must be a mapping of options")
     return values
-
-
-def _place(error: Exception) -> str:
-    """Where in a YAML file something is wrong, and what, before the line that says what was read there."""
-    mark = getattr(error, "problem_mark", None)
-    return "" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}, "  # type: ignore[attr-defined]
 
 
 class Offered(tuple[str, ...]):

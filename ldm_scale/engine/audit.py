@@ -6,10 +6,8 @@ from contextlib import contextmanager
 from functools import partial
 
 import pyarrow as pa
-from ray.data import Dataset
 
 from ldm_scale.analysis.results import Results
-from ldm_scale.auditor import Calibration
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.published import Procedure
 from ldm_scale.costs.briefing import briefing
@@ -19,7 +17,7 @@ from ldm_scale.engine.batch import settle_batch
 from ldm_scale.engine.calibrate import calibrate
 from ldm_scale.engine.commit import commit_stream
 from ldm_scale.engine.plan import AuditPlan, plan_audit
-from ldm_scale.engine.pool import Pool, audit_images, find_device, plan_pool, pool_size
+from ldm_scale.engine.pool import audit_images, find_device, plan_pool, pool_size
 from ldm_scale.engine.progress import Progress, reported
 from ldm_scale.engine.reading import stream_images
 from ldm_scale.engine.session import session
@@ -104,7 +102,7 @@ def compute_rows(
     Raises:
         RunError: Too many samples are rejected, or some are missing in the end.
     """
-    record = plan.record
+    record, compute = plan.record, plan.record.config.compute
     retry = record.config.retry_rejects
     held = run.holdings()
     done = held.counts(rejects=not retry)
@@ -117,12 +115,12 @@ def compute_rows(
     left = record.samples - done.total()
     say(f"{run.root}: {record.samples:,} samples ({record.members:,} members), {left:,} left in {len(tasks):,} shards")
     if tasks:
-        pool = plan_pool(record.config.compute, left)
+        pool = plan_pool(compute, left)
         say(str(pool))
         with reported(progress, partial(pool_size, actor)):
-            audited = _audited(plan, tasks, pool, actor, calibration)
-            commits = commit_stream(audited, run, schema, record.config.compute.part(record.samples), owner.claim)
-            for counts in commits:
+            images = stream_images(tasks, record.config.images, plan.image_size, compute)
+            audited = audit_images(images, pool, compute, actor, record, plan.image_size, calibration)
+            for counts in commit_stream(audited, run, schema, compute.part(record.samples), owner.claim):
                 owner.check()
                 progress.add(**counts)
                 _check_rejects(progress.rejected, record, run)
@@ -138,12 +136,3 @@ def _check_rejects(rejected: int, record: RunRecord, run: RunDirectory) -> None:
             f"{rejected} of {record.samples} samples were rejected, more than max_reject_fraction = {limit}; "
             f"most often {reasons}; see {record.config.out}/rejects, and --retry-rejects once their cause is fixed"
         )
-
-
-def _audited(
-    plan: AuditPlan, tasks: list[ReadTask], pool: Pool, actor: type[AuditorActor], calibration: Calibration
-) -> Dataset:
-    """The stream of the tasks' rows and rejects."""
-    record = plan.record
-    images = stream_images(tasks, record.config.images, plan.image_size, record.config.compute)
-    return audit_images(images, pool, record.config.compute, actor, record, plan.image_size, calibration)

@@ -34,13 +34,10 @@ def calibrate(plan: AuditPlan, run: RunDirectory, owner: Ownership) -> Calibrati
         record = _measure(plan)
         owner.check()
         run.write_calibration(record)
-    mean = np.array(record.mean, dtype=np.float64)
-    profile = _profile(mean, record, plan.record.latent_shape) if pooled else None
+    mean, profile = np.array(record.mean, dtype=np.float64), None
+    if pooled:
+        profile = Profile(torch.from_numpy(mean).float().reshape(plan.record.latent_shape), torch.tensor(record.filter))
     return Calibration(profile, mean if ranked else plan.ranking)
-
-
-def _profile(mean: np.ndarray, record: CalibrationRecord, shape: tuple[int, int, int]) -> Profile:
-    return Profile(torch.from_numpy(mean).float().reshape(shape), torch.tensor(record.filter))
 
 
 def draw_calibration(tasks: tuple[ReadTask, ...], wanted: dict[str, int], count: int, seed: int) -> list[ReadTask]:
@@ -72,15 +69,11 @@ def _measure(plan: AuditPlan) -> CalibrationRecord:
     influences = table["influence"].combine_chunks().flatten().to_numpy().reshape(len(table), copies, -1)
     estimates = torch.from_numpy(influences.copy()).double().unbind(1)
     variance = profile_variance(estimates[0], probes)
+    one, other = (some.unflatten(1, shape) for some in (estimates[0], estimates[-1]))
     say(f"calibrated on {len(table)} samples: spread of influences about their mean {variance**0.5:.3f} nats")
     return CalibrationRecord(
         samples=len(table),
         mean=tuple(mean_profile(torch.stack(estimates).mean(0)).tolist()),
         variance=variance,
-        filter=_fit(estimates, shape, probes).tolist() if copies > 1 else None,
+        filter=Profile.of(one, other, probes).filter.tolist() if copies > 1 else None,
     )
-
-
-def _fit(estimates: tuple[torch.Tensor, ...], shape: tuple[int, int, int], probes: int) -> torch.Tensor:
-    first, second = (some.unflatten(1, shape) for some in estimates)
-    return Profile.of(first, second, probes).filter

@@ -1,7 +1,5 @@
 """The audits of the targets that a training kept on its way."""
 
-from collections.abc import Iterator
-
 from ldm_scale.config.audit import AuditConfig
 from ldm_scale.config.base import build
 from ldm_scale.config.train import TrainConfig
@@ -14,13 +12,6 @@ from ldm_scale.terminal import say
 LAST = "last"
 
 
-def _targets(config: TrainConfig) -> Iterator[tuple[str, str]]:
-    """The name and the place of each target, the first one first."""
-    for folder in Location.of(f"{config.curve}/targets").folders():
-        yield folder.name, str(folder)
-    yield LAST, config.out
-
-
 def audit_curve(config: TrainConfig) -> list[str]:
     """Audit every target that a training kept, and its last one; their runs, the first one first.
 
@@ -30,7 +21,8 @@ def audit_curve(config: TrainConfig) -> list[str]:
     """
     runs = []
     with session():
-        for name, target in _targets(config):
+        kept = [(folder.name, str(folder)) for folder in Location.of(f"{config.curve}/targets").folders()]
+        for name, target in (*kept, (LAST, config.out)):
             say(f"audit of the target of step {name}" if name != LAST else "audit of the last target")
             runs.append(f"{config.curve}/runs/{name}")
             values = {

@@ -25,18 +25,15 @@ def _apply(function: Callable[[Any], Any], task: Any) -> Any:
         return function(task)
 
 
-def _in_flight() -> int:
-    """Twice as many tasks as the cluster, as large as it is now, can run at a time: none waits for work."""
-    return 2 * max(1, int(ray.cluster_resources().get("CPU", 1) / CPUS))
-
-
 def in_parallel(function: Callable[[T], R], tasks: Sequence[T], what: str) -> Iterator[R]:
     """Results of Ray tasks in the order of `tasks`, with a progress line now and then; needs a connected Ray."""
     pending: deque[ray.ObjectRef] = deque()
     waiting = iter(tasks)
     last = time.monotonic()
     for done in range(len(tasks)):
-        while len(pending) < _in_flight() and (task := next(waiting, None)) is not None:
+        # Twice as many as the cluster, as large as it is now, can run at a time: none waits for work.
+        most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1) / CPUS))
+        while len(pending) < most and (task := next(waiting, None)) is not None:
             pending.append(_apply.remote(function, task))
         yield ray.get(pending.popleft())
         if time.monotonic() - last > EVERY or done + 1 == len(tasks):

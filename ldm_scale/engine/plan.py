@@ -49,7 +49,9 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
     Raises:
         RunError: A shard that is read for that is not what the manifest says.
     """
-    _check_empty(inputs)
+    # Nothing is expected of shards that hold no samples by the manifest: nobody else would read them.
+    if empty := [shard for shard in inputs.manifest.shards if not shard.samples]:
+        ray.get([_shard_keys.remote(inputs.folder, shard) for shard in empty])
     if inputs.split is None and inputs.config.limit is None:
         tasks = by_folder(inputs)
     else:
@@ -77,12 +79,6 @@ def plan_audit(inputs: Inputs, run: RunDirectory) -> AuditPlan:
 @ray.remote(num_cpus=0.5)
 def _shard_keys(folder: Location, shard: ShardInfo) -> list[str]:
     return [sample.key for sample in read_shard(folder, shard)]
-
-
-def _check_empty(inputs: Inputs) -> None:
-    """Read the shards that hold no samples by the manifest: nothing is expected of them, so nobody else would."""
-    if empty := [shard for shard in inputs.manifest.shards if not shard.samples]:
-        ray.get([_shard_keys.remote(inputs.folder, shard) for shard in empty])
 
 
 def _wanted(inputs: Inputs) -> dict[str, dict[str, bool]]:

@@ -36,7 +36,9 @@ def plan_pool(compute: ComputeConfig, samples: int) -> Pool:
         UsageError: cuda is asked for, no number of GPUs is, and the cluster has none.
     """
     device = find_device(compute)
-    held = _held(compute, device)
+    # One a GPU, or one a CPU.
+    holds = cluster_gpus() / compute.gpus_per_actor if device == "cuda" else ray.cluster_resources().get("CPU", 0)
+    held = int(holds)
     least, most = compute.actors or _auditors(compute) or (1, held)
     most = max(1, min(most, math.ceil(samples / compute.batch)))
     least = max(1, min(least, most))
@@ -56,13 +58,6 @@ def _auditors(compute: ComputeConfig) -> tuple[int, int] | None:
         return None
     least, most = compute.gpus
     return math.ceil(least / compute.gpus_per_actor), max(1, int(most / compute.gpus_per_actor))
-
-
-def _held(compute: ComputeConfig, device: str) -> int:
-    """Auditors that the cluster, as large as it is now, holds: one a GPU, or one a CPU."""
-    if device == "cuda":
-        return int(cluster_gpus() / compute.gpus_per_actor)
-    return int(ray.cluster_resources().get("CPU", 0))
 
 
 def pool_size(actor: type) -> int:

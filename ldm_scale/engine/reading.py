@@ -144,7 +144,8 @@ def stream_images(tasks: list[ReadTask], config: ImageConfig, size: int, compute
     stored = rows.map_batches(read_shards, batch_size=1, batch_format="pyarrow", num_cpus=compute.cpus_per_reader)
     return stored.map_batches(
         decode_images,
-        batch_size=_decoded_at_once(compute.batch, size),
+        # Several batches while their pixels are few, since each task has its own cost.
+        batch_size=max(compute.batch, min(BATCHES_DECODED * compute.batch, BLOCK_BYTES // _decoded_bytes(size))),
         batch_format="pyarrow",
         num_cpus=compute.cpus_per_decoder,
     )
@@ -153,8 +154,3 @@ def stream_images(tasks: list[ReadTask], config: ImageConfig, size: int, compute
 def _decoded_bytes(size: int) -> int:
     """Of a decoded sample: pixels and plain numbers; ids and captions apart, which Ray's slack holds."""
     return 3 * size * size + 4 * len(PLAIN)
-
-
-def _decoded_at_once(batch_size: int, size: int) -> int:
-    """Images a decoding task takes: several batches while their pixels are few, since each task has its own cost."""
-    return max(batch_size, min(BATCHES_DECODED * batch_size, BLOCK_BYTES // _decoded_bytes(size)))

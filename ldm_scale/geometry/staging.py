@@ -46,7 +46,10 @@ def stage(function: Callable[[Tensor, Tensor], Tensor], z: Tensor, vector: Tenso
         if not varying.isdisjoint(node.all_input_nodes):
             varying.add(node)
     _gather_factors(traced.graph, varying)
-    _free_of_strides(varying)
+    # Many vectors at once have other strides than the one that was traced.
+    for node in varying:
+        if node.target is VIEW:
+            node.target = RESHAPE
     return _split(traced, argument, varying)
 
 
@@ -62,13 +65,6 @@ def _gather_factors(graph: Graph, varying: set[Node]) -> None:
         if isinstance(factor, Node) and factor not in varying:
             with graph.inserting_before(node):
                 node.args = (vector, graph.call_function(MULTIPLY, (factor, outer)))
-
-
-def _free_of_strides(varying: set[Node]) -> None:
-    """A view becomes a reshape: many vectors at once have other strides than the one that was traced."""
-    for node in varying:
-        if node.target is VIEW:
-            node.target = RESHAPE
 
 
 def _split(traced: GraphModule, argument: Node, varying: set[Node]) -> Staged:

@@ -38,18 +38,13 @@ def _of_kinds(told: Sequence[Telltale]) -> str:
     return f"{name} ({'; '.join(shares)})"
 
 
-def _of_quantity(told: Telltale) -> str:
-    return (
-        f"{told.feature} (AUROC {told.auroc:.3f}; median {told.members:.4g} of members, {told.heldout:.4g} of others)"
-    )
-
-
 def told_by(control: BlindControl) -> str:
     """The features that tell the sides apart by themselves, by name."""
     found: dict[str, list[Telltale]] = {}
     for one in control.told_by:
         found.setdefault(one.feature, []).append(one)
-    said = [_of_quantity(some[0]) if some[0].kind is None else _of_kinds(some) for some in found.values()]
+    quantity = "{0.feature} (AUROC {0.auroc:.3f}; median {0.members:.4g} of members, {0.heldout:.4g} of others)"
+    said = [quantity.format(some[0]) if some[0].kind is None else _of_kinds(some) for some in found.values()]
     more = [f"{len(said) - SHOWN} more"] if len(said) > SHOWN else []
     return ", ".join([*said[:SHOWN], *more]) or "several features together, none of them by itself"
 

@@ -27,7 +27,7 @@ def _each(found: OverSeeds) -> str:
     return "\n".join(f"{value:+.3f}{_interval(low, high, '+')}" for value, (low, high) in pairs)
 
 
-def _table(title: str, columns: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Table:
+def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
     """A table whose rows begin with attack, what was attacked, and the dimensions."""
     table = Table("attack", "latents", "dimensions", title=title)
     for column in columns:
@@ -39,12 +39,6 @@ def _table(title: str, columns: tuple[str, ...], rows: Iterator[tuple[str, ...]]
         before = row[:2]
         table.add_row(*row)
     return table
-
-
-def _paper(found: Replication) -> Iterator[tuple[str, ...]]:
-    for name, values in found.paper.items():
-        yield ("SimA, paper", "mode", ROWS[name], *(f"{value:.3f}" for value in values))
-    yield from _metrics(found.by_papers_rules)
 
 
 def _metrics(rows: Iterable[ReplicatedRow | ReplicatedPaperRow]) -> Iterator[tuple[str, ...]]:
@@ -75,7 +69,9 @@ def print_replication(found: Replication) -> None:
     seeds = ", ".join(map(str, found.config["seeds"]))
     title = f"{found.members} members, {found.heldout} held-out; seeds {seeds}; 40% of the dimensions dropped"
     measures = ("AUROC", "ASR", "TPR@1%FPR, paper's")
-    say_table(_table(f"{title}; by the paper's rules", measures, _paper(found)), LOG_WIDTH)
+    paper = [("SimA, paper", "mode", ROWS[name], *map("{:.3f}".format, found.paper[name])) for name in found.paper]
+    ours = _metrics(found.by_papers_rules)
+    say_table(_table(f"{title}; by the paper's rules", measures, [*paper, *ours]), LOG_WIDTH)
     say_table(_table("by ours", measures, _metrics(found.rows)), LOG_WIDTH)
     columns = ("minus all, each seed", "minus all", "minus less random")
     say_table(_table("AUROC, paired", columns, _changes(found)), LOG_WIDTH)

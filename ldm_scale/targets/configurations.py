@@ -67,7 +67,9 @@ def given(kind: Any, path: Path, data: bytes) -> bytes:
     if ".index" in path.name:
         _check_index(path, data)
     if path.suffix == ".json" and issubclass(kind, PreTrainedTokenizerBase):
-        _check_pieces(path, _table(path, data))
+        pieces = texts(_table(path, data))
+        if longest := next((text for text in pieces if len(text) > LONGEST_PIECE), None):
+            raise UsageError(f"{path} has a piece of {len(longest):,} characters; up to {LONGEST_PIECE:,} are read")
     if (keys := kept_keys(kind).get(path.name)) is None:
         return data
     config = _table(path, data)
@@ -99,12 +101,6 @@ def _flat(value: Any) -> list[Any]:
     if isinstance(value, list):
         return [one for part in value for one in _flat(part)]
     return [] if value is None else [value]
-
-
-def _check_pieces(path: Path, vocabulary: Any) -> None:
-    """Raise UsageError if a tokenizer's file holds a piece that no text has."""
-    if longest := next((text for text in texts(vocabulary) if len(text) > LONGEST_PIECE), None):
-        raise UsageError(f"{path} has a piece of {len(longest):,} characters; up to {LONGEST_PIECE:,} are read")
 
 
 def texts(value: Any) -> Iterator[str]:

@@ -35,17 +35,14 @@ def check_file(path: Path) -> Path:
     """
     os.lstat(path)
     place = os.path.realpath(path)
-    if os.path.dirname(place) not in _homes(path.parent):
+    # Where the hub's cache keeps them: in blobs/ beside snapshots/.
+    caches = [parent.parent for parent in path.parents if parent.name == "snapshots"]
+    homes = {os.path.realpath(path.parent), *(f"{os.path.realpath(cache)}/blobs" for cache in caches)}
+    if os.path.dirname(place) not in homes:
         raise UsageError(f"{path} is a link that leads out of its folder; put the file itself there")
     if not os.path.isfile(place):
         raise UsageError(f"{path} is no file")
     return path
-
-
-def _homes(folder: Path) -> set[str]:
-    """Where the files of a folder may lie: there, or as the hub's cache keeps them, in blobs/ beside snapshots/."""
-    caches = [parent.parent for parent in folder.parents if parent.name == "snapshots"]
-    return {os.path.realpath(folder), *(f"{os.path.realpath(cache)}/blobs" for cache in caches)}
 
 
 def read_files(component: Path, described: tuple[str, ...]) -> list[Path]:

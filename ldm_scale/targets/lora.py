@@ -74,7 +74,10 @@ def fuse_lora(lora: Lora, models: Mapping[str, nn.Module]) -> None:
             pipeline.load_lora_weights(
                 str(lora.file.parent), weight_name=lora.file.name, use_safetensors=True, local_files_only=True
             )
-        _check_loaded(given, pipeline.components)
+        # A loader skips weights that it does not know: half a LoRA makes another model.
+        loaded = (name for model in pipeline.components.values() for name, _ in model.named_parameters())
+        if (missing := given - sum(".lora_" in name for name in loaded)) > 0:
+            raise ValueError(f"{missing} of its {given} weights have no place in {' and '.join(pipeline.components)}")
         # safe: weights that are not finite are refused.
         pipeline.fuse_lora(list(pipeline.components), lora_scale=lora.scale, safe_fusing=True)
     except Exception as error:
@@ -106,13 +109,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         diffusers_logging.set_verbosity(before)
-
-
-def _check_loaded(given: int, models: Mapping[str, nn.Module]) -> None:
-    """Raise ValueError if a loader skipped weights that it does not know: half a LoRA makes another model."""
-    loaded = sum(".lora_" in name for model in models.values() for name, _ in model.named_parameters())
-    if loaded < given:
-        raise ValueError(f"{given - loaded} of its {given} weights have no place in {' and '.join(models)}")
 
 
 class _Components:

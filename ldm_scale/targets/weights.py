@@ -1,7 +1,6 @@
 """The weights of an audit: a target from any address, and a LoRA that is fused into it."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
@@ -14,10 +13,6 @@ from ldm_scale.targets.fetch import LORA, TARGET, Source, fetch
 from ldm_scale.targets.intake import Stamp, stamp
 from ldm_scale.targets.load import family_package, load_target, target_digest, target_files, variants
 from ldm_scale.targets.lora import Lora, find_weights
-
-
-def _lora_digest(path: Path) -> str:
-    return Location.of(find_weights(path)).sha256()
 
 
 def _stamps(target: Source, lora: Source | None) -> frozenset[Stamp]:
@@ -53,7 +48,8 @@ class Weights:
         if self.lora is not None:
             # Earlier runs gave some modules another one's alpha.
             how = {"scale": self.lora_scale, "alphas": "of each module"}
-            science["lora"] = {"weights": self.lora.digest(_lora_digest), **how}
+            weights = self.lora.digest(lambda path: Location.of(find_weights(path)).sha256())
+            science["lora"] = {"weights": weights, **how}
         self._check_unchanged()
         return science
 

@@ -31,7 +31,9 @@ def save_target(folder: Path, models: Models, half: bool, record: dict[str, Any]
     """
     dtype = torch.float16 if half else torch.float32
     if getattr(models.denoiser, "peft_config", None):
-        _save_lora(folder, models.denoiser.to(dtype))
+        # As StableDiffusionPipeline.load_lora_weights reads it.
+        layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(models.denoiser.to(dtype)))
+        StableDiffusionLoraLoaderMixin.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)
     else:
         _save_components(folder, models, dtype, record.get("classes", ()))
     (folder / RECORD).write_text(json.dumps(record, indent=1))
@@ -86,9 +88,3 @@ def _stable_diffusion(folder: Path) -> dict[str, Any]:
         "feature_extractor": [None, None],
         "requires_safety_checker": False,
     }
-
-
-def _save_lora(folder: Path, denoiser: ModelMixin) -> None:
-    """pytorch_lora_weights.safetensors, as StableDiffusionPipeline.load_lora_weights reads it."""
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser))
-    StableDiffusionLoraLoaderMixin.save_lora_weights(folder, unet_lora_layers=layers, safe_serialization=True)

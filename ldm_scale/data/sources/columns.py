@@ -102,12 +102,6 @@ def _in_dictionary(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if isinstance(kind, pa.DictionaryType) else kind
 
 
-def _captions(value: Any) -> tuple[str, ...]:
-    """All captions in a value: none, a string or a list of them."""
-    texts = value if isinstance(value, list) else [value]
-    return tuple(text for text in texts if text is not None)
-
-
 def class_names(schema: pa.Schema, column: str | None) -> tuple[str, ...] | None:
     """The table of names that Hugging Face's metadata hold for a column of class numbers, if they do.
 
@@ -207,7 +201,8 @@ class Columns:
             for name in (self.caption, self.label)
         )
         for value, label in zip(captions, labels, strict=True):
-            yield _captions(value), None if label == -1 else label
+            texts = value if isinstance(value, list) else [value]
+            yield tuple(text for text in texts if text is not None), None if label == -1 else label
 
 
 # As the hub names them.

@@ -28,13 +28,6 @@ def _open(stream: object) -> pq.ParquetFile:
     return pq.ParquetFile(stream, buffer_size=BUFFER, pre_buffer=False)
 
 
-def _check_rows(file: Location, size: int, metadata: pq.FileMetaData) -> None:
-    """Raise UsageError if a file has more rows than bytes: each is an item, and nothing in it takes any room."""
-    rows = sum(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
-    if not rows == metadata.num_rows <= size:
-        raise UsageError(f"{file} says that it has {rows} rows in {size} bytes, which is no number of images")
-
-
 def _leaf(schema: pa.Schema, column: str) -> str:
     """What Parquet calls the column of the images' bytes."""
     return f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
@@ -74,7 +67,11 @@ def _read_file(path: str, file: Location, columns: Columns) -> tuple[list[Item],
         with file.open() as stream:
             size = stream.seek(0, io.SEEK_END)
             parquet = _open(stream)
-            _check_rows(file, size, parquet.metadata)
+            metadata = parquet.metadata
+            rows = sum(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
+            # Each is an item, and nothing in it need take any room.
+            if not rows == metadata.num_rows <= size:
+                raise UsageError(f"{file} says that it has {rows} rows in {size} bytes, which is no number of images")
             columns = columns.of(parquet.schema_arrow, file)
             images = list(_images(file, columns.image, parquet))
             said: list[tuple[tuple[str, ...], str | int | None]] = []
