@@ -44,7 +44,7 @@ OTHERS = {"--build-arg", "--dir", "--metrics-export-port", "--temp-dir", "--with
 OURS = re.compile(r"(?:^|-- |bin/)ldm-scale |jobs/\w+\.py", re.MULTILINE)
 LARGEST = 12 * 1024
 # What a block may find in its folder, as in a clone.
-CLONE = ("LICENSE", "Makefile", "README.md", "clusters", "jobs", "ldm_scale", "pyproject.toml")
+CLONE = (".ci", "LICENSE", "Makefile", "README.md", "clusters", "jobs", "ldm_scale", "pyproject.toml")
 
 
 def name_of(block: Block) -> str:
