@@ -69,11 +69,11 @@ def _measure(plan: AuditPlan) -> CalibrationRecord:
     influences = table["influence"].combine_chunks().flatten().to_numpy().reshape(len(table), copies, -1)
     estimates = torch.from_numpy(influences.copy()).double().unbind(1)
     variance = profile_variance(estimates[0], probes)
-    one, other = (some.unflatten(1, shape) for some in (estimates[0], estimates[-1]))
+    maps = [some.unflatten(1, shape) for some in estimates]
     say(f"calibrated on {len(table)} samples: spread of influences about their mean {variance**0.5:.3f} nats")
     return CalibrationRecord(
         samples=len(table),
         mean=tuple(mean_profile(torch.stack(estimates).mean(0)).tolist()),
         variance=variance,
-        filter=Profile.of(one, other, probes).filter.tolist() if copies > 1 else None,
+        filter=Profile.of(maps[0], maps[1], probes).filter.tolist() if copies > 1 else None,
     )
